@@ -1,0 +1,48 @@
+# Everything a person does here. `make demo` and `make test` need python3 (3.11 or newer) and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+
+.PHONY: demo test lint types tests bench format clean
+
+demo: $(VENV)/workers.installed  ## Environment, a cache of 300 scenes, three answers.
+	$(BIN)/vlq demo
+
+test: lint types tests  ## Everything that must hold.
+
+lint: $(VENV)/dev.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.installed
+	$(BIN)/mypy
+
+tests: $(VENV)/dev.installed
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/dev.installed  ## Every figure that the documentation states.
+	$(BIN)/python -m benchmarks
+
+format: $(VENV)/dev.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch comes first: without a GPU its CPU build is enough, which PyTorch's own index has. Where that index is out of
+# reach, the second line takes what the machine's package index offers.
+TORCH = $(shell grep '^torch==' constraints.txt)
+$(VENV)/torch.installed: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "VLQ needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	command -v nvidia-smi > /dev/null \
+	  || $(INSTALL) --retries 0 --timeout 10 '$(TORCH)' \
+	       --index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple 2> /dev/null \
+	  || $(INSTALL) '$(TORCH)'
+	touch $@
+
+$(VENV)/%.installed: $(VENV)/torch.installed pyproject.toml
+	$(INSTALL) -e '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

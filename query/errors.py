@@ -1,0 +1,150 @@
+"""What can go wrong, said so that a person knows what to do next.
+
+Every error that a user can cause is a `VlqError`. The command line prints it on stderr and exits with 2; the
+service answers with its `kind`; nobody shows a traceback for it.
+"""
+
+
+class VlqError(Exception):
+    """A mistake or a condition that the user can act on.
+
+    `kind` is stable and machine-readable, `message` says what was expected and what was got, `hint` says what
+    to do next. `query` and `span` (start and end offsets into it) point at the spot, where there is one.
+    """
+
+    kind = "error"
+
+    def __init__(
+        self,
+        message: str,
+        hint: str | None = None,
+        *,
+        query: str | None = None,
+        span: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.query = query
+        self.span = span
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.query is not None and self.span is not None:
+            lines += pointed(self.query, self.span)
+        if self.hint:
+            lines.append(self.hint)
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross process borders (Ray); the default would call the constructor with `args` alone.
+        return _rebuild, (type(self), self.message, self.hint, self.query, self.span)
+
+
+def _rebuild(
+    cls: type[VlqError], message: str, hint: str | None, query: str | None, span: tuple[int, int] | None
+) -> VlqError:
+    return cls(message, hint, query=query, span=span)
+
+
+def pointed(query: str, span: tuple[int, int]) -> list[str]:
+    """The line of the query that holds the span's start, and under it a line of carets."""
+    start, end = span
+    line_start = query.rfind("\n", 0, start) + 1
+    line_end = query.find("\n", start)
+    line = query[line_start:] if line_end < 0 else query[line_start:line_end]
+    column = start - line_start
+    width = max(1, min(end, line_start + len(line)) - start)
+    # Other control characters would move the cursor, and the caret with it.
+    shown = "".join(c if c.isprintable() else " " for c in line)
+    return ["  " + shown, "  " + " " * column + "^" * width]
+
+
+class QueryError(VlqError):
+    """The query's text or its names are wrong."""
+
+    kind = "query"
+
+
+class SyntaxMistake(QueryError):
+    """The text is not a VLQ expression."""
+
+    kind = "syntax"
+
+
+class UnknownName(QueryError):
+    """A function, argument or column that does not exist."""
+
+    kind = "unknown-name"
+
+
+class BadArgument(QueryError):
+    """An argument of the wrong type or outside its range."""
+
+    kind = "bad-argument"
+
+
+class UnknownToken(QueryError):
+    """A word that the model's vocabulary does not hold as one piece."""
+
+    kind = "unknown-token"
+
+
+class CacheError(VlqError):
+    """The cache is missing, broken, or of another kind than asked for."""
+
+    kind = "cache"
+
+
+class NoCache(CacheError):
+    """There is no cache at the URL, or no URL was given."""
+
+    kind = "no-cache"
+
+
+class NewerFormat(CacheError):
+    """The cache was written by a newer VLQ."""
+
+    kind = "newer-format"
+
+
+class CacheMismatch(CacheError):
+    """The cache holds another run than the one asked for."""
+
+    kind = "cache-mismatch"
+
+
+class CorruptCache(CacheError):
+    """Stored bytes are not what was written."""
+
+    kind = "corrupt-cache"
+
+
+class StoreError(VlqError):
+    """The storage refused: full disk, missing permission, unreachable."""
+
+    kind = "store"
+
+
+class InputError(VlqError):
+    """The images given cannot be listed or their manifest cannot be read."""
+
+    kind = "input"
+
+
+class ModelError(VlqError):
+    """The model cannot be loaded or fails a check at load."""
+
+    kind = "model"
+
+
+class RunError(VlqError):
+    """The run could not go on."""
+
+    kind = "run"
+
+
+class MissingExtra(VlqError):
+    """A part of VLQ that is not installed here."""
+
+    kind = "missing-extra"

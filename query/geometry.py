@@ -1,0 +1,27 @@
+"""Where a patch lies in its image."""
+
+from __future__ import annotations
+
+from vlq.query.schema import Transform
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in upright pixels of the original image; x0 == x1 or y0 == y1 if nothing of the image is inside."""
+
+
+def patch_box(transform: Transform, size: tuple[int, int], grid: tuple[int, int], patch: int) -> Box:
+    """What a patch of the grid (rows, columns) shows of an image of a size (width, height).
+
+    Inverts resize, crop and padding. What a patch shows of the padding is clipped away; what a crop cut off is in no
+    patch's box.
+    """
+    rows, columns = grid
+    row, column = divmod(patch, columns)
+    x0, x1 = _original(column, columns, transform.width, transform.scale_x, transform.offset_x, size[0])
+    y0, y1 = _original(row, rows, transform.height, transform.scale_y, transform.offset_y, size[1])
+    return x0, y0, x1, y1
+
+
+def _original(cell: int, cells: int, length: int, scale: float, offset: float, limit: int) -> tuple[float, float]:
+    """Both ends of one cell of a model input's axis, in original pixels between 0 and the limit."""
+    start, end = ((edge * length / cells - offset) / scale for edge in (cell, cell + 1))
+    return min(max(start, 0.0), limit), min(max(end, 0.0), limit)

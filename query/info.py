@@ -1,0 +1,111 @@
+"""What `vlq info` says of a cache."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from vlq.query.schema import IMAGE_COLUMNS
+
+if TYPE_CHECKING:
+    from vlq.query.cache import Cache, Snapshot
+
+
+def info(cache: Cache) -> dict[str, Any]:
+    """Plain values: what was run, how far it is, what failed, how large it is, and the state of its index."""
+    run, snapshot = cache.run, cache.snapshot()
+    sizes: Counter[str] = Counter()
+    for entry in cache.store.list():
+        sizes[entry.key.split("/")[0]] += entry.size
+    return {
+        "cache": cache.url,
+        "model": run.model,
+        "model_class": run.model_class,
+        "model_hash": run.model_hash,
+        "dtype": run.dtype,
+        "lens": run.lens,
+        "prompt": run.prompt,
+        "layers": run.layers,
+        "grid": list(run.grid),
+        "k": run.k,
+        "at": list(run.at),
+        "vocabulary_size": run.vocabulary_size,
+        "images": snapshot.planned,
+        "cached": snapshot.cached,
+        "state": "complete" if snapshot.sealed else "incomplete",
+        "errors": [{"image": name, "reason": reason} for _, name, reason in snapshot.errors],
+        "columns": user_columns(snapshot),
+        "size": {
+            "total": sizes.total(),
+            "arrays": sizes["shards"],
+            "postings": sizes["postings"],
+            "index": sizes["index"],
+        },
+        "index": {
+            "state": index_state(snapshot),
+            "shards": snapshot.manifest.shards if snapshot.manifest else 0,
+            "files": sum(len(files) for files in snapshot.manifest.tables.values()) if snapshot.manifest else 0,
+        },
+        "versions": dict(run.versions),
+    }
+
+
+def index_state(snapshot: Snapshot) -> str:
+    """`compacted`; `partly compacted` or `per shard` while a run is not complete; `none` if nothing is cached."""
+    if snapshot.manifest is not None:
+        return "partly compacted" if snapshot.loose else "compacted"
+    return "per shard" if snapshot.loose else "none"
+
+
+def user_columns(snapshot: Snapshot) -> list[str]:
+    """Names of the image columns that came with the images."""
+    files = snapshot.files("images")
+    if not files:
+        return []
+    import duckdb
+
+    with duckdb.connect() as connection:
+        described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [files[:1]]).fetchall()
+    return [name for name, *_ in described if name not in IMAGE_COLUMNS]
+
+
+def as_text(values: dict[str, Any]) -> str:
+    """The same for a person."""
+    last = values["layers"] - 1
+    rows, columns = values["grid"]
+    progress = "all cached" if values["state"] == "complete" else f"{values['cached']} cached so far"
+    lines = [
+        ("cache", values["cache"]),
+        ("model", f"{values['model']} ({values['model_class']}, {values['dtype']})"),
+        ("prompt", repr(values["prompt"])),
+        ("lens", values["lens"]),
+        ("layers", f"{values['layers']}: 0 is the embedding, {last} the last block's output"),
+        ("grid", f"{rows} x {columns} patches"),
+        ("k", f"{values['k']} tokens a reading"),
+        ("read at", ", ".join(values["at"])),
+        ("images", f"{values['images']}, {progress}, {len(values['errors'])} with errors"),
+        ("columns", ", ".join(values["columns"]) or "none of your own"),
+        ("size", sizes_as_text(values["size"], values["cached"])),
+        ("index", f"{values['index']['state']}, {values['index']['files']} files"),
+    ]
+    text = [f"{name:<8} {value}" for name, value in lines]
+    text += [f"  {error['image']}: {error['reason']}" for error in values["errors"]]
+    if values["state"] != "complete":
+        text.append("The run is not complete: the same `vlq run` goes on where it stopped.")
+    return "\n".join(text)
+
+
+def sizes_as_text(size: dict[str, int], images: int) -> str:
+    parts = ", ".join(f"{name} {as_bytes(size[name])}" for name in ("arrays", "postings", "index"))
+    per_image = f"; {as_bytes(size['total'] // images)} an image" if images else ""
+    return f"{as_bytes(size['total'])} ({parts}{per_image})"
+
+
+def as_bytes(count: int) -> str:
+    """1536 -> '1.5 KiB'."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

@@ -1,0 +1,360 @@
+"""What a cache is made of: its objects, arrays and tables. The contract between who writes and who reads.
+
+    run.json                          who made it: model, prompt, lens, k, axes (create-only: decides what the cache is)
+    vocabulary.parquet                id -> piece and text; tokenizer.json beside it where the lens has a tokenizer
+    plans/<hash>.parquet              every image, its shard, its user columns
+    heads/<number>.json               numbered, create-only: the plan, whether all of it is done, the compacted index
+    shards/<shard>-<hash>/zarr.json   a Zarr v3 group: one shard's readings
+    images/<shard>-<hash>.parquet     its images: names, sizes, geometry, errors, user columns
+    postings/<shard>-<hash>/<table>.parquet   one shard's postings, sorted by token
+    commits/<shard>.json              create-only: names the winner's objects with their checksums. It alone decides.
+    index/<hash>/<table>-<part>.parquet     compacted postings; index/<hash>.json is their manifest
+
+Layers: 0 is the embedding that enters the decoder, l the residual stream after block l. `layers` counts them all
+(LLaVA-1.5-7B: 33). Positions: `patch` is row-major over the grid; `prompt` counts the prompt's text tokens without
+the image's; `last` is the last of these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from vlq.query.errors import CorruptCache, NewerFormat
+
+FORMAT = 1
+
+RUN = "run.json"
+VOCABULARY = "vocabulary.parquet"
+TOKENIZER = "tokenizer.json"
+
+SITES = ("patch", "prompt", "last")
+"""Where tokens are read. `last` is the one position of `prompt` that most questions are about."""
+
+
+def plan_key(digest: str) -> str:
+    return f"plans/{digest}.parquet"
+
+
+def head_key(number: int) -> str:
+    return f"heads/{number:08d}.json"
+
+
+def commit_key(shard: int) -> str:
+    return f"commits/{shard:08d}.json"
+
+
+def shard_prefix(shard: int, digest: str) -> str:
+    return f"shards/{shard:08d}-{digest}"
+
+
+def images_key(shard: int, digest: str) -> str:
+    return f"images/{shard:08d}-{digest}.parquet"
+
+
+def postings_prefix(shard: int, digest: str) -> str:
+    return f"postings/{shard:08d}-{digest}"
+
+
+def digest_of(data: bytes) -> str:
+    """The SHA-256 of stored bytes, as hex. The first 16 digits name things, all 64 check them."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def to_json(value: Any) -> bytes:
+    """Canonical JSON: the same value gives the same bytes."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+# --- the run ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """`run.json`. The fields of `identity()` must be equal for two runs to share a cache."""
+
+    model: str  # as the user named it
+    model_class: str
+    model_hash: str  # over configuration and weights
+    prompt: str
+    prompt_ids: tuple[int, ...]  # the prompt's text tokens; the image's are left out
+    layers: int
+    grid: tuple[int, int]  # rows, columns
+    k: int
+    at: tuple[str, ...]  # of ("patch", "prompt")
+    vocabulary_size: int  # rows of lm_head: ids run below it, with or without text
+    vocabulary_hash: str
+    dtype: str  # of the computation: float32, bfloat16, float16
+    lens: str = "logit"
+    image_processor: Mapping[str, Any] = field(default_factory=dict)
+    shard_size: int = 32
+    # Pinned at the first start: they decide the last bits, so a resume uses them as they are.
+    batch_size: int = 8
+    threads: int = 1
+    lens_block: int = 0
+    device: str = "cpu"  # kind: cpu or cuda
+    attention: str = "sdpa"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    IDENTITY = ("model_hash", "prompt", "layers", "grid", "k", "at", "vocabulary_hash", "dtype", "lens")
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """How many positions each site has; sites that were not cached are left out."""
+        counts = {}
+        if "patch" in self.at:
+            counts["patch"] = self.grid[0] * self.grid[1]
+        if "prompt" in self.at:
+            counts["prompt"] = len(self.prompt_ids)
+            counts["last"] = 1
+        return counts
+
+    @property
+    def id_dtype(self) -> str:
+        """uint16 when every id and the fill value fit, else uint32."""
+        return "uint16" if self.vocabulary_size < 0xFFFF else "uint32"
+
+    @property
+    def no_id(self) -> int:
+        """Fills the cells of images without readings: no token."""
+        return 0xFFFF if self.id_dtype == "uint16" else 0xFFFFFFFF
+
+    @property
+    def logprob_dtype(self) -> str:
+        """As exact as the computation: float16 has a finer step than the noise of half-precision readings."""
+        return "float32" if self.dtype == "float32" else "float16"
+
+    def identity(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.IDENTITY}
+
+    @property
+    def digest(self) -> str:
+        """Names the run in every commit record: 16 hex digits over its identity and what is pinned."""
+        return digest_of(self.to_bytes())[:16]
+
+    def to_bytes(self) -> bytes:
+        return to_json(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Run:
+        values = parse_json(data, where)
+        check_format(values, where)
+        known = {f.name for f in fields(cls)}
+        missing = known - values.keys()
+        if missing:
+            raise CorruptCache(f"{where} lacks {', '.join(sorted(missing))}.")
+        try:
+            for name in ("prompt_ids", "grid", "at"):
+                values[name] = tuple(values[name])
+        except TypeError as error:
+            raise CorruptCache(f"{where} is not a run's record: {error}.") from error
+        return cls(**{name: values[name] for name in known})
+
+
+def parse_json(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(data)
+    except ValueError as error:
+        raise CorruptCache(f"{where} is not readable: {error}.", "Run: vlq verify") from error
+    if not isinstance(values, dict):
+        raise CorruptCache(f"{where} is not a record.", "Run: vlq verify")
+    return values
+
+
+def check_format(values: Mapping[str, Any], where: str) -> None:
+    """Raises NewerFormat if the record was written by a VLQ that this one cannot read."""
+    found = values.get("format")
+    if not isinstance(found, int):
+        raise CorruptCache(f"{where} names no format.", "Is this a VLQ cache?")
+    if found > FORMAT:
+        raise NewerFormat(
+            f"{where} is of format {found}; this VLQ reads up to {FORMAT}.",
+            "Install a newer VLQ: pip install --upgrade vlq",
+        )
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One Zarr array of a shard. `axes` name its dimensions; `image` is always first, where there is one."""
+
+    name: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    fill: float | int
+
+
+def array_specs(run: Run, images: int) -> list[ArraySpec]:
+    """The arrays of a shard of `images` images. An image that failed keeps fill values.
+
+    `<site>/token`, `<site>/logprob`   (image, layer, position, k): best first, ties by the lower id;
+                                       log-probabilities over the full vocabulary, in nats
+    `<site>/top1`                      (image, layer, position): token[..., 0] by itself, 6 times faster to scan
+    `<site>/lse`, `<site>/entropy`     (image, layer, position): logsumexp of the logits; entropy in nats
+    `sum/patch`, `sum/last`            (layer, vocabulary): probabilities summed over the shard's images and positions
+    """
+    specs = []
+    for site in ("patch", "prompt"):
+        if site not in run.at:
+            continue
+        cells = (images, run.layers, run.positions[site])
+        axes = ("image", "layer", site)
+        specs += [
+            ArraySpec(f"{site}/token", (*axes, "k"), (*cells, run.k), run.id_dtype, run.no_id),
+            ArraySpec(f"{site}/logprob", (*axes, "k"), (*cells, run.k), run.logprob_dtype, float("nan")),
+            ArraySpec(f"{site}/top1", axes, cells, run.id_dtype, run.no_id),
+            ArraySpec(f"{site}/lse", axes, cells, "float32", float("nan")),
+            ArraySpec(f"{site}/entropy", axes, cells, "float32", float("nan")),
+        ]
+        summed = "patch" if site == "patch" else "last"
+        specs.append(
+            ArraySpec(f"sum/{summed}", ("layer", "vocabulary"), (run.layers, run.vocabulary_size), "float32", 0.0)
+        )
+    return specs
+
+
+# --- the image table -------------------------------------------------------------------------------------------
+
+IMAGE_COLUMNS = {
+    "image_id": "UINTEGER",  # its number in the corpus; shards hold consecutive ones
+    "image": "VARCHAR",  # its name: the path below the corpus' folder
+    "uri": "VARCHAR",
+    "sha256": "VARCHAR",  # of the file; null if it could not be fetched
+    "width": "UINTEGER",  # upright pixels (EXIF rotation applied); null if it could not be decoded
+    "height": "UINTEGER",
+    "transform": "STRUCT",  # Transform below
+    "grid": "STRUCT(rows, columns)",
+    "error": "VARCHAR",  # why it has no readings; null if it has
+}
+"""Columns of the image table before the user's own. A user's column of such a name gets `_` appended."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Original upright pixels to the model's input: model = original * scale + offset, on each axis.
+
+    Resize, crop and pad are all of this form. `width` and `height` are the model input's.
+    """
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+    width: int
+    height: int
+
+
+# --- postings --------------------------------------------------------------------------------------------------
+
+TABLES = tuple(f"{site}_{kind}" for site in SITES for kind in ("top1", "topk"))
+"""Index tables. Each is sorted by all its key columns, so that a token's rows lie together.
+
+`<site>_top1`: one row per (token, image, layer): a posting of what is read at rank 1.
+    token uint32, image uint32, layer uint16, n uint32 (positions), logprob float32 (the best), positions list<uint16>
+`<site>_topk`: one row per (token, image, layer, position): every stored reading.
+    token uint32, image uint32, layer uint16, position uint16, rank uint8, logprob float32
+"""
+
+
+# --- records ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One immutable object that a record names."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """`commits/<shard>.json`: the shard is done, and these are its objects."""
+
+    run: str  # Run.digest
+    shard: int
+    first_image: int
+    images: int
+    prefix: str  # of the Zarr group
+    errors: tuple[tuple[int, str, str], ...]  # image id, name, reason
+    objects: tuple[Stored, ...]  # the group's
+    images_table: Stored
+    postings: Mapping[str, Stored]  # by table
+    format: int = FORMAT
+
+    def to_bytes(self) -> bytes:
+        return to_json(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Commit:
+        values = parse_json(data, where)
+        check_format(values, where)
+        try:
+            values["errors"] = tuple(tuple(error) for error in values["errors"])
+            values["images_table"] = Stored(**values["images_table"])
+            values["objects"] = tuple(Stored(**stored) for stored in values["objects"])
+            values["postings"] = {table: Stored(**stored) for table, stored in values["postings"].items()}
+            return cls(**values)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise CorruptCache(f"{where} is not a commit record: {error}.", "Run: vlq verify") from error
+
+
+@dataclass(frozen=True)
+class IndexManifest:
+    """`index/<hash>.json`: the compacted index of the first `shards` shards of a plan."""
+
+    run: str
+    shards: int
+    images: int
+    errors: tuple[tuple[int, str, str], ...]
+    tables: Mapping[str, tuple[Stored, ...]]  # TABLES and "images", each one or more files in key order
+    format: int = FORMAT
+
+    def to_bytes(self) -> bytes:
+        return to_json(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> IndexManifest:
+        values = parse_json(data, where)
+        check_format(values, where)
+        try:
+            values["errors"] = tuple(tuple(error) for error in values["errors"])
+            values["tables"] = {
+                table: tuple(Stored(**stored) for stored in files) for table, files in values["tables"].items()
+            }
+            return cls(**values)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise CorruptCache(f"{where} is not an index manifest: {error}.", "Run: vlq index") from error
+
+
+@dataclass(frozen=True)
+class Head:
+    """`heads/<number>.json`. The newest one tells what the cache should hold and whether it does."""
+
+    number: int
+    plan: str  # key of the plan
+    shards: int
+    images: int
+    sealed: bool  # all shards are committed and `index` covers them: nothing will change below this head
+    index: str | None  # key of the index manifest
+    format: int = FORMAT
+
+    def to_bytes(self) -> bytes:
+        return to_json(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Head:
+        values = parse_json(data, where)
+        check_format(values, where)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise CorruptCache(f"{where} is not a head: {error}.", "Run: vlq verify") from error

@@ -1,0 +1,188 @@
+"""Records survive their bytes; arrays and keys are what the format says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlq.query.errors import CorruptCache, NewerFormat
+from vlq.query.schema import (
+    FORMAT,
+    Commit,
+    Head,
+    IndexManifest,
+    Run,
+    Stored,
+    array_specs,
+    commit_key,
+    digest_of,
+    head_key,
+    to_json,
+)
+
+from ..synthetic import make_run
+
+names = st.text(max_size=20)
+whole = st.integers(0, 2**31)
+stored = st.builds(Stored, key=names, size=whole, sha256=names)
+errors = st.lists(st.tuples(whole, names, names), max_size=3).map(tuple)
+
+runs = st.builds(
+    Run,
+    model=names,
+    model_class=names,
+    model_hash=names,
+    prompt=names,
+    prompt_ids=st.lists(whole, max_size=5).map(tuple),
+    layers=whole,
+    grid=st.tuples(whole, whole),
+    k=whole,
+    at=st.sampled_from([("patch",), ("prompt",), ("patch", "prompt")]),
+    vocabulary_size=whole,
+    vocabulary_hash=names,
+    dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
+    lens=names,
+    image_processor=st.dictionaries(names, st.one_of(whole, names, st.booleans(), st.lists(whole, max_size=2))),
+    shard_size=whole,
+    batch_size=whole,
+    threads=whole,
+    lens_block=whole,
+    device=names,
+    attention=names,
+    versions=st.dictionaries(names, names),
+)
+commits = st.builds(
+    Commit,
+    run=names,
+    shard=whole,
+    first_image=whole,
+    images=whole,
+    prefix=names,
+    errors=errors,
+    objects=st.lists(stored, max_size=3).map(tuple),
+    images_table=stored,
+    postings=st.dictionaries(names, stored, max_size=3),
+)
+manifests = st.builds(
+    IndexManifest,
+    run=names,
+    shards=whole,
+    images=whole,
+    errors=errors,
+    tables=st.dictionaries(names, st.lists(stored, max_size=2).map(tuple), max_size=3),
+)
+heads = st.builds(
+    Head,
+    number=whole,
+    plan=names,
+    shards=whole,
+    images=whole,
+    sealed=st.booleans(),
+    index=st.one_of(st.none(), names),
+)
+
+
+@given(record=st.one_of(runs, commits, manifests, heads))
+def test_records_survive_their_bytes(record: Any) -> None:
+    data = record.to_bytes()
+    again = type(record).from_bytes(data, "there")
+    assert again == record
+    assert again.to_bytes() == data
+    # Every field is stored under its own name, and nothing else is.
+    assert json.loads(data).keys() == {field.name for field in fields(record)}
+
+
+RECORDS = [
+    make_run(),
+    Commit("r", 0, 0, 1, "p", (), (), Stored("k", 1, "h"), {}),
+    IndexManifest("r", 1, 1, (), {}),
+    Head(1, "plan", 1, 1, False, None),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_what_is_no_record(record: Any) -> None:
+    read = type(record).from_bytes
+    values = json.loads(record.to_bytes())
+    with pytest.raises(NewerFormat, match=rf"run\.json is of format {FORMAT + 1}; this VLQ reads up to {FORMAT}"):
+        read(to_json(values | {"format": FORMAT + 1, "unheard_of": 1}), "run.json")
+    for broken in (b"", b"{", b"\xff\xfe", b"[]", b"{}", to_json({"format": "1"}), to_json({"format": FORMAT})):
+        with pytest.raises(CorruptCache):
+            read(broken, "run.json")
+    for name in ("prompt_ids", "images_table", "tables", "number"):
+        if name in values:
+            without = {field: value for field, value in values.items() if field != name}
+            with pytest.raises(CorruptCache):
+                read(to_json(without), "run.json")
+    for name in ("prompt_ids", "images_table", "tables"):
+        if name in values:
+            with pytest.raises(CorruptCache):
+                read(to_json(values | {name: 5}), "run.json")
+
+
+def test_canonical_json_does_not_depend_on_order() -> None:
+    assert to_json({"b": 1, "a": "é"}) == to_json({"a": "é", "b": 1}) == '{\n "a": "é",\n "b": 1\n}\n'.encode()
+
+
+def test_keys_sort_as_their_numbers() -> None:
+    numbers = [0, 1, 9, 10, 99, 100, 12345678]
+    assert sorted(commit_key(n) for n in numbers) == [commit_key(n) for n in numbers]
+    assert sorted(head_key(n) for n in numbers) == [head_key(n) for n in numbers]
+
+
+def test_digests_are_sha256() -> None:
+    assert digest_of(b"abc") == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "no_id"),
+    [(10, "uint16", 65535), (65534, "uint16", 65535), (65535, "uint32", 2**32 - 1), (152_064, "uint32", 2**32 - 1)],
+)
+def test_ids_are_as_narrow_as_the_vocabulary_allows(size: int, dtype: str, no_id: int) -> None:
+    run = replace(make_run(), vocabulary_size=size)
+    assert (run.id_dtype, run.no_id) == (dtype, no_id)
+    assert size - 1 < run.no_id
+
+
+def test_arrays_of_a_llava_shard() -> None:
+    run = make_run(
+        layers=33,
+        grid=(24, 24),
+        k=20,
+        vocabulary_size=32_064,
+        vocabulary_hash="",
+        prompt_ids=tuple(range(15)),
+        dtype="float16",
+    )
+    shapes = {spec.name: (spec.shape, spec.dtype, spec.axes) for spec in array_specs(run, 32)}
+    cell = ("image", "layer", "patch")
+    assert shapes["patch/token"] == ((32, 33, 576, 20), "uint16", (*cell, "k"))
+    assert shapes["patch/logprob"] == ((32, 33, 576, 20), "float16", (*cell, "k"))
+    assert shapes["patch/top1"] == ((32, 33, 576), "uint16", cell)
+    assert shapes["patch/lse"] == shapes["patch/entropy"] == ((32, 33, 576), "float32", cell)
+    assert shapes["prompt/token"] == ((32, 33, 15, 20), "uint16", ("image", "layer", "prompt", "k"))
+    assert shapes["sum/patch"] == shapes["sum/last"] == ((33, 32_064), "float32", ("layer", "vocabulary"))
+    assert len(shapes) == 12
+    assert {spec.name for spec in array_specs(replace(run, at=("prompt",)), 1)} == {
+        *(f"prompt/{name}" for name in ("token", "logprob", "top1", "lse", "entropy")),
+        "sum/last",
+    }
+
+
+def test_positions_of_each_site() -> None:
+    run = make_run(grid=(3, 4), prompt_ids=(5, 6, 7))
+    assert run.positions == {"patch": 12, "prompt": 3, "last": 1}
+    assert replace(run, at=("patch",)).positions == {"patch": 12}
+
+
+def test_a_runs_digest_knows_what_is_pinned() -> None:
+    run = make_run()
+    assert run.digest == replace(run).digest
+    assert run.digest != replace(run, batch_size=run.batch_size + 1).digest
+    assert "batch_size" not in run.identity()

@@ -1,0 +1,185 @@
+"""Caches of random readings, written through the real writer, for tests that need no model."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlq.query.schema import RUN, VOCABULARY, Head, Run, array_specs, digest_of, head_key, plan_key
+from vlq.query.store import Store, open_store
+from vlq.workers.index import compact
+from vlq.workers.models.vocabulary import vocabulary_hash
+from vlq.workers.shard import write_shard
+
+WORDS = ["dog", "Dog", "cat", "rock", "ear", "nose", "sky", "beach", "puppy", "tree"]
+
+TRANSFORM = pa.struct(
+    [
+        ("scale_x", pa.float64()),
+        ("scale_y", pa.float64()),
+        ("offset_x", pa.float64()),
+        ("offset_y", pa.float64()),
+        ("width", pa.uint32()),
+        ("height", pa.uint32()),
+    ]
+)
+GRID = pa.struct([("rows", pa.uint16()), ("columns", pa.uint16())])
+
+
+def make_run(**changes: object) -> Run:
+    """A run whose fields can be chosen; two rows of its lm_head have no text."""
+    values: dict[str, object] = {
+        "model": "synthetic",
+        "model_class": "LlavaForConditionalGeneration",
+        "model_hash": "0" * 64,
+        "prompt": "USER: <image>\nWhat is it? ASSISTANT:",
+        "prompt_ids": (0, 1, 2),
+        "layers": 5,
+        "grid": (3, 4),
+        "k": 4,
+        "at": ("patch", "prompt"),
+        "vocabulary_size": len(WORDS) + 6,
+        "dtype": "float32",
+        "shard_size": 4,
+    }
+    values |= changes
+    values.setdefault("vocabulary_hash", vocabulary_hash(vocabulary_table(values["vocabulary_size"])))  # type: ignore[arg-type]
+    return Run(**values)  # type: ignore[arg-type]
+
+
+def vocabulary_table(size: int) -> pa.Table:
+    """Word-start pieces of WORDS, then mid-word 'ear' and 'dog', a special one, fillers, and two ids without text."""
+    pieces: list[str | None] = [f"▁{word}" for word in WORDS] + ["ear", "dog", "<s>"]
+    pieces += [f"w{i}" for i in range(size - 2 - len(pieces))]
+    pieces = [*pieces[: size - 2], None, None]
+    return pa.table(
+        {
+            "id": pa.array(range(size), pa.uint32()),
+            "piece": pa.array(pieces, pa.string()),
+            "text": pa.array([None if p is None else p.replace("▁", " ") for p in pieces], pa.string()),
+            "word_start": pa.array([p is not None and p.startswith("▁") for p in pieces]),
+            "special": pa.array([p == "<s>" for p in pieces]),
+        }
+    )
+
+
+def random_readings(
+    run: Run, images: int, rng: np.random.Generator, failed: Sequence[int] = ()
+) -> dict[str, np.ndarray]:
+    """All arrays of a shard, from random logits with many equal values, so that ties and repeated readings occur."""
+    arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in array_specs(run, images)}
+    for site in ("patch", "prompt"):
+        if site not in run.at:
+            continue
+        shape = (images, run.layers, run.positions[site], run.vocabulary_size)
+        logits = rng.integers(0, 24, shape).astype(np.float64) / 4
+        shifted = np.exp(logits - logits.max(-1, keepdims=True))
+        lse = np.log(shifted.sum(-1)) + logits.max(-1)
+        logprob = logits - lse[..., None]
+        order = np.argsort(-logits, axis=-1, kind="stable")[..., : run.k]
+        probability = np.exp(logprob)
+        values = {
+            "token": order,
+            "logprob": np.take_along_axis(logprob, order, -1),
+            "top1": order[..., 0],
+            "lse": lse,
+            "entropy": -(probability * logprob).sum(-1),
+        }
+        for name, value in values.items():
+            array = arrays[f"{site}/{name}"]
+            array[...] = value.astype(array.dtype)
+            array[list(failed)] = np.full((), _fill(run, f"{site}/{name}"), array.dtype)
+        kept = np.delete(probability, list(failed), axis=0)
+        if site == "patch":
+            arrays["sum/patch"][...] = kept.sum((0, 2))
+        else:
+            arrays["sum/last"][...] = kept[:, :, -1].sum(0)
+    return arrays
+
+
+def _fill(run: Run, name: str) -> float | int:
+    return next(spec.fill for spec in array_specs(run, 1) if spec.name == name)
+
+
+def image_table(
+    names: Sequence[str], first: int, failed: Sequence[int], run: Run, **columns: Sequence[object]
+) -> pa.Table:
+    """The image table of a shard; `failed` are positions within it."""
+    good = [i not in failed for i in range(len(names))]
+    transform = {"scale_x": 1.0, "scale_y": 1.0, "offset_x": 0.0, "offset_y": 0.0, "width": 112, "height": 112}
+    grid = {"rows": run.grid[0], "columns": run.grid[1]}
+    return pa.table(
+        {
+            "image_id": pa.array(range(first, first + len(names)), pa.uint32()),
+            "image": pa.array(names, pa.string()),
+            "uri": pa.array([f"file:///images/{name}" for name in names]),
+            "sha256": pa.array([hashlib.sha256(name.encode()).hexdigest() for name in names]),
+            "width": pa.array([112 if ok else None for ok in good], pa.uint32()),
+            "height": pa.array([112 if ok else None for ok in good], pa.uint32()),
+            "transform": pa.array([transform if ok else None for ok in good], TRANSFORM),
+            "grid": pa.array([grid if ok else None for ok in good], GRID),
+            "error": pa.array([None if ok else "truncated" for ok in good], pa.string()),
+            **{name: pa.array(values) for name, values in columns.items()},
+        }
+    )
+
+
+def parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def shards(count: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """(shard, its first image, its images)."""
+    for shard, first in enumerate(range(0, count, size)):
+        yield shard, first, min(size, count - first)
+
+
+def make_cache(
+    folder: Path | str,
+    run: Run | None = None,
+    *,
+    images: int = 10,
+    failed: Sequence[int] = (),
+    seed: int = 0,
+    seal: bool = True,
+    names: Sequence[str] | None = None,
+) -> tuple[Store, Run, dict[str, np.ndarray]]:
+    """A cache of random readings, with the arrays of all its images joined (the sums added up)."""
+    run = run or make_run()
+    store = open_store(str(folder), create=True)
+    vocabulary = parquet(vocabulary_table(run.vocabulary_size))
+    store.create(VOCABULARY, vocabulary)
+    store.create(RUN, run.to_bytes())
+    rng = np.random.default_rng(seed)
+    # Names whose order is not the order of the ids.
+    names = names or [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)]
+    plan = parquet(pa.table({"image_id": pa.array(range(images), pa.uint32()), "image": names}))
+    count = sum(1 for _ in shards(images, run.shard_size))
+    head = Head(1, plan_key(digest_of(plan)[:16]), count, images, False, None)
+    store.create(head.plan, plan)
+    store.create(head_key(1), head.to_bytes())
+    parts = []
+    for shard, first, size in shards(images, run.shard_size):
+        missing = [i - first for i in failed if first <= i < first + size]
+        readings = random_readings(run, size, rng, missing)
+        table = image_table(names[first : first + size], first, missing, run)
+        write_shard(store, run, shard, first, readings, table)
+        parts.append(readings)
+    if seal:
+        key, _ = compact(store, run, head)
+        store.create(head_key(2), Head(2, head.plan, count, images, True, key).to_bytes())
+    joined = {
+        name: np.sum([part[name] for part in parts], axis=0)
+        if name.startswith("sum/")
+        else np.concatenate([part[name] for part in parts])
+        for name in parts[0]
+    }
+    return store, run, joined

@@ -1,0 +1,53 @@
+"""The language's functions in Python: each builds the node that its text would be parsed to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from vlq.query.nodes import Call, Node
+from vlq.query.registry import call
+
+Tokens = str | int | Node | Sequence[str | int | Node]
+Layers = int | tuple[int, int] | list[int] | None
+
+
+def first_layer(
+    token: Tokens,
+    *,
+    rank: int = 1,
+    min_prob: float | None = None,
+    layers: Layers = None,
+    at: Literal["patch", "last", "prompt"] = "patch",
+    min_patches: int = 1,
+    min_run: int = 1,
+    by: Literal["image", "patch", "corpus"] = "image",
+    pieces: bool = False,
+) -> Call:
+    """In each image, the first layer where the token is read, and the patches that read it there."""
+    return _call(
+        "first_layer",
+        token,
+        rank=rank,
+        min_prob=min_prob,
+        layers=layers,
+        at=at,
+        min_patches=min_patches,
+        min_run=min_run,
+        by=by,
+        pieces=pieces,
+    )
+
+
+def matching(pattern: str) -> Call:
+    """Every word of the vocabulary that a regular expression matches."""
+    return _call("matching", pattern)
+
+
+def prefix(word: str) -> Call:
+    """The first piece of a word that is spelled in several, with how many words share it."""
+    return _call("prefix", word)
+
+
+def _call(function: str, *positional: object, **named: object) -> Call:
+    return call(function, positional, [(name, value, None) for name, value in named.items()])

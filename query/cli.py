@@ -1,0 +1,127 @@
+"""The `vlq` command.
+
+    vlq "first_layer(token='dog')"     an argument that holds a parenthesis is a query
+    vlq info                           anything else is a command
+
+A query must be quick, so it takes a path of its own that imports neither the command framework nor what commands
+need. Commands other than `info` come from the entry-point group `vlq.commands`, so that this room needs no other.
+Exit codes: 0 done, 1 a check found something, 2 a mistake of the user's, with one message and what to do next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from vlq.query.errors import MissingExtra, QueryError, VlqError
+
+FORMATS = ("table", "json", "csv")
+EXAMPLE = "vlq \"first_layer(token='dog')\""
+EXTRAS = {
+    "workers": {"ray", "torch", "transformers", "safetensors", "PIL"},
+    "service": {"fastapi", "pydantic", "uvicorn"},
+}
+"""Packages that only an extra brings."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one query or command and exits."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if is_query(arguments):
+            _query(arguments)
+        else:
+            _command(arguments)
+        sys.stdout.flush()
+    except VlqError as error:
+        print(f"vlq: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").split(".")[0] in names), None)
+        if extra is None:
+            raise
+        missing = MissingExtra(f"This needs {error.name}, which is not installed.", f"Run: pip install 'vlq[{extra}]'")
+        print(f"vlq: {missing}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # Who reads our output went away (`| head`): no error. Keep Python from flushing into it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def is_query(arguments: Sequence[str]) -> bool:
+    """Whether the arguments ask a question: an argument holds a parenthesis, and no command comes first.
+
+    A command's name is a bare word, so that `vlq run 'images (1)'` stays a command.
+    """
+    if arguments and arguments[0].replace("-", "").isalpha() and not arguments[0].startswith("-"):
+        return False
+    return any("(" in argument or ")" in argument for argument in arguments)
+
+
+def _query(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="vlq", description="Ask a cache a question.", allow_abbrev=False)
+    parser.add_argument("query", help="such as \"first_layer(token='dog')\"")
+    parser.add_argument("--cache", help="URL of the cache; default $VLQ_CACHE, else the demo's")
+    parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument("--explain", action="store_true", help="show tokens, SQL, plan and files instead of rows")
+    options = parser.parse_args(arguments)
+
+    from vlq.query.client import open as open_corpus
+    from vlq.query.render import render
+
+    result = open_corpus(options.cache).query(options.query)
+    print(result.explain() if options.explain else render(result, options.format))
+
+
+def _command(arguments: Sequence[str]) -> None:
+    if arguments == ["--version"]:
+        from vlq import __version__
+
+        print(f"vlq {__version__}")
+        return
+    from difflib import get_close_matches
+    from importlib.metadata import entry_points
+
+    import typer
+
+    commands = {entry.name: entry for entry in entry_points(group="vlq.commands")}
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands and arguments[0] != "info":
+        near = get_close_matches(arguments[0], ["info", *commands], 1)
+        hint = f"Did you mean `vlq {near[0]}`?" if near else f"A query has parentheses: {EXAMPLE}"
+        raise QueryError(f"There is no command '{arguments[0]}'.", f"{hint} All commands: vlq --help")
+    app = typer.Typer(
+        name="vlq",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="Ask a corpus of images what a vision-language model reads, patch by patch and layer by layer.",
+        epilog=f"A query has parentheses: {EXAMPLE} [--cache URL] [--format table|json|csv] [--explain]",
+    )
+    app.callback()(lambda: None)  # keeps the commands' names even if there is only one
+    app.command("info")(info)
+    for name, entry in sorted(commands.items()):
+        app.command(name)(entry.load())
+    app(arguments, standalone_mode=True)
+
+
+def info(cache: str = "", format: str = "table") -> None:
+    """Model, prompt, layers, grid, k, images, errors, size and index state of a cache (--format table or json)."""
+    from vlq.query.cache import Cache, default_url
+    from vlq.query.info import as_text
+
+    if format not in ("table", "json"):
+        raise QueryError(f"--format is table or json, not '{format}'.")
+    values = Cache.open(cache or default_url()).info()
+    print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
+
+
+if __name__ == "__main__":
+    main()

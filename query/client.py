@@ -1,0 +1,72 @@
+"""The Python side: open a cache and ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+from vlq.query import builders
+from vlq.query.cache import Cache, default_url
+from vlq.query.engine import Engine
+from vlq.query.nodes import Call, Node
+from vlq.query.parse import parse
+from vlq.query.result import Result
+
+if TYPE_CHECKING:
+    from vlq.query.joined import JoinedArrays
+    from vlq.query.tokens import Vocabulary
+
+
+def open(url: str | None = None) -> Corpus:
+    """The corpus cached at a URL; by default at `$VLQ_CACHE`, else the demo's. Raises NoCache, NewerFormat."""
+    return Corpus(Cache.open(url or default_url()))
+
+
+Arguments = ParamSpec("Arguments")
+
+
+def _asking(build: Callable[Arguments, Call]) -> Callable[Concatenate[Corpus, Arguments], Result]:
+    """A function of the language as a method: the node that `build` gives, asked of the corpus."""
+
+    @wraps(build)
+    def ask(corpus: Corpus, /, *positional: Arguments.args, **named: Arguments.kwargs) -> Result:
+        return corpus.query(build(*positional, **named))
+
+    return ask
+
+
+class Corpus:
+    """A cached corpus of images. Its functions are the language's, bound to it: each returns a `Result`."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.engine = Engine()
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The lens' vocabulary."""
+        return self.engine.vocabulary(self.cache)
+
+    def query(self, query: str | Node) -> Result:
+        """The answer to a query, given as text or as a node. Raises QueryError."""
+        if isinstance(query, str):
+            return Result(self, parse(query), query)
+        return Result(self, query)
+
+    first_layer = _asking(builders.first_layer)
+
+    def info(self) -> dict[str, Any]:
+        """Model, prompt, layers, grid, k, images, errors, size and the index's state."""
+        return self.cache.info()
+
+    @property
+    def zarr(self) -> JoinedArrays:
+        """The readings of all shards, each array as one along its image axis, read when sliced."""
+        from vlq.query.joined import JoinedArrays
+
+        return JoinedArrays(self.cache)
+
+    def __repr__(self) -> str:
+        run, snapshot = self.cache.run, self.cache.snapshot()
+        return f"<Corpus {self.cache.url}: {snapshot.images} images, {run.model}, {run.layers} layers>"

@@ -1,0 +1,72 @@
+"""DuckDB: runs statements over a snapshot's files, and reads the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from vlq.query.cache import Cache, Snapshot
+from vlq.query.compile import Statement
+from vlq.query.errors import CacheError, CorruptCache
+from vlq.query.tokens import Vocabulary
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+class Engine:
+    """One in-memory database. Threads may ask at once: each question gets a cursor of its own."""
+
+    def __init__(self) -> None:
+        self._connection = duckdb.connect(
+            config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+        )
+        # Files are immutable, so what was read of their footers holds.
+        self._connection.execute("SET GLOBAL parquet_metadata_cache = true")
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        return self._connection.cursor()
+
+    def vocabulary(self, cache: Cache) -> Vocabulary:
+        """The cache's vocabulary. Raises CorruptCache."""
+        try:
+            return Vocabulary(self.cursor, cache.vocabulary(), cache.tokenizer())
+        except (duckdb.Error, FileNotFoundError) as error:
+            raise CorruptCache(f"The vocabulary of {cache.url} cannot be read.", "Run: vlq verify") from error
+
+    def rows(self, statement: Statement, snapshot: Snapshot) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """The columns' names and the rows. Raises CacheError if nothing is cached yet, CorruptCache."""
+        with _translated(snapshot):
+            cursor = self.cursor().execute(statement.sql, _parameters(statement, snapshot))
+            return [name for name, *_ in cursor.description or ()], cursor.fetchall()
+
+    def arrow(self, statement: Statement, snapshot: Snapshot) -> pyarrow.Table:
+        """The rows as an Arrow table. Raises as `rows` does."""
+        with _translated(snapshot):
+            return self.cursor().sql(statement.sql, params=_parameters(statement, snapshot)).to_arrow_table()
+
+    def plan(self, statement: Statement, snapshot: Snapshot) -> str:
+        """DuckDB's plan of the statement, as text."""
+        with _translated(snapshot):
+            cursor = self.cursor().execute(f"EXPLAIN {statement.sql}", _parameters(statement, snapshot))
+            return "\n".join(text for _, text in cursor.fetchall()).rstrip()
+
+
+def _parameters(statement: Statement, snapshot: Snapshot) -> dict[str, Any]:
+    """The statement's values, and the files of the tables that it reads."""
+    files = {table: snapshot.files(table) for table in statement.tables}
+    if not all(files.values()):
+        raise CacheError(f"{snapshot.cache.url} holds no readings yet.", "Run the same `vlq run` again: it goes on.")
+    return {**statement.parameters, **files}
+
+
+@contextmanager
+def _translated(snapshot: Snapshot) -> Iterator[None]:
+    try:
+        yield
+    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException) as error:
+        reason = str(error).splitlines()[0]
+        raise CorruptCache(f"The index of {snapshot.cache.url} cannot be read: {reason}", "Run: vlq index") from error

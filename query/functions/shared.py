@@ -1,0 +1,15 @@
+"""Parameters that functions share."""
+
+from vlq.query.parameters import Choice, Count, Flag, Layers, Parameter, Probability, Rank, Tokens
+
+TOKEN = Parameter("token", Tokens(), "what is looked for; of a set the best rank counts and the probabilities add up")
+RANK = Parameter("rank", Rank(), "count readings among the so many best; 1 is what a position decodes to", 1)
+MIN_PROB = Parameter("min_prob", Probability(), "count readings of at least this probability", None)
+LAYERS = Parameter("layers", Layers(), "a layer, an inclusive window (5, 20), or a list of layers", None)
+AT = Parameter(
+    "at", Choice(("patch", "last", "prompt")), "image patches, the last prompt token, or the prompt's tokens", "patch"
+)
+MIN_PATCHES = Parameter("min_patches", Count(), "count layers in which at least so many positions read the token", 1)
+MIN_RUN = Parameter("min_run", Count(), "so many consecutive layers must each do so", 1)
+BY = Parameter("by", Choice(("image", "patch", "corpus")), "a row for each image, for each patch, or one row", "image")
+PIECES = Parameter("pieces", Flag(), "let words be pieces inside of words too", False)

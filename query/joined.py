@@ -1,0 +1,106 @@
+"""The arrays of all shards as one: what `Corpus.zarr` gives. Nothing is read before it is sliced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import zarr
+
+from vlq.query.cache import Cache, committed
+from vlq.query.schema import Commit, array_specs
+
+
+class JoinedArrays(Mapping[str, "JoinedArray"]):
+    """A corpus' arrays by name (`schema.array_specs`), over the shards committed when it was made.
+
+    `images` are the image ids along the image axis: all of them once a run is complete.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._commits = list(committed(cache.store).values())
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """(image,) the ids of the images along the image axis."""
+        spans = [np.arange(commit.first_image, commit.first_image + commit.images) for commit in self._commits]
+        return np.concatenate(spans) if spans else np.arange(0)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [spec.name for spec in array_specs(self._cache.run, 1)]
+
+    def __getitem__(self, name: str) -> JoinedArray:
+        if name not in self._names:
+            raise KeyError(f"{name}: there are {', '.join(self._names)}")
+        return JoinedArray(self._cache, self._commits, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class JoinedArray:
+    """One array over all shards: joined along its image axis; a sum, which has none, is added up.
+
+    Sliced like a NumPy array with an integer or a slice for the image, and any basic index behind it.
+    """
+
+    def __init__(self, cache: Cache, commits: list[Commit], name: str) -> None:
+        self._cache = cache
+        self._commits = commits
+        self._starts = np.cumsum([0, *(commit.images for commit in commits)])
+        spec = next(spec for spec in array_specs(cache.run, int(self._starts[-1])) if spec.name == name)
+        self.name, self.dims, self.shape, self.dtype = name, spec.axes, spec.shape, np.dtype(spec.dtype)
+
+    def _part(self, commit: Commit) -> zarr.Array[Any]:
+        part = self._cache.group(commit.shard)[self.name]
+        assert isinstance(part, zarr.Array)
+        return part
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        key = key if isinstance(key, tuple) else (key,)
+        if self.dims[0] != "image":
+            total = np.zeros(self.shape, self.dtype)
+            for commit in self._commits:
+                total += np.asarray(self._part(commit)[...])
+            return np.asarray(total[key])
+        if not key or key[0] is Ellipsis:
+            return self._images(range(self.shape[0]), key)
+        first, rest = key[0], key[1:]
+        if isinstance(first, slice):
+            return self._images(range(self.shape[0])[first], rest)
+        index = range(self.shape[0])[first]  # IndexError beyond the end
+        return np.asarray(self._images(range(index, index + 1), rest)[0])
+
+    def _images(self, images: range, rest: tuple[Any, ...]) -> np.ndarray:
+        """The images of a range, from each shard the rows that it holds of it."""
+        rest = rest if Ellipsis in [item for item in rest if item is Ellipsis] else (*rest, Ellipsis)
+        parts = []
+        ascending = images if images.step > 0 else images[::-1]
+        for commit, start, end in zip(self._commits, self._starts, self._starts[1:], strict=False):
+            low = next((i for i in _within(ascending, int(start), int(end))), None)
+            if low is None:
+                continue
+            high = _within(ascending, int(start), int(end))[-1]
+            rows = slice(low - int(start), high - int(start) + 1, ascending.step)
+            parts.append(np.asarray(self._part(commit)[(rows, *rest)]))
+        if not parts:
+            return np.zeros((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
+        joined = np.concatenate(parts)
+        return joined if images.step > 0 else joined[::-1]
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{axis} {size}" for axis, size in zip(self.dims, self.shape, strict=True))
+        return f"<{self.name} ({axes}) {self.dtype}>"
+
+
+def _within(values: range, start: int, end: int) -> range:
+    """The part of an ascending range that lies in [start, end)."""
+    low = -((values.start - start) // values.step) if start > values.start else 0
+    return values[max(0, low) : max(0, -(-(end - values.start) // values.step))]

@@ -1,0 +1,218 @@
+"""The types of parameters: from a node to a checked value.
+
+Each says what it expects in words, for messages and documentation. Whether a value fits the corpus (a stored rank, a
+layer that there is) is decided here too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vlq.query.errors import BadArgument, UnknownName
+from vlq.query.nodes import Literal, Name, Node, Scalar, node_of
+from vlq.query.nodes import Sequence as SequenceNode
+from vlq.query.registry import REQUIRED
+
+if TYPE_CHECKING:
+    from vlq.query.bind import Scope
+
+
+class Type(Protocol):
+    """The type of a parameter."""
+
+    @property
+    def expected(self) -> str:
+        """What fits, in words: 'a whole number of at least 1'."""
+
+    def bind(self, node: Node, name: str, scope: Scope) -> Any:
+        """The checked value of an argument. Raises QueryError at the node's place."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a function of the language."""
+
+    name: str
+    type: Type
+    documentation: str
+    default: Scalar | object = REQUIRED
+
+    def default_node(self) -> Node:
+        return node_of(self.default)
+
+
+def mismatch(node: Node, name: str, expected: str, scope: Scope, hint: str | None = None) -> BadArgument:
+    """The error of an argument that is not what was expected."""
+    return scope.error(BadArgument, f"{name}: expected {expected}. Got {node}.", node, hint)
+
+
+def whole(node: Node) -> int | None:
+    """The node's whole number; None if it is something else."""
+    if isinstance(node, Literal) and isinstance(node.value, int) and not isinstance(node.value, bool):
+        return node.value
+    return None
+
+
+@dataclass(frozen=True)
+class Count:
+    """A whole number of at least 1."""
+
+    expected: str = "a whole number of at least 1"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> int:
+        value = whole(node)
+        if value is None or value < 1:
+            raise mismatch(node, name, self.expected, scope)
+        return value
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A rank among the stored tokens."""
+
+    expected: str = "a rank from 1 to the stored k"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> int:
+        k = scope.run.k
+        value = whole(node)
+        if value is None or value < 1:
+            raise mismatch(node, name, f"a rank from 1 to {k}", scope)
+        if value > k:
+            raise scope.error(
+                BadArgument,
+                f"{name}: this cache holds the {k} best tokens of a reading. Got {value}.",
+                node,
+                f"Ask for {name}={k} at most, or cache the images again with `vlq run --k {value}`.",
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Probability:
+    """A number above 0, up to 1; None for no bound."""
+
+    expected: str = "a probability above 0 and up to 1"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> float | None:
+        value = node.value if isinstance(node, Literal) else node
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or not 0 < value <= 1:
+            hint = None
+            if isinstance(value, int | float) and 1 < value <= 100:
+                hint = f"As a share, {value} per cent are {value / 100}."
+            raise mismatch(node, name, self.expected, scope, hint)
+        return float(value)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words."""
+
+    options: Sequence[str]
+
+    @property
+    def expected(self) -> str:
+        return " or ".join(repr(option) for option in self.options)
+
+    def bind(self, node: Node, name: str, scope: Scope) -> str:
+        value = node.value if isinstance(node, Literal) else node.name if isinstance(node, Name) else None
+        if isinstance(node, Name) and value in self.options:
+            raise scope.error(UnknownName, f"{name}: {value} is not quoted.", node, f"Write {name}='{value}'")
+        if value not in self.options:
+            near = get_close_matches(value, self.options, 1) if isinstance(value, str) else []
+            raise mismatch(node, name, self.expected, scope, f"Did you mean '{near[0]}'?" if near else None)
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False."""
+
+    expected: str = "True or False"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> bool:
+        if isinstance(node, Literal) and isinstance(node.value, bool):
+            return node.value
+        hint = None
+        if isinstance(node, Name) and node.name.lower() in ("true", "false"):
+            hint = f"Write {name}={node.name.capitalize()}"
+        raise mismatch(node, name, self.expected, scope, hint)
+
+
+@dataclass(frozen=True)
+class LayerSet:
+    """Which layers count."""
+
+    layers: tuple[int, ...]  # ascending
+    is_window: bool  # all from the first to the last
+    is_all: bool
+
+    @property
+    def lowest(self) -> int:
+        return self.layers[0]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """None for all, one layer, a tuple for an inclusive window, or a list for a set."""
+
+    expected: str = "a layer, a window such as (5, 20), or a list such as [8, 16, 24]"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> LayerSet:
+        count = scope.run.layers
+        if isinstance(node, Literal) and node.value is None:
+            return LayerSet(tuple(range(count)), True, True)
+        items = node.items if isinstance(node, SequenceNode) else (node,)
+        is_window = isinstance(node, SequenceNode) and not node.is_list
+        if not items or (is_window and len(items) != 2):
+            hint = "A window is (first, last); any other choice is a list in brackets." if items else None
+            raise mismatch(node, name, self.expected, scope, hint)
+        layers = []
+        for item in items:
+            layer = whole(item)
+            if layer is None:
+                raise mismatch(item, name, self.expected, scope)
+            if not 0 <= layer < count:
+                raise scope.error(
+                    BadArgument,
+                    f"{name}: there is no layer {layer}. This cache has the layers 0 (the embedding) to {count - 1}.",
+                    item,
+                )
+            layers.append(layer)
+        if not is_window:
+            chosen = tuple(sorted(set(layers)))
+            return LayerSet(chosen, len(chosen) == chosen[-1] - chosen[0] + 1, len(chosen) == count)
+        low, high = layers
+        if low > high:
+            raise mismatch(node, name, self.expected, scope, f"Did you mean ({high}, {low})?")
+        return LayerSet(tuple(range(low, high + 1)), True, (low, high) == (0, count - 1))
+
+
+@dataclass(frozen=True)
+class Text:
+    """Any text."""
+
+    expected: str = "a text in quotes"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> str:
+        if not isinstance(node, Literal) or not isinstance(node.value, str):
+            hint = f"Write {name}='{node.name}'" if isinstance(node, Name) else None
+            raise mismatch(node, name, self.expected, scope, hint)
+        return node.value
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Which tokens of the vocabulary."""
+
+    expected: str = "a word, a piece such as '▁dog', a token id, a list of these, matching(...) or prefix(...)"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> Any:
+        from vlq.query.tokens import resolve
+
+        return resolve(node, name, scope)

@@ -1,0 +1,49 @@
+"""What an answer comes to in a few figures, and how figures are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Rows = list[dict[str, Any]]
+Summary = dict[str, Any]
+
+
+def layer_summary(histogram: Mapping[int, int], layers: Iterable[int], images: int, matched: int) -> Summary:
+    """`matched` of `images` images, and over a histogram of layers its least, median and greatest one.
+
+    The histogram of the summary has every layer of `layers`. The median of an even number of rows is the mean of the
+    middle two.
+    """
+    counts = {layer: histogram.get(layer, 0) for layer in layers}
+    found = [layer for layer, n in counts.items() if n]
+    return {
+        "images": images,
+        "matched": matched,
+        "min": found[0] if found else None,
+        "median": median(counts) if found else None,
+        "max": found[-1] if found else None,
+        "histogram": counts,
+    }
+
+
+def median(histogram: Mapping[int, int]) -> float:
+    """The median of what a histogram with ascending keys counts."""
+    total = sum(histogram.values())
+    low, high = (total - 1) // 2, total // 2
+    middle = []
+    seen = 0
+    for value, n in histogram.items():
+        middle += [value for place in (low, high) if seen <= place < seen + n]
+        seen += n
+    return sum(middle) / 2
+
+
+def count(n: int, noun: str) -> str:
+    """(300, 'image') -> '300 images'."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def figure(value: float) -> str:
+    """7.0 -> '7', 7.5 -> '7.5'."""
+    return f"{value:g}"

@@ -1,0 +1,81 @@
+"""The language's answers by brute force over the Zarr arrays: what the tests hold the compiled queries against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+
+@dataclass
+class Site:
+    """The readings of one site: ids and log-probabilities (image, layer, position, k), failed images NaN."""
+
+    token: np.ndarray
+    logprob: np.ndarray
+
+    def __post_init__(self) -> None:
+        flat = self.token.reshape(-1)
+        self._order = np.argsort(flat, kind="stable")
+        self._sorted = flat[self._order]
+
+    def cells(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Best rank of the set (k + 1 where none is stored) and its summed probability: (image, layer, position)."""
+        *cells, k = self.token.shape
+        rank = np.full(cells, k + 1)
+        probability = np.zeros(cells)
+        for id in ids:
+            start, end = np.searchsorted(self._sorted, [id, id + 1])
+            found = self._order[start:end]
+            at = np.unravel_index(found // k, cells)
+            np.minimum.at(rank, at, found % k + 1)
+            np.add.at(probability, at, np.exp(self.logprob.reshape(-1)[found].astype(np.float64)))
+        return rank, probability
+
+
+def read_site(cache: Path, shards: Sequence[str], site: str) -> Site:
+    """A site's arrays straight from the shards' Zarr groups, given in order. `last` is the last of `prompt`."""
+    stored = "prompt" if site == "last" else site
+    groups = [zarr.open_group(cache / shard, mode="r") for shard in shards]
+    token = np.concatenate([np.asarray(group[f"{stored}/token"][...]) for group in groups])
+    logprob = np.concatenate([np.asarray(group[f"{stored}/logprob"][...]) for group in groups])
+    if site == "last":
+        token, logprob = token[:, :, -1:], logprob[:, :, -1:]
+    return Site(token, logprob)
+
+
+def first_layers(
+    site: Site,
+    ids: Sequence[int],
+    *,
+    rank: int = 1,
+    min_prob: float | None = None,
+    layers: Sequence[int] | None = None,
+    min_patches: int = 1,
+    min_run: int = 1,
+    by: str = "image",
+) -> list[dict[str, Any]]:
+    """Rows of first_layer by image or by patch: image (its number), layer, positions and the best log-probability."""
+    best, probability = site.cells(ids)
+    hit = best <= rank
+    if min_prob is not None:
+        hit &= probability >= min_prob
+    counted = range(hit.shape[1]) if layers is None else layers
+    rows = []
+    for image in np.flatnonzero(hit.any((1, 2))):
+        positions = range(hit.shape[2]) if by == "patch" else [None]
+        for position in positions:
+            read = hit[image] if position is None else hit[image][:, [position]]  # (layer, position)
+            enough = [layer in counted and read[layer].sum() >= min_patches for layer in range(hit.shape[1])]
+            starts = [layer for layer in range(len(enough)) if all(enough[layer : layer + min_run])]
+            starts = [layer for layer in starts if layer + min_run <= len(enough)]
+            if starts:
+                layer = starts[0]
+                where = np.flatnonzero(hit[image, layer]) if position is None else np.array([position])
+                logprob = np.log(probability[image, layer, where].max())
+                rows.append({"image": int(image), "layer": layer, "positions": where.tolist(), "logprob": logprob})
+    return rows

@@ -1,0 +1,160 @@
+"""The `vlq` command: what is a query, what is imported for it, and how mistakes end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlq.query.cli import is_query, main
+
+from ..synthetic import make_cache, make_run
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("cache")
+    make_cache(folder, images=8, failed=[1])
+    return str(folder)
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["first_layer(token='dog')"], True),
+        (["--format", "json", "first_layer('dog')"], True),
+        (["first_layer('dog'"], True),
+        (["('dog')"], True),
+        (["run", "images (1)", "--model", "m"], False),
+        (["info", "--cache", "a(b)"], False),
+        (["--help"], False),
+        ([], False),
+    ],
+)
+def test_what_is_a_query(arguments: list[str], expected: bool) -> None:
+    assert is_query(arguments) is expected
+
+
+def test_a_query(cache: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("first_layer(token='dog')", "--cache", cache) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("dog: read in ")
+    assert err == ""
+    assert run("--format", "json", "first_layer(token='dog')", "--cache", cache) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["images"] == 7
+    assert run("first_layer(token='dog')", "--explain", "--cache", cache) == 0
+    assert "read_parquet($patch_topk)" in capsys.readouterr().out
+
+
+def test_the_cache_of_the_environment(
+    cache: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VLQ_CACHE", cache)
+    assert run("first_layer(token='dog')") == 0
+    monkeypatch.delenv("VLQ_CACHE")
+    monkeypatch.setenv("VLQ_HOME", str(tmp_path))
+    assert run("first_layer(token='dog')") == 2
+    assert "make demo" in capsys.readouterr().err
+    make_cache(tmp_path / "demo" / "cache", images=2)
+    assert run("first_layer(token='dog')") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            ["first_layer(token='dgo')"],
+            ["vlq: 'dgo' is no word of this vocabulary.", "  first_layer(token='dgo')", f"  {' ' * 18}^^^^^"],
+        ),
+        (
+            ["first_layer('dog', ranks=1)"],
+            [
+                "vlq: ranks is no argument of first_layer; did you mean rank?",
+                "  first_layer('dog', ranks=1)",
+                f"  {' ' * 19}^^^^^^^",
+            ],
+        ),
+        (
+            ["first_layer('dog'"],
+            ["vlq: This parenthesis is never closed.", "  first_layer('dog'", f"  {' ' * 11}^", "Add the missing one."],
+        ),
+        (["inof"], ["vlq: There is no command 'inof'.", "Did you mean `vlq info`? All commands: vlq --help"]),
+        (["info", "--format", "csv"], ["vlq: --format is table or json, not 'csv'."]),
+    ],
+)
+def test_mistakes_end_with_2_and_one_message(
+    cache: str,
+    arguments: list[str],
+    lines: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VLQ_CACHE", cache)
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[: len(lines)] == lines
+    assert "Traceback" not in err
+
+
+def test_a_missing_or_newer_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("first_layer('dog')", "--cache", str(tmp_path / "none")) == 2
+    assert f"There is no cache at {tmp_path / 'none'}." in capsys.readouterr().err
+    make_cache(tmp_path, make_run(), images=2)
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"format": 99}))
+    assert run("first_layer('dog')", "--cache", str(tmp_path)) == 2
+    assert "Install a newer VLQ" in capsys.readouterr().err
+
+
+def test_a_damaged_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_cache(tmp_path, images=2)
+    (table,) = tmp_path.glob("index/*/patch_topk-000.parquet")
+    table.write_bytes(table.read_bytes()[:100])
+    assert run("first_layer('dog')", "--cache", str(tmp_path)) == 2
+    assert "Run: vlq index" in capsys.readouterr().err
+    table.unlink()
+    assert run("first_layer('dog')", "--cache", str(tmp_path)) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_info(cache: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", "--cache", cache, "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"model", "prompt", "layers", "grid", "k", "images", "errors"} <= found.keys()
+    assert found["errors"] == [{"image": "919-1.png", "reason": "truncated"}]
+
+
+HEAVY = ("torch", "ray", "transformers", "zarr", "numpy", "pyarrow", "typer", "rich")
+
+
+def test_a_query_imports_nothing_heavy(cache: str) -> None:
+    code = (
+        "import sys\n"
+        "from vlq.query.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as ended: assert not ended.code\n"
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, "first_layer(token='dog')", "--cache", cache]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_closed_pipe_is_no_error(cache: str) -> None:
+    command = f"{sys.executable} -m vlq.query.cli \"first_layer('dog', by='patch')\" --format csv | head -1"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, env={**os.environ, "VLQ_CACHE": cache}, check=True
+    )
+    assert done.stderr == ""
+    assert done.stdout == "image,patch,layer,patches,logprob,censored,image_id\n"

@@ -1,0 +1,48 @@
+"""One entry per function: the Python side and the help say what the registry says."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from vlq.query import builders
+from vlq.query.client import Corpus
+from vlq.query.parse import parse
+from vlq.query.registry import REQUIRED, Function, functions
+
+TABLES = [function for function in functions().values() if function.compile is not None]
+TOKEN_SETS = [function for function in functions().values() if function.tokens is not None]
+
+
+def parameters(function: Any) -> dict[str, object]:
+    found = inspect.signature(function).parameters.values()
+    return {p.name: REQUIRED if p.default is p.empty else p.default for p in found if p.name != "self"}
+
+
+@pytest.mark.parametrize("function", [*TABLES, *TOKEN_SETS], ids=lambda function: function.name)
+def test_builders_have_the_registrys_signature(function: Function) -> None:
+    builder = getattr(builders, function.name)
+    assert parameters(builder) == {p.name: p.default for p in function.parameters}
+    assert inspect.getdoc(builder) == function.documentation
+
+
+@pytest.mark.parametrize("function", TABLES, ids=lambda function: function.name)
+def test_the_corpus_has_the_registrys_signature(function: Function) -> None:
+    method = getattr(Corpus, function.name)
+    assert parameters(method) == {p.name: p.default for p in function.parameters}
+    assert inspect.getdoc(method) == function.documentation
+
+
+@pytest.mark.parametrize("function", functions().values(), ids=lambda function: function.name)
+def test_an_entry_is_whole(function: Function) -> None:
+    assert str(parse(function.example)).startswith("first_layer(")
+    assert function.name in function.example
+    assert function.documentation.endswith(".")
+    assert "\n" not in function.documentation
+    assert all(parameter.documentation and parameter.type.expected for parameter in function.parameters)
+    assert (function.compile is None) != (function.tokens is None)
+    if function.compile is not None:
+        assert function.summarise is not None
+        assert function.headline is not None

@@ -1,0 +1,124 @@
+"""What a person and a program see of a result."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+import vlq
+from vlq.query.client import Corpus
+from vlq.query.render import bars, html, render
+
+from ..synthetic import make_cache, make_run
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("cache")
+    make_cache(folder, images=40, failed=[2])
+    return vlq.open(str(folder))
+
+
+def test_the_table_begins_with_the_sentence_and_ends_with_bars(corpus: Corpus) -> None:
+    result = corpus.first_layer("cat", layers=(1, 4))
+    lines = render(result, "table").splitlines()
+    summary = result.summary
+    matched, middle, earliest = summary["matched"], summary["median"], summary["min"]
+    assert lines[0] == (
+        f"cat (layers 1 to 4): read in {matched} of 39 images, median first layer {middle:g}, earliest {earliest}"
+    )
+    assert lines[1] == "token: ▁cat (2)"
+    assert lines[3].split() == ["image", "layer", "patches", "logprob", "censored"]
+    first = result.rows[0]
+    assert lines[4].split()[:2] == [first["image"], str(first["layer"])]
+    assert f"{matched - 20} more rows: --format json or csv has all." in lines
+    assert "Censored: the first layer that was looked at. It may have been read before." in lines
+    at = lines.index("layer")
+    counted = {int(line.split()[0]): int(line.split()[-1]) for line in lines[at + 1 :]}
+    assert {layer: count for layer, count in summary["histogram"].items() if count} == {
+        layer: count for layer, count in counted.items() if count
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"rank": 3, "min_prob": 0.25}, "cat (rank 1 to 3, probability at least 0.25): read in "),
+        ({"at": "last"}, "cat: read at the last prompt token in "),
+        ({"layers": 2}, "cat (layer 2): read in "),
+        ({"layers": [0, 3]}, "cat (layers 0, 3): read in "),
+        ({"min_patches": 2, "min_run": 2}, "cat (at least 2 patches a layer, 2 layers in a row): read in "),
+        ({"min_prob": 1.0}, "cat (probability at least 1): read in none of 39 images"),
+        ({"by": "corpus"}, "cat: read in "),
+    ],
+)
+def test_the_sentence(corpus: Corpus, arguments: dict[str, object], sentence: str) -> None:
+    assert corpus.first_layer("cat", **arguments).headline.startswith(sentence)  # type: ignore[arg-type]
+
+
+def test_by_patch_the_median_is_of_patches(corpus: Corpus) -> None:
+    assert "median first layer of a patch" in corpus.first_layer("cat", by="patch").headline
+
+
+def test_an_answer_without_rows(corpus: Corpus) -> None:
+    result = corpus.first_layer("cat", min_prob=1.0)
+    assert render(result, "table").splitlines() == [
+        "cat (probability at least 1): read in none of 39 images",
+        "token: ▁cat (2)",
+    ]
+    assert render(result, "csv") == "image,layer,patches,logprob,censored,image_id"
+    assert json.loads(render(result, "json"))["summary"]["median"] is None
+
+
+def test_json_is_the_result(corpus: Corpus) -> None:
+    result = corpus.query("first_layer(token='dog')")
+    found = json.loads(render(result, "json"))
+    assert list(found) == ["query", "headline", "tokens", "notes", "columns", "rows", "summary"]
+    assert found["query"] == "first_layer('dog')"
+    assert found["tokens"][0] == {"id": 0, "piece": "▁dog", "text": " dog"}
+    assert found["rows"] == result.rows
+    assert found["columns"] == list(found["rows"][0])
+    histogram = {int(layer): count for layer, count in found["summary"]["histogram"].items()}
+    assert histogram == result.summary["histogram"]
+    assert sum(histogram.values()) == found["summary"]["matched"] == len(found["rows"])
+    by_corpus = json.loads(render(corpus.first_layer("dog", by="corpus"), "json"))
+    assert by_corpus["summary"] == found["summary"]
+
+
+def test_csv_has_every_row(corpus: Corpus) -> None:
+    result = corpus.first_layer("dog")
+    rows = list(csv.DictReader(io.StringIO(render(result, "csv"))))
+    assert [row["image"] for row in rows] == [row["image"] for row in result.rows]
+    assert [[int(patch) for patch in row["patches"].split()] for row in rows] == [row["patches"] for row in result.rows]
+
+
+def test_bars_are_as_long_as_their_counts() -> None:
+    assert bars({0: 0, 1: 80, 2: 0, 3: 1, 4: 40, 5: 0}) == [
+        f"    1  {'█' * 40} 80",
+        "    2  0",
+        "    3  ▌ 1",
+        f"    4  {'█' * 20} 40",
+    ]
+    assert bars({3: 1, 4: 10_000})[0] == "    3  ▏ 1"
+
+
+def test_names_do_no_harm(tmp_path: Path) -> None:
+    make_cache(tmp_path, make_run(), images=1, names=["<b>\x1b[31m\n.png"])
+    result = vlq.open(str(tmp_path)).first_layer(["dog", "cat", "rock", "ear", "nose", "sky"], rank=4)
+    assert "\x1b" not in render(result, "table")
+    assert "<b>�[31m�.png" in render(result, "table")
+    assert "<b>" not in html(result).replace("<p><b>", "")
+    assert "&lt;b&gt;" in html(result)
+
+
+def test_a_run_that_goes_on_is_said(tmp_path: Path) -> None:
+    make_cache(tmp_path, images=10, seal=False)
+    (tmp_path / "commits" / "00000001.json").unlink()
+    result = vlq.open(str(tmp_path)).first_layer("cat")
+    assert result.notes == ["The run is not complete: 6 of 10 images are cached."]
+    assert result.notes[0] in render(result, "table")
+    assert result.summary["images"] == 6

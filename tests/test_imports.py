@@ -1,0 +1,81 @@
+"""Who may import whom, and that a question needs neither torch nor ray."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .synthetic import make_cache
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("query", "workers", "service")
+
+HEAVY = {"torch", "ray", "transformers", "fastapi"}
+MAY_IMPORT = {"query": set(), "workers": {"torch", "ray", "transformers"}, "service": {"fastapi"}}
+"""Of what is heavy, what each room may import."""
+
+FOR_WORKERS = {"schema", "store", "arrays", "cache", "errors", "geometry"}
+"""Of query: its schema, its reader and its errors."""
+
+
+def imports(file: Path) -> set[str]:
+    """Every module that a file names in an import, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: absolute imports only"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+FILES = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_rooms_import_what_they_may(file: Path) -> None:
+    room = file.relative_to(ROOT).parts[0]
+    named = imports(file)
+    assert {name.split(".")[0] for name in named} & HEAVY <= MAY_IMPORT[room]
+    own = {tuple(name.split(".")[1:]) for name in named if name.startswith("vlq.")}
+    rooms = {parts[0] for parts in own} & set(ROOMS)
+    if room == "query":
+        assert rooms <= {"query"}
+    if room == "workers" and "demo" not in file.parts:
+        assert rooms <= {"query", "workers"}
+        assert {parts[1] for parts in own if parts[0] == "query"} <= FOR_WORKERS
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules that a fresh Python holds after running code."""
+    ending = "\nimport sys; print('loaded:', *sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code + ending], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("loaded:")[2].split())
+
+
+def test_a_question_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    code = f"import vlq; result = vlq.open({str(tmp_path)!r}).query(\"first_layer(token='dog')\"); assert result.rows"
+    loaded = loaded_by(code)
+    assert "duckdb" in loaded
+    assert not loaded & {*HEAVY, "typer", "zarr", "PIL", "safetensors"}
+
+
+def test_importing_the_package_is_light() -> None:
+    assert not loaded_by("import vlq.query.cli") & {*HEAVY, "typer", "duckdb", "pyarrow", "obstore", "rich", "zarr"}
+
+
+def test_commands_are_listed_without_what_they_run_on() -> None:
+    code = "import vlq.workers.commands, vlq.workers.upkeep"
+    assert not loaded_by(code) & {*HEAVY, "duckdb", "zarr"}
+
+
+def test_info_needs_no_workers(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    code = f"from vlq.query.cache import Cache; Cache.open({str(tmp_path)!r}).info()"
+    assert not loaded_by(code) & {*HEAVY, "zarr", "PIL"}

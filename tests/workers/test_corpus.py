@@ -1,0 +1,121 @@
+"""What counts as a corpus, and what is said where there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vlq.query.errors import InputError
+from vlq.workers.corpus import list_images
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.JPG", "sub/c.webp", "notes.txt", ".hidden.png", "sub/.git/d.png", "._e.jpg"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path / "images"
+
+
+def test_a_folder_with_its_subfolders_sorted(folder: Path) -> None:
+    table = list_images(str(folder))
+    assert table["image"].to_pylist() == ["a.JPG", "b.png", "sub/c.webp"]
+    assert table["uri"].to_pylist() == [f"file://{folder}/{name}" for name in ("a.JPG", "b.png", "sub/c.webp")]
+    assert table["image_id"].to_pylist() == [0, 1, 2]
+    assert table.schema.field("image_id").type == pa.uint32()
+
+
+def test_other_ways_to_say_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list_images(str(folder))
+    assert list_images(f"file://{folder}/") == whole
+    monkeypatch.chdir(folder.parent)
+    assert list_images("images") == whole
+    assert list_images("images/*.png")["image"].to_pylist() == ["b.png"]
+    assert list_images("images/**/*.*")["image"].to_pylist() == ["a.JPG", "b.png", "sub/c.webp"]
+    assert list_images("images/b.png")["image"].to_pylist() == ["b.png"]
+    assert list_images("images", limit=2)["image"].to_pylist() == ["a.JPG", "b.png"]
+
+
+def test_linked_folders_are_followed_once(folder: Path) -> None:
+    os.symlink(folder.parent, folder / "sub" / "circle")
+    other = folder.parent / "other"
+    other.mkdir()
+    (other / "z.png").write_bytes(b"x")
+    os.symlink(other, folder / "linked")
+    assert "linked/z.png" in list_images(str(folder))["image"].to_pylist()
+
+
+def test_any_fsspec_url(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/corpus-test/x/1.png", b"1")
+    memory.pipe("/corpus-test/2.png", b"2")
+    table = list_images("memory://corpus-test")
+    assert table["image"].to_pylist() == ["2.png", "x/1.png"]
+    assert [fsspec.open(uri).open().read() for uri in table["uri"].to_pylist()] == [b"2", b"1"]
+
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("in/one.png", b"one")
+    table = list_images(f"zip://in::{tmp_path}/all.zip")
+    with fsspec.open(table["uri"][0].as_py()) as file:
+        assert file.read() == b"one"
+
+
+def test_a_parquet_manifest_keeps_its_types(tmp_path: Path) -> None:
+    boxes = pa.array([[{"label": "dog", "box": [1.0, 2.0]}], [], None])
+    manifest = pa.table(
+        {"label": ["beach", "sky", None], "path": ["1.png", "/abs/2.png", "s3://b/3.png"], "objects": boxes}
+    )
+    pq.write_table(manifest, tmp_path / "m.parquet")
+    table = list_images(str(tmp_path / "m.parquet"))
+    assert table.column_names == ["image_id", "image", "uri", "label", "objects"]
+    assert table["image"].to_pylist() == ["1.png", "/abs/2.png", "s3://b/3.png"]
+    assert table["uri"].to_pylist() == [f"file://{tmp_path}/1.png", "file:///abs/2.png", "s3://b/3.png"]
+    assert table["objects"].to_pylist() == boxes.to_pylist()
+    assert table.schema.field("objects").type == boxes.type
+
+
+def test_csv_and_jsonl_manifests(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("file_name,height,Image,n\nx.png,tall,q,3\n")
+    table = list_images(str(tmp_path / "m.csv"))
+    assert table.column_names == ["image_id", "image", "uri", "height_", "Image_", "n"]
+    assert table["n"].to_pylist() == [3]
+
+    rows = [{"image": "é.png", "tags": ["a"]}, {"image": "sub/y.png", "tags": []}]
+    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    table = list_images(str(tmp_path / "m.jsonl"))
+    assert table["uri"].to_pylist() == [f"file://{tmp_path}/é.png", f"file://{tmp_path}/sub/y.png"]
+    assert table["tags"].to_pylist() == [["a"], []]
+
+
+def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "plain.csv").write_text("label,size\nbeach,1\n")
+    (tmp_path / "broken.parquet").write_bytes(b"nothing")
+    (tmp_path / "hole.jsonl").write_text('{"image": null, "x": 1}\n{"image": "b.png", "x": 1}\n')
+    (tmp_path / "none.csv").write_text("image\n")
+    expected = {
+        "empty": "There are no images in",
+        "missing": "There is nothing at",
+        "missing.parquet": "There is no manifest",
+        "*.png": "There are no images in",
+        "plain.csv": "has no image column",
+        "broken.parquet": "cannot be read",
+        "hole.jsonl": "Row 0 of",
+        "none.csv": "has no rows",
+    }
+    for name, message in expected.items():
+        with pytest.raises(InputError, match=message):
+            list_images(str(tmp_path / name))
+    with pytest.raises(InputError, match="cannot be opened"):
+        list_images("nosuchscheme://x")
+    pq.write_table(pa.table({"image": [{"bytes": b"1", "path": "x"}]}), tmp_path / "inside.parquet")
+    with pytest.raises(InputError, match="expected paths or URLs"):
+        list_images(str(tmp_path / "inside.parquet"))

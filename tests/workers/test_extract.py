@@ -1,0 +1,176 @@
+"""One shard in process: an image's readings depend on the image alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from vlq.query.errors import RunError
+from vlq.query.schema import IMAGE_COLUMNS, Run, array_specs
+from vlq.workers.corpus import list_images
+from vlq.workers.extract import read_shard
+from vlq.workers.lens import Lens
+from vlq.workers.models import load
+from vlq.workers.models.base import LensModel
+from vlq.workers.worker import Setup, describe_run
+
+from .conftest import save_images
+
+PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> LensModel:
+    return load(str(tiny_model), prompt=PROMPT)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model: Path, model: LensModel) -> Run:
+    return describe_run(
+        Setup(str(tiny_model), PROMPT, 5, ("patch", "prompt"), "cpu", "auto", 1, 8, 32), model, "0" * 64
+    )
+
+
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(3) as threads:
+        yield threads
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    folder = save_images(tmp_path_factory.mktemp("corpus"), 21)
+    (folder / "0006.png").write_bytes((folder / "0006.png").read_bytes()[:200])
+    (folder / "0013.png").write_bytes(b"")
+    return list_images(str(folder))
+
+
+FAILED = [6, 13]
+GOOD = [i for i in range(21) if i not in FAILED]
+
+
+def read(
+    model: LensModel, run: Run, rows: pa.Table, decoders: ThreadPoolExecutor
+) -> tuple[dict[str, np.ndarray], pa.Table]:
+    return read_shard(model, Lens(model.unembed, run.k, run.lens_block), run, rows, decoders)
+
+
+def joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {
+        name: sum(part[name] for part in parts)
+        if name.startswith("sum/")
+        else np.concatenate([part[name] for part in parts])
+        for name in parts[0]
+    }  # type: ignore[return-value]
+
+
+def assert_same_readings(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    """Equal to 1e-4 nats; ids change places only inside that."""
+    for site in ("patch", "prompt"):
+        a, b = one[f"{site}/logprob"][GOOD], other[f"{site}/logprob"][GOOD]
+        np.testing.assert_allclose(a, b, atol=1e-4)
+        moved = one[f"{site}/token"][GOOD] != other[f"{site}/token"][GOOD]
+        gaps = np.minimum(np.abs(np.diff(a, prepend=np.inf)), np.abs(np.diff(a, append=-np.inf)))
+        gaps[..., -1] = 0  # the next one is not stored
+        assert (gaps[moved] < 2e-4).all()
+        for name in ("lse", "entropy"):
+            np.testing.assert_allclose(one[f"{site}/{name}"][GOOD], other[f"{site}/{name}"][GOOD], atol=1e-4)
+    for name in ("sum/patch", "sum/last"):
+        np.testing.assert_allclose(one[name], other[name], atol=1e-3)
+
+
+def test_shapes_fill_values_and_table(
+    model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor
+) -> None:
+    labelled = corpus.append_column("label", pa.array([f"l{i}" for i in range(21)]))
+    arrays, table = read(model, run, labelled, decoders)
+    for spec in array_specs(run, 21):
+        assert (arrays[spec.name].shape, arrays[spec.name].dtype) == (spec.shape, np.dtype(spec.dtype))
+        if spec.axes[0] == "image":
+            filled = np.full(spec.shape[1:], spec.fill, spec.dtype)
+            for i in range(21):
+                assert np.array_equal(arrays[spec.name][i], filled, equal_nan=spec.dtype[0] == "f") == (i in FAILED)
+    assert table.column_names == [*IMAGE_COLUMNS, "label"]
+    assert table["error"].to_pylist() == [
+        "truncated" if i == 6 else "empty file" if i == 13 else None for i in range(21)
+    ]
+    rows = table.to_pylist()
+    assert [rows[i]["transform"] for i in FAILED] == [None, None]
+    assert rows[0]["grid"] == {"rows": 4, "columns": 4}
+    assert [row["label"] for row in rows] == labelled["label"].to_pylist()
+    assert all(len(row["sha256"]) == 64 for row in rows)
+
+
+def test_sums_are_the_probabilities_summed(
+    model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor
+) -> None:
+    whole = replace(run, k=run.vocabulary_size)  # with every token stored, the sums follow from the readings
+    arrays, _ = read(model, whole, corpus, decoders)
+    for name, site, last in (("sum/patch", "patch", slice(None)), ("sum/last", "prompt", slice(-1, None))):
+        expected = np.zeros((run.layers, run.vocabulary_size))
+        for image in GOOD:
+            for layer in range(run.layers):
+                ids = arrays[f"{site}/token"][image, layer, last]
+                np.add.at(expected[layer], ids, np.exp(arrays[f"{site}/logprob"][image, layer, last].astype(float)))
+        np.testing.assert_allclose(arrays[name], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_batch_size_does_not_matter(
+    model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor, batch_size: int
+) -> None:
+    one, _ = read(model, replace(run, batch_size=1, lens_block=16), corpus, decoders)
+    other, _ = read(model, replace(run, batch_size=batch_size), corpus, decoders)
+    assert_same_readings(one, other)
+
+
+def test_shard_size_does_not_matter(model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor) -> None:
+    whole, _ = read(model, run, corpus, decoders)
+    parts = [read(model, run, corpus.slice(start, 4), decoders)[0] for start in range(0, 21, 4)]
+    assert_same_readings(whole, joined(parts))
+
+
+def test_a_failed_image_shifts_no_other(
+    model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor
+) -> None:
+    whole, _ = read(model, run, corpus, decoders)
+    alone, _ = read(model, run, corpus.take(pa.array(GOOD)), decoders)
+    for name, values in alone.items():
+        expected = whole[name] if name.startswith("sum/") else whole[name][GOOD]
+        assert np.array_equal(values, expected), name
+
+
+def test_only_what_is_asked_for(model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor) -> None:
+    both, _ = read(model, run, corpus, decoders)
+    only, _ = read(model, replace(run, at=("prompt",)), corpus, decoders)
+    assert set(only) == {name for name in both if name.startswith("prompt/") or name == "sum/last"}
+    np.testing.assert_allclose(only["prompt/logprob"][GOOD], both["prompt/logprob"][GOOD], atol=1e-4)
+
+
+def test_states_that_are_no_numbers_name_image_and_layer(
+    model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor
+) -> None:
+    def overflow(module: object, args: object, output: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(output, float("inf"))
+
+    handle = model.blocks[1].register_forward_hook(overflow)
+    try:
+        with pytest.raises(RunError, match=r"0000\.png: at layer 2 .* not finite in float32"):
+            read(model, run, corpus, decoders)
+    finally:
+        handle.remove()
+
+
+def test_an_unreadable_file_is_no_image_error(
+    model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    folder_as_file = corpus.slice(0, 1).set_column(2, "uri", pa.array([f"file://{tmp_path}"]))
+    with pytest.raises(OSError, match="directory"):
+        read(model, run, folder_as_file, decoders)

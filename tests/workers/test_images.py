@@ -1,0 +1,158 @@
+"""Every odd image that must work, and every bad one with its reason. All are made here."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlq.workers.images import BadImage, decode, fetch
+
+# Pillow warns of what it then copes with, or of what is judged here.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def gradient() -> Image.Image:
+    """40 wide, 30 high: red grows to the right, green downwards."""
+    y, x = np.mgrid[0:30, 0:40]
+    return Image.fromarray(np.stack([x * 6, y * 8, np.full_like(x, 90)], -1).astype(np.uint8))
+
+
+def close(image: Image.Image, expected: Image.Image, tolerance: int = 8) -> bool:
+    assert (image.mode, image.size) == ("RGB", expected.size)
+    return bool((np.abs(np.asarray(image).astype(int) - np.asarray(expected).astype(int)) <= tolerance).all())
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM"])
+def test_common_formats(format: str) -> None:
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format, {})
+    assert close(decode(encoded(gradient(), format, **options)), gradient())
+
+
+def test_grayscale_and_bilevel() -> None:
+    gray = gradient().convert("L")
+    assert close(decode(encoded(gray, "PNG")), gray.convert("RGB"), 0)
+    assert decode(encoded(gray.convert("1"), "PNG")).mode == "RGB"
+
+
+def test_cmyk() -> None:
+    cmyk = gradient().convert("CMYK")
+    assert close(decode(encoded(cmyk, "TIFF")), gradient(), 2)
+    assert decode(encoded(cmyk, "JPEG")).mode == "RGB"
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_not_clipped(format: str) -> None:
+    deep = np.linspace(0, 65535, 1200).reshape(30, 40).astype(np.uint16)
+    pixels = np.asarray(decode(encoded(Image.fromarray(deep), format)))
+    assert np.array_equal(pixels[..., 0], np.round(deep / 257).astype(np.uint8))
+    assert len(np.unique(pixels)) == 256
+
+
+def test_palettes() -> None:
+    palette = gradient().quantize(64)
+    assert close(decode(encoded(palette, "PNG")), palette.convert("RGB"), 0)
+    assert close(decode(encoded(palette, "PNG", transparency=b"\x00" * 10)), palette.convert("RGB"), 0)
+    assert close(decode(encoded(palette, "GIF")), palette.convert("RGB"), 0)
+
+
+def test_transparency_is_dropped_as_processors_do() -> None:
+    image = gradient().convert("RGBA")
+    image.putalpha(0)
+    assert close(decode(encoded(image, "PNG")), gradient(), 0)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_270), (8, Image.Transpose.ROTATE_90)],
+)
+def test_exif_orientation_is_applied(orientation: int, turn: Image.Transpose) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = decode(encoded(gradient(), "PNG", exif=exif))
+    assert close(upright, gradient().transpose(turn), 0)
+
+
+def test_broken_exif_is_ignored() -> None:
+    assert close(decode(encoded(gradient(), "PNG", exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff")), gradient(), 0)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_animations_give_their_first_frame(format: str) -> None:
+    frames = [Image.new("RGB", (20, 10), color) for color in ("red", "blue", "green")]
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
+    assert close(decode(data), frames[0], 2)
+
+
+def reason(data: bytes) -> str:
+    with pytest.raises(BadImage) as caught:
+        decode(data)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])
+def test_truncated(format: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = encoded(noise, format)
+    assert reason(data[: len(data) // 2]) in ("truncated", "not an image") or format == "WEBP"
+    assert len(reason(data[: len(data) // 2])) < 110
+
+
+def test_empty_and_foreign_files() -> None:
+    assert reason(b"") == "empty file"
+    assert reason(b"hello, this is text\n" * 20) == "not an image"
+    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n") == "not an image"
+    assert reason(b"\x89PNG\r\n\x1a\n") in ("not an image", "truncated")
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds almost nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\x00" * 100))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_000, 10_000), (10_000, 9_000)])
+def test_decompression_bombs(width: int, height: int) -> None:
+    assert reason(png_of_size(width, height)) == f"too large: {width * height:,} pixels"
+
+
+def test_hairlines() -> None:
+    assert reason(png_of_size(1, 5000)) == "too elongated: 1 x 5,000 pixels"
+
+
+def test_values_without_a_known_range() -> None:
+    assert reason(encoded(Image.fromarray(np.full((9, 9), 1e6, np.float32)), "TIFF")) == "pixel values out of range"
+    unit = decode(encoded(Image.fromarray(np.full((9, 9), 0.5, np.float32)), "TIFF"))
+    assert np.asarray(unit).max() == 128
+
+
+def test_fetching(tmp_path: Path) -> None:
+    path = tmp_path / "a b#c%20.png"
+    path.write_bytes(b"123")
+    assert fetch(f"file://{path}") == b"123"
+    with pytest.raises(BadImage, match="file not found"):
+        fetch(f"file://{tmp_path}/none.png")
+    with pytest.raises(OSError, match="directory"):
+        fetch(f"file://{tmp_path}")

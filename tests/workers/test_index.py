@@ -1,0 +1,231 @@
+"""Compaction and rebuilding: the rows of brute force, and the same bytes from every way there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vlq.workers.index as index_module
+from vlq.query.cache import Cache, latest_head
+from vlq.query.errors import CorruptCache, StoreError
+from vlq.query.schema import Head, Run, head_key
+from vlq.query.store import Store, open_store
+from vlq.workers.index import Rows, compact, merged, rebuild, token_ranges
+from vlq.workers.shard import write_shard
+
+from ..synthetic import image_table, make_cache, make_run, random_readings
+
+
+def indexed(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("index/**/*") if path.is_file()}
+
+
+def topk_rows(run: Run, arrays: dict[str, np.ndarray], site: str) -> list[tuple[Any, ...]]:
+    """Every stored reading as a row, sorted: loops over the whole corpus' arrays."""
+    stored, last = ("prompt", slice(-1, None)) if site == "last" else (site, slice(None))
+    token, logprob = arrays[f"{stored}/token"][:, :, last], arrays[f"{stored}/logprob"][:, :, last]
+    return sorted(
+        (int(token[cell]), *cell[:3], cell[3] + 1, float(logprob[cell]))
+        for cell in np.ndindex(*token.shape)
+        if token[cell] != run.no_id
+    )
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    images=st.integers(1, 9),
+    shard_size=st.integers(1, 4),
+    vocabulary=st.sampled_from([16, 70_000]),
+    at_once=st.sampled_from([1, 100, 10**6]),
+    part_bytes=st.sampled_from([1, 10**9]),
+    data=st.data(),
+)
+def test_the_index_equals_brute_force(
+    tmp_path_factory: pytest.TempPathFactory,
+    images: int,
+    shard_size: int,
+    vocabulary: int,
+    at_once: int,
+    part_bytes: int,
+    data: Any,
+) -> None:
+    folder = tmp_path_factory.mktemp("cache")
+    failed = data.draw(st.lists(st.integers(0, images - 1), unique=True))
+    run = make_run(layers=2, grid=(2, 2), k=2, shard_size=shard_size, vocabulary_size=vocabulary, vocabulary_hash="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_module, "ROWS_AT_ONCE", at_once)
+        patch.setattr(index_module, "PART_BYTES", part_bytes)
+        _, _, arrays = make_cache(folder, run, images=images, failed=failed)
+    cache = Cache.open(str(folder))
+    snapshot = cache.snapshot()
+    for site in ("patch", "prompt", "last"):
+        files = snapshot.files(f"{site}_topk")
+        rows = [tuple(row.values()) for path in files for row in pq.read_table(path).to_pylist()]
+        assert rows == topk_rows(run, arrays, site)
+        # The other table follows from rank 1 of this one.
+        best: dict[Any, list[Any]] = {}
+        for token, image, layer, position, rank, logprob in rows:
+            if rank == 1:
+                best.setdefault((token, image, layer), []).append((position, logprob))
+        expected = [
+            (*key, len(found), max(value for _, value in found), [position for position, _ in found])
+            for key, found in best.items()
+        ]
+        files = snapshot.files(f"{site}_top1")
+        assert [tuple(row.values()) for path in files for row in pq.read_table(path).to_pylist()] == expected
+    assert snapshot.cached == images
+    (table,) = snapshot.files("images")
+    assert pq.read_table(table)["image_id"].to_pylist() == list(range(images))
+
+
+def test_the_order_of_commits_does_not_matter(tmp_path: Path) -> None:
+    run = make_run()
+    made = {}
+    for name, order in (("up", [0, 1, 2, 3]), ("down", [3, 2, 1, 0]), ("mixed", [2, 0, 3, 1])):
+        store = open_store(str(tmp_path / name), create=True)
+        for shard in order:
+            names = [f"{shard}-{i}" for i in range(4)]
+            readings = random_readings(run, 4, np.random.default_rng(shard))
+            write_shard(store, run, shard, shard * 4, readings, image_table(names, shard * 4, [], run))
+        key, _ = compact(store, run, Head(1, "plan", 4, 16, False, None))
+        made[name] = key, indexed(tmp_path / name)
+    assert made["up"] == made["down"] == made["mixed"]
+
+
+def test_an_index_of_more_shards_does_not_depend_on_the_one_before(tmp_path: Path) -> None:
+    store, run, _ = make_cache(tmp_path / "stepwise", images=12, seal=False)
+    head = latest_head(store)
+    assert head is not None
+    last = store.read("commits/00000002.json")
+    store.delete("commits/00000002.json")
+    _, early = compact(store, run, head)
+    assert early.shards == 2
+    store.create("commits/00000002.json", last)
+    _, late = compact(store, run, head)
+    store, _, _ = make_cache(tmp_path / "at once", images=12, seal=False)
+    assert compact(store, run, head)[1] == late
+    whole = indexed(tmp_path / "at once")
+    assert {key: data for key, data in indexed(tmp_path / "stepwise").items() if key in whole} == whole
+
+
+def test_an_index_ends_before_the_first_gap(tmp_path: Path) -> None:
+    store, run, _ = make_cache(tmp_path, images=12, seal=False)
+    store.delete("commits/00000001.json")
+    head = latest_head(store)
+    assert head is not None
+    _, manifest = compact(store, run, head)
+    assert (manifest.shards, manifest.images) == (1, 4)
+
+
+@pytest.mark.parametrize("failed", [[], [0, 1, 2, 3, 5], list(range(10))])
+def test_rebuilding_from_arrays_gives_the_same_bytes(tmp_path: Path, failed: list[int]) -> None:
+    store, run, _ = make_cache(tmp_path, failed=failed)
+    before = indexed(tmp_path)
+    head = latest_head(store)
+    shutil.rmtree(tmp_path / "index")
+    shutil.rmtree(tmp_path / "postings")
+    key, _, changed = rebuild(store, run)
+    assert indexed(tmp_path) == before
+    assert head is not None
+    assert (key, changed, latest_head(store)) == (head.index, False, head)
+
+
+def test_rebuilding_seals_a_complete_cache(tmp_path: Path) -> None:
+    store, run, _ = make_cache(tmp_path, seal=False)
+    key, _, changed = rebuild(store, run)
+    assert changed
+    assert latest_head(store) == Head(2, Cache.open(str(tmp_path)).snapshot().head.plan, 3, 10, True, key)  # type: ignore[union-attr]
+
+
+def test_rebuilding_keeps_an_incomplete_cache_open(tmp_path: Path) -> None:
+    store, run, _ = make_cache(tmp_path, seal=False)
+    store.delete("commits/00000002.json")
+    rebuild(store, run)
+    head = latest_head(store)
+    assert head is not None
+    assert (head.sealed, head.images) == (False, 10)
+    assert Cache.open(str(tmp_path)).snapshot().cached == 8
+
+
+@pytest.mark.parametrize("damage", [b"not what it was", None])
+def test_rebuilding_from_damaged_arrays_is_refused(tmp_path: Path, damage: bytes | None) -> None:
+    store, run, _ = make_cache(tmp_path)
+    (path,) = tmp_path.glob("shards/00000001-*/patch/token/c/0/0/0/0")
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.raises(CorruptCache, match=r"shards/00000001-.*/patch/token/c/0/0/0/0"):
+        rebuild(store, run)
+
+
+def test_a_damaged_index_is_replaced(tmp_path: Path) -> None:
+    store, run, _ = make_cache(tmp_path)
+    before = indexed(tmp_path)
+    for path in tmp_path.glob("index/*/patch_*"):
+        path.write_bytes(b"damaged")
+    rebuild(store, run)
+    assert indexed(tmp_path) == before
+
+
+def test_a_full_scratch_disk_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, run, _ = make_cache(tmp_path)
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StoreError, match=r"(?s)No space left in .*TMPDIR"):
+        rebuild(store, run)
+
+
+# --- merging ---------------------------------------------------------------------------------------------------
+
+
+def write_tokens(path: Path, tokens: list[int], file: int, group: int) -> str:
+    rows = pa.table({"token": pa.array(sorted(tokens), pa.uint32()), "file": pa.array([file] * len(tokens), pa.int32())})
+    pq.write_table(rows, path, row_group_size=group)
+    return str(path)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    files=st.lists(st.lists(st.integers(0, 30), max_size=25), min_size=1, max_size=5),
+    limit=st.integers(1, 60),
+    group=st.integers(1, 9),
+)
+def test_merging_is_a_stable_sort(
+    tmp_path_factory: pytest.TempPathFactory, files: list[list[int]], limit: int, group: int
+) -> None:
+    folder = tmp_path_factory.mktemp("merge")
+    paths = [write_tokens(folder / f"{i}", tokens, i, group) for i, tokens in enumerate(files)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_module, "ROWS_AT_ONCE", limit)
+        parts = list(merged(paths))
+    rows = [(row["token"], row["file"]) for part in parts for row in part.to_pylist()]
+    assert rows == sorted((token, i) for i, tokens in enumerate(files) for token in tokens)
+    for part in parts:
+        assert part.num_rows <= limit or len(set(part["token"].to_pylist())) == 1
+        assert part.num_rows or parts == [part]  # an empty one only where there are no rows at all
+
+    reader = Rows(paths)
+    found = []
+    while (table := reader.take(limit)) is not None:
+        assert 0 < table.num_rows <= limit
+        found += table["token"].to_pylist()
+    assert found == [token for tokens in files for token in sorted(tokens)]
+
+
+@given(counts=st.lists(st.integers(0, 9), max_size=12), limit=st.integers(1, 12))
+def test_ranges_hold_every_token_once(counts: list[int], limit: int) -> None:
+    ranges = list(token_ranges(np.array(counts, np.int64), limit))
+    covered = [token for low, high in ranges for token in range(low, high) if counts[token]]
+    assert covered == [token for token, count in enumerate(counts) if count]
+    for low, high in ranges:
+        held = [count for count in counts[low:high] if count]
+        assert sum(held) <= limit or len(held) == 1

@@ -1,0 +1,90 @@
+"""The lens against a softmax over everything in float64, and ties against a stable sort."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlq.workers.lens import GROUP, Lens, default_block, exact_top, top
+
+
+def stable_order(logits: torch.Tensor) -> np.ndarray:
+    """Ids from the highest logit down, equal ones in ascending order."""
+    return np.argsort(-logits.double().numpy(), axis=-1, kind="stable")
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 7),
+    vocabulary=st.sampled_from([3, 20, GROUP, GROUP + 1, 40 * GROUP, 40 * GROUP + 5]),
+    k=st.integers(1, 5),
+    levels=st.sampled_from([2, 30, 10**9]),
+    block=st.integers(1, 8),
+)
+def test_readings_equal_a_full_softmax(seed: int, n: int, vocabulary: int, k: int, levels: int, block: int) -> None:
+    k = min(k, vocabulary)
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy((rng.integers(0, levels, (n, vocabulary)) * (20 / levels)).astype(np.float32))
+    weights = torch.from_numpy(rng.integers(0, 2, (2, n)).astype(np.float32))
+
+    readings = Lens(lambda hidden: hidden.clone(), k, block).read(logits, weights)
+
+    exact = torch.log_softmax(logits.double(), -1).numpy()
+    order = stable_order(logits)[:, :k]
+    assert np.array_equal(readings.token.numpy(), order)
+    np.testing.assert_allclose(readings.logprob.numpy(), np.take_along_axis(exact, order, -1), atol=2e-5)
+    np.testing.assert_allclose(readings.lse.numpy(), torch.logsumexp(logits.double(), -1).numpy(), atol=2e-5)
+    np.testing.assert_allclose(readings.entropy.numpy(), -(np.exp(exact) * exact).sum(-1), atol=1e-4)
+    np.testing.assert_allclose(readings.mass.numpy(), weights.double().numpy() @ np.exp(exact), atol=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [50, 30 * GROUP, 100 * GROUP + 3])
+@pytest.mark.parametrize("levels", [1, 3, 10**6])
+@pytest.mark.parametrize("ties_are_rare", [True, False])
+def test_ties_go_to_the_lower_id(vocabulary: int, levels: int, ties_are_rare: bool) -> None:
+    logits = torch.randint(-levels, levels + 1, (40, vocabulary), generator=torch.Generator().manual_seed(1)).float()
+    values, token = top(logits, 10, ties_are_rare)
+    order = stable_order(logits)[:, :10]
+    assert np.array_equal(token.numpy(), order)
+    assert np.array_equal(values.numpy(), np.take_along_axis(logits.numpy(), order, -1))
+
+
+def test_the_two_zeros_tie() -> None:
+    logits = torch.tensor([[-1.0, -0.0, 0.0, -0.0, -2.0]])
+    assert exact_top(logits, 3)[1].tolist() == [[1, 2, 3]]
+    assert top(logits, 3)[1].tolist() == [[1, 2, 3]]
+
+
+def test_k_may_be_the_whole_vocabulary() -> None:
+    logits = torch.tensor([[1.0, 3.0, 3.0, -5.0]])
+    assert top(logits, 4)[1].tolist() == [[1, 2, 0, 3]]
+
+
+def test_half_precision_logits_are_read_in_float32() -> None:
+    logits = torch.randn(5, 5000, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16) * 8
+    readings = Lens(lambda hidden: hidden.clone(), 20, 64).read(logits, torch.ones(1, 5))
+    exact = torch.log_softmax(logits.double(), -1).numpy()
+    order = stable_order(logits)[:, :20]
+    assert np.array_equal(readings.token.numpy(), order)
+    np.testing.assert_allclose(readings.logprob.numpy(), np.take_along_axis(exact, order, -1), atol=1e-4)
+
+
+def test_never_more_logits_than_a_block() -> None:
+    seen: list[int] = []
+
+    def unembed(hidden: torch.Tensor) -> torch.Tensor:
+        seen.append(len(hidden))
+        return hidden.clone()
+
+    Lens(unembed, 2, 7).read(torch.randn(30, 11), torch.ones(1, 30))
+    assert max(seen) <= 7
+    assert sum(seen) == 30
+
+
+def test_default_block_shrinks_with_the_vocabulary() -> None:
+    assert default_block(32_064, "cpu") * 32_064 <= 2**20
+    assert default_block(10**9, "cpu") >= 1

@@ -1,0 +1,258 @@
+"""The facade over models: the lens against the model's own outputs, geometry, vocabulary, and what bad models get."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vlq.query.errors import ModelError
+from vlq.workers.lens import Lens
+from vlq.workers.models import load
+from vlq.workers.models.base import LensModel, check
+from vlq.workers.models.files import model_hash, resolve
+from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
+
+from .conftest import PADDED, make_model
+
+PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> LensModel:
+    return load(str(tiny_model), prompt=PROMPT)
+
+
+def noise(width: int = 50, height: int = 40, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def hidden_states(model: LensModel, images: list[Image.Image]) -> list[torch.Tensor]:
+    """What the facade's hooks see: one (image, sequence, d) per layer."""
+    seen: list[torch.Tensor] = []
+    model.forward([model.preprocess(image) for image in images], lambda layer, hidden: seen.append(hidden.clone()))
+    return seen
+
+
+def test_every_layer_equals_output_hidden_states(model: LensModel) -> None:
+    images = [noise(seed=1), noise(30, 70, seed=2)]
+    seen = hidden_states(model, images)
+
+    inputs = model.processor(images=images, text=[PROMPT] * 2, return_tensors="pt")
+    with torch.inference_mode():
+        outputs = model.model(**inputs, output_hidden_states=True)
+    norm, head = model.model.model.language_model.norm, model.model.lm_head
+    assert len(seen) == len(outputs.hidden_states) == model.layers
+    for layer, (ours, theirs) in enumerate(zip(seen, outputs.hidden_states, strict=True)):
+        # The last state that the library returns has been through the norm already.
+        normed = theirs if layer == model.layers - 1 else norm(theirs)
+        with torch.inference_mode():
+            expected = torch.log_softmax(head(normed).double(), -1).flatten(0, 1)
+        readings = Lens(model.unembed, 6, 16).read(ours.flatten(0, 1), torch.ones(1, ours.shape[0] * ours.shape[1]))
+        order = np.argsort(-expected.numpy(), -1, kind="stable")[:, :6]
+        values = np.take_along_axis(expected.numpy(), order, -1)
+        np.testing.assert_allclose(readings.logprob.numpy(), values, atol=1e-4)
+        apart = (np.diff(values) < -1e-4).all(-1)
+        assert apart.mean() > 0.5
+        assert np.array_equal(readings.token.numpy()[apart], order[apart])
+
+
+def test_the_last_layer_is_the_models_own_answer(model: LensModel) -> None:
+    images = [noise(seed=3), noise(seed=4)]
+    last = hidden_states(model, images)[-1]
+    inputs = model.processor(images=images, text=[PROMPT] * 2, return_tensors="pt")
+    with torch.inference_mode():
+        logits = model.model(**inputs).logits
+    readings = Lens(model.unembed, 3, 1000).read(last.flatten(0, 1), torch.ones(1, last.shape[0] * last.shape[1]))
+    assert torch.equal(readings.token[:, 0], logits.argmax(-1).flatten())
+
+
+def test_norms_of_the_test_model_are_not_ones(model: LensModel) -> None:
+    # With ones, a norm applied twice would go unseen.
+    assert float((model.final_norm.weight.detach() - 1).abs().max()) > 0.3  # type: ignore[operator]
+
+
+def test_positions_come_from_the_input_ids(model: LensModel) -> None:
+    assert model.grid == (4, 4)
+    assert len(model.patch_positions) == 16
+    assert np.array_equal(np.diff(model.patch_positions.numpy()), np.ones(15))
+    text = model.tokenizer.decode(model.prompt_ids, skip_special_tokens=False)
+    assert "<image>" not in text
+    assert text.endswith("ASSISTANT:")
+    assert len(model.prompt_ids) + 16 == len(model.input_ids)
+
+
+def test_prompts(tiny_model: Path) -> None:
+    default = load(str(tiny_model))
+    assert default.prompt == "USER: <image>\nWhat is in this image? ASSISTANT:"
+    assert load(str(tiny_model), prompt="What is the dog?").prompt == "USER: <image>\nWhat is the dog? ASSISTANT:"
+    assert load(str(tiny_model), prompt="<image>").prompt == "<image>"
+    with pytest.raises(ModelError, match="2 times"):
+        load(str(tiny_model), prompt="<image> <image>")
+
+
+def test_a_chat_template_places_the_image(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(tiny_model, folder)
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}<image> {% else %}{{ c.text }}"
+        "{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+    )
+    assert load(str(folder), prompt="What is this?").prompt == "<image> What is this? ASSISTANT:"
+
+
+# --- geometry --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pad": True},
+        {"size": {"height": 32, "width": 32}},
+        {"size": {"height": 32, "width": 32}, "crop": False},
+        {"size": {"shortest_edge": 24}},  # smaller than the crop: the processor pads with black
+    ],
+    ids=["crop", "pad", "squash", "squash-only", "crop-pads"],
+)
+@pytest.mark.parametrize(("width", "height"), [(320, 200), (130, 331), (257, 256), (64, 64)])
+def test_the_transform_is_what_the_processor_does(
+    tmp_path: Path, options: dict[str, Any], width: int, height: int
+) -> None:
+    model = load(str(make_model(tmp_path / "m", **options)))
+    # Colours tell coordinates: red is x, green is y, in 255ths of the image.
+    y, x = np.mgrid[0:height, 0:width] + 0.5
+    coordinates = np.stack([x / width, y / height, np.ones_like(x)], -1)
+    values = model.preprocess(Image.fromarray((coordinates * 255).round().astype(np.uint8)))["pixel_values"].numpy()
+    processor = model.processor.image_processor
+    seen = values.transpose(1, 2, 0) * processor.image_std + processor.image_mean  # (row, column, channel) in 0 to 1
+
+    transform = model.transform(width, height)
+    assert seen.shape[:2] == (transform.height, transform.width)
+    rows, columns = np.mgrid[0 : transform.height, 0 : transform.width] + 0.5
+    original_x = (columns - transform.offset_x) / transform.scale_x
+    original_y = (rows - transform.offset_y) / transform.scale_y
+    # Well inside the image, where no edge or padding bleeds in.
+    margin_x, margin_y = 3 / transform.scale_x, 3 / transform.scale_y
+    inside = (original_x > margin_x) & (original_x < width - margin_x)
+    inside &= (original_y > margin_y) & (original_y < height - margin_y)
+    assert inside.mean() > 0.1
+    # Within a third of a pixel of the model's input.
+    error_x = np.abs(seen[..., 0] * width - original_x)[inside] * transform.scale_x
+    error_y = np.abs(seen[..., 1] * height - original_y)[inside] * transform.scale_y
+    assert error_x.max() < 0.34
+    assert error_y.max() < 0.34
+
+
+# --- vocabulary ------------------------------------------------------------------------------------------------
+
+
+def test_vocabulary(model: LensModel) -> None:
+    rows = vocabulary_table(model.tokenizer, model.vocabulary_size).to_pylist()
+    by_piece = {row["piece"]: row for row in rows}
+    assert [row["id"] for row in rows] == list(range(model.vocabulary_size))
+    assert by_piece["▁dog"] | {"id": 0} == {
+        "id": 0,
+        "piece": "▁dog",
+        "text": " dog",
+        "word_start": True,
+        "special": False,
+    }
+    assert (by_piece["dog"]["text"], by_piece["dog"]["word_start"]) == ("dog", False)
+    assert (by_piece["<0x0A>"]["text"], by_piece["<0x0A>"]["word_start"]) == ("\n", False)
+    assert (by_piece["▁"]["text"], by_piece["▁"]["word_start"]) == (" ", False)
+    assert by_piece["<s>"]["special"]
+    assert by_piece["<image>"]["special"]
+    for row in rows[-PADDED:]:
+        assert (row["piece"], row["text"], row["word_start"], row["special"]) == (None, None, False, False)
+    ids = model.tokenizer("What is the dog", add_special_tokens=False)["input_ids"]
+    assert "".join(rows[id]["text"] for id in ids) == " What is the dog"
+
+
+def test_vocabulary_hash_tells_vocabularies_apart(model: LensModel) -> None:
+    table = vocabulary_table(model.tokenizer, model.vocabulary_size)
+    assert vocabulary_hash(table) == vocabulary_hash(table)
+    assert vocabulary_hash(table) != vocabulary_hash(table.slice(1))
+
+
+def test_model_hash_knows_content_not_place(tiny_model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(tiny_model, copy)
+    (copy / "README.md").write_text("a card")
+    assert model_hash(copy) == model_hash(tiny_model)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert model_hash(copy) != model_hash(tiny_model)
+
+
+# --- models that will not do -----------------------------------------------------------------------------------
+
+
+def edited(folder: Path, to: Path, file: str, **changes: Any) -> str:
+    shutil.copytree(folder, to)
+    values = json.loads((to / file).read_text())
+    (to / file).write_text(json.dumps(values | changes))
+    return str(to)
+
+
+def test_missing_and_unfit_models(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    bad = {
+        "There is no model folder": str(tmp_path / "missing"),
+        "no config.json": str(tmp_path / "nothing"),
+        "not an image-text-to-text model": edited(tiny_model, tmp_path / "llama", "config.json", model_type="llama"),
+        "cannot read yet": edited(tiny_model, tmp_path / "qwen", "config.json", model_type="qwen2_vl"),
+        "image positions": edited(
+            tiny_model, tmp_path / "grid", "processor_config.json", num_additional_image_tokens=2
+        ),
+    }
+    for message, folder in bad.items():
+        with pytest.raises(ModelError, match=message) as caught:
+            load(folder)
+        assert caught.value.hint
+
+
+def test_damaged_weights(tiny_model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    cut = tmp_path / "cut"
+    shutil.copytree(tiny_model, cut)
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(str(cut))
+
+    lacking = tmp_path / "lacking"
+    shutil.copytree(tiny_model, lacking)
+    weights = load_file(lacking / "model.safetensors")
+    del weights[next(name for name in weights if "lm_head" in name)]
+    save_file(weights, lacking / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="lacks 1 weights"):
+        load(str(lacking))
+
+
+def test_a_hub_model_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="cannot be reached"):
+        resolve("nobody/nothing")
+
+
+def test_an_adapter_that_forgets_the_norm_is_caught(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "unembed", lambda hidden: model.lm_head(hidden))
+    with pytest.raises(ModelError, match="differs from the model's logits"):
+        check(model)
+
+
+def test_an_adapter_that_norms_twice_is_caught(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "unembed", lambda hidden: model.lm_head(model.final_norm(model.final_norm(hidden))))
+    with pytest.raises(ModelError, match="differs from the model's logits"):
+        check(model)

@@ -1,0 +1,89 @@
+"""Postings against loops over the arrays."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlq.workers.postings import ROW_GROUP, postings_bytes, postings_of, stable_order, topk_postings
+
+from ..synthetic import make_run, random_readings
+
+shapes = st.fixed_dictionaries(
+    {
+        "layers": st.integers(1, 4),
+        "grid": st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        "k": st.integers(1, 5),
+        "at": st.sampled_from([("patch",), ("prompt",), ("patch", "prompt")]),
+        "prompt_ids": st.lists(st.integers(0, 9), min_size=1, max_size=3).map(tuple),
+        "dtype": st.sampled_from(["float32", "float16"]),
+    }
+)
+
+
+def brute_force(token: np.ndarray, logprob: np.ndarray, first: int, failed: list[int]) -> tuple[list[Any], list[Any]]:
+    """Rows of both tables, in their order, from (image, layer, position, k)."""
+    topk, cells = [], defaultdict(list)
+    images, layers, positions, k = token.shape
+    for image in range(images):
+        if image in failed:
+            continue
+        for layer in range(layers):
+            for position in range(positions):
+                for rank in range(k):
+                    id, value = int(token[image, layer, position, rank]), float(logprob[image, layer, position, rank])
+                    topk.append((id, first + image, layer, position, rank + 1, value))
+                    if rank == 0:
+                        cells[id, first + image, layer].append((position, value))
+    top1 = [
+        (*key, len(found), max(value for _, value in found), [position for position, _ in found])
+        for key, found in sorted(cells.items())
+    ]
+    return top1, sorted(topk)
+
+
+@settings(deadline=None, max_examples=60)
+@given(shape=shapes, wide=st.booleans(), images=st.integers(1, 4), first=st.integers(0, 10**6), data=st.data())
+def test_postings_equal_brute_force(shape: dict[str, Any], wide: bool, images: int, first: int, data: Any) -> None:
+    failed = data.draw(st.lists(st.integers(0, images - 1), unique=True))
+    run = make_run(**shape, **({"vocabulary_size": 70_000, "vocabulary_hash": ""} if wide else {}))
+    readings = random_readings(run, images, np.random.default_rng(data.draw(st.integers(0, 2**32))), failed)
+    tables = postings_of(run, first, readings)
+    assert set(tables) == {f"{site}_{kind}" for site in run.positions for kind in ("top1", "topk")}
+    for site in run.positions:
+        stored, last = ("prompt", slice(-1, None)) if site == "last" else (site, slice(None))
+        top1, topk = brute_force(
+            readings[f"{stored}/token"][:, :, last], readings[f"{stored}/logprob"][:, :, last], first, failed
+        )
+        assert [tuple(row.values()) for row in tables[f"{site}_top1"].to_pylist()] == top1
+        assert [tuple(row.values()) for row in tables[f"{site}_topk"].to_pylist()] == topk
+
+
+@settings(deadline=None)
+@given(
+    ids=st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 5) | st.integers(65_530, 65_540), max_size=60),
+    wide=st.booleans(),
+)
+def test_stable_order(ids: list[int], wide: bool) -> None:
+    ids = ids if wide else [id % 2**16 for id in ids]
+    order = stable_order(np.array(ids, np.uint32 if wide else np.uint16))
+    assert order.tolist() == sorted(range(len(ids)), key=lambda i: (ids[i], i))
+
+
+def test_a_tokens_rows_are_found_by_statistics() -> None:
+    rng = np.random.default_rng(0)
+    token = rng.integers(0, 50, (40, 5, 100, 10)).astype(np.uint16)
+    table = topk_postings(token, np.zeros(token.shape, np.float32), 0, 65535)
+    file = pq.ParquetFile(io.BytesIO(postings_bytes(table)))
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    assert [group.num_rows for group in groups] == [ROW_GROUP, token.size - ROW_GROUP]
+    spans = [(group.column(0).statistics.min, group.column(0).statistics.max) for group in groups]
+    flat = np.sort(token.reshape(-1))
+    assert spans == [(flat[0], flat[ROW_GROUP - 1]), (flat[ROW_GROUP], flat[-1])]
+    assert file.read().equals(table)

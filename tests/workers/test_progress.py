@@ -1,0 +1,95 @@
+"""What long work shows, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+import vlq.workers.progress as progress
+from vlq.workers.progress import steps, tracker
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_lines_where_there_is_no_terminal(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with tracker() as shown:
+        shown.say("2 new images")
+        shown.phase("loading the model")
+        shown.images(100, 1300, 0, 0)
+        clock.now += 4
+        shown.images(132, 1300, 0, 32)  # too early for another line
+        clock.now += 6
+        shown.images(300, 1300, 1, 200)
+        clock.now += 1
+        shown.images(1300, 1300, 2, 1200)
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert said.splitlines() == [
+        "2 new images",
+        "loading the model",
+        "100 of 1,300 images",
+        "300 of 1,300 images, 20 images/s, 50 s left, 1 error",
+        "1,300 of 1,300 images, 109 images/s, 2 errors",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("total", "left"), [(10, "45 s"), (40, "3 min 15 s"), (1000, "1 h 23 min"), (21, "1 min 40 s")]
+)
+def test_time_left(clock: Clock, capsys: pytest.CaptureFixture[str], total: int, left: str) -> None:
+    with tracker() as shown:
+        shown.images(0, total, 0, 0)
+        clock.now += 5
+        shown.images(1, total, 0, 1)
+    assert capsys.readouterr().err.splitlines()[-1] == f"1 of {total:,} images, 0.2 images/s, {left} left"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    with tracker() as shown:
+        shown.say("Going on: [3] of 8 images are cached.")
+        shown.images(3, 8, 0, 0)
+        clock.now += 2
+        shown.images(7, 8, 1, 4)
+        shown._progress.refresh()  # type: ignore[attr-defined]
+    assert "Going on: [3] of 8 images are cached." in screen.getvalue()  # no markup
+    assert "7 of 8 images, 2.0 images/s, 0 s left, 1 error" in screen.getvalue()
+
+
+def test_steps_are_told_sparingly(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with steps() as step:
+        for done in range(1, 41):
+            clock.now += 0.25
+            step("checking shards", done, 40)
+        step("comparing", 0, 0)
+    assert capsys.readouterr().err.splitlines() == [
+        "checking shards: 1 of 40",
+        "checking shards: 21 of 40",
+        "checking shards: 40 of 40",
+        "comparing",
+    ]

@@ -1,0 +1,184 @@
+"""Each kind of damage is found and named, its mending mends, and a sound cache has none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from vlq.query.cache import Cache
+from vlq.workers.postings import postings_bytes
+from vlq.workers.tables import parquet_bytes
+from vlq.workers.verify import Finding, verify
+
+from ..synthetic import make_cache, make_run
+
+
+def findings(folder: Path) -> list[Finding]:
+    return list(verify(Cache.open(str(folder)), lambda what, done, of: None))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verify") / "cache"
+    make_cache(folder, failed=[3])
+    return folder
+
+
+@pytest.fixture
+def cache(sound: Path, tmp_path: Path) -> Path:
+    shutil.copytree(sound, tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("failed", [[], [0], list(range(10))])
+@pytest.mark.parametrize(
+    "changes", [{}, {"at": ("patch",)}, {"vocabulary_size": 70_000, "dtype": "float16", "layers": 2, "grid": (1, 2)}]
+)
+def test_nothing_is_found_in_a_sound_cache(tmp_path: Path, failed: list[int], changes: dict[str, object]) -> None:
+    make_cache(tmp_path, make_run(**changes), failed=failed)
+    assert findings(tmp_path) == []
+
+
+def one(folder: Path, pattern: str) -> Path:
+    (path,) = folder.glob(pattern)
+    return path
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+REDO = "delete commits/00000001.json"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "mend"),
+    [
+        ("shards/00000001-*/patch/logprob/c/0/0/0/0", REDO),
+        ("shards/00000001-*/zarr.json", REDO),
+        ("images/00000001-*.parquet", REDO),
+        ("postings/00000001-*/last_topk.parquet", REDO),
+        ("index/*/patch_top1-000.parquet", "vlq index"),
+        ("index/*/images-000.parquet", "vlq index"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (Path.unlink, "missing"),
+        (flip, "not what was written"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "not what was written"),
+    ],
+    ids=["missing", "flipped", "short"],
+)
+def test_damaged_objects(cache: Path, pattern: str, mend: str, damage: Callable[[Path], None], what: str) -> None:
+    path = one(cache, pattern)
+    damage(path)
+    (finding,) = findings(cache)
+    assert (finding.where, finding.what) == (str(path.relative_to(cache)), what)
+    assert finding.mend.startswith(mend)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "content", "where", "what"),
+    [
+        ("vocabulary.parquet", None, "vocabulary.parquet", "missing"),
+        ("vocabulary.parquet", b"PAR1", "vocabulary.parquet", "not readable"),
+        ("plans/*", None, "plans/", "missing"),
+        ("plans/*", b"other", "plans/", "not what was written"),
+        ("commits/*1.json", None, "shard 1", "missing"),
+        ("commits/*1.json", b"{", "commits/00000001.json", "not readable"),
+        ("heads/*2.json", b"{", "heads/", "heads/00000002.json is not readable"),
+        ("index/*.json", None, "index/", "missing"),
+        ("index/*.json", b"[]", "index/", "is not a record"),
+    ],
+)
+def test_damaged_records(cache: Path, pattern: str, content: bytes | None, where: str, what: str) -> None:
+    path = one(cache, pattern)
+    path.unlink() if content is None else path.write_bytes(content)
+    (finding,) = findings(cache)
+    assert finding.where.startswith(where)
+    assert what in finding.what
+    assert finding.mend
+
+
+def test_a_vocabulary_of_another_model(cache: Path) -> None:
+    table = pq.read_table(cache / "vocabulary.parquet").slice(1)
+    (cache / "vocabulary.parquet").write_bytes(parquet_bytes(table))
+    assert [(finding.where, finding.what) for finding in findings(cache)] == [
+        ("vocabulary.parquet", "not the run's vocabulary")
+    ]
+
+
+def test_shards_not_done_yet(tmp_path: Path) -> None:
+    store, _, _ = make_cache(tmp_path, seal=False)
+    store.delete("commits/00000000.json")
+    assert [(finding.where, finding.what) for finding in findings(tmp_path)] == [("shard 0", "not done yet")]
+
+
+def test_a_cache_without_a_plan(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    shutil.rmtree(tmp_path / "heads")
+    assert [finding.what for finding in findings(tmp_path)] == ["no plan was made"]
+
+
+def test_a_shard_of_another_run(cache: Path) -> None:
+    edit(cache, one(cache, "commits/*1.json"), lambda record: record.update(run="0" * 16))
+    assert [(finding.where, finding.what) for finding in findings(cache)] == [
+        ("commits/00000001.json", "made by another run")
+    ]
+
+
+# --- what is well written and wrong ----------------------------------------------------------------------------
+
+
+def edit(cache: Path, path: Path, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
+    record = json.loads(path.read_bytes())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+def replace_object(cache: Path, record: Path, key: str, data: bytes) -> None:
+    """Other content under an object's key, and the record changed to fit it."""
+    import hashlib
+
+    def fit(value: object) -> None:
+        if isinstance(value, dict) and value.get("key") == key:
+            value |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+            fit(item)
+
+    (cache / key).write_bytes(data)
+    edit(cache, record, fit)
+
+
+@pytest.mark.parametrize("table", ["patch_top1", "prompt_topk", "images"])
+@pytest.mark.parametrize("change", ["last row gone", "another value"])
+def test_an_index_that_says_something_else(cache: Path, table: str, change: str) -> None:
+    path = one(cache, f"index/*/{table}-000.parquet")
+    rows = pq.read_table(path)
+    if change == "last row gone":
+        rows = rows.slice(0, rows.num_rows - 1)
+    else:
+        column = "image" if table == "images" else "logprob"
+        rows = rows.set_column(rows.column_names.index(column), column, rows[column].take(list(range(rows.num_rows))[::-1]))
+    write = parquet_bytes if table == "images" else postings_bytes
+    key = path.relative_to(cache).as_posix()
+    replace_object(cache, one(cache, "index/*.json"), key, write(rows))
+    assert findings(cache) == [Finding(key, "says something else than the shards", "vlq index")]
+
+
+def test_postings_that_say_something_else(cache: Path) -> None:
+    path = one(cache, "postings/00000001-*/last_top1.parquet")
+    key = path.relative_to(cache).as_posix()
+    rows = pq.read_table(path)
+    replace_object(cache, cache / "commits" / "00000001.json", key, postings_bytes(rows.slice(1)))
+    (finding,) = findings(cache)
+    assert (finding.where, finding.what) == (key, "says something else than the arrays")

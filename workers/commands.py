@@ -1,0 +1,98 @@
+"""`vlq run`: what the command line adds to `run_job`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from vlq.query.errors import BadArgument, NoCache
+
+SHOWN_ERRORS = 5
+"""How many failed images are listed at the end."""
+
+
+def run(
+    images: Annotated[
+        str, typer.Argument(help="Folder, glob, image or manifest (.parquet, .csv, .jsonl); a path or a URL.")
+    ],
+    model: Annotated[str, typer.Option(help="Folder of a saved model, or a Hugging Face hub id.")],
+    cache: Annotated[str, typer.Option(help="Where the cache is or will be; default $VLQ_CACHE.")] = "",
+    prompt: Annotated[str | None, typer.Option(help="A question, or a whole prompt with <image> in it.")] = None,
+    k: Annotated[int, typer.Option(help="Tokens kept per reading.", min=1, max=255)] = 20,
+    shard_size: Annotated[int | None, typer.Option(help="Images per unit of work; default 32.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass; default 8.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Default: one per GPU, else as many as fit.", min=1)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    at: Annotated[str, typer.Option(help="What is read: patch, prompt, or both.")] = "patch,prompt",
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster to join; default: one of its own here.")
+    ] = None,
+) -> None:
+    """Read a corpus of images with a model into a cache. The same command goes on with a run that was stopped."""
+    options = {
+        "images": images,
+        "model": model,
+        "cache": cache or os.environ.get("VLQ_CACHE", ""),
+        "prompt": prompt,
+        "k": k,
+        "at": parse_sites(at),
+        "limit": limit,
+        "shard_size": shard_size,
+        "batch_size": batch_size,
+        "workers": workers,
+        "device": one_of("--device", device, ("auto", "cpu", "cuda")),
+        "dtype": one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16")),
+        "ray_address": ray_address,
+    }
+    if not options["cache"]:
+        raise NoCache(
+            "No cache given: --cache and $VLQ_CACHE are empty.", "Say where it should be: --cache FOLDER_OR_URL"
+        )
+
+    from vlq.workers.job import run_job
+    from vlq.workers.plan import RunOptions
+    from vlq.workers.progress import tracker
+
+    asked = RunOptions(**options)  # type: ignore[arg-type]
+    try:
+        with tracker() as shown:
+            outcome = run_job(asked, shown)
+    except KeyboardInterrupt:
+        print("Stopped. What is done is kept; the same command goes on from here.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    report(asked.cache, outcome.images, outcome.errors, outcome.fresh)
+
+
+def report(cache: str, images: int, errors: tuple[tuple[int, str, str], ...], fresh: int) -> None:
+    """Print what there is now and what to type next."""
+    if not fresh:
+        print("Nothing to do: all images are cached already.")
+    read = images - len(errors)
+    print(
+        f"{read:,} image{'s' if read != 1 else ''} read{f', {len(errors):,} could not be' if errors else ''}: {cache}"
+    )
+    for _, name, reason in errors[:SHOWN_ERRORS]:
+        print(f"  {name}: {reason}")
+    if len(errors) > SHOWN_ERRORS:
+        print(f"  and {len(errors) - SHOWN_ERRORS:,} more: vlq info --cache {cache}")
+    print(f"Ask it: vlq \"first_layer(token='dog')\" --cache {cache}")
+
+
+def parse_sites(text: str) -> tuple[str, ...]:
+    """`patch,prompt` in either order. Raises BadArgument."""
+    found = {part.strip() for part in text.split(",") if part.strip()}
+    if not found or not found <= {"patch", "prompt"}:
+        raise BadArgument(f"--at is patch, prompt or patch,prompt. Got '{text}'.")
+    return tuple(site for site in ("patch", "prompt") if site in found)
+
+
+def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str | None:
+    """The value, None for auto. Raises BadArgument."""
+    if value not in allowed:
+        raise BadArgument(f"{option} is one of {', '.join(allowed)}. Got '{value}'.")
+    return None if value == "auto" else value

@@ -1,0 +1,227 @@
+"""Which images: a folder, a glob, one file, or a manifest, on any file system that fsspec knows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+
+from vlq.query.errors import InputError
+from vlq.query.schema import IMAGE_COLUMNS
+
+EXTENSIONS = (
+    ".avif", ".bmp", ".dib", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pcx", ".pgm", ".png", ".ppm",
+    ".qoi", ".tga", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+"""What counts as an image when a folder is listed."""
+
+MANIFESTS = (".parquet", ".csv", ".jsonl", ".ndjson")
+
+IMAGE_NAMES = ("image", "image_path", "path", "file", "file_name", "uri", "url")
+"""Manifest columns that can name the image, the first one there is."""
+
+RESERVED = (*IMAGE_COLUMNS, "shard")
+
+
+def list_images(source: str, limit: int | None = None) -> pa.Table:
+    """Columns image_id, image, uri, then a manifest's other columns; one row per image.
+
+    A folder is listed with its subfolders, hidden files left out, in the order of the names; a manifest keeps its own
+    order and its columns' types. `image` is the path below the folder, or what the manifest says. Raises InputError if
+    there are no images or they cannot be listed.
+    """
+    if _is_manifest(source):
+        table = _from_manifest(source)
+    else:
+        names, uris = _from_files(source)
+        table = pa.table({"image": pa.array(names, pa.string()), "uri": pa.array(uris, pa.string())})
+    table = table.slice(0, limit)
+    ids = pa.array(range(table.num_rows), pa.uint32())
+    return table.add_column(0, "image_id", ids)
+
+
+def _is_manifest(source: str) -> bool:
+    return not _has_magic(source) and PurePosixPath(source.split("::")[0]).suffix.lower() in MANIFESTS
+
+
+def _has_magic(path: str) -> bool:
+    return any(character in path for character in "*?[") and not os.path.exists(path)
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def _from_files(source: str) -> tuple[list[str], list[str]]:
+    """Names below the listed folder, and URIs, in the order of the names."""
+    fs, root = _file_system(source)
+    try:
+        if _has_magic(source):
+            paths = [path for path in fs.glob(root) if _is_image(path)]
+            folder = _common_folder(paths)
+        elif fs.isdir(root):
+            paths = [path for path in _walk(fs, root) if _is_image(path)]
+            folder = root.rstrip("/")
+        elif fs.isfile(root):
+            paths, folder = [root], root.rpartition("/")[0]
+        else:
+            raise InputError(f"There is nothing at {source}.", "Give a folder, a glob, an image, or a manifest.")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{source} cannot be listed: {_reason(error)}.", "Check the path and its permissions."
+        ) from error
+    named = sorted((path[len(folder) :].lstrip("/"), path) for path in paths)
+    named = [(name, path) for name, path in named if not name.startswith(".") and "/." not in name]  # hidden ones
+    if not named:
+        raise InputError(
+            f"There are no images in {source}.",
+            f"Looked for {', '.join(EXTENSIONS)}. A manifest is given by its own path (.parquet, .csv, .jsonl).",
+        )
+    foreign = next((name for name, _ in named if any("\ud800" <= character <= "\udfff" for character in name)), None)
+    if foreign is not None:
+        raise InputError(f"The file name {ascii(foreign)} in {source} is not UTF-8.", "Rename the file, or move it away.")
+    return [name for name, _ in named], [_uri(fs, path, source) for _, path in named]
+
+
+def _walk(fs: Any, root: str) -> Iterable[str]:
+    if not _is_local(fs):
+        return list(fs.find(root))
+    found = []
+    seen = set()
+    # Linked folders are common in data sets; `seen` ends circles.
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_raise):
+        seen.add(os.path.realpath(folder))
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) not in seen
+        ]
+        found += [os.path.join(folder, name).replace(os.sep, "/") for name in files]
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(EXTENSIONS)
+
+
+def _common_folder(paths: list[str]) -> str:
+    folders = [path.rpartition("/")[0] for path in paths]
+    return os.path.commonpath(folders) if folders and all(folders) else ""
+
+
+def _file_system(source: str) -> tuple[Any, str]:
+    import fsspec
+
+    local = "::" not in source and urlsplit(source).scheme.lower() in ("", "file")
+    if local:
+        path = os.path.abspath(os.path.expanduser(source.removeprefix("file://")))
+        return fsspec.filesystem("file"), path.replace(os.sep, "/")
+    try:
+        fs, path = fsspec.core.url_to_fs(source)
+    except (ImportError, ValueError, OSError) as error:
+        raise InputError(f"{source} cannot be opened: {_reason(error)}.", "Check the URL.") from error
+    return fs, path
+
+
+def _is_local(fs: Any) -> bool:
+    from fsspec.implementations.local import LocalFileSystem
+
+    return isinstance(fs, LocalFileSystem)
+
+
+def _uri(fs: Any, path: str, source: str) -> str:
+    if _is_local(fs):
+        return f"file://{path}"
+    # Of a chained URL (zip://...::s3://...) only the first link differs from file to file.
+    _, chain, rest = source.partition("::")
+    return f"{fs.unstrip_protocol(path)}{chain}{rest}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+# --- manifests -------------------------------------------------------------------------------------------------
+
+
+def _from_manifest(source: str) -> pa.Table:
+    table = _read_manifest(source)
+    column = next((name for name in IMAGE_NAMES if name in table.column_names), None)
+    if column is None:
+        raise InputError(
+            f"{source} has no image column.",
+            f"Expected one of {', '.join(IMAGE_NAMES)}. Got {', '.join(table.column_names) or 'no columns'}.",
+        )
+    if table.num_rows == 0:
+        raise InputError(f"{source} has no rows.", "Give a manifest with a row per image.")
+    at = table.column_names.index(column)
+    kind = table.schema.field(at).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise InputError(
+            f"The column {column} of {source} is of type {kind}; expected paths or URLs.",
+            "Images inside a manifest cannot be read: write them to files.",
+        )
+    names = table.column(at).to_pylist()
+    if None in names:
+        raise InputError(f"Row {names.index(None)} of {source} has no {column}.", "Leave such rows out.")
+    columns = {
+        "image": pa.array(names, pa.string()),
+        "uri": pa.array([_resolved(name, source) for name in names], pa.string()),
+    }
+    taken = {name.lower() for name in RESERVED}
+    for i, name in enumerate(table.column_names):
+        if i == at:
+            continue
+        # Names that differ in case alone are one name to SQL, and a CSV may have two of the same.
+        free = name or "column"
+        while free.lower() in taken:
+            free += "_"
+        taken.add(free.lower())
+        columns[free] = table.column(i)
+    return pa.table(columns)
+
+
+def _read_manifest(source: str) -> pa.Table:
+    fs, path = _file_system(source)
+    suffix = PurePosixPath(path).suffix.lower()
+    try:
+        with fs.open(path, "rb") as file:
+            if suffix == ".parquet":
+                import pyarrow.parquet as pq
+
+                table = pq.read_table(file)
+            elif suffix == ".csv":
+                import pyarrow.csv
+
+                table = pyarrow.csv.read_csv(file)
+            else:
+                import pyarrow.json
+
+                table = pyarrow.json.read_json(file)
+    except FileNotFoundError as error:
+        raise InputError(f"There is no manifest {source}.", "Give a .parquet, .csv or .jsonl file.") from error
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"The manifest {source} cannot be read: {_reason(error)}.") from error
+    return table.replace_schema_metadata(None).combine_chunks()
+
+
+def _resolved(name: str, manifest: str) -> str:
+    """A manifest's image as a URI; relative paths are relative to the manifest's folder."""
+    if "://" in name:
+        return name
+    fs, path = _file_system(manifest)
+    folder = path.rpartition("/")[0]
+    joined = name if name.startswith("/") else f"{folder}/{name}"
+    if _is_local(fs):
+        return f"file://{os.path.normpath(os.path.join(folder, os.path.expanduser(name)))}"
+    return _uri(fs, joined, manifest)

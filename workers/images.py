@@ -1,0 +1,132 @@
+"""From a URI to upright RGB pixels, or to the reason why not.
+
+What is wrong with an image's bytes is a `BadImage`, recorded and counted. What keeps the bytes from arriving whole
+(permission, network) raises `OSError`, so that the shard is tried again: it says nothing about the image.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 89_478_485
+"""Images of more pixels are taken for decompression bombs: Pillow's own limit."""
+
+MAX_ASPECT = 100
+"""Processors scale the shorter side up; a hairline would become gigabytes."""
+
+Image.init()
+FORMATS = tuple(
+    name
+    for name in (
+        "AVIF",
+        "BMP",
+        "DIB",
+        "GIF",
+        "ICO",
+        "JPEG",
+        "JPEG2000",
+        "PCX",
+        "PNG",
+        "PPM",
+        "QOI",
+        "TGA",
+        "TIFF",
+        "WEBP",
+    )
+    if name in Image.OPEN
+)
+"""Raster formats only, as far as this Pillow was built with them: it would hand EPS to Ghostscript."""
+
+
+class BadImage(Exception):
+    """The bytes are there and are no usable image. The message is the reason, short."""
+
+
+def fetch(uri: str) -> bytes:
+    """The file's bytes.
+
+    Raises BadImage if there is no such file, OSError if it cannot be read.
+    """
+    try:
+        if uri.startswith("file://"):
+            with open(uri[len("file://") :], "rb") as file:
+                return file.read()
+        import fsspec
+
+        with fsspec.open(uri, "rb") as file:
+            return bytes(file.read())
+    except FileNotFoundError as error:
+        raise BadImage("file not found") from error
+
+
+def decode(data: bytes) -> Image.Image:
+    """An upright RGB image, from the first frame.
+
+    Transparency is dropped as the models' own processors do (`convert("RGB")`), 16-bit samples are scaled to 8,
+    EXIF orientation is applied. Raises BadImage.
+    """
+    if not data:
+        raise BadImage("empty file")
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            check_size(*image.size)
+            image.load()
+            return to_rgb(upright(image))
+    except BadImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = re.search(r"\d+", str(error))
+        raise BadImage(f"too large: {int(pixels.group()):,} pixels" if pixels else "too large") from error
+    except EOFError as error:
+        raise BadImage("truncated") from error
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error, zlib.error, MemoryError) as error:
+        # Pillow's decoders raise any of these on broken bytes.
+        text = str(error).lower()
+        if "truncated" in text or "not enough" in text or "unexpected end" in text:
+            raise BadImage("truncated") from error
+        raise BadImage(f"cannot be decoded: {text.splitlines()[0][:80] if text else type(error).__name__}") from error
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises BadImage if an image is too large or too elongated."""
+    if width * height > MAX_PIXELS:
+        raise BadImage(f"too large: {width * height:,} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadImage(f"too elongated: {width:,} x {height:,} pixels")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation means it; as stored if its EXIF data are broken."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
+        return image.copy()
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image in any of Pillow's modes. Raises BadImage where the range of values is unknown."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(to_8_bits(image)).convert("RGB")
+    if image.mode in ("P", "PA"):
+        # By way of RGBA: Pillow warns of some transparent palettes otherwise.
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def to_8_bits(image: Image.Image) -> np.ndarray:
+    """(height, width) uint8 of a deep grayscale image: 16 bits are scaled (Pillow would clip), floats run 0 to 1."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all() or values.min(initial=0) < 0:
+        raise BadImage("pixel values out of range")
+    top = 1.0 if image.mode == "F" else 65535.0
+    if values.max(initial=0) > top:
+        raise BadImage("pixel values out of range")
+    return np.round(values * (255.0 / top)).astype(np.uint8)

@@ -1,0 +1,258 @@
+"""Many shards' postings -> one token-sorted index.
+
+Every shard's postings are sorted by token and then by image, and shards hold ascending images. So the merged order is,
+token by token, the shards' rows one after another: a stable sort by token alone. It is done in ranges of tokens, so
+memory does not grow with the corpus, and gives the same bytes whoever does it.
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlq.query.cache import Cache, committed, latest_head
+from vlq.query.errors import CacheError, CorruptCache, StoreError
+from vlq.query.schema import Commit, Head, IndexManifest, Run, Stored, digest_of, head_key
+from vlq.query.store import Store, put
+from vlq.workers.postings import ROW_GROUP, open_writer, postings_bytes, postings_of, stable_order
+from vlq.workers.tables import parquet_bytes
+
+ROWS_AT_ONCE = 4 * 1024 * 1024
+"""Rows of a token range that is sorted in memory (about 30 bytes each, twice). A single token may exceed it."""
+
+PART_BYTES = 256 * 1024 * 1024
+"""A file of the index is closed beyond this size, and the next one begun."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many steps of it are done, and of how many."""
+
+
+def compact(store: Store, run: Run, head: Head, progress: Progress | None = None) -> tuple[str, IndexManifest]:
+    """Merge the committed shards' postings into an index; returns its manifest's key and the manifest.
+
+    Covers the shards before the first that is not committed. Nothing names the index until a head does.
+    """
+    cache = Cache(store.url, store, run)
+    commits = _covered(store, head)
+    runs = {table: [cache.local(commit.postings[table]) for commit in commits] for table in _tables(commits)}
+    return _write_index(cache, commits, runs, progress or _silent)
+
+
+def rebuild(store: Store, run: Run, progress: Progress | None = None) -> tuple[str, IndexManifest, bool]:
+    """Make the index anew from the Zarr arrays alone. Also says whether a new head was needed to name it."""
+    head = latest_head(store)
+    if head is None:
+        raise CacheError(f"{store.url} has no plan yet.", "Run the same `vlq run` again: it goes on.")
+    cache = Cache(store.url, store, run)
+    commits = _covered(store, head)
+    with _scratch() as folder:
+        runs: dict[str, list[str]] = {table: [] for table in _tables(commits)}
+        for done, commit in enumerate(commits):
+            for stored in commit.objects:
+                cache.read(stored)
+            for table, rows in postings_from_arrays(cache, commit).items():
+                path = folder / f"{table}-{commit.shard:08d}.parquet"
+                path.write_bytes(postings_bytes(rows))
+                runs[table].append(str(path))
+            if progress:
+                progress("reading arrays", done + 1, len(commits))
+        key, manifest = _write_index(cache, commits, runs, progress or _silent)
+    changed = head.index != key
+    if changed:
+        sealed = len(commits) == head.shards
+        renewed = Head(head.number + 1, head.plan, head.shards, head.images, sealed, key)
+        store.create(head_key(renewed.number), renewed.to_bytes())
+    return key, manifest, changed
+
+
+def postings_from_arrays(cache: Cache, commit: Commit) -> dict[str, pa.Table]:
+    """A shard's postings, computed from its stored arrays."""
+    group = cache.group(commit.shard)
+    readings = {}
+    for site in ("patch", "prompt"):
+        if site in cache.run.at:
+            for name in ("token", "logprob"):
+                readings[f"{site}/{name}"] = np.asarray(group[f"{site}/{name}"][...])  # type: ignore[index]
+    return postings_of(cache.run, commit.first_image, readings)
+
+
+def _silent(what: str, done: int, of: int) -> None:
+    pass
+
+
+def _covered(store: Store, head: Head) -> list[Commit]:
+    """Records of the shards before the first gap."""
+    commits = committed(store)
+    covered = []
+    for shard in range(head.shards):
+        if shard not in commits:
+            break
+        covered.append(commits[shard])
+    return covered
+
+
+def _tables(commits: Sequence[Commit]) -> list[str]:
+    return sorted(commits[0].postings) if commits else []
+
+
+def _write_index(
+    cache: Cache, commits: Sequence[Commit], runs: Mapping[str, Sequence[str]], progress: Progress
+) -> tuple[str, IndexManifest]:
+    run, store = cache.run, cache.store
+    # The inputs' checksums name the index: the same shards give the same key, and the same bytes under it.
+    inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in _inputs(commit))
+    digest = digest_of(f"{run.digest}\n{inputs}".encode())[:16]
+    tables: dict[str, tuple[Stored, ...]] = {}
+    for table, paths in runs.items():
+        files = []
+        for part, data in enumerate(_parts(paths, partial(progress, f"merging {table}"))):
+            files.append(put(store, f"index/{digest}/{table}-{part:03d}.parquet", data))
+        tables[table] = tuple(files)
+    images = [pq.read_table(cache.local(commit.images_table)) for commit in commits]
+    if images:
+        data = parquet_bytes(pa.concat_tables(images))
+        tables["images"] = (put(store, f"index/{digest}/images-000.parquet", data),)
+    manifest = IndexManifest(
+        run=run.digest,
+        shards=len(commits),
+        images=sum(commit.images for commit in commits),
+        errors=tuple(error for commit in commits for error in commit.errors),
+        tables=tables,
+    )
+    return put(store, f"index/{digest}.json", manifest.to_bytes()).key, manifest
+
+
+def _inputs(commit: Commit) -> Iterator[Stored]:
+    yield from commit.objects
+    yield commit.images_table
+    for _, stored in sorted(commit.postings.items()):
+        yield stored
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder. Raises StoreError if its disk is full."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="vlq-index-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise StoreError(
+            f"No space left in {tempfile.gettempdir()}, where the index is merged.",
+            "Free some, or name another folder: $TMPDIR. The same command goes on.",
+        ) from error
+
+
+def _parts(paths: Sequence[str], progress: Callable[[int, int], None]) -> Iterator[bytes]:
+    """The merged rows as Parquet files, none much larger than PART_BYTES."""
+    schema = pq.read_schema(paths[0])
+    with _scratch() as folder:
+        path = folder / "part.parquet"
+        writer: pq.ParquetWriter | None = None
+        for rows in merged(paths, progress):
+            if writer is None:
+                writer = open_writer(str(path), schema)
+            writer.write_table(rows, row_group_size=ROW_GROUP)
+            if path.stat().st_size > PART_BYTES:
+                writer.close()
+                writer = None
+                yield path.read_bytes()
+        if writer is not None:
+            writer.close()
+            yield path.read_bytes()
+
+
+def merged(paths: Sequence[str], progress: Callable[[int, int], None] = lambda done, of: None) -> Iterator[pa.Table]:
+    """All rows of token-sorted files in the order of (token, file), a range of tokens at a time."""
+    files = [TokenSorted(path) for path in paths]
+    counts = np.zeros(0, dtype=np.int64)
+    for file in files:
+        counts = _added(counts, file.counts())
+    total = int(counts.sum())
+    done = 0
+    for low, high in list(token_ranges(counts, ROWS_AT_ONCE)) or [(0, 0)]:  # of no rows one empty table
+        rows = pa.concat_tables([file.rows(low, high) for file in files]).combine_chunks()
+        order = stable_order(rows["token"].to_numpy())
+        yield rows.take(pa.array(order))
+        done += rows.num_rows
+        progress(done, total)
+
+
+def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    longer = longer.copy()
+    longer[: len(shorter)] += shorter
+    return longer
+
+
+def token_ranges(counts: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
+    """Half-open ranges of tokens that together hold at most `limit` rows, or one token that alone holds more."""
+    low, rows = 0, 0
+    for token in np.flatnonzero(counts):
+        if rows and rows + counts[token] > limit:
+            yield low, int(token)
+            low, rows = int(token), 0
+        rows += int(counts[token])
+    if rows:
+        yield low, len(counts)
+
+
+class TokenSorted:
+    """A token-sorted Parquet file, read by ranges of tokens. Raises CorruptCache if it is no such file."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._file = pq.ParquetFile(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise CorruptCache(f"{path} is not a readable Parquet file.", "Run: vlq verify") from error
+        metadata = self._file.metadata
+        self._column = self._file.schema_arrow.get_field_index("token")
+        self._spans = []  # lowest and highest token of each row group
+        for group in range(metadata.num_row_groups if metadata.num_rows else 0):
+            statistics = metadata.row_group(group).column(self._column).statistics
+            self._spans.append((statistics.min, statistics.max))
+
+    def counts(self) -> np.ndarray:
+        """Rows per token, as an array that ends at the highest token."""
+        total = np.zeros(0, dtype=np.int64)
+        for group in range(len(self._spans)):
+            tokens = self._file.read_row_group(group, columns=["token"])["token"].to_numpy()
+            total = _added(total, np.bincount(tokens))
+        return total
+
+    def rows(self, low: int, high: int) -> pa.Table:
+        """The rows whose token is in [low, high)."""
+        groups = [group for group, (least, most) in enumerate(self._spans) if least < high and most >= low]
+        rows = self._file.read_row_groups(groups)
+        tokens = rows["token"].to_numpy()
+        start, end = np.searchsorted(tokens, [low, high])
+        return rows.slice(int(start), int(end - start))
+
+
+class Rows:
+    """The rows of files, read one after another."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._batches = (batch for path in paths for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP))
+        self._rest: list[pa.RecordBatch] = []
+
+    def take(self, count: int) -> pa.Table | None:
+        """The next `count` rows, fewer at the end; None if there are none."""
+        have = sum(batch.num_rows for batch in self._rest)
+        while have < count and (batch := next(self._batches, None)) is not None:
+            self._rest.append(batch)
+            have += batch.num_rows
+        if not self._rest:
+            return None
+        table = pa.Table.from_batches(self._rest)
+        self._rest = table.slice(count).to_batches()
+        return table.slice(0, count).combine_chunks()

@@ -1,0 +1,209 @@
+"""A run from beginning to end: plan, dispatch what is missing, index, seal. The same command goes on where it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from vlq.query.cache import Cache, committed, committed_shards, read_run
+from vlq.query.errors import RunError
+from vlq.query.schema import Head, Run, head_key
+from vlq.query.store import Store, open_store
+from vlq.workers.corpus import list_images
+from vlq.workers.index import compact
+from vlq.workers.machine import cpu_count, fitting_workers, memory
+from vlq.workers.models.files import resolve, weight_bytes
+from vlq.workers.plan import (
+    BATCH_SIZE,
+    SHARD_SIZE,
+    Plan,
+    RunOptions,
+    begin,
+    check_identity,
+    known_identity,
+    pinned_notes,
+    settle,
+)
+from vlq.workers.pool import Failure, Pool, reason
+from vlq.workers.progress import Tracker
+from vlq.workers.worker import Done, Setup
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind."""
+
+    run: Run
+    images: int
+    errors: tuple[tuple[int, str, str], ...]  # image id, name, reason
+    fresh: int  # images that this run read; 0 if there was nothing to do
+
+
+def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
+    """Bring a cache up to the images and the model asked for.
+
+    Raises InputError, ModelError, CacheMismatch or StoreError before any work is done, RunError if shards were given
+    up; what was committed stays.
+    """
+    options = replace(options, model=_absolute(options.model))
+    corpus = list_images(options.images, options.limit)
+    if _is_new(options.cache):
+        resolve(options.model)  # a mistyped model leaves no empty cache behind
+    store = open_store(options.cache, create=True)
+    run = read_run(store)
+    if run is not None:
+        check_identity(run, known_identity(options, run), options.cache)
+        for note in pinned_notes(run, options):
+            tracker.say(note)
+        head, plan = settle(store, run, corpus, tracker.say)
+        if not missing(store, plan):
+            return _outcome(store, run, head if head.sealed else seal(store, run, head, tracker), 0)
+    with Pool(options.ray_address) as pool, interruptible():  # Ray sets signal handlers of its own
+        tracker.phase("loading the model")
+        setup, workers = arrange(options, run, pool)
+        description = pool.start(setup, workers)
+        if run is None:
+            run = begin(store, description)
+        check_identity(run, description.run.identity(), options.cache)
+        head, plan = settle(store, run, corpus, tracker.say)
+        fresh, failures = dispatch(pool, store, run, plan, tracker)
+    if failures:
+        raise given_up(failures)
+    return _outcome(store, run, seal(store, run, head, tracker), fresh)
+
+
+def _absolute(model: str) -> str:
+    """A folder's full path: workers may run elsewhere. A hub id as it is."""
+    path = os.path.abspath(os.path.expanduser(model))
+    return path if os.path.isdir(path) else model
+
+
+def _is_new(cache: str) -> bool:
+    return "://" not in cache and not os.path.exists(os.path.expanduser(cache))
+
+
+def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, int]:
+    """How workers are made and how many. A run that has begun is gone on with as it is recorded.
+
+    Threads depend on the machine, but neither on the number of workers nor on what else it does: they decide the
+    results' last bits.
+    """
+    gpus = pool.gpus()
+    device = run.device if run else options.device or ("cuda" if gpus else "cpu")
+    if device == "cuda" and not gpus and options.ray_address is None:  # a cluster may still grow some
+        raise RunError(
+            "There is no GPU." if run is None else "This cache was begun on a GPU, and there is none now.",
+            "Run with --device cpu, in a --cache of its own.",
+        )
+    dtype = run.dtype if run else options.dtype or "auto"
+    size, here = _loaded_bytes(options.model, dtype), memory()
+    if run is not None:
+        threads = run.threads
+    elif device == "cpu":
+        threads = max(1, cpu_count() // fitting_workers(size, here.total if here else None))
+    else:
+        threads = min(2, cpu_count())
+    fitting = fitting_workers(size, here.available if here else None)
+    room = max(1, gpus) if device == "cuda" else min(max(1, pool.cpus() // threads), _across(fitting, pool))
+    setup = Setup(
+        model=options.model,
+        prompt=options.prompt,
+        k=options.k,
+        at=options.at,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        batch_size=run.batch_size if run else options.batch_size or BATCH_SIZE,
+        shard_size=run.shard_size if run else options.shard_size or SHARD_SIZE,
+        attention=run.attention if run else "sdpa",
+    )
+    return setup, options.workers or room
+
+
+def _across(fitting: int, pool: Pool) -> int:
+    """What fits this machine's memory, scaled to a cluster of more cores."""
+    return fitting * max(1, pool.cpus() // cpu_count())
+
+
+def _loaded_bytes(model: str, dtype: str) -> int | None:
+    """About how much memory a model takes when loaded, or None if it is not on this machine yet."""
+    try:
+        stored = weight_bytes(resolve(model, download=False))
+    except Exception:
+        return None
+    return stored if dtype in ("float16", "bfloat16") else 2 * stored
+
+
+def missing(store: Store, plan: Plan) -> list[int]:
+    """Shards of the plan without a commit record."""
+    return sorted(set(range(plan.shards)) - set(committed_shards(store)))
+
+
+def dispatch(pool: Pool, store: Store, run: Run, plan: Plan, tracker: Tracker) -> tuple[int, list[Failure]]:
+    """Have the missing shards read. Returns how many images were, and the shards that were given up."""
+    before = committed(store)
+    wanted = set(missing(store, plan))
+    cached = sum(commit.images for shard, commit in before.items() if shard < plan.shards)
+    errors = sum(len(commit.errors) for shard, commit in before.items() if shard < plan.shards)
+    if cached:
+        tracker.say(f"Going on: {cached} of {plan.images} images are cached.")
+    fresh = 0
+    tracker.images(cached, plan.images, errors, 0)
+
+    def done(shard: Done) -> None:
+        nonlocal fresh, errors
+        fresh += shard.images
+        errors += shard.errors
+        tracker.images(cached + fresh, plan.images, errors, fresh)
+
+    tasks = ((shard, rows) for shard, rows in plan.rows() if shard in wanted)
+    url = store.url if "://" in store.url else os.path.abspath(os.path.expanduser(store.url))
+    failures = pool.extract(url, run, tasks, done)
+    return fresh, failures
+
+
+def given_up(failures: list[Failure]) -> RunError:
+    """The error of a run that could not finish every shard."""
+    first = failures[0]
+    count = f"{len(failures)} shards were given up; shard" if len(failures) > 1 else "Shard"
+    verb = "" if len(failures) > 1 else " was given up"
+    hint = getattr(first.error, "hint", None)
+    again = "The same command tries again what is missing; the rest is cached."
+    return RunError(f"{count} {first.shard}{verb}: {reason(first.error)}", f"{hint}\n{again}" if hint else again)
+
+
+def seal(store: Store, run: Run, head: Head, tracker: Tracker) -> Head:
+    """Build the index of a complete cache and name it in a sealed head, which there may be already."""
+    tracker.phase("indexing")
+    key, _ = compact(store, run, head)
+    if head.sealed and head.index == key:
+        return head
+    sealed = Head(head.number + 1, head.plan, head.shards, head.images, True, key)
+    store.create(head_key(sealed.number), sealed.to_bytes())
+    return sealed
+
+
+def _outcome(store: Store, run: Run, head: Head, fresh: int) -> Outcome:
+    manifest = Cache(store.url, store, run).manifest(head)
+    return Outcome(run, manifest.images, manifest.errors, fresh)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever started this one looks after signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,117 @@
+"""Models by family, and how one is loaded. A new family is a subclass of `LensModel` and a line in FAMILIES."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlq.query.errors import ModelError, VlqError
+from vlq.workers.models.files import read_config, resolve
+
+if TYPE_CHECKING:
+    from vlq.workers.models.base import LensModel
+
+FAMILIES = {
+    "llava": ("vlq.workers.models.llava", "Llava"),
+}
+"""config.json's model_type -> module and class of the adapter."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load(
+    model: str,
+    *,
+    prompt: str | None = None,
+    device: str = "cpu",
+    dtype: str = "auto",
+    attention: str = "sdpa",
+    check_images: int = 1,
+) -> LensModel:
+    """A model with its checks passed.
+
+    `device` is cpu or cuda; `dtype` auto means float32 on a CPU and the checkpoint's own on a GPU. The checks run with
+    `check_images` images at once, so that what does not fit shows now. Raises ModelError.
+    """
+    import torch
+
+    from vlq.workers.models.base import check
+
+    folder = resolve(model)
+    adapter = adapter_of(model, folder)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("There is no GPU here that PyTorch can use.", "Run with --device cpu.")
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    wanted = "float32" if dtype == "auto" and device == "cpu" else dtype
+    try:
+        loaded, processor = _from_pretrained(model, folder, adapter.family, wanted, attention)
+        lens_model: LensModel = adapter(loaded.to(device).eval(), processor, prompt)
+        check(lens_model, check_images)
+    except VlqError:
+        raise
+    except torch.cuda.OutOfMemoryError as error:
+        raise ModelError(
+            f"{model} with {check_images} images a batch does not fit into the GPU's memory.",
+            "Use a smaller --batch-size, or --dtype bfloat16.",
+        ) from error
+    except Exception as error:
+        # from_pretrained raises nearly anything on damaged or unfit files.
+        raise ModelError(
+            f"{model} cannot be loaded: {_first_line(error)}", "Are the model's files complete?"
+        ) from error
+    return lens_model
+
+
+def adapter_of(model: str, folder: Path) -> Any:
+    """The adapter's class for a model's folder. Raises ModelError if the model reads no images or has no adapter."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    kind = str(read_config(folder).get("model_type"))
+    if kind in FAMILIES:
+        module, name = FAMILIES[kind]
+        return getattr(importlib.import_module(module), name)
+    known = f"VLQ reads these model types: {', '.join(sorted(FAMILIES))}."
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ModelError(f"{model} is of type {kind}, which VLQ cannot read yet.", known)
+    raise ModelError(f"{model} is of type {kind}: not an image-text-to-text model.", known)
+
+
+def load_processor(model: str, folder: Path) -> Any:
+    """The model's processor, with Pillow's image processing: the same pixels on every machine. Raises ModelError."""
+    import transformers
+
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil")  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise ModelError(
+            f"The processor of {model} cannot be loaded: {_first_line(error)}",
+            "The model's folder must also hold what its processor's save_pretrained wrote.",
+        ) from error
+    if processor.image_processor.backend != "pil":
+        raise ModelError(
+            f"The processor of {model} has no image processing by Pillow.",
+            "A newer version of transformers may have it.",
+        )
+    return processor
+
+
+def _from_pretrained(model: str, folder: Path, family: str, dtype: str, attention: str) -> tuple[Any, Any]:
+    import transformers
+
+    processor = load_processor(model, folder)
+    loaded, report = getattr(transformers, family).from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention, output_loading_info=True, local_files_only=True
+    )
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ModelError(
+            f"{model} lacks {len(missing)} weights, {missing[0]} among them; they would be random.",
+            "Are the model's files complete?",
+        )
+    return loaded, processor
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,80 @@
+"""LLaVA 1.5: a CLIP-like vision tower, an MLP projector, a language model. One fixed square grid per image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vlq.query.schema import Transform
+from vlq.workers.models.base import LensModel, Pixels
+
+
+class Llava(LensModel):
+    """`LlavaForConditionalGeneration`, with CLIP's image processor (resize, crop) or LLaVA's (pad, resize, crop)."""
+
+    family = "LlavaForConditionalGeneration"
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.model.model.language_model.layers  # type: ignore[no-any-return]
+
+    @property
+    def final_norm(self) -> nn.Module:
+        return self.model.model.language_model.norm  # type: ignore[no-any-return]
+
+    @property
+    def lm_head(self) -> nn.Module:
+        return self.model.lm_head  # type: ignore[no-any-return]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        sample = self.transform(64, 64)
+        patch = self.model.config.vision_config.patch_size
+        return sample.height // patch, sample.width // patch
+
+    def preprocess(self, image: Image.Image) -> Pixels:
+        values = self.processor.image_processor(image, return_tensors="pt")["pixel_values"]
+        return {"pixel_values": values[0]}  # (channel, height, width)
+
+    def transform(self, width: int, height: int) -> Transform:
+        return processor_transform(self.processor.image_processor, width, height)
+
+    def run_decoder(self, input_ids: Tensor, pixels: Pixels) -> None:
+        with torch.inference_mode():
+            self.model.model(input_ids=input_ids, use_cache=False, **pixels)
+
+
+def processor_transform(processor: Any, width: int, height: int) -> Transform:
+    """The coordinates' path through an image processor that may pad to a square, resize and crop at the centre.
+
+    Follows transformers' integer arithmetic: sizes are cut off, not rounded, and crops begin at whole pixels.
+    """
+    pad_x = pad_y = 0
+    if getattr(processor, "do_pad", False):
+        side = max(width, height)
+        pad_x, pad_y = (side - width) // 2, (side - height) // 2
+        width = height = side
+    resized_width, resized_height = width, height
+    if processor.do_resize:
+        resized_width, resized_height = _resized(processor.size, width, height)
+    left = top = 0
+    model_width, model_height = resized_width, resized_height
+    if processor.do_center_crop:
+        model_width, model_height = processor.crop_size["width"], processor.crop_size["height"]
+        left, top = (resized_width - model_width) // 2, (resized_height - model_height) // 2
+    scale_x, scale_y = resized_width / width, resized_height / height
+    return Transform(scale_x, scale_y, pad_x * scale_x - left, pad_y * scale_y - top, model_width, model_height)
+
+
+def _resized(size: Any, width: int, height: int) -> tuple[int, int]:
+    """Width and height after the processor's resize."""
+    if size["shortest_edge"]:
+        short, long = min(width, height), max(width, height)
+        edge = size["shortest_edge"]
+        scaled = int(edge * long / short)
+        return (edge, scaled) if width <= height else (scaled, edge)
+    return size["width"], size["height"]

@@ -1,0 +1,226 @@
+"""What a run is to do: its options, whether they fit what a cache holds already, and which image is in which shard."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlq.query.cache import latest_head
+from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
+from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, Head, Run, digest_of, head_key, plan_key
+from vlq.query.store import Store
+from vlq.workers.models.files import model_hash, resolve
+from vlq.workers.tables import parquet_bytes
+from vlq.workers.worker import Description
+
+BATCH_SIZE = 8
+SHARD_SIZE = 32
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the user asked for. None: not said."""
+
+    images: str
+    model: str
+    cache: str
+    prompt: str | None = None
+    k: int = 20
+    at: tuple[str, ...] = ("patch", "prompt")
+    limit: int | None = None
+    shard_size: int | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    ray_address: str | None = None
+
+
+# --- does it fit what is there ---------------------------------------------------------------------------------
+
+
+def known_identity(options: RunOptions, run: Run) -> dict[str, Any]:
+    """What can be said of a run's identity before its model is loaded; `run` is what the cache holds.
+
+    A model that is not on this machine yet says nothing of itself. Raises ModelError if the model is nowhere.
+    """
+    known: dict[str, Any] = {"k": min(options.k, run.vocabulary_size), "at": options.at}
+    if options.dtype is not None:
+        known["dtype"] = options.dtype
+    if options.prompt == run.prompt:
+        known["prompt"] = run.prompt
+    try:
+        folder = resolve(options.model, download=False)
+    except ModelError:
+        if "/" in options.model and not Path(options.model).exists():
+            return known  # perhaps a hub model that is still to be downloaded
+        raise
+    known["model_hash"] = model_hash(folder)
+    if "prompt" not in known and known["model_hash"] == run.model_hash:
+        from vlq.workers.models import load_processor
+        from vlq.workers.models.base import full_prompt
+
+        known["prompt"] = full_prompt(load_processor(options.model, folder), options.prompt)
+    return known
+
+
+def check_identity(run: Run, wanted: dict[str, Any], cache: str) -> None:
+    """Raises CacheMismatch, naming each field in which the cache's run differs from the one that is wanted."""
+    found = run.identity()
+    differing = [name for name in run.IDENTITY if name in wanted and wanted[name] != found[name]]
+    if differing:
+        lines = [
+            f"  {name}: the cache has {_shown(found[name])}, asked for {_shown(wanted[name])}" for name in differing
+        ]
+        raise CacheMismatch(
+            f"{cache} holds another run:\n" + "\n".join(lines), "Use another --cache, or the same options as before."
+        )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value) if len(value) < 200 and not _is_hash(value) else f"{value[:12]}..."
+    return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+
+
+def _is_hash(value: str) -> bool:
+    return len(value) == 64 and all(character in "0123456789abcdef" for character in value)
+
+
+def pinned_notes(run: Run, options: RunOptions) -> Iterator[str]:
+    """A line for each option that a resumed run cannot follow: byte for byte the same needs the same again."""
+    for name in ("shard_size", "batch_size", "device"):
+        wanted = getattr(options, name)
+        if wanted is not None and wanted != getattr(run, name):
+            option = "--" + name.replace("_", "-")
+            yield f"{option} {wanted} is not used: this cache was begun with {getattr(run, name)} and goes on so."
+
+
+# --- the beginning of a cache ----------------------------------------------------------------------------------
+
+
+def begin(store: Store, description: Description) -> Run:
+    """Put the run's record, its vocabulary and tokenizer, and return the record that holds.
+
+    Another run of the same kind may have begun at the same time; one of them wins. Raises CacheMismatch.
+    """
+    _create(store, VOCABULARY, description.vocabulary)
+    if description.tokenizer is not None:
+        _create(store, TOKENIZER, description.tokenizer)
+    if store.create(RUN, description.run.to_bytes()):
+        return description.run
+    winner = Run.from_bytes(store.read(RUN), RUN)
+    check_identity(winner, description.run.identity(), store.url)
+    return winner
+
+
+def _create(store: Store, key: str, data: bytes) -> None:
+    if store.create(key, data) or store.read(key) == data:
+        return
+    # A start with another model was cut off before its run.json: nothing refers to what it left.
+    store.delete(key)
+    store.create(key, data)
+
+
+# --- the plan --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The table of all images in order: image_id, shard, image, uri, then the user's columns."""
+
+    table: pa.Table
+
+    @property
+    def shards(self) -> int:
+        return int(self.table["shard"][-1].as_py()) + 1
+
+    @property
+    def images(self) -> int:
+        return int(self.table.num_rows)
+
+    def rows(self) -> Iterator[tuple[int, pa.Table]]:
+        """Each shard and its rows."""
+        counts = Counter(self.table["shard"].to_pylist())
+        start = 0
+        for shard, count in sorted(counts.items()):
+            # Taken, not sliced: a slice would carry the whole table along to its worker.
+            yield shard, self.table.take(pa.array(range(start, start + count)))
+            start += count
+
+
+def first_plan(corpus: pa.Table, shard_size: int) -> Plan:
+    """Consecutive images, `shard_size` to a shard."""
+    shards = pa.array([i // shard_size for i in range(corpus.num_rows)], pa.uint32())
+    return Plan(corpus.add_column(1, "shard", shards))
+
+
+def extended(plan: Plan, corpus: pa.Table, shard_size: int) -> Plan:
+    """The plan with the corpus' new images in new shards behind its own, which stay as they are.
+
+    Images are told apart by their URIs. Those that the corpus no longer has stay in the plan: they may be cached.
+    Raises InputError if a column's type changed.
+    """
+    planned = Counter(plan.table["uri"].to_pylist())
+    new = []
+    for row, uri in enumerate(corpus["uri"].to_pylist()):
+        if planned[uri] > 0:
+            planned[uri] -= 1
+        else:
+            new.append(row)
+    if not new:
+        return plan
+    first, shard = plan.images, plan.shards
+    added = corpus.take(pa.array(new)).set_column(0, "image_id", pa.array(range(first, first + len(new)), pa.uint32()))
+    added = added.add_column(1, "shard", pa.array([shard + i // shard_size for i in range(len(new))], pa.uint32()))
+    # Every shard's image table has the same columns: those of the first plan.
+    columns = {
+        field.name: added[field.name] if field.name in added.column_names else pa.nulls(len(new), field.type)
+        for field in plan.table.schema
+    }
+    try:
+        table = pa.table(columns).cast(plan.table.schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError(
+            f"The new images' columns do not fit those of the images in the cache: {error}.", "Use another --cache."
+        ) from error
+    return Plan(pa.concat_tables([plan.table, table]))
+
+
+def settle(store: Store, run: Run, corpus: pa.Table, say: Callable[[str], None]) -> tuple[Head, Plan]:
+    """The head and plan that hold for these images; a plan and an unsealed head are made if there is anything new."""
+    while True:
+        head = latest_head(store)
+        if head is None:
+            plan, number, index = first_plan(corpus, run.shard_size), 1, None
+        else:
+            old = read_plan(store, head.plan)
+            plan, number, index = extended(old, corpus, run.shard_size), head.number + 1, head.index
+            if plan is old:
+                return head, plan
+            left_out = [name for name in corpus.column_names if name not in plan.table.column_names]
+            if left_out:
+                say(f"Columns not in the cache's plan are left out: {', '.join(left_out)}.")
+            say(f"{plan.images - old.images} new images beside {old.images} that were planned before.")
+        data = parquet_bytes(plan.table)
+        key = plan_key(digest_of(data)[:16])
+        store.create(key, data)
+        made = Head(number, key, plan.shards, plan.images, False, index)
+        if store.create(head_key(number), made.to_bytes()):
+            return made, plan
+
+
+def read_plan(store: Store, key: str) -> Plan:
+    try:
+        return Plan(pq.read_table(io.BytesIO(store.read(key))))
+    except FileNotFoundError as error:
+        raise CorruptCache(f"The plan {key} is missing from {store.url}.", "Run: vlq verify") from error
+    except pa.ArrowException as error:
+        raise CorruptCache(f"The plan {key} in {store.url} is not readable.", "Run: vlq verify") from error

@@ -1,0 +1,146 @@
+"""Readings -> postings: which tokens are read where, sorted by token.
+
+Sorting is what makes a query fast: a token's rows lie together, so a reader fetches only them. Keys are total, so
+the same readings give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlq.query.schema import Run
+
+ROW_GROUP = 131_072
+"""Rows of a row group: the least that a look-up reads of a table."""
+
+TOP1 = pa.schema(
+    [
+        ("token", pa.uint32()),
+        ("image", pa.uint32()),
+        ("layer", pa.uint16()),
+        ("n", pa.uint32()),
+        ("logprob", pa.float32()),
+        ("positions", pa.list_(pa.uint16())),
+    ]
+)
+TOPK = pa.schema(
+    [
+        ("token", pa.uint32()),
+        ("image", pa.uint32()),
+        ("layer", pa.uint16()),
+        ("position", pa.uint16()),
+        ("rank", pa.uint8()),
+        ("logprob", pa.float32()),
+    ]
+)
+# Sorted columns are long runs, which dictionaries with run lengths store in almost nothing.
+_DICTIONARY = ["token", "image", "layer", "n", "rank"]
+_ENCODING = {
+    "logprob": "BYTE_STREAM_SPLIT",
+    "position": "DELTA_BINARY_PACKED",
+    "positions.list.element": "DELTA_BINARY_PACKED",
+}
+
+
+def site_arrays(run: Run, readings: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per site its ids and log-probabilities, each (image, layer, position, k)."""
+    sites = {}
+    for site in run.positions:
+        stored, last = ("prompt", slice(-1, None)) if site == "last" else (site, slice(None))
+        sites[site] = readings[f"{stored}/token"][:, :, last], readings[f"{stored}/logprob"][:, :, last]
+    return sites
+
+
+def postings_of(run: Run, first_image: int, readings: Mapping[str, np.ndarray]) -> dict[str, pa.Table]:
+    """All index tables of one shard, by name (`schema.TABLES`)."""
+    tables = {}
+    for site, (token, logprob) in site_arrays(run, readings).items():
+        tables[f"{site}_top1"] = top1_postings(token[..., 0], logprob[..., 0], first_image, run.no_id)
+        tables[f"{site}_topk"] = topk_postings(token, logprob, first_image, run.no_id)
+    return tables
+
+
+def topk_postings(token: np.ndarray, logprob: np.ndarray, first_image: int, no_id: int) -> pa.Table:
+    """One row per stored reading, from ids and log-probabilities (image, layer, position, k)."""
+    flat = np.ascontiguousarray(token).reshape(-1)
+    order = stable_order(flat)
+    order = order[: np.searchsorted(flat[order], no_id)]  # images without readings sort last
+    image, layer, position, rank = np.unravel_index(order, token.shape)
+    # Within a token, (image, layer, position) ascend because the flat order does and the sort is stable.
+    return pa.table(
+        [
+            flat[order].astype(np.uint32),
+            (image + first_image).astype(np.uint32),
+            layer.astype(np.uint16),
+            position.astype(np.uint16),
+            (rank + 1).astype(np.uint8),
+            np.ascontiguousarray(logprob).reshape(-1)[order].astype(np.float32),
+        ],
+        schema=TOPK,
+    )
+
+
+def top1_postings(token: np.ndarray, logprob: np.ndarray, first_image: int, no_id: int) -> pa.Table:
+    """One row per token, image and layer, from the first rank's ids and log-probabilities (image, layer, position)."""
+    flat = np.ascontiguousarray(token).reshape(-1)
+    order = stable_order(flat)
+    order = order[: np.searchsorted(flat[order], no_id)]
+    image, layer, position = np.unravel_index(order, token.shape)
+    ids = flat[order]
+    values = np.ascontiguousarray(logprob).reshape(-1)[order].astype(np.float32)
+    starts = np.flatnonzero(_changes(ids, image, layer))
+    ends = np.append(starts[1:], len(ids))
+    return pa.table(
+        [
+            ids[starts].astype(np.uint32),
+            (image[starts] + first_image).astype(np.uint32),
+            layer[starts].astype(np.uint16),
+            (ends - starts).astype(np.uint32),
+            np.maximum.reduceat(values, starts) if len(starts) else values,
+            pa.ListArray.from_arrays(np.append(starts, len(ids)).astype(np.int32), position.astype(np.uint16)),
+        ],
+        schema=TOP1,
+    )
+
+
+def _changes(*columns: np.ndarray) -> np.ndarray:
+    """True where a row differs from the one before it in any column; the first row always does."""
+    changed = np.zeros(len(columns[0]), dtype=bool)
+    changed[:1] = True
+    for column in columns:
+        changed[1:] |= column[1:] != column[:-1]
+    return changed
+
+
+def stable_order(ids: np.ndarray) -> np.ndarray:
+    """Positions of `ids` in ascending order, equal ids in the order they come."""
+    if ids.dtype.itemsize <= 2:
+        return np.argsort(ids, kind="stable")  # a radix sort for 16 bits, a merge sort above: so two rounds
+    low = np.argsort((ids & 0xFFFF).astype(np.uint16), kind="stable")
+    return low[np.argsort((ids[low] >> 16).astype(np.uint16), kind="stable")]
+
+
+def open_writer(sink: io.BytesIO | str, schema: pa.Schema) -> pq.ParquetWriter:
+    """A Parquet writer for TOP1 or TOPK rows, the same for every file: small, and the same bytes for the same rows."""
+    return pq.ParquetWriter(
+        sink,
+        schema,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=[name for name in schema.names if name in _DICTIONARY],
+        column_encoding={column: way for column, way in _ENCODING.items() if column.split(".")[0] in schema.names},
+        write_statistics=True,
+    )
+
+
+def postings_bytes(table: pa.Table) -> bytes:
+    """Postings as Parquet, written in row groups of ROW_GROUP."""
+    sink = io.BytesIO()
+    with open_writer(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks(), row_group_size=ROW_GROUP)
+    return sink.getvalue()

@@ -1,0 +1,145 @@
+"""What long work shows: a bar on a terminal, a line every few seconds elsewhere. Both on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+LINE_EVERY = 5.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class Tracker(Protocol):
+    """Told how far a run is."""
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+
+    def phase(self, text: str) -> None:
+        """What is being done now."""
+
+    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
+        """`done` of `total` images are cached, `errors` of them without readings, `fresh` of them by this run."""
+
+
+@contextmanager
+def tracker() -> Iterator[Tracker]:
+    """The tracker that fits where stderr goes."""
+    if sys.stderr.isatty():
+        with _Bar() as bar:
+            yield bar
+    else:
+        yield _Lines()
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None]]:
+    """A function to tell what is being done, how many steps of it are done, and of how many."""
+    with tracker() as shown:
+        last_text, last_time = "", float("-inf")
+        every = 0.1 if sys.stderr.isatty() else LINE_EVERY
+
+        def step(text: str, done: int, total: int) -> None:
+            nonlocal last_text, last_time
+            now = time.monotonic()
+            if text != last_text or done == total or now - last_time >= every:
+                last_text, last_time = text, now
+                shown.phase(f"{text}: {done} of {total}" if total else text)
+
+        yield step
+
+
+class _Bar:
+    """A bar with images/s, errors so far and time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._rate = _Rate()
+        self._task: Any = None
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        self._task = self._progress.add_task("starting", total=None, figures="")
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def phase(self, text: str) -> None:
+        self._progress.update(self._task, description=text)
+
+    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
+        self._progress.update(
+            self._task,
+            description="reading",
+            completed=done,
+            total=total,
+            figures=self._rate.figures(done, total, errors, fresh),
+        )
+
+
+class _Lines:
+    """Plain lines, not too many."""
+
+    def __init__(self) -> None:
+        self._rate = _Rate()
+        self._said = float("-inf")
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    phase = say
+
+    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
+        now = time.monotonic()
+        figures = self._rate.figures(done, total, errors, fresh)
+        if now - self._said >= LINE_EVERY or done == total:
+            self._said = now
+            self.say(figures)
+
+
+class _Rate:
+    """Images per second since the first report."""
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+
+    def figures(self, done: int, total: int, errors: int, fresh: int) -> str:
+        now = time.monotonic()
+        if self._start is None:
+            self._start = now
+        seconds = now - self._start
+        figures = [f"{done:,} of {total:,} images"]
+        if fresh and seconds > 0:
+            rate = fresh / seconds
+            figures.append(f"{rate:.1f} images/s" if rate < 10 else f"{rate:.0f} images/s")
+            if done < total:
+                figures.append(f"{_duration((total - done) / rate)} left")
+        if errors:
+            figures.append(f"{errors} error{'s' if errors > 1 else ''}")
+        return ", ".join(figures)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

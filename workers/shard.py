@@ -1,0 +1,64 @@
+"""Commit one shard.
+
+A shard is encoded whole in memory and then put object by object, each create-only under a key with the content's
+hash, its postings after it and the commit record last. Until the record is there, nobody sees any of it; if another
+writer's record is there first, that one holds and what was put here waits for garbage collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from vlq.query.errors import RunError
+from vlq.query.schema import (
+    Commit,
+    Run,
+    commit_key,
+    digest_of,
+    images_key,
+    postings_prefix,
+    shard_prefix,
+)
+from vlq.query.store import Store, put
+from vlq.workers.encode import encode_group
+from vlq.workers.postings import postings_bytes, postings_of
+from vlq.workers.tables import parquet_bytes
+
+
+def write_shard(
+    store: Store, run: Run, shard: int, first_image: int, readings: Mapping[str, np.ndarray], images: pa.Table
+) -> Commit:
+    """Put a shard's objects, its postings and its commit record, and return the record that holds.
+
+    `readings` are the arrays of `schema.array_specs`; `images` is the image table, one row per image of the shard,
+    in the order of the arrays. The record returned is another writer's if that one came first.
+    """
+    objects = encode_group(run, readings, images.num_rows)
+    tables = {name: postings_bytes(table) for name, table in postings_of(run, first_image, readings).items()}
+
+    image_bytes = parquet_bytes(images)
+    digest = _digest(objects | {"images": image_bytes})
+    prefix = shard_prefix(shard, digest)
+    stored = tuple(put(store, f"{prefix}/{name}", data) for name, data in sorted(objects.items()))
+    images_table = put(store, images_key(shard, digest), image_bytes)
+    folder = postings_prefix(shard, _digest(tables))
+    postings = {name: put(store, f"{folder}/{name}.parquet", data) for name, data in sorted(tables.items())}
+
+    rows = images.select(["image_id", "image", "error"]).to_pylist()
+    errors = tuple((row["image_id"], row["image"], row["error"]) for row in rows if row["error"] is not None)
+    record = Commit(run.digest, shard, first_image, images.num_rows, prefix, errors, stored, images_table, postings)
+    if store.create(commit_key(shard), record.to_bytes()):
+        return record
+    winner = Commit.from_bytes(store.read(commit_key(shard)), commit_key(shard))
+    if winner.run != run.digest:
+        raise RunError(f"Shard {shard} was committed by another run into {store.url}.", "Use another --cache.")
+    return winner
+
+
+def _digest(objects: Mapping[str, bytes]) -> str:
+    """Sixteen hex digits over the names and contents of a set of objects."""
+    listing = "\n".join(f"{name} {digest_of(data)}" for name, data in sorted(objects.items()))
+    return digest_of(listing.encode())[:16]

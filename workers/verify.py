@@ -1,0 +1,143 @@
+"""Is the cache what was written? Checksums, missing shards, and an index that says what the arrays say."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlq.query.cache import Cache, committed_shards, latest_head, read_commit
+from vlq.query.errors import CorruptCache
+from vlq.query.schema import VOCABULARY, Commit, Head, IndexManifest, Stored, commit_key, digest_of
+from vlq.workers.index import Progress, Rows, merged, postings_from_arrays
+from vlq.workers.models.vocabulary import vocabulary_hash
+
+RUN_AGAIN = "run the same `vlq run` again"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be: where, what, and how to mend it."""
+
+    where: str
+    what: str
+    mend: str
+
+
+def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
+    """Everything wrong with the cache; nothing if all is well. Reads every byte."""
+    yield from _verify_vocabulary(cache)
+    try:
+        head = latest_head(cache.store)
+    except CorruptCache as error:
+        yield Finding("heads/", error.message, f"delete that head, and {RUN_AGAIN}")
+        return
+    if head is None:
+        yield Finding("heads/", "no plan was made", RUN_AGAIN)
+        return
+    yield from _verify_plan(cache, head)
+    manifest = None
+    if head.index:
+        try:
+            manifest = cache.manifest(head)
+        except CorruptCache as error:
+            yield Finding(head.index, error.message, "vlq index")
+
+    present = committed_shards(cache.store)
+    for shard in sorted(set(range(head.shards)) - set(present)):
+        what = "missing" if head.sealed else "not done yet"
+        yield Finding(f"shard {shard}", what, f"{RUN_AGAIN}: it does this shard")
+    sound = []
+    for done, shard in enumerate(present):
+        try:
+            commit = read_commit(cache.store, shard)
+            findings = list(_verify_shard(cache, commit))
+        except CorruptCache as error:
+            findings = [Finding(commit_key(shard), error.message, f"delete it, and {RUN_AGAIN}")]
+        yield from findings
+        if not findings:
+            sound.append(commit)
+        progress("checking shards", done + 1, len(present))
+    if manifest is not None:
+        yield from _verify_index(cache, manifest, sound, progress)
+
+
+def _verify_vocabulary(cache: Cache) -> Iterator[Finding]:
+    copy = "copy it from another cache of the same model"
+    try:
+        table = pq.read_table(io.BytesIO(cache.store.read(VOCABULARY)))
+        if vocabulary_hash(table) != cache.run.vocabulary_hash:
+            yield Finding(VOCABULARY, "not the run's vocabulary", copy)
+    except FileNotFoundError:
+        yield Finding(VOCABULARY, "missing", copy)
+    except (pa.ArrowException, OSError, KeyError):
+        yield Finding(VOCABULARY, "not readable", copy)
+
+
+def _verify_plan(cache: Cache, head: Head) -> Iterator[Finding]:
+    try:
+        if digest_of(cache.store.read(head.plan))[:16] not in head.plan:
+            yield Finding(head.plan, "not what was written", "restore it from a copy")
+    except FileNotFoundError:
+        yield Finding(head.plan, "missing", "restore it from a copy")
+
+
+def _verify_shard(cache: Cache, commit: Commit) -> Iterator[Finding]:
+    if commit.run != cache.run.digest:
+        yield Finding(commit_key(commit.shard), "made by another run", "use another cache for that run")
+        return
+    redo = f"delete {commit_key(commit.shard)}, and {RUN_AGAIN}"
+    damaged = list(_damaged(cache, (*commit.objects, commit.images_table, *commit.postings.values()), redo))
+    yield from damaged
+    if damaged:
+        return
+    expected = postings_from_arrays(cache, commit)
+    for table, stored in commit.postings.items():
+        if not pq.read_table(cache.local(stored)).equals(expected[table]):
+            yield Finding(stored.key, "says something else than the arrays", redo)
+
+
+def _verify_index(
+    cache: Cache, manifest: IndexManifest, commits: Sequence[Commit], progress: Progress
+) -> Iterator[Finding]:
+    damaged = list(_damaged(cache, (stored for files in manifest.tables.values() for stored in files), "vlq index"))
+    yield from damaged
+    covered = [commit for commit in commits if commit.shard < manifest.shards]
+    if damaged or len(covered) < manifest.shards:
+        return
+    for done, (table, files) in enumerate(sorted(manifest.tables.items())):
+        paths = [cache.local(stored) for stored in files]
+        if table == "images":
+            same = pq.read_table(paths).equals(
+                pa.concat_tables([pq.read_table(cache.local(commit.images_table)) for commit in covered])
+            )
+        else:
+            same = _same_rows([cache.local(commit.postings[table]) for commit in covered], paths)
+        if not same:
+            yield Finding(files[0].key, "says something else than the shards", "vlq index")
+        progress("comparing the index", done + 1, len(manifest.tables))
+
+
+def _same_rows(runs: Sequence[str], files: Sequence[str]) -> bool:
+    """Whether the index's files hold exactly the runs' rows, in order."""
+    indexed = Rows(files)
+    for rows in merged(runs):
+        found = indexed.take(rows.num_rows)
+        if rows.num_rows and (found is None or not found.equals(rows.combine_chunks())):
+            return False
+    return indexed.take(1) is None
+
+
+def _damaged(cache: Cache, objects: Iterable[Stored], mend: str) -> Iterator[Finding]:
+    """A finding for each object that is not there as it was written."""
+    for stored in objects:
+        try:
+            data = cache.store.read(stored.key)
+        except FileNotFoundError:
+            yield Finding(stored.key, "missing", mend)
+            continue
+        if len(data) != stored.size or digest_of(data) != stored.sha256:
+            yield Finding(stored.key, "not what was written", mend)

@@ -1,0 +1,157 @@
+"""What one Ray actor does: load the model once, then read shard after shard and commit each."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from vlq.query.errors import RunError
+from vlq.query.schema import Run
+from vlq.query.store import open_store
+
+DECODERS = 4
+"""Threads that fetch and decode images ahead of the model."""
+
+SHARD_OBJECT_BYTES = 256 * 2**20
+"""Shards are cut so that no object, uncompressed, passes this."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is made with. No prompt means the model's own default."""
+
+    model: str
+    prompt: str | None
+    k: int
+    at: tuple[str, ...]
+    device: str  # cpu or cuda
+    dtype: str  # auto, or a dtype
+    threads: int
+    batch_size: int
+    shard_size: int
+    attention: str = "sdpa"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a loaded model says of itself. Small: it travels from the worker to whoever started it."""
+
+    run: Run
+    vocabulary: bytes  # Parquet
+    tokenizer: bytes | None  # tokenizer.json
+
+
+@dataclass(frozen=True)
+class Done:
+    """A committed shard."""
+
+    shard: int
+    images: int
+    errors: int
+
+
+class ShardWorker:
+    """One model. Two calls may be under way at once: one uses the model, the other decodes ahead or writes."""
+
+    def __init__(self, setup: Setup) -> None:
+        # Nothing that can fail: Ray would report it as a death without its message.
+        self._setup = setup
+        self._model: Any = None
+        self._using_model = threading.Lock()
+        self._decoders = ThreadPoolExecutor(DECODERS, "decode")
+
+    def start(self) -> Description:
+        """Load the model, and say which run this worker would begin. Raises ModelError."""
+        import torch
+        import transformers
+
+        from vlq.workers.models import load
+        from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
+        from vlq.workers.tables import parquet_bytes
+
+        setup = self._setup
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are recorded with their reasons
+        torch.set_num_threads(setup.threads)
+        self._model = load(
+            setup.model,
+            prompt=setup.prompt,
+            device=setup.device,
+            dtype=setup.dtype,
+            attention=setup.attention,
+            check_images=setup.batch_size if setup.device == "cuda" else 1,
+        )
+        table = vocabulary_table(self._model.tokenizer, self._model.vocabulary_size)
+        run = describe_run(setup, self._model, vocabulary_hash(table))
+        return Description(run, parquet_bytes(table), self._model.tokenizer.backend_tokenizer.to_str().encode())
+
+    def extract(self, url: str, run: Run, shard: int, rows: pa.Table, attempt: int) -> Done:
+        """Read one shard's rows of the plan and commit it."""
+        import torch
+
+        from vlq.workers.extract import read_shard
+        from vlq.workers.lens import Lens
+        from vlq.workers.shard import write_shard
+
+        time.sleep(attempt)  # what failed may want a moment
+        with self._using_model:
+            torch.set_num_threads(run.threads)  # counts for the calling thread
+            lens = Lens(self._model.unembed, run.k, run.lens_block)
+            try:
+                readings, images = read_shard(self._model, lens, run, rows, self._decoders)
+            except torch.cuda.OutOfMemoryError as error:
+                raise RunError(
+                    f"A batch of {run.batch_size} images does not fit into the GPU's memory.",
+                    "Free the GPU, or begin another --cache with a smaller --batch-size.",
+                ) from error
+        commit = write_shard(open_store(url), run, shard, rows["image_id"][0].as_py(), readings, images)
+        return Done(shard, commit.images, len(commit.errors))
+
+
+def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
+    """The record of a run with this model, as `run.json` will hold it. `model` is a `LensModel`."""
+    from vlq.workers.lens import default_block
+    from vlq.workers.models.files import model_hash, resolve
+
+    k = min(setup.k, model.vocabulary_size)
+    run = Run(
+        model=setup.model,
+        model_class=type(model.model).__name__,
+        model_hash=model_hash(resolve(setup.model, download=False)),
+        prompt=model.prompt,
+        prompt_ids=model.prompt_ids,
+        layers=model.layers,
+        grid=model.grid,
+        k=k,
+        at=setup.at,
+        vocabulary_size=model.vocabulary_size,
+        vocabulary_hash=vocabulary_hash,
+        dtype=str(model.dtype).removeprefix("torch."),
+        image_processor=plain(model.processor.image_processor.to_dict()) | {"backend": "pil"},
+        batch_size=setup.batch_size,
+        threads=setup.threads,
+        lens_block=default_block(model.vocabulary_size, setup.device),
+        device=setup.device,
+        attention=setup.attention,
+        versions={name: version(name) for name in ("vlq", "torch", "transformers", "pillow", "numpy")}
+        | {"python": platform.python_version()},
+    )
+    largest = max(run.positions.values()) * run.layers * k * 4
+    return replace(run, shard_size=min(setup.shard_size, max(1, SHARD_OBJECT_BYTES // largest)))
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: mappings, lists, strings, numbers; anything else by its name."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool) else str(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from vlq.query.nodes import Call, Node
@@ -25,29 +25,49 @@ def first_layer(
     pieces: bool = False,
 ) -> Call:
     """In each image, the first layer where the token is read, and the patches that read it there."""
-    return _call(
-        "first_layer",
-        token,
-        rank=rank,
-        min_prob=min_prob,
-        layers=layers,
-        at=at,
-        min_patches=min_patches,
-        min_run=min_run,
-        by=by,
-        pieces=pieces,
-    )
+    return _call("first_layer", locals())
+
+
+def last_layer(
+    token: Tokens,
+    *,
+    rank: int = 1,
+    min_prob: float | None = None,
+    layers: Layers = None,
+    at: Literal["patch", "last", "prompt"] = "patch",
+    min_patches: int = 1,
+    min_run: int = 1,
+    by: Literal["image", "patch", "corpus"] = "image",
+    pieces: bool = False,
+) -> Call:
+    """In each image, the last layer where the token is read, and the patches that read it there."""
+    return _call("last_layer", locals())
+
+
+def peak_layer(
+    token: Tokens,
+    *,
+    rank: int = 1,
+    min_prob: float | None = None,
+    layers: Layers = None,
+    at: Literal["patch", "last", "prompt"] = "patch",
+    min_patches: int = 1,
+    by: Literal["image", "patch", "corpus"] = "image",
+    pieces: bool = False,
+) -> Call:
+    """In each image, the layer where the token's probability is highest, and the patches that read it there."""
+    return _call("peak_layer", locals())
 
 
 def matching(pattern: str) -> Call:
     """Every word of the vocabulary that a regular expression matches."""
-    return _call("matching", pattern)
+    return _call("matching", locals())
 
 
 def prefix(word: str) -> Call:
     """The first piece of a word that is spelled in several, with how many words share it."""
-    return _call("prefix", word)
+    return _call("prefix", locals())
 
 
-def _call(function: str, *positional: object, **named: object) -> Call:
-    return call(function, positional, [(name, value, None) for name, value in named.items()])
+def _call(function: str, arguments: Mapping[str, object]) -> Call:
+    return call(function, (), [(name, value, None) for name, value in arguments.items()])

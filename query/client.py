@@ -55,6 +55,8 @@ class Corpus:
         return Result(self, query)
 
     first_layer = _asking(builders.first_layer)
+    last_layer = _asking(builders.last_layer)
+    peak_layer = _asking(builders.peak_layer)
 
     def info(self) -> dict[str, Any]:
         """Model, prompt, layers, grid, k, images, errors, size and the index's state."""

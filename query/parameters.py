@@ -156,6 +156,10 @@ class LayerSet:
     def lowest(self) -> int:
         return self.layers[0]
 
+    @property
+    def highest(self) -> int:
+        return self.layers[-1]
+
 
 @dataclass(frozen=True)
 class Layers:

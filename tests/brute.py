@@ -48,9 +48,10 @@ def read_site(cache: Path, shards: Sequence[str], site: str) -> Site:
     return Site(token, logprob)
 
 
-def first_layers(
+def picked_layers(
     site: Site,
     ids: Sequence[int],
+    pick: str = "first",
     *,
     rank: int = 1,
     min_prob: float | None = None,
@@ -59,7 +60,10 @@ def first_layers(
     min_run: int = 1,
     by: str = "image",
 ) -> list[dict[str, Any]]:
-    """Rows of first_layer by image or by patch: image (its number), layer, positions and the best log-probability."""
+    """Rows of first_layer, last_layer or peak_layer by image or by patch.
+
+    Each has image (its number), layer, positions and the best log-probability.
+    """
     best, probability = site.cells(ids)
     hit = best <= rank
     if min_prob is not None:
@@ -67,15 +71,22 @@ def first_layers(
     counted = range(hit.shape[1]) if layers is None else layers
     rows = []
     for image in np.flatnonzero(hit.any((1, 2))):
-        positions = range(hit.shape[2]) if by == "patch" else [None]
-        for position in positions:
-            read = hit[image] if position is None else hit[image][:, [position]]  # (layer, position)
-            enough = [layer in counted and read[layer].sum() >= min_patches for layer in range(hit.shape[1])]
-            starts = [layer for layer in range(len(enough)) if all(enough[layer : layer + min_run])]
-            starts = [layer for layer in starts if layer + min_run <= len(enough)]
-            if starts:
-                layer = starts[0]
-                where = np.flatnonzero(hit[image, layer]) if position is None else np.array([position])
-                logprob = np.log(probability[image, layer, where].max())
-                rows.append({"image": int(image), "layer": layer, "positions": where.tolist(), "logprob": logprob})
+        for position in range(hit.shape[2]) if by == "patch" else [None]:
+            at = slice(None) if position is None else [position]
+            read = hit[image][:, at]  # (layer, position)
+            strongest = np.where(read, probability[image][:, at], 0).max(-1)
+            enough = [layer in counted and read[layer].sum() >= min_patches for layer in range(len(read))]
+            runs = [layer for layer in range(len(read) - min_run + 1) if all(enough[layer : layer + min_run])]
+            if not runs:
+                continue
+            match pick:
+                case "first":
+                    layer = runs[0]
+                case "last":
+                    layer = runs[-1] + min_run - 1
+                case _:
+                    layer = max(runs, key=lambda layer: (strongest[layer], -layer))
+            where = np.flatnonzero(hit[image, layer]) if position is None else np.array([position])
+            logprob = np.log(strongest[layer])
+            rows.append({"image": int(image), "layer": layer, "positions": where.tolist(), "logprob": logprob})
     return rows

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlq.query.builders import first_layer, matching, prefix
+    from vlq.query.builders import first_layer, last_layer, matching, peak_layer, prefix
     from vlq.query.client import Corpus, open
     from vlq.query.errors import VlqError
     from vlq.query.parse import parse
@@ -23,13 +23,26 @@ _HOMES = {
     "Result": "result",
     "VlqError": "errors",
     "first_layer": "builders",
+    "last_layer": "builders",
     "matching": "builders",
     "open": "client",
     "parse": "parse",
+    "peak_layer": "builders",
     "prefix": "builders",
 }
 
-__all__ = ["Corpus", "Result", "VlqError", "first_layer", "matching", "open", "parse", "prefix"]
+__all__ = [
+    "Corpus",
+    "Result",
+    "VlqError",
+    "first_layer",
+    "last_layer",
+    "matching",
+    "open",
+    "parse",
+    "peak_layer",
+    "prefix",
+]
 
 
 def __getattr__(name: str) -> Any:

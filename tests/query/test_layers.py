@@ -1,4 +1,4 @@
-"""first_layer equals brute force over the Zarr arrays, for random corpora, tokens and arguments."""
+"""first_layer, last_layer and peak_layer equal brute force over the Zarr arrays, for random corpora and queries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vlq.query.client import Corpus
 from vlq.query.compile import compile as compile_query
 from vlq.query.errors import BadArgument
 
-from ..brute import Site, first_layers, read_site
+from ..brute import Site, picked_layers, read_site
 from ..synthetic import WORDS, make_cache, make_run
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -63,8 +63,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 
 
 @st.composite
-def questions(draw: st.DrawFn) -> tuple[str, list[int], dict[str, Any]]:
-    """A shape, token ids and arguments that fit it."""
+def questions(draw: st.DrawFn) -> tuple[str, str, list[int], dict[str, Any]]:
+    """Which layer, a shape, token ids and arguments that fit it."""
+    pick = draw(st.sampled_from(["first", "first", "last", "peak"]))
     name = draw(st.sampled_from(list(SHAPES)))
     run = make_run(**SHAPES[name]["run"])  # type: ignore[arg-type]
     size = min(run.vocabulary_size, len(WORDS) + 6)
@@ -80,8 +81,9 @@ def questions(draw: st.DrawFn) -> tuple[str, list[int], dict[str, Any]]:
     )
     positions = 1 if arguments["by"] == "patch" else run.positions[arguments["at"]]
     arguments["min_patches"] = draw(st.integers(1, min(3, positions)))
-    arguments["min_run"] = draw(st.integers(1, min(3, len(counted(arguments["layers"], run.layers)))))
-    return name, ids, arguments
+    if pick != "peak":
+        arguments["min_run"] = draw(st.integers(1, min(3, len(counted(arguments["layers"], run.layers)))))
+    return pick, name, ids, arguments
 
 
 def counted(layers: Any, count: int) -> list[int]:
@@ -97,20 +99,22 @@ def counted(layers: Any, count: int) -> list[int]:
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(question=questions())
-def test_equals_brute_force(cases: dict[str, Case], question: tuple[str, list[int], dict[str, Any]]) -> None:
-    name, ids, arguments = question
+def test_equals_brute_force(cases: dict[str, Case], question: tuple[str, str, list[int], dict[str, Any]]) -> None:
+    pick, name, ids, arguments = question
     case = cases[name]
-    result = case.corpus.first_layer(ids if len(ids) > 1 else ids[0], **arguments)
+    ask = getattr(case.corpus, f"{pick}_layer")
+    result = ask(ids if len(ids) > 1 else ids[0], **arguments)
     run = case.corpus.cache.run
     layers = counted(arguments["layers"], run.layers)
-    expected = first_layers(
+    expected = picked_layers(
         case.sites[arguments["at"]],
         ids,
+        pick,
         rank=arguments["rank"],
         min_prob=arguments["min_prob"],
         layers=layers,
         min_patches=arguments["min_patches"],
-        min_run=arguments["min_run"],
+        min_run=arguments.get("min_run", 1),
         by="patch" if arguments["by"] == "patch" else "image",
     )
     expected.sort(key=lambda row: (row["layer"], case.names[row["image"]], row["positions"]))
@@ -128,7 +132,12 @@ def test_equals_brute_force(cases: dict[str, Case], question: tuple[str, list[in
         (row,) = result.rows
         assert row["images"] == histogram[row["layer"]]
         assert row["histogram"] == histogram
-        expected = expected[:1]
+        order = {
+            "first": lambda row: row["layer"],
+            "last": lambda row: -row["layer"],
+            "peak": lambda row: -row["logprob"],
+        }
+        expected = sorted(expected, key=order[pick])[:1]
     assert len(result.rows) == len(expected)
     for row, wanted in zip(result.rows, expected, strict=True):
         assert row["image"] == case.names[wanted["image"]]
@@ -137,7 +146,9 @@ def test_equals_brute_force(cases: dict[str, Case], question: tuple[str, list[in
         assert row["patches"] == (wanted["positions"] if arguments["at"] == "patch" else [])
         assert row.get("positions", wanted["positions"]) == wanted["positions"]
         assert row["logprob"] == pytest.approx(min(0, wanted["logprob"]), abs=1e-6)
-        assert row["censored"] == (row["layer"] == layers[0] > 0)
+        below = row["layer"] == layers[0] > 0
+        above = row["layer"] == layers[-1] < run.layers - 1
+        assert row["censored"] == {"first": below, "last": above, "peak": below or above}[pick]
         if arguments["by"] == "patch":
             assert [row["patch"]] == wanted["positions"]
 
@@ -232,13 +243,15 @@ def test_the_bound_on_what_is_not_stored_holds(cases: dict[str, Case]) -> None:
         ("probability", "first_layer('cat', rank=2, min_prob=0.5)"),
         ("set_by_patch", "first_layer('dog', by='patch')"),
         ("corpus", "first_layer('cat', at='last', by='corpus')"),
+        ("last", "last_layer('cat', layers=(1, 3), min_run=2)"),
+        ("peak", "peak_layer('cat')"),
     ],
 )
 def test_sql(cases: dict[str, Case], name: str, text: str) -> None:
     corpus = cases["several shards"].corpus
     statement = compile_query(bind(vlq.parse(text), corpus.cache.run, corpus.vocabulary))
     values = "\n".join(f"-- ${key} = {value}" for key, value in statement.parameters.items())
-    expected = (SNAPSHOTS / f"first_layer_{name}.sql").read_text()
+    expected = (SNAPSHOTS / f"layer_{name}.sql").read_text()
     assert f"-- {text}\n{values}\n{statement.sql}\n" == expected
 
 

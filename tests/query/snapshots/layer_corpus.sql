@@ -3,12 +3,12 @@
 -- $lowest = 0
 WITH layers AS (
   SELECT image, layer, positions, logprob FROM read_parquet($last_top1) WHERE token = $token
-), first AS (
+), picked AS (
   SELECT image, min(layer) AS layer, arg_min(logprob, layer) AS logprob, arg_min(positions, layer) AS positions
   FROM layers GROUP BY image
 ), named AS (
-  SELECT first.* EXCLUDE (image), images.image, image_id, layer = $lowest AND $lowest > 0 AS censored
-  FROM first JOIN read_parquet($images) AS images ON image_id = first.image
+  SELECT picked.* EXCLUDE (image), images.image, image_id, layer = $lowest AND $lowest > 0 AS censored
+  FROM picked JOIN read_parquet($images) AS images ON image_id = picked.image
 )
 SELECT image, layer, [] AS patches, logprob, censored, image_id,
   count(*) OVER (PARTITION BY layer) AS images, (SELECT histogram(layer) FROM named) AS histogram

@@ -1,0 +1,44 @@
+"""What functions say of their arguments, in words."""
+
+from __future__ import annotations
+
+from vlq.query.bind import Bound
+
+WHERE = {"patch": "", "last": " at the last prompt token", "prompt": " at the prompt's tokens"}
+"""The place of a reading, by `at`; patches are what is meant if nothing is said."""
+
+
+def qualified(bound: Bound) -> str:
+    """What narrows a reading, in parentheses: ' (rank 1 to 5, probability at least 0.5)'."""
+    parts = []
+    if bound["rank"] > 1:
+        parts.append(f"rank 1 to {bound['rank']}")
+    if bound["min_prob"] is not None:
+        parts.append(f"probability at least {bound['min_prob']:g}")
+    if not bound.layers.is_all:
+        layers = bound.layers.layers
+        if len(layers) == 1:
+            parts.append(f"layer {layers[0]}")
+        elif bound.layers.is_window:
+            parts.append(f"layers {layers[0]} to {layers[-1]}")
+        else:
+            parts.append(f"layers {', '.join(map(str, layers))}")
+    if bound.values.get("min_patches", 1) > 1:
+        parts.append(f"at least {bound['min_patches']} {'patches' if bound['at'] == 'patch' else 'positions'} a layer")
+    if bound.values.get("min_run", 1) > 1:
+        parts.append(f"{bound['min_run']} layers in a row")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def unstored(bound: Bound) -> list[str]:
+    """The bound on what the stored tokens leave out of a set's probability."""
+    ids, k = bound.token.ids, bound.run.k
+    if len(ids) == 1 or bound["min_prob"] is None or bound.run.vocabulary_size == k:
+        return []
+    # The k stored tokens each have at least the k-th's probability, so that is at most 1/k.
+    most = min(len(ids) - 1, bound.run.vocabulary_size - k) / k
+    return [
+        f"Probabilities of the {len(ids)} tokens are added up over the {k} stored of each reading. Those not stored "
+        f"have at most the {k}th's probability each, together at most {min(1.0, most):.3g}: some readings just below "
+        f"{bound['min_prob']:g} may belong here."
+    ]

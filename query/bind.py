@@ -1,17 +1,23 @@
-"""Nodes -> a bound query: names become functions, words become token ids, and every value fits the corpus."""
+"""Nodes -> bound tables: names become functions, words become token ids, and every value fits the corpus."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from vlq.query.compile import Compiler, Relation, Statement
 from vlq.query.errors import QueryError, SyntaxMistake
-from vlq.query.nodes import Call, Node
+from vlq.query.nodes import Arithmetic, Call, Comparison, Literal, Logic, Method, Node, Not
 from vlq.query.parameters import LayerSet
-from vlq.query.registry import Function, functions
+from vlq.query.registry import Function, functions, methods
 from vlq.query.schema import Run
+from vlq.query.summary import Rows, Summary
 from vlq.query.tokens import TokenSet, Vocabulary
+
+if TYPE_CHECKING:
+    from vlq.query.predicates import Predicate
 
 Mistake = TypeVar("Mistake", bound=QueryError)
 
@@ -22,6 +28,7 @@ class Scope:
 
     run: Run
     vocabulary: Vocabulary
+    image_columns: Callable[[], Mapping[str, str]]  # the image table's: DuckDB types by name
     text: str
     spans_are_places: bool  # whether the nodes' spans are places in this text
     pieces: bool = False  # whether words may be pieces inside of words
@@ -32,22 +39,64 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class Bound:
+class Counts:
+    """What a summary needs beside the rows."""
+
+    images: int  # with readings, of those that were asked for
+    compared: int = 0  # rows of a condition for which it can be said whether it holds
+
+
+class Table(ABC):
+    """A bound query: something with rows."""
+
+    @abstractmethod
+    def relation(self, compiler: Compiler) -> Relation:
+        """Its SQL."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What there is a row for: of image, patch, layer, token; nothing if there is one row."""
+        return self.relation(Compiler()).keys
+
+    @property
+    def whole(self) -> Table:
+        """The table whose rows the summary is of: what is only shown in part or in another order is summed up whole."""
+        return self
+
+    @property
+    @abstractmethod
+    def population(self) -> Predicate | None:
+        """Which images were asked for; None for all."""
+
+    @property
+    @abstractmethod
+    def token_sets(self) -> tuple[TokenSet, ...]:
+        """The tokens that are asked for."""
+
+    @abstractmethod
+    def notes(self) -> list[str]:
+        """What the answer cannot know, or rests on."""
+
+    @abstractmethod
+    def summarise(self, rows: Rows, counts: Counts) -> Summary:
+        """The rows in a few figures."""
+
+    @abstractmethod
+    def headline(self, summary: Summary) -> str:
+        """The summary as one English sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bound(Table):
     """A call whose every argument, given or by default, is a checked value."""
 
     call: Call
     function: Function
     run: Run
     values: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
-
-    def argument(self, name: str) -> Node:
-        """Where a mistake in an argument is pointed at: the argument, or the whole call if it was left out."""
-        node = self.call.get(name)
-        return self.call if node is None else node
 
     @property
     def token(self) -> TokenSet:
@@ -59,13 +108,64 @@ class Bound:
         value: LayerSet = self.values["layers"]
         return value
 
+    def argument(self, name: str) -> Node:
+        """Where a mistake in an argument is pointed at: the argument, or the whole call if it was left out."""
+        node = self.call.get(name)
+        return self.call if node is None else node
 
-def bind(node: Node, run: Run, vocabulary: Vocabulary, text: str | None = None) -> Bound:
-    """The node with everything in it looked up. `text` is what it was parsed from. Raises QueryError."""
-    scope = Scope(run, vocabulary, str(node) if text is None else text, text is not None)
-    if not isinstance(node, Call) or functions()[node.function].compile is None:
-        hint = "Ask something, such as first_layer(token='dog')"
-        raise scope.error(SyntaxMistake, f"{node} asks nothing by itself.", node, hint)
+    def relation(self, compiler: Compiler) -> Relation:
+        assert self.function.compile is not None
+        return self.function.compile(self, compiler)
+
+    @property
+    def population(self) -> Predicate | None:
+        images: Predicate | None = self.values.get("images")
+        return images
+
+    @property
+    def token_sets(self) -> tuple[TokenSet, ...]:
+        return tuple(value for value in self.values.values() if isinstance(value, TokenSet))
+
+    def notes(self) -> list[str]:
+        notes = [note for tokens in self.token_sets for note in tokens.notes]
+        return notes + (self.function.notes(self) if self.function.notes is not None else [])
+
+    def summarise(self, rows: Rows, counts: Counts) -> Summary:
+        assert self.function.summarise is not None
+        return self.function.summarise(self, rows, counts.images)
+
+    def headline(self, summary: Summary) -> str:
+        assert self.function.headline is not None
+        return self.function.headline(self, summary)
+
+
+def bind(node: Node, scope: Scope) -> Table:
+    """The node with everything in it looked up. Raises QueryError."""
+    from vlq.query.combine import combine
+
+    match node:
+        case Call() if functions()[node.function].compile is not None:
+            return _call(node, scope)
+        case Method():
+            return methods()[node.method].apply(node, bind(node.table, scope), scope)
+        case Comparison(operands=operands) | Logic(operands=operands):
+            return combine(node, tuple(_operand(part, scope) for part in operands), scope)
+        case Not(operand=operand):
+            return combine(node, (bind(operand, scope),), scope)
+        case Arithmetic(left=left, right=right):
+            return combine(node, (_operand(left, scope), _operand(right, scope)), scope)
+    hint = "Ask something, such as first_layer(token='dog')"
+    raise scope.error(SyntaxMistake, f"{node} asks nothing by itself.", node, hint)
+
+
+def _operand(node: Node, scope: Scope) -> Table | Literal:
+    """A table, or a number that tables are held against."""
+    if isinstance(node, Literal) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        return node
+    return bind(node, scope)
+
+
+def _call(node: Call, scope: Scope) -> Bound:
     function = functions()[node.function]
     values: dict[str, Any] = {}
     # `pieces` says how words are read, so it is bound before them.
@@ -75,9 +175,30 @@ def bind(node: Node, run: Run, vocabulary: Vocabulary, text: str | None = None) 
             argument = parameter.default_node()
         values[parameter.name] = parameter.type.bind(argument, parameter.name, scope)
         if parameter.name == "pieces":
-            scope = Scope(run, vocabulary, scope.text, scope.spans_are_places, values["pieces"])
-    notes = tuple(note for value in values.values() if isinstance(value, TokenSet) for note in value.notes)
-    bound = Bound(node, function, run, values, notes)
+            scope = replace(scope, pieces=values["pieces"])
+    bound = Bound(node, function, scope.run, values)
     if function.check is not None:
         function.check(bound, scope)
     return bound
+
+
+# --- statements ------------------------------------------------------------------------------------------------
+
+
+def compile_rows(table: Table) -> Statement:
+    """The SELECT of a table's rows."""
+    compiler = Compiler()
+    return compiler.statement(table.relation(compiler))
+
+
+def compile_counts(table: Table) -> Statement | None:
+    """The SELECT of what a summary needs beside the rows, in one row: see Counts. None if it needs nothing."""
+    compiler = Compiler()
+    columns = []
+    if (population := table.population) is not None:
+        images = f"SELECT count(*) FROM {compiler.table('images')} AS images\nWHERE error IS NULL"
+        columns.append(f"({images} AND ({population.sql(compiler)})) AS images")
+    if table.relation(Compiler()).holds:
+        relation = table.relation(compiler)
+        columns.append(f"(SELECT count(answer.{relation.holds}) FROM {relation.part()} AS answer) AS compared")
+    return Statement(f"SELECT {', '.join(columns)}", compiler.parameters, tuple(compiler.tables)) if columns else None

@@ -22,6 +22,7 @@ def first_layer(
     min_patches: int = 1,
     min_run: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
+    images: Node | None = None,
     pieces: bool = False,
 ) -> Call:
     """In each image, the first layer where the token is read, and the patches that read it there."""
@@ -38,6 +39,7 @@ def last_layer(
     min_patches: int = 1,
     min_run: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
+    images: Node | None = None,
     pieces: bool = False,
 ) -> Call:
     """In each image, the last layer where the token is read, and the patches that read it there."""
@@ -53,6 +55,7 @@ def peak_layer(
     at: Literal["patch", "last", "prompt"] = "patch",
     min_patches: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
+    images: Node | None = None,
     pieces: bool = False,
 ) -> Call:
     """In each image, the layer where the token's probability is highest, and the patches that read it there."""

@@ -1,4 +1,4 @@
-"""What a bound query compiles to, and the pieces of SQL that functions share.
+"""What a bound query compiles to: relations inside, and in the end one SELECT.
 
 Every value is a bound parameter. A table of the index is read as `read_parquet($name)`, whose files the engine fills
 in from the snapshot that the query is asked of.
@@ -6,11 +6,10 @@ in from the snapshot that the query is asked of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlq.query.bind import Bound
 from vlq.query.parameters import LayerSet
 
 LISTED_TOKENS = 32
@@ -26,42 +25,110 @@ class Statement:
     tables: tuple[str, ...]
 
 
-def compile(bound: Bound) -> Statement:
-    """The statement of a bound query."""
-    assert bound.function.compile is not None
-    return bound.function.compile(bound)
+@dataclass(frozen=True)
+class Relation:
+    """A table of the language as SQL, while it is being put together.
+
+    `sql` is a SELECT of the keys and the columns. Of the keys `image` is an image's number. `value` is the column that
+    stands for a row in comparisons and arithmetic; of a condition, `holds` is the column that says where it is true.
+    `order` and `shown` are SQL in terms of `answer`, which is this relation, and `images`, the image table.
+    """
+
+    sql: str
+    keys: tuple[str, ...]
+    columns: tuple[str, ...]
+    value: str | None = None
+    order: tuple[str, ...] = ()  # what rows are sorted by, before their keys
+    holds: str | None = None
+    shown: tuple[tuple[str, str], ...] | None = None  # SQL and name of the columns, if not all in their order
+
+    def part(self) -> str:
+        """The SELECT as something to select from."""
+        return f"({indented(self.sql)}\n)"
 
 
 @dataclass
-class Where:
-    """Conditions joined by AND, and the parameters that they use."""
+class Compiler:
+    """Gathers the values and tables of a statement while its relations are compiled."""
 
-    conditions: list[str] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
+    tables: list[str] = field(default_factory=list)
 
-    def add(self, condition: str, **parameters: Any) -> None:
-        self.conditions.append(condition)
-        self.parameters |= parameters
+    def value(self, name: str, value: Any) -> str:
+        """A placeholder for a value: `$name`, or `$name_2` if that stands for another one."""
+        free, number = name, 1
+        while free in self.parameters and not _same(self.parameters[free], value):
+            number += 1
+            free = f"{name}_{number}"
+        self.parameters[free] = value
+        return f"${free}"
 
-    def add_tokens(self, ids: tuple[int, ...]) -> None:
-        """Rows of any of these tokens."""
+    def table(self, name: str) -> str:
+        """A table of the index as something to select from."""
+        if name not in self.tables:
+            self.tables.append(name)
+        return f"read_parquet(${name})"
+
+    def tokens(self, ids: Sequence[int]) -> str:
+        """The condition that a row is of one of these tokens."""
         if len(ids) == 1:
-            self.add("token = $token", token=ids[0])
-        elif len(ids) <= LISTED_TOKENS:
-            names = [f"token_{i}" for i in range(len(ids))]
-            listed = ", ".join(f"${name}" for name in names)
-            self.add(f"token IN ({listed})", **dict(zip(names, ids, strict=True)))
-        else:
-            self.add("token IN (SELECT unnest($tokens::UINTEGER[]))", tokens=list(ids))
+            return f"token = {self.value('token', ids[0])}"
+        if len(ids) <= LISTED_TOKENS:
+            return f"token IN ({', '.join(self.value('token', id) for id in ids)})"
+        return f"token IN (SELECT unnest({self.value('tokens', list(ids))}::UINTEGER[]))"
 
-    def add_layers(self, layers: LayerSet) -> None:
-        """Rows of these layers."""
+    def layers(self, layers: LayerSet) -> list[str]:
+        """The condition that a row is of one of these layers; none if all are."""
         if layers.is_all:
-            return
+            return []
         if layers.is_window:
-            self.add("layer BETWEEN $from_layer AND $to_layer", from_layer=layers.layers[0], to_layer=layers.layers[-1])
-        else:
-            self.add("layer IN (SELECT unnest($layers))", layers=list(layers.layers))
+            low, high = self.value("from_layer", layers.lowest), self.value("to_layer", layers.highest)
+            return [f"layer BETWEEN {low} AND {high}"]
+        return [f"layer IN (SELECT unnest({self.value('layers', list(layers.layers))}))"]
 
-    def __str__(self) -> str:
-        return " AND ".join(self.conditions)
+    def source(self, relation: Relation) -> str:
+        """The relation as `answer`, with the image table as `images` beside it if it has rows by image."""
+        source = f"{relation.part()} AS answer"
+        if "image" in relation.keys:
+            source += f"\nJOIN {self.table('images')} AS images ON images.image_id = answer.image"
+        return source
+
+    def statement(self, relation: Relation) -> Statement:
+        """The SELECT that answers with a relation's rows: images by name, in their order."""
+        shown = relation.shown or default_columns(relation)
+        columns = ", ".join(sql if sql.endswith(f".{name}") else f"{sql} AS {quoted(name)}" for sql, name in shown)
+        where = f"\nWHERE answer.{relation.holds}" if relation.holds else ""
+        order = f"\nORDER BY {', '.join(total)}" if (total := total_order(relation)) else ""
+        sql = f"SELECT {columns}\nFROM {self.source(relation)}{where}{order}"
+        return Statement(sql, dict(self.parameters), tuple(self.tables))
+
+
+def default_columns(relation: Relation) -> tuple[tuple[str, str], ...]:
+    """SQL and name of a relation's columns: its keys, images by name, then its own; the image's number at the end."""
+    names = [name for name in (*relation.keys, *relation.columns) if name != relation.holds]
+    if "image" not in relation.keys:
+        return tuple((f"answer.{name}", name) for name in names)
+    columns = [(f"{'images' if name == 'image' else 'answer'}.{name}", name) for name in names]
+    return (*columns, ("images.image_id", "image_id"))
+
+
+def total_order(relation: Relation) -> list[str]:
+    """What rows are sorted by, down to the last tie: names may repeat, numbers do not."""
+    keys = []
+    for key in relation.keys:
+        keys += ["images.image", "images.image_id"] if key == "image" else [f"answer.{key}"]
+    return [*relation.order, *(key for key in keys if key not in relation.order)]
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it where it may hold anything."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and bool(a == b)
+
+
+def indented(sql: str) -> str:
+    """The SQL, two spaces further in but for its first line."""
+    return sql.replace("\n", "\n  ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ class Engine:
         self._connection = duckdb.connect(
             config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         )
+        self._image_columns: dict[tuple[str, ...], Mapping[str, str]] = {}
         # Files are immutable, so what was read of their footers holds.
         self._connection.execute("SET GLOBAL parquet_metadata_cache = true")
 
@@ -36,6 +37,15 @@ class Engine:
             return Vocabulary(self.cursor, cache.vocabulary(), cache.tokenizer())
         except (duckdb.Error, FileNotFoundError) as error:
             raise CorruptCache(f"The vocabulary of {cache.url} cannot be read.", "Run: vlq verify") from error
+
+    def image_columns(self, snapshot: Snapshot) -> Mapping[str, str]:
+        """The image table's columns: their DuckDB types by name."""
+        files = tuple(snapshot.files("images"))
+        if files not in self._image_columns:
+            with _translated(snapshot):
+                described = self.cursor().execute("DESCRIBE SELECT * FROM read_parquet($1)", [list(files)]).fetchall()
+            self._image_columns = {files: {name: type for name, type, *_ in described}}
+        return self._image_columns[files]
 
     def rows(self, statement: Statement, snapshot: Snapshot) -> tuple[list[str], list[tuple[Any, ...]]]:
         """The columns' names and the rows. Raises CacheError if nothing is cached yet, CorruptCache."""

@@ -1,6 +1,7 @@
 """What a query is made of: frozen, lazy values that know nothing of SQL, of a cache, or of which functions there are.
 
-Text and Python build the same nodes, and `str(node)` is the text of an equal node.
+Text and Python build the same nodes, and `str(node)` is the text of an equal node. In Python the operators build nodes
+too: `first_layer("ear") < first_layer("dog")`, `(layer < 20) & (col("label") == "beach")`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ INTEGERS = range(-(2**63), 2**63)
 class Node:
     """Part of a query. `span` is where it stands in the text it came from; it does not make nodes differ.
 
-    `==` is left to the language, so structural equality is `equals`; a node has no truth value, so that `and`, `in`
+    `==` compares in the language, so structural equality is `equals`; a node has no truth value, so that `and`, `in`
     and chained comparison cannot give a wrong answer silently.
     """
 
@@ -33,8 +34,72 @@ class Node:
 
     def __bool__(self) -> NoReturn:
         raise BadArgument(
-            f"{self} has no truth value: it has not been asked yet.", "Ask it of a corpus: corpus.query(...)."
+            f"{self} has no truth value: it has not been asked yet.",
+            "Ask it of a corpus: corpus.query(...). To combine nodes, use & for and, | for or, ~ for not.",
         )
+
+    def __lt__(self, other: object) -> Comparison:
+        return _compare(self, "<", other)
+
+    def __le__(self, other: object) -> Comparison:
+        return _compare(self, "<=", other)
+
+    def __gt__(self, other: object) -> Comparison:
+        return _compare(self, ">", other)
+
+    def __ge__(self, other: object) -> Comparison:
+        return _compare(self, ">=", other)
+
+    def __eq__(self, other: object) -> Comparison:  # type: ignore[override]
+        return _compare(self, "==", other)
+
+    def __ne__(self, other: object) -> Comparison:  # type: ignore[override]
+        return _compare(self, "!=", other)
+
+    __hash__ = object.__hash__
+
+    def __and__(self, other: object) -> Logic:
+        return logic("and", self, node_of(other))
+
+    def __or__(self, other: object) -> Logic:
+        return logic("or", self, node_of(other))
+
+    def __invert__(self) -> Not:
+        return Not(self)
+
+    def __add__(self, other: object) -> Arithmetic:
+        return Arithmetic("+", self, node_of(other))
+
+    def __sub__(self, other: object) -> Arithmetic:
+        return Arithmetic("-", self, node_of(other))
+
+    def __mul__(self, other: object) -> Arithmetic:
+        return Arithmetic("*", self, node_of(other))
+
+    def __truediv__(self, other: object) -> Arithmetic:
+        return Arithmetic("/", self, node_of(other))
+
+    def where(self, condition: object) -> Method:
+        """The rows for which a condition on their columns, or on the image's own, holds."""
+        return Method(self, "where", (("condition", node_of(condition)),), 1)
+
+    def sort(self, by: object, descending: bool = False) -> Method:
+        """The rows in another order: by a column, or a list of columns."""
+        way = (("descending", Literal(True)),) if descending else ()
+        return Method(self, "sort", (("by", node_of(by)), *way), 1)
+
+    def limit(self, count: int) -> Method:
+        """The first rows."""
+        return Method(self, "limit", (("count", node_of(count)),), 1)
+
+    def select(self, columns: object) -> Method:
+        """Only some columns, the table's or the image's own."""
+        return Method(self, "select", (("columns", node_of(columns)),), 1)
+
+    def sample(self, count: int, seed: int = 0) -> Method:
+        """Some rows, chosen at random: the same ones for the same seed."""
+        chosen = (("seed", node_of(seed)),) if seed else ()
+        return Method(self, "sample", (("count", node_of(count)), *chosen), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +128,7 @@ class Sequence(Node):
 
 @dataclass(frozen=True, eq=False)
 class Name(Node):
-    """A bare word."""
+    """A column."""
 
     name: str
 
@@ -87,10 +152,95 @@ class Call(Node):
         return dict(self.arguments).get(name)
 
     def __str__(self) -> str:
-        written = [
-            str(node) if i < self.positional else f"{name}={node}" for i, (name, node) in enumerate(self.arguments)
-        ]
-        return f"{self.function}({', '.join(written)})"
+        return f"{self.function}({_written(self.arguments, self.positional)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Method(Node):
+    """What is done with the rows of a table: `table.where(...)`. Arguments as in a `Call`."""
+
+    table: Node
+    method: str
+    arguments: tuple[tuple[str, Node], ...]
+    positional: int = 0
+
+    def get(self, name: str) -> Node | None:
+        """The argument's node; None if it was left out."""
+        return dict(self.arguments).get(name)
+
+    def __str__(self) -> str:
+        return f"{_inner(self.table)}.{self.method}({_written(self.arguments, self.positional)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison(Node):
+    """Operands with comparisons between them, each to be true: a < b <= c. Operators are Python's, `in` among them."""
+
+    operands: tuple[Node, ...]
+    operators: tuple[str, ...]
+
+    def __str__(self) -> str:
+        rest = [f" {operator} {_inner(node)}" for operator, node in zip(self.operators, self.operands[1:], strict=True)]
+        return _inner(self.operands[0]) + "".join(rest)
+
+
+@dataclass(frozen=True, eq=False)
+class Logic(Node):
+    """Conditions joined by `and` or by `or`."""
+
+    operator: str
+    operands: tuple[Node, ...]
+
+    def __str__(self) -> str:
+        return f" {self.operator} ".join(_inner(node) for node in self.operands)
+
+
+@dataclass(frozen=True, eq=False)
+class Not(Node):
+    """The opposite of a condition."""
+
+    operand: Node
+
+    def __str__(self) -> str:
+        return f"not {_inner(self.operand)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Arithmetic(Node):
+    """Two operands with +, -, * or / between them."""
+
+    operator: str
+    left: Node
+    right: Node
+
+    def __str__(self) -> str:
+        return f"{_inner(self.left)} {self.operator} {_inner(self.right)}"
+
+
+def _written(arguments: tuple[tuple[str, Node], ...], positional: int) -> str:
+    return ", ".join(str(node) if i < positional else f"{name}={node}" for i, (name, node) in enumerate(arguments))
+
+
+def _inner(node: Node) -> str:
+    """The node's text inside of an expression: in parentheses unless it stands together by itself."""
+    return f"({node})" if isinstance(node, Comparison | Logic | Not | Arithmetic) else str(node)
+
+
+def _compare(left: Node, operator: str, right: object) -> Comparison:
+    return Comparison((left, node_of(right)), (operator,))
+
+
+def logic(operator: str, *operands: Node) -> Logic:
+    """Operands joined by `and` or `or`; what is joined by the same one already is joined on."""
+    flat: list[Node] = []
+    for node in operands:
+        flat += node.operands if isinstance(node, Logic) and node.operator == operator else (node,)
+    return Logic(operator, tuple(flat))
+
+
+def col(name: str) -> Name:
+    """A column by its name, for conditions built in Python: `col("label") == "beach"`."""
+    return Name(name)
 
 
 def node_of(value: object) -> Node:

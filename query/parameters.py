@@ -19,6 +19,7 @@ from vlq.query.registry import REQUIRED
 
 if TYPE_CHECKING:
     from vlq.query.bind import Scope
+    from vlq.query.predicates import Predicate
 
 
 class Type(Protocol):
@@ -195,6 +196,23 @@ class Layers:
         if low > high:
             raise mismatch(node, name, self.expected, scope, f"Did you mean ({high}, {low})?")
         return LayerSet(tuple(range(low, high + 1)), True, (low, high) == (0, count - 1))
+
+
+@dataclass(frozen=True)
+class Images:
+    """A condition on the image table's columns; None for all images."""
+
+    expected: str = "a condition on image columns, such as label == 'beach'"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> Predicate | None:
+        from vlq.query.compile import Compiler
+        from vlq.query.predicates import Predicate, image_columns
+
+        if isinstance(node, Literal) and node.value is None:
+            return None
+        predicate = Predicate(node, image_columns(scope), scope)
+        predicate.sql(Compiler())  # its mistakes show now
+        return predicate
 
 
 @dataclass(frozen=True)

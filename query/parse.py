@@ -10,11 +10,11 @@ import math
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlq.query.errors import SyntaxMistake
-from vlq.query.nodes import INTEGERS, Literal, Name, Node, Sequence
-from vlq.query.registry import call
+from vlq.query.nodes import INTEGERS, Arithmetic, Comparison, Literal, Name, Node, Not, Sequence, logic
+from vlq.query.registry import call, method
 
 EXAMPLE = "first_layer(token='dog')"
 MAX_LENGTH = 10_000
@@ -238,14 +238,21 @@ REFUSED = {
 }
 """Parts of Python that are no part of the language."""
 
-NOT_YET = {
-    ast.Compare: "comparisons",
-    ast.BoolOp: "and, or",
-    ast.BinOp: "arithmetic",
-    ast.UnaryOp: "not",
-    ast.Attribute: "methods",
+OPERATORS: dict[type[ast.cmpop] | type[ast.operator], str] = {
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.In: "in",
+    ast.NotIn: "not in",
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
 }
-"""Parts of the language that this version does not answer."""
+"""The operators of the language."""
 
 
 class _Reader:
@@ -277,19 +284,48 @@ class _Reader:
                 return Name(name, span=span)
             case ast.Call(func=ast.Name(id=name)):
                 return self._call(tree, name, depth)
+            case ast.Call(func=ast.Attribute(value=table, attr=name)):
+                positional, named = self._arguments(tree, depth)
+                return method(self.read(table, depth + 1), name, positional, named, query=_clean(self._text), span=span)
+            case ast.Compare(left=left, ops=ops, comparators=others):
+                operands = tuple(self.read(part, depth + 1) for part in (left, *others))
+                return Comparison(operands, tuple(self._operator(op, span) for op in ops), span=span)
+            case ast.BoolOp(op=op, values=parts):
+                joined = logic(
+                    "and" if isinstance(op, ast.And) else "or", *(self.read(part, depth + 1) for part in parts)
+                )
+                return replace(joined, span=span)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return Not(self.read(operand, depth + 1), span=span)
+            case ast.BinOp(left=left, op=op, right=right):
+                sides = self.read(left, depth + 1), self.read(right, depth + 1)
+                if isinstance(op, ast.BitAnd | ast.BitOr):
+                    hint = "In text, conditions are joined by `and` and `or`."
+                    raise self._refused("VLQ has no & and | in text.", span, hint)
+                return Arithmetic(self._operator(op, span), *sides, span=span)
+            case ast.Attribute(attr=name):
+                raise self._refused(f"A method is called: .{name}(...)", span)
             case ast.Call():
                 raise self._refused("Only a function's name can stand before a parenthesis.", self._span(tree.func))
-        if type(tree) in NOT_YET:
-            raise self._refused(f"This version of VLQ has no {NOT_YET[type(tree)]}.", span, f"Such as {EXAMPLE}")
         raise self._refused(f"VLQ has no {REFUSED.get(type(tree), type(tree).__name__)}.", span, f"Such as {EXAMPLE}")
 
     def _call(self, tree: ast.Call, name: str, depth: int) -> Node:
+        positional, named = self._arguments(tree, depth)
+        return call(name, positional, named, query=_clean(self._text), span=self._span(tree), at=self._span(tree.func))
+
+    def _arguments(self, tree: ast.Call, depth: int) -> tuple[list[Node], list[tuple[str, Node, Span]]]:
         for argument in (*tree.args, *tree.keywords):
             if isinstance(argument, ast.Starred) or (isinstance(argument, ast.keyword) and argument.arg is None):
                 raise self._refused("VLQ has no *.", self._span(argument), "Write the arguments one by one.")
         positional = [self.read(argument, depth + 1) for argument in tree.args]
         named = [(str(word.arg), self.read(word.value, depth + 1), self._span(word)) for word in tree.keywords]
-        return call(name, positional, named, query=_clean(self._text), span=self._span(tree), at=self._span(tree.func))
+        return positional, named
+
+    def _operator(self, operator: ast.cmpop | ast.operator, span: Span) -> str:
+        if type(operator) not in OPERATORS:
+            known = " ".join(OPERATORS.values())
+            raise self._refused("VLQ does not have this operator.", span, f"It has {known} and, or, not.")
+        return OPERATORS[type(operator)]
 
     def _literal(self, value: object, span: Span) -> Node:
         match value:

@@ -55,7 +55,7 @@ def table(result: Result) -> str:
     if result.rows:
         parts += ["", *_rows(result)]
     parts += _notes(result)
-    if result.summary["matched"]:
+    if any(result.summary.get("histogram", {}).values()):
         parts += ["", "layer", *bars(result.summary["histogram"])]
     return "\n".join(parts)
 
@@ -68,17 +68,16 @@ def _tokens(result: Result) -> str:
 
 def shown_columns(result: Result) -> list[str]:
     """The columns that tell a person something: not numbers of images, nor what is the same in every row."""
-    hidden = {"image_id"}
-    if not any(row["censored"] for row in result.rows):
-        hidden.add("censored")
-    if "patch" in result.columns or not any(row["patches"] for row in result.rows):
+    hidden = {"image_id", "histogram"}
+    hidden |= {name for name in ("censored", "patches") if not any(row.get(name) for row in result.rows)}
+    if "patch" in result.columns:
         hidden.add("patches")
-    return [name for name in result.columns if name not in hidden and name != "histogram"]
+    return [name for name in result.columns if name not in hidden]
 
 
 def _notes(result: Result) -> list[str]:
     notes = list(result.notes)
-    if any(row["censored"] for row in result.rows):
+    if any(row.get("censored") for row in result.rows):
         notes.append("Censored: the first layer that was looked at. It may have been read before.")
     hidden = len(result.rows) - SHOWN_ROWS
     if hidden > 0:
@@ -104,6 +103,8 @@ def _rows(result: Result) -> list[str]:
 def _cell(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return name if value else ""
+    if value is None:
+        return "–"
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, list):
@@ -147,6 +148,6 @@ def html(result: Result) -> str:
     rows = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if result.rows else ""
     notes = "".join(f"<p>{escape(note)}</p>" for note in _notes(result))
     histogram = ""
-    if result.summary["matched"]:
+    if any(result.summary.get("histogram", {}).values()):
         histogram = f"<pre>layer\n{chr(10).join(bars(result.summary['histogram']))}</pre>"
     return f"<p><b>{escape(result.headline)}</b></p><p>{escape(_tokens(result))}</p>{rows}{notes}{histogram}"

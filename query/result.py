@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.bind import bind
-from vlq.query.compile import compile
+from vlq.query.bind import Counts, Scope, bind, compile_counts, compile_rows
+from vlq.query.compile import Statement
+from vlq.query.errors import BadArgument
 from vlq.query.nodes import Node
 from vlq.query.summary import Rows, Summary
+from vlq.query.tokens import Token
 
 if TYPE_CHECKING:
     import pandas
@@ -27,47 +29,74 @@ class Result:
         self.corpus = corpus
         self.node = node
         self._snapshot = corpus.cache.snapshot()
-        self._bound = bind(node, corpus.cache.run, corpus.vocabulary, text)
-        self._statement = compile(self._bound)
+        self._table = bind(
+            node,
+            Scope(
+                corpus.cache.run,
+                corpus.vocabulary,
+                lambda: corpus.engine.image_columns(self._snapshot),
+                str(node) if text is None else text,
+                spans_are_places=text is not None,
+            ),
+        )
+        # A mistake in a condition shows when it is compiled.
+        _ = self.statement
 
     @cached_property
-    def _answer(self) -> tuple[list[str], list[tuple[Any, ...]]]:
-        return self.corpus.engine.rows(self._statement, self._snapshot)
+    def statement(self) -> Statement:
+        """The SQL that answers, its parameters, and the tables that it reads."""
+        return compile_rows(self._table)
+
+    @cached_property
+    def _answer(self) -> tuple[list[str], Rows]:
+        return self._ask(self.statement)
+
+    def _ask(self, statement: Statement) -> tuple[list[str], Rows]:
+        columns, rows = self.corpus.engine.rows(statement, self._snapshot)
+        return columns, [dict(zip(columns, row, strict=True)) for row in rows]
 
     @property
     def columns(self) -> list[str]:
         """The names of the columns."""
         return self._answer[0]
 
-    @cached_property
+    @property
     def rows(self) -> Rows:
         """The rows, each a dictionary by column."""
-        columns, rows = self._answer
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        return self._answer[1]
 
     @cached_property
     def summary(self) -> Summary:
-        """The answer in a few figures: `images` with readings, `matched` ones, `min`, `median`, `max`, `histogram`."""
-        assert self._bound.function.summarise is not None
-        return self._bound.function.summarise(self._bound, self.rows, self._snapshot.images)
+        """The answer in a few figures, `images` with readings and `matched` ones among them.
+
+        Where there is one layer a row: `min`, `median`, `max` and `histogram` over the rows.
+        """
+        whole = self._table.whole
+        rows = self.rows if whole is self._table else self._ask(compile_rows(whole))[1]
+        counts = Counts(self._snapshot.images)
+        if (statement := compile_counts(whole)) is not None:
+            found = self._ask(statement)[1][0]
+            counts = Counts(found.get("images", counts.images), found.get("compared", 0))
+        return whole.summarise(rows, counts)
 
     @property
     def headline(self) -> str:
         """The answer as one English sentence."""
-        assert self._bound.function.headline is not None
-        return self._bound.function.headline(self._bound, self.summary)
+        return self._table.headline(self.summary)
 
     @property
     def tokens(self) -> list[dict[str, Any]]:
         """The tokens asked for: `id`, `piece` and `text`; the last two are None for ids that have no text."""
-        return [{"id": token.id, "piece": token.piece, "text": token.text} for token in self._bound.token.tokens]
+        return [{"id": token.id, "piece": token.piece, "text": token.text} for token in self._tokens]
+
+    @property
+    def _tokens(self) -> list[Token]:
+        return list(dict.fromkeys(token for tokens in self._table.token_sets for token in tokens.tokens))
 
     @cached_property
     def notes(self) -> list[str]:
         """What the answer cannot know, or rests on."""
-        notes = list(self._bound.notes)
-        if self._bound.function.notes is not None:
-            notes += self._bound.function.notes(self._bound)
+        notes = self._table.notes()
         snapshot = self._snapshot
         if not snapshot.sealed:
             notes.append(f"The run is not complete: {snapshot.cached:,} of {snapshot.planned:,} images are cached.")
@@ -75,7 +104,7 @@ class Result:
 
     def arrow(self) -> pyarrow.Table:
         """The rows as an Arrow table."""
-        return self.corpus.engine.arrow(self._statement, self._snapshot)
+        return self.corpus.engine.arrow(self.statement, self._snapshot)
 
     def df(self) -> pandas.DataFrame:
         """The rows as a pandas DataFrame."""
@@ -95,20 +124,98 @@ class Result:
 
     def explain(self) -> str:
         """The tokens, the SQL with its parameters, the files that it reads, and DuckDB's plan."""
-        files = [(table, stored) for table in self._statement.tables for stored in self._snapshot.stored(table)]
+        files = [(table, stored) for table in self.statement.tables for stored in self._snapshot.stored(table)]
         parts = [
             f"query       {self.node}",
-            "tokens      " + ", ".join(str(token) for token in self._bound.token.tokens),
-            "parameters  " + ", ".join(f"${name} = {value}" for name, value in self._statement.parameters.items()),
+            "tokens      " + ", ".join(str(token) for token in self._tokens),
+            "parameters  " + ", ".join(f"${name} = {value}" for name, value in self.statement.parameters.items()),
             "files       "
             + "\n            ".join(f"${table}: {stored.key}, {stored.size:,} bytes" for table, stored in files),
-            f"\n{self._statement.sql}\n",
-            self.corpus.engine.plan(self._statement, self._snapshot),
+            f"\n{self.statement.sql}\n",
+            self.corpus.engine.plan(self.statement, self._snapshot),
         ]
         return "\n".join(parts)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    # What nodes can, results can: the answer of the same corpus to the combined question.
+
+    def _asked(self, node: Node) -> Result:
+        return self.corpus.query(node)
+
+    def _node(self, other: object) -> object:
+        if not isinstance(other, Result):
+            return other
+        if other.corpus is not self.corpus:
+            raise BadArgument("Answers of two corpora cannot be combined.", "Ask both questions of one.")
+        return other.node
+
+    def __lt__(self, other: object) -> Result:
+        return self._asked(self.node < self._node(other))
+
+    def __le__(self, other: object) -> Result:
+        return self._asked(self.node <= self._node(other))
+
+    def __gt__(self, other: object) -> Result:
+        return self._asked(self.node > self._node(other))
+
+    def __ge__(self, other: object) -> Result:
+        return self._asked(self.node >= self._node(other))
+
+    def __eq__(self, other: object) -> Result:  # type: ignore[override]
+        return self._asked(self.node == self._node(other))
+
+    def __ne__(self, other: object) -> Result:  # type: ignore[override]
+        return self._asked(self.node != self._node(other))
+
+    __hash__ = object.__hash__
+
+    def __and__(self, other: object) -> Result:
+        return self._asked(self.node & self._node(other))
+
+    def __or__(self, other: object) -> Result:
+        return self._asked(self.node | self._node(other))
+
+    def __invert__(self) -> Result:
+        return self._asked(~self.node)
+
+    def __add__(self, other: object) -> Result:
+        return self._asked(self.node + self._node(other))
+
+    def __sub__(self, other: object) -> Result:
+        return self._asked(self.node - self._node(other))
+
+    def __mul__(self, other: object) -> Result:
+        return self._asked(self.node * self._node(other))
+
+    def __truediv__(self, other: object) -> Result:
+        return self._asked(self.node / self._node(other))
+
+    def __bool__(self) -> bool:
+        raise BadArgument(
+            "An answer has no truth value.", "Look at .rows or .summary; to combine answers, use & for and, | for or."
+        )
+
+    def where(self, condition: object) -> Result:
+        """The rows for which a condition on their columns, or on the image's own, holds."""
+        return self._asked(self.node.where(condition))
+
+    def sort(self, by: object, descending: bool = False) -> Result:
+        """The rows in another order: by a column, or a list of columns."""
+        return self._asked(self.node.sort(by, descending))
+
+    def limit(self, count: int) -> Result:
+        """The first rows."""
+        return self._asked(self.node.limit(count))
+
+    def select(self, columns: object) -> Result:
+        """Only some columns, the table's or the image's own."""
+        return self._asked(self.node.select(columns))
+
+    def sample(self, count: int, seed: int = 0) -> Result:
+        """Some rows, chosen at random: the same ones for the same seed."""
+        return self._asked(self.node.sample(count, seed))
 
     def __repr__(self) -> str:
         from vlq.query.render import table

@@ -127,7 +127,7 @@ class FsspecStore(Store):
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
-            raise StoreError(f"Cannot open {url}: {error}.") from error
+            raise StoreError(f"Cannot open {url}: {error}.", "Check the URL; its scheme may need a package.") from error
         self._root = self._root.rstrip("/")
 
     def _path(self, key: str) -> str:
@@ -210,7 +210,10 @@ def _open_local(url: str, create: bool) -> Store:
         try:
             os.makedirs(root, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"Cannot make the folder {root}: {error.strerror or error}.") from error
+            raise StoreError(
+                f"Cannot make the folder {root}: {error.strerror or error}.",
+                "Choose another, or check your permission.",
+            ) from error
     if not os.path.isdir(root):
         raise FileNotFoundError(root)
     return ObstoreStore(url, LocalStore(root), root)

@@ -187,7 +187,7 @@ def resolve(node: Node, name: str, scope: Scope) -> TokenSet:
             ids = [id for found in sets for id in found.ids]
             return TokenSet(", ".join(dict.fromkeys(found.label for found in sets)), vocabulary.tokens(ids), notes)
         case Call(function=function) if (tokens := functions()[function].tokens) is not None:
-            return tokens(node, scope)  # type: ignore[no-any-return]
+            return tokens(node, scope)
         case Name(name=bare):
             hint = f"A word is quoted: {name}='{bare}'. In a shell, put the whole query in double quotes."
             raise scope.error(UnknownName, f"{name}: {bare} is not quoted.", node, hint)

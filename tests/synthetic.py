@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +151,7 @@ def make_cache(
     seed: int = 0,
     seal: bool = True,
     names: Sequence[str] | None = None,
+    columns: Mapping[str, Sequence[object]] | None = None,
 ) -> tuple[Store, Run, dict[str, np.ndarray]]:
     """A cache of random readings, with the arrays of all its images joined (the sums added up)."""
     run = run or make_run()
@@ -170,7 +171,8 @@ def make_cache(
     for shard, first, size in shards(images, run.shard_size):
         missing = [i - first for i in failed if first <= i < first + size]
         readings = random_readings(run, size, rng, missing)
-        table = image_table(names[first : first + size], first, missing, run)
+        own = {name: values[first : first + size] for name, values in (columns or {}).items()}
+        table = image_table(names[first : first + size], first, missing, run, **own)
         write_shard(store, run, shard, first, readings, table)
         parts.append(readings)
     if seal:

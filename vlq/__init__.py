@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vlq.query.builders import first_layer, last_layer, matching, peak_layer, prefix
     from vlq.query.client import Corpus, open
     from vlq.query.errors import VlqError
+    from vlq.query.nodes import col
     from vlq.query.parse import parse
     from vlq.query.result import Result
 
@@ -22,6 +23,7 @@ _HOMES = {
     "Corpus": "client",
     "Result": "result",
     "VlqError": "errors",
+    "col": "nodes",
     "first_layer": "builders",
     "last_layer": "builders",
     "matching": "builders",
@@ -35,6 +37,7 @@ __all__ = [
     "Corpus",
     "Result",
     "VlqError",
+    "col",
     "first_layer",
     "last_layer",
     "matching",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from vlq.query.bind import Bound, Scope
-from vlq.query.compile import Statement
+from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.errors import BadArgument
 from vlq.query.functions.phrases import WHERE, qualified, unstored
-from vlq.query.functions.shared import AT, BY, LAYERS, MIN_PATCHES, MIN_PROB, MIN_RUN, PIECES, RANK, TOKEN
+from vlq.query.functions.shared import AT, BY, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, MIN_RUN, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import token_layers, token_positions
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, figure, layer_summary
@@ -22,8 +22,9 @@ class Pick:
     word: str  # the median ... layer
     layer: str  # SQL: the layer
     at: str  # SQL: a column's value at that layer
-    run: str | None  # SQL: whether a layer begins or ends a run of $more + 1
-    censored: str  # SQL: whether layers that were not looked at might change it
+    run: str | None  # SQL: whether a layer begins or ends a run of {more} + 1, among those of one {unit}
+    below: bool  # whether layers below the ones that were looked at might change it
+    above: bool  # whether layers above might
     order: str  # SQL: which image comes first, when one is to stand for the corpus
     extreme: str  # how the sentence ends
 
@@ -32,8 +33,9 @@ FIRST = Pick(
     "first",
     "min(layer)",
     "arg_min({}, layer)",
-    "lead(layer, $more) OVER (PARTITION BY {} ORDER BY layer) = layer + $more",
-    "layer = $lowest AND $lowest > 0",
+    "lead(layer, {more}) OVER (PARTITION BY {unit} ORDER BY layer) = layer + {more}",
+    True,
+    False,
     "layer",
     "earliest {min}",
 )
@@ -41,8 +43,9 @@ LAST = Pick(
     "last",
     "max(layer)",
     "arg_max({}, layer)",
-    "lag(layer, $more) OVER (PARTITION BY {} ORDER BY layer) = layer::INTEGER - $more",
-    "layer = $highest AND $highest < $deepest",
+    "lag(layer, {more}) OVER (PARTITION BY {unit} ORDER BY layer) = layer::INTEGER - {more}",
+    False,
+    True,
     "layer DESC",
     "latest {max}",
 )
@@ -51,7 +54,8 @@ PEAK = Pick(
     "arg_max(layer, (logprob, -layer::INTEGER))",  # of equal ones the lowest
     "arg_max({}, (logprob, -layer::INTEGER))",
     None,
-    "(layer = $lowest AND $lowest > 0) OR (layer = $highest AND $highest < $deepest)",
+    True,
+    True,
     "logprob DESC",
     "from {min} to {max}",
 )
@@ -85,49 +89,60 @@ def check(bound: Bound, scope: Scope) -> None:
         )
 
 
-def compile_layer(pick: Pick, bound: Bound) -> Statement:
-    """`layers` are the layers that count, with what is read there; `picked` is one of them for each image or patch."""
+def compile_layer(pick: Pick, bound: Bound, compiler: Compiler) -> Relation:
+    """`layers` are the layers that count, with what is read there; of each image's or patch's, one is picked."""
     by_patch = bound["by"] == "patch"
     unit = "image, position" if by_patch else "image"
-    table, layers, where = token_positions(bound) if by_patch else token_layers(bound)
-    edges = {"lowest": bound.layers.lowest, "highest": bound.layers.highest, "deepest": bound.run.layers - 1}
-    parameters = where.parameters | {name: value for name, value in edges.items() if f"${name}" in pick.censored}
+    layers = (token_positions if by_patch else token_layers)(bound, compiler)
     if bound.values.get("min_run", 1) > 1:
         # Layers ascend without repeats: it is a run if the layer so many places on is so many higher.
         assert pick.run is not None
-        layers += f"\n  QUALIFY {pick.run.format(unit)}"
-        parameters["more"] = bound["min_run"] - 1
-    values = ["logprob"] if by_patch else ["logprob", "positions"]
-    read = ", ".join(f"{pick.at.format(name)} AS {name}" for name in values)
-    order = f"{pick.order if bound['by'] == 'corpus' else 'layer'}, image, image_id{', patch' if by_patch else ''}"
+        more = compiler.value("more", bound["min_run"] - 1)
+        layers = f"SELECT * FROM (\n  {indented(layers)}\n) QUALIFY {pick.run.format(unit=unit, more=more)}"
+    # `patches` are the image's patches: a text position is none of them.
+    positions = "[position]" if by_patch else pick.at.format("positions")
+    values = {
+        "layer": f"{pick.layer}::INTEGER",
+        "patches": positions if bound["at"] == "patch" else "[]",
+        **({"positions": positions} if bound["at"] == "prompt" else {}),
+        "logprob": pick.at.format("logprob"),
+        "censored": _censored(pick, bound, compiler),
+    }
+    shown = ",\n  ".join(f"{value} AS {name}" for name, value in values.items())
     sql = f"""\
 WITH layers AS (
-  {layers}
-), picked AS (
-  SELECT {unit}, {pick.layer} AS layer, {read}
-  FROM layers GROUP BY {unit}
-), named AS (
-  SELECT picked.* EXCLUDE (image), images.image, image_id, {pick.censored} AS censored
-  FROM picked JOIN read_parquet($images) AS images ON image_id = picked.image
+  {indented(layers)}
 )
-SELECT {_columns(bound)}
-FROM named ORDER BY {order}"""
-    if bound["by"] == "corpus":
-        sql += " LIMIT 1"
-    return Statement(sql, parameters, (table, "images"))
+SELECT {"image, position AS patch" if by_patch else "image"}, {shown}
+FROM layers GROUP BY {unit}"""
+    keys = ("image", "patch") if by_patch else ("image",)
+    relation = Relation(sql, keys, tuple(values), "layer", ("answer.layer",))
+    return _one_row(pick, relation, compiler) if bound["by"] == "corpus" else relation
 
 
-def _columns(bound: Bound) -> str:
-    """The columns of the answer. `patches` are the image's patches: a text position is none of them."""
-    if bound["by"] == "patch":
-        return "image, position AS patch, layer, [position] AS patches, logprob, censored, image_id"
-    patches = {"patch": "positions AS patches", "last": "[] AS patches", "prompt": "[] AS patches, positions"}
-    columns = f"image, layer, {patches[bound['at']]}, logprob, censored, image_id"
-    if bound["by"] == "image":
-        return columns
-    return (
-        f"{columns},\n  count(*) OVER (PARTITION BY layer) AS images, (SELECT histogram(layer) FROM named) AS histogram"
-    )
+def _censored(pick: Pick, bound: Bound, compiler: Compiler) -> str:
+    """Whether the layer is one beyond which was not looked, where something there might change it."""
+    edges = []
+    if pick.below and bound.layers.lowest > 0:
+        edges.append(bound.layers.lowest)
+    if pick.above and bound.layers.highest < bound.run.layers - 1:
+        edges.append(bound.layers.highest)
+    listed = ", ".join(compiler.value("edge", edge) for edge in edges)
+    return f"{pick.layer} IN ({listed})" if edges else "false"
+
+
+def _one_row(pick: Pick, relation: Relation, compiler: Compiler) -> Relation:
+    """The corpus' row: the image that is read first (last, most), how many share its layer, and every layer's count."""
+    columns = ["image", *relation.columns, "image_id"]
+    sql = f"""\
+WITH found AS (
+  SELECT images.image, image_id, answer.* EXCLUDE (image)
+  FROM {indented(compiler.source(relation))}
+)
+SELECT {", ".join(columns)},
+  count(*) OVER (PARTITION BY layer) AS images, (SELECT histogram(layer) FROM found) AS histogram
+FROM found ORDER BY {pick.order}, image, image_id LIMIT 1"""
+    return Relation(sql, (), (*columns, "images", "histogram"), "layer")
 
 
 # --- in words --------------------------------------------------------------------------------------------------
@@ -161,7 +176,7 @@ def _function(pick: Pick, documentation: str, example: str) -> Function:
     runs = () if pick.run is None else (MIN_RUN,)
     return Function(
         name=f"{pick.word}_layer",
-        parameters=(TOKEN, RANK, MIN_PROB, LAYERS, AT, MIN_PATCHES, *runs, BY, PIECES),
+        parameters=(TOKEN, RANK, MIN_PROB, LAYERS, AT, MIN_PATCHES, *runs, BY, IMAGES, PIECES),
         positional=1,
         documentation=documentation,
         example=example,

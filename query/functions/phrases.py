@@ -27,6 +27,8 @@ def qualified(bound: Bound) -> str:
         parts.append(f"at least {bound['min_patches']} {'patches' if bound['at'] == 'patch' else 'positions'} a layer")
     if bound.values.get("min_run", 1) > 1:
         parts.append(f"{bound['min_run']} layers in a row")
+    if (images := bound.values.get("images")) is not None:
+        parts.append(f"images with {images.node}")
     return f" ({', '.join(parts)})" if parts else ""
 
 

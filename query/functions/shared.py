@@ -1,6 +1,6 @@
 """Parameters that functions share."""
 
-from vlq.query.parameters import Choice, Count, Flag, Layers, Parameter, Probability, Rank, Tokens
+from vlq.query.parameters import Choice, Count, Flag, Images, Layers, Parameter, Probability, Rank, Tokens
 
 TOKEN = Parameter("token", Tokens(), "what is looked for; of a set the best rank counts and the probabilities add up")
 RANK = Parameter("rank", Rank(), "count readings among the so many best; 1 is what a position decodes to", 1)
@@ -13,3 +13,4 @@ MIN_PATCHES = Parameter("min_patches", Count(), "count layers in which at least 
 MIN_RUN = Parameter("min_run", Count(), "so many consecutive layers must each do so", 1)
 BY = Parameter("by", Choice(("image", "patch", "corpus")), "a row for each image, for each patch, or one row", "image")
 PIECES = Parameter("pieces", Flag(), "let words be pieces inside of words too", False)
+IMAGES = Parameter("images", Images(), "only images for which a condition on their columns holds", None)

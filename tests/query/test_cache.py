@@ -54,7 +54,7 @@ def add_shard(store: Store, shard: int, size: int = 4) -> None:
 
 def growing(folder: Path, shards: int) -> Store:
     """A cache with a plan of three shards, of which some are committed."""
-    store, run, _ = make_cache(folder, images=12, seal=False)
+    store, _, _ = make_cache(folder, images=12, seal=False)
     for shard in range(shards, 3):
         store.delete(f"commits/{shard:08d}.json")
     return store
@@ -106,7 +106,7 @@ def test_a_sealed_cache_is_not_asked_again(tmp_path: Path) -> None:
 
 
 def test_a_grown_cache_answers_with_index_and_loose_shards(tmp_path: Path) -> None:
-    store, run, _ = make_cache(tmp_path, images=8)
+    store, _, _ = make_cache(tmp_path, images=8)
     plan = latest_head(store)
     assert plan is not None
     store.create(head_key(3), Head(3, plan.plan, 4, 16, False, plan.index).to_bytes())
@@ -238,7 +238,7 @@ def test_copies_of_what_lies_elsewhere(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_arrays_are_what_was_written(tmp_path: Path) -> None:
-    _, run, arrays = make_cache(tmp_path, failed=[5])
+    _, _, arrays = make_cache(tmp_path, failed=[5])
     cache = Cache.open(str(tmp_path))
     for shard, rows in enumerate((slice(0, 4), slice(4, 8), slice(8, 10))):
         group = cache.group(shard)

@@ -14,9 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vlq
-from vlq.query.bind import bind
 from vlq.query.client import Corpus
-from vlq.query.compile import compile as compile_query
 from vlq.query.errors import BadArgument
 
 from ..brute import Site, picked_layers, read_site
@@ -180,7 +178,7 @@ def test_the_smallest_table_is_read(cases: dict[str, Case]) -> None:
     corpus = cases["several shards"].corpus
 
     def tables(text: str) -> tuple[str, ...]:
-        return compile_query(bind(vlq.parse(text), corpus.cache.run, corpus.vocabulary)).tables
+        return corpus.query(text).statement.tables
 
     assert tables("first_layer('cat')") == ("patch_top1", "images")
     assert tables("first_layer('cat', min_patches=2, min_run=2, layers=(1, 3))") == ("patch_top1", "images")
@@ -249,7 +247,7 @@ def test_the_bound_on_what_is_not_stored_holds(cases: dict[str, Case]) -> None:
 )
 def test_sql(cases: dict[str, Case], name: str, text: str) -> None:
     corpus = cases["several shards"].corpus
-    statement = compile_query(bind(vlq.parse(text), corpus.cache.run, corpus.vocabulary))
+    statement = corpus.query(text).statement
     values = "\n".join(f"-- ${key} = {value}" for key, value in statement.parameters.items())
     expected = (SNAPSHOTS / f"layer_{name}.sql").read_text()
     assert f"-- {text}\n{values}\n{statement.sql}\n" == expected
@@ -258,7 +256,7 @@ def test_sql(cases: dict[str, Case], name: str, text: str) -> None:
 def test_every_value_is_a_parameter(cases: dict[str, Case]) -> None:
     corpus = cases["half precision"].corpus
     text = "first_layer([3, 4], rank=4, min_prob=0.123, layers=[2, 4], min_patches=3, min_run=2)"
-    statement = compile_query(bind(vlq.parse(text), corpus.cache.run, corpus.vocabulary))
+    statement = corpus.query(text).statement
     assert set(map(str, statement.parameters.values())) == {
         "3", "4", "0.123", "[2, 4]", "2", "1"
     }  # fmt: skip
@@ -269,7 +267,7 @@ def test_every_value_is_a_parameter(cases: dict[str, Case]) -> None:
 def test_explain_shows_tokens_sql_files_and_plan(cases: dict[str, Case]) -> None:
     text = cases["several shards"].corpus.query("first_layer('dog', rank=2)").explain()
     assert "▁dog (0), ▁Dog (1)" in text
-    assert "$token_0 = 0, $token_1 = 1, $rank = 2" in text
-    assert "token IN ($token_0, $token_1)" in text
+    assert "$token = 0, $token_2 = 1, $rank = 2" in text
+    assert "token IN ($token, $token_2)" in text
     assert re.search(r"\$patch_topk: index/\w+/patch_topk-000.parquet, [\d,]+ bytes", text)
     assert "READ_PARQUET" in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,8 @@ KINDS = ("local", "memory", "fsspec folders", "fsspec memory")
 
 
 @pytest.fixture(params=KINDS)
-def behind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Behind]:
-    yield make(request.param, tmp_path)
+def behind(request: pytest.FixtureRequest, tmp_path: Path) -> Behind:
+    return make(request.param, tmp_path)
 
 
 def test_read(behind: Behind) -> None:

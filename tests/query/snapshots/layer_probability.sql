@@ -2,17 +2,19 @@
 -- $token = 2
 -- $rank = 2
 -- $min_prob = 0.5
--- $lowest = 0
-WITH layers AS (
-  SELECT image, layer, list(position ORDER BY position) AS positions, max(logprob) AS logprob
-  FROM (SELECT image, layer, position, logprob FROM read_parquet($patch_topk) WHERE token = $token AND rank <= $rank AND exp(logprob) >= $min_prob
-  ) GROUP BY image, layer
-), picked AS (
-  SELECT image, min(layer) AS layer, arg_min(logprob, layer) AS logprob, arg_min(positions, layer) AS positions
+SELECT images.image, answer.layer, answer.patches, answer.logprob, answer.censored, images.image_id
+FROM (WITH layers AS (
+    SELECT image, layer, list(position ORDER BY position) AS positions, max(logprob) AS logprob
+    FROM (
+      SELECT image, layer, position, rank, logprob FROM read_parquet($patch_topk)
+      WHERE token = $token AND rank <= $rank AND exp(logprob) >= $min_prob
+    ) GROUP BY image, layer
+  )
+  SELECT image, min(layer)::INTEGER AS layer,
+    arg_min(positions, layer) AS patches,
+    arg_min(logprob, layer) AS logprob,
+    false AS censored
   FROM layers GROUP BY image
-), named AS (
-  SELECT picked.* EXCLUDE (image), images.image, image_id, layer = $lowest AND $lowest > 0 AS censored
-  FROM picked JOIN read_parquet($images) AS images ON image_id = picked.image
-)
-SELECT image, layer, positions AS patches, logprob, censored, image_id
-FROM named ORDER BY layer, image, image_id
+) AS answer
+JOIN read_parquet($images) AS images ON images.image_id = answer.image
+ORDER BY answer.layer, images.image, images.image_id

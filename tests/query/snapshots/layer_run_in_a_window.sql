@@ -3,17 +3,20 @@
 -- $from_layer = 1
 -- $to_layer = 3
 -- $min_patches = 2
--- $lowest = 1
 -- $more = 1
-WITH layers AS (
-  SELECT image, layer, positions, logprob FROM read_parquet($patch_top1) WHERE token = $token AND layer BETWEEN $from_layer AND $to_layer AND n >= $min_patches
-  QUALIFY lead(layer, $more) OVER (PARTITION BY image ORDER BY layer) = layer + $more
-), picked AS (
-  SELECT image, min(layer) AS layer, arg_min(logprob, layer) AS logprob, arg_min(positions, layer) AS positions
+-- $edge = 1
+SELECT images.image, answer.layer, answer.patches, answer.logprob, answer.censored, images.image_id
+FROM (WITH layers AS (
+    SELECT * FROM (
+      SELECT image, layer, positions, logprob FROM read_parquet($patch_top1)
+      WHERE token = $token AND layer BETWEEN $from_layer AND $to_layer AND n >= $min_patches
+    ) QUALIFY lead(layer, $more) OVER (PARTITION BY image ORDER BY layer) = layer + $more
+  )
+  SELECT image, min(layer)::INTEGER AS layer,
+    arg_min(positions, layer) AS patches,
+    arg_min(logprob, layer) AS logprob,
+    min(layer) IN ($edge) AS censored
   FROM layers GROUP BY image
-), named AS (
-  SELECT picked.* EXCLUDE (image), images.image, image_id, layer = $lowest AND $lowest > 0 AS censored
-  FROM picked JOIN read_parquet($images) AS images ON image_id = picked.image
-)
-SELECT image, layer, positions AS patches, logprob, censored, image_id
-FROM named ORDER BY layer, image, image_id
+) AS answer
+JOIN read_parquet($images) AS images ON images.image_id = answer.image
+ORDER BY answer.layer, images.image, images.image_id

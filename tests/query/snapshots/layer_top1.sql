@@ -1,14 +1,15 @@
 -- first_layer('cat')
 -- $token = 2
--- $lowest = 0
-WITH layers AS (
-  SELECT image, layer, positions, logprob FROM read_parquet($patch_top1) WHERE token = $token
-), picked AS (
-  SELECT image, min(layer) AS layer, arg_min(logprob, layer) AS logprob, arg_min(positions, layer) AS positions
+SELECT images.image, answer.layer, answer.patches, answer.logprob, answer.censored, images.image_id
+FROM (WITH layers AS (
+    SELECT image, layer, positions, logprob FROM read_parquet($patch_top1)
+    WHERE token = $token
+  )
+  SELECT image, min(layer)::INTEGER AS layer,
+    arg_min(positions, layer) AS patches,
+    arg_min(logprob, layer) AS logprob,
+    false AS censored
   FROM layers GROUP BY image
-), named AS (
-  SELECT picked.* EXCLUDE (image), images.image, image_id, layer = $lowest AND $lowest > 0 AS censored
-  FROM picked JOIN read_parquet($images) AS images ON image_id = picked.image
-)
-SELECT image, layer, positions AS patches, logprob, censored, image_id
-FROM named ORDER BY layer, image, image_id
+) AS answer
+JOIN read_parquet($images) AS images ON images.image_id = answer.image
+ORDER BY answer.layer, images.image, images.image_id

@@ -1,0 +1,219 @@
+"""Tables held against each other: comparison, `and`, `or`, `not`, and arithmetic, row by row of the same keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vlq.query.bind import Counts, Scope, Table
+from vlq.query.compile import Compiler, Relation
+from vlq.query.errors import BadArgument
+from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Node, Not
+from vlq.query.predicates import SQL_OPERATORS, Predicate
+from vlq.query.summary import Rows, Summary, count, figure
+from vlq.query.tokens import TokenSet
+
+HOLDS = "holds"
+
+
+@dataclass(frozen=True, eq=False)
+class Combined(Table):
+    """What tables that are combined have in common."""
+
+    node: Node
+    operands: tuple[Table | Literal, ...]
+
+    @property
+    def tables(self) -> list[Table]:
+        return [operand for operand in self.operands if isinstance(operand, Table)]
+
+    @property
+    def population(self) -> Predicate | None:
+        """The operands' own, if it is the same for all of them."""
+        found = [table.population for table in self.tables]
+        texts = {None if images is None else str(images.node) for images in found}
+        return found[0] if len(texts) == 1 else None
+
+    @property
+    def token_sets(self) -> tuple[TokenSet, ...]:
+        return tuple(tokens for table in self.tables for tokens in table.token_sets)
+
+    def notes(self) -> list[str]:
+        return list(dict.fromkeys(note for table in self.tables for note in table.notes()))
+
+    def joined(self, compiler: Compiler, join: str) -> tuple[str, list[Relation | str]]:
+        """The tables as t1, t2, ... joined by their keys; and for each operand its relation, or a number's SQL."""
+        parts: list[Relation | str] = []
+        source = ""
+        number = 0
+        for operand in self.operands:
+            if isinstance(operand, Literal):
+                parts.append(compiler.value("number", operand.value))
+                continue
+            relation = operand.relation(compiler)
+            parts.append(relation)
+            number += 1
+            using = f" USING ({', '.join(relation.keys)})" if relation.keys else " ON true"
+            source += f"\n{join} {relation.part()} AS t{number}{using}" if source else f"{relation.part()} AS t1"
+        return source, parts
+
+
+@dataclass(frozen=True, eq=False)
+class Condition(Combined):
+    """What holds of a key or does not; where one side is missing it is neither."""
+
+    def summarise(self, rows: Rows, counts: Counts) -> Summary:
+        return {"images": counts.images, "compared": counts.compared, "matched": len(rows)}
+
+    def headline(self, summary: Summary) -> str:
+        unit = self.keys[-1] if self.keys else "row"
+        compared, matched = summary["compared"], summary["matched"]
+        known = f"of {count(compared, unit)} for which it can be said"
+        return f"{self.node}: holds for {matched:,} {known}, in a corpus of {count(summary['images'], 'image')}"
+
+
+class Compared(Condition):
+    """a < b < c"""
+
+    def relation(self, compiler: Compiler) -> Relation:
+        assert isinstance(self.node, Comparison)
+        source, parts = self.joined(compiler, "JOIN")
+        values, columns, keys = _values(parts)
+        pairs = zip(self.node.operators, values, values[1:], strict=False)
+        holds = " AND ".join(f"{a} {SQL_OPERATORS[operator]} {b}" for operator, a, b in pairs)
+        shown = [*keys, *(f"{value} AS {name}" for name, value in columns.items()), f"{holds} AS {HOLDS}"]
+        sql = f"SELECT {', '.join(shown)}\nFROM {source}"
+        return Relation(sql, keys, (*columns, HOLDS), None, _order(columns), HOLDS)
+
+
+class Connected(Condition):
+    """a and b; a or b; not a. What is missing on one side is unknown, as SQL has it."""
+
+    def relation(self, compiler: Compiler) -> Relation:
+        source, parts = self.joined(compiler, "FULL JOIN")
+        relations = [part for part in parts if isinstance(part, Relation)]
+        names: dict[str, str] = {}
+        for number, relation in enumerate(relations, 1):
+            for column in relation.columns:
+                if column != HOLDS:
+                    base = column.rpartition("_")[0] or column
+                    names[f"{base}_{len(names) + 1}"] = f"t{number}.{column}"
+        holds = [f"t{number}.{HOLDS}" for number in range(1, len(relations) + 1)]
+        joined = f"NOT {holds[0]}" if isinstance(self.node, Not) else f" {_operator(self.node).upper()} ".join(holds)
+        keys = relations[0].keys
+        shown = [*keys, *(f"{sql} AS {name}" for name, sql in names.items()), f"({joined}) AS {HOLDS}"]
+        sql = f"SELECT {', '.join(shown)}\nFROM {source}"
+        return Relation(sql, keys, (*names, HOLDS), None, _order(names), HOLDS)
+
+
+class Calculated(Combined):
+    """a - b: where both sides are there."""
+
+    def relation(self, compiler: Compiler) -> Relation:
+        assert isinstance(self.node, Arithmetic)
+        source, parts = self.joined(compiler, "JOIN")
+        values, columns, keys = _values(parts)
+        value = f"{values[0]} {self.node.operator} {values[1]} AS value"
+        shown = [*keys, value, *(f"{sql} AS {name}" for name, sql in columns.items())]
+        sql = f"SELECT * FROM (\n  SELECT {', '.join(shown)}\n  FROM {source}\n) WHERE value IS NOT NULL"
+        return Relation(sql, keys, ("value", *columns), "value", ("answer.value",))
+
+    def summarise(self, rows: Rows, counts: Counts) -> Summary:
+        values = sorted(row["value"] for row in rows)
+        middle = (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2 if values else None
+        return {
+            "images": counts.images,
+            "matched": len(values),
+            "min": values[0] if values else None,
+            "median": middle,
+            "max": values[-1] if values else None,
+        }
+
+    def headline(self, summary: Summary) -> str:
+        unit = self.keys[-1] if self.keys else "row"
+        if not summary["matched"]:
+            return f"{self.node}: can be said of none of {count(summary['images'], 'image')}"
+        least, middle, most = (figure(summary[name]) for name in ("min", "median", "max"))
+        known = f"can be said of {count(summary['matched'], unit)} in a corpus of {count(summary['images'], 'image')}"
+        return f"{self.node}: {known}; median {middle}, from {least} to {most}"
+
+
+def _values(parts: list[Relation | str]) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
+    """Each operand's SQL value; the tables' values by the names of their columns; the keys."""
+    values: list[str] = []
+    columns: dict[str, str] = {}
+    keys: tuple[str, ...] = ()
+    for part in parts:
+        if isinstance(part, str):
+            values.append(part)
+            continue
+        number = len(columns) + 1
+        values.append(f"t{number}.{part.value}")
+        columns[f"{part.value}_{number}"] = values[-1]
+        keys = part.keys
+    return values, columns, keys
+
+
+def _order(columns: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"answer.{name}" for name in columns)
+
+
+def _operator(node: Node) -> str:
+    assert isinstance(node, Logic)
+    return node.operator
+
+
+# --- binding ---------------------------------------------------------------------------------------------------
+
+
+def combine(node: Comparison | Logic | Not | Arithmetic, operands: tuple[Table | Literal, ...], scope: Scope) -> Table:
+    """The combination of bound operands. Raises BadArgument if their keys differ or they have nothing to combine."""
+    combined: Combined
+    match node:
+        case Comparison():
+            if {"in", "not in"} & {*node.operators}:
+                hint = "It is used in conditions on columns: .where('dog' in caption)"
+                raise scope.error(BadArgument, "Answers have no `in`.", node, hint)
+            combined = Compared(node, operands)
+        case Logic() | Not():
+            combined = Connected(node, operands)
+        case Arithmetic():
+            combined = Calculated(node, operands)
+    parts = [
+        (part, operand) for part, operand in zip(_operands(node), operands, strict=True) if isinstance(operand, Table)
+    ]
+    if not parts:
+        raise scope.error(BadArgument, f"{node} asks nothing.", node, "Such as first_layer('ear') < first_layer('dog')")
+    for part, operand in parts:
+        _check_kind(part, operand, combined, scope)
+        first, expected = parts[0]
+        if operand.keys != expected.keys:
+            raise scope.error(
+                BadArgument,
+                f"{first} has a row for each {_each(expected.keys)}, {part} for each {_each(operand.keys)}.",
+                part,
+                "Give both the same by=.",
+            )
+    return combined
+
+
+def _check_kind(part: Node, operand: Table, combined: Combined, scope: Scope) -> None:
+    if isinstance(combined, Connected) and not operand.relation(Compiler()).holds:
+        hint = "Compare it first: first_layer('ear') < first_layer('dog')"
+        raise scope.error(BadArgument, f"{part} is nothing that holds or does not.", part, hint)
+    if not isinstance(combined, Connected) and operand.relation(Compiler()).value is None:
+        raise scope.error(BadArgument, f"{part} has no single value for each row.", part)
+
+
+def _operands(node: Comparison | Logic | Not | Arithmetic) -> tuple[Node, ...]:
+    match node:
+        case Comparison(operands=operands) | Logic(operands=operands):
+            return operands
+        case Not(operand=operand):
+            return (operand,)
+        case Arithmetic(left=left, right=right):
+            return (left, right)
+
+
+def _each(keys: tuple[str, ...]) -> str:
+    return " and ".join(keys) or "corpus"

@@ -1,0 +1,156 @@
+"""Conditions on columns: `label == 'beach' and layer <= 20`, `'dog' in objects`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from vlq.query.compile import Compiler, quoted
+from vlq.query.errors import BadArgument, UnknownName
+from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Name, Node, Not, Sequence
+
+if TYPE_CHECKING:
+    from vlq.query.bind import Scope
+
+SQL_OPERATORS = {"==": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a condition can name: its SQL, and its DuckDB type where it is known."""
+
+    sql: str
+    type: str | None = None
+
+    @property
+    def kind(self) -> str | None:
+        """text, number, truth, list, or None for what has no literals."""
+        if self.type is None:
+            return None
+        if self.type.endswith("[]"):
+            return "list"
+        head = self.type.partition("(")[0]
+        if head == "VARCHAR":
+            return "text"
+        if head == "BOOLEAN":
+            return "truth"
+        return "number" if head.endswith("INT") or head in ("INTEGER", "FLOAT", "DOUBLE", "DECIMAL") else None
+
+
+@dataclass(frozen=True, eq=False)
+class Predicate:
+    """A condition whose every name is one of `columns`."""
+
+    node: Node
+    columns: Mapping[str, Column]
+    scope: Scope
+
+    def sql(self, compiler: Compiler) -> str:
+        """The condition in SQL. Raises UnknownName, BadArgument."""
+        return self._condition(self.node, compiler)
+
+    def restriction(self, compiler: Compiler) -> str:
+        """The condition that `image` is the number of an image for which this holds, of one of the image table."""
+        return f"image IN (SELECT image_id FROM {compiler.table('images')} AS images WHERE {self.sql(compiler)})"
+
+    def _condition(self, node: Node, compiler: Compiler) -> str:
+        match node:
+            case Logic(operator=operator, operands=operands):
+                return f" {operator.upper()} ".join(f"({self._condition(part, compiler)})" for part in operands)
+            case Not(operand=operand):
+                return f"NOT ({self._condition(operand, compiler)})"
+            case Comparison(operands=operands, operators=operators):
+                pairs = zip(operators, operands, operands[1:], strict=False)
+                return " AND ".join(self._comparison(operator, a, b, compiler) for operator, a, b in pairs)
+            case Name() if (column := self._column(node)).kind == "truth":
+                return column.sql
+            case Literal(value=bool(value)):
+                return str(value).lower()
+        expected = "a condition on columns, such as label == 'beach'"
+        raise self.scope.error(BadArgument, f"Expected {expected}. Got {node}.", node)
+
+    def _comparison(self, operator: str, left: Node, right: Node, compiler: Compiler) -> str:
+        if operator in ("in", "not in"):
+            found = self._membership(left, right, compiler)
+            return found if operator == "in" else f"NOT ({found})"
+        for side in (left, right):
+            if isinstance(side, Literal) and side.value is None:
+                other = self._value(right if side is left else left, compiler)
+                if operator in ("==", "!="):
+                    return f"{other} IS {'NOT ' if operator == '!=' else ''}NULL"
+                raise self.scope.error(BadArgument, "None has no order.", side, "Use == None or != None.")
+        kinds = {kind for side in (left, right) if (kind := self._kind(side)) is not None}
+        if len(kinds) > 1:
+            raise self.scope.error(
+                BadArgument,
+                f"{left} {operator} {right} compares a {self._kind(left)} with a {self._kind(right)}.",
+                right if isinstance(right, Literal) else left,
+            )
+        return f"{self._value(left, compiler)} {SQL_OPERATORS[operator]} {self._value(right, compiler)}"
+
+    def _membership(self, left: Node, right: Node, compiler: Compiler) -> str:
+        if isinstance(right, Sequence):
+            items = ", ".join(self._value(item, compiler) for item in right.items)
+            return f"{self._value(left, compiler)} IN ({items})" if items else "false"
+        if isinstance(right, Name):
+            column = self._column(right)
+            value = self._value(left, compiler)
+            if column.kind == "text":
+                return f"contains({column.sql}, {value})"
+            if column.kind == "list" and (column.type or "").startswith("STRUCT("):
+                return f"list_contains(list_transform({column.sql}, lambda item: item.label), {value})"
+            if column.kind == "list":
+                return f"list_contains({column.sql}, {value})"
+        hint = "Behind `in` stands a list, or a column of texts or lists: 'dog' in objects"
+        raise self.scope.error(BadArgument, f"{right} holds no items.", right, hint)
+
+    def _value(self, node: Node, compiler: Compiler) -> str:
+        match node:
+            case Name():
+                return self._column(node).sql
+            case Literal(value=value):
+                return compiler.value("value", value)
+            case Arithmetic(operator=operator, left=left, right=right):
+                for side in (left, right):
+                    if self._kind(side) not in ("number", None):
+                        raise self.scope.error(BadArgument, f"{side} is no number.", side)
+                return f"({self._value(left, compiler)} {operator} {self._value(right, compiler)})"
+        raise self.scope.error(BadArgument, f"Expected a column, a text or a number. Got {node}.", node)
+
+    def _kind(self, node: Node) -> str | None:
+        match node:
+            case Literal(value=bool()):
+                return "truth"
+            case Literal(value=int() | float()) | Arithmetic():
+                return "number"
+            case Literal(value=str()):
+                return "text"
+            case Name():
+                return self._column(node).kind
+        return None
+
+    def _column(self, node: Name) -> Column:
+        return find_column(node.name, self.columns, node, self.scope)
+
+
+def find_column(name: str, columns: Mapping[str, Column], node: Node, scope: Scope) -> Column:
+    """The column of that name. Raises UnknownName with the nearest one."""
+    if name in columns:
+        return columns[name]
+    near = get_close_matches(name, columns, 1)
+    hint = f"Did you mean {near[0]}?" if near else f"There is {', '.join(columns)}."
+    if isinstance(node, Name):
+        hint += f" A text is quoted: '{name}'"
+    raise scope.error(UnknownName, f"There is no column {name}.", node, hint)
+
+
+def image_columns(scope: Scope) -> dict[str, Column]:
+    """The image table's columns, as `images`."""
+    return {name: Column(f"images.{quoted(name)}", type) for name, type in scope.image_columns().items()}
+
+
+def without(columns: Mapping[str, Column], others: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns whose names are not taken by others."""
+    return {name: column for name, column in columns.items() if name not in others}

@@ -29,6 +29,7 @@ class Scope:
     run: Run
     vocabulary: Vocabulary
     image_columns: Callable[[], Mapping[str, str]]  # the image table's: DuckDB types by name
+    find_image: Callable[[str | int], list[int]]  # the numbers of the images of a name or number that have readings
     text: str
     spans_are_places: bool  # whether the nodes' spans are places in this text
     pieces: bool = False  # whether words may be pieces inside of words
@@ -92,11 +93,15 @@ class Bound(Table):
 
     call: Call
     function: Function
-    run: Run
+    scope: Scope
     values: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
+
+    @property
+    def run(self) -> Run:
+        return self.scope.run
 
     @property
     def token(self) -> TokenSet:
@@ -107,6 +112,10 @@ class Bound(Table):
     def layers(self) -> LayerSet:
         value: LayerSet = self.values["layers"]
         return value
+
+    def given(self, **values: Any) -> Bound:
+        """The same call with other values."""
+        return replace(self, values={**self.values, **values})
 
     def argument(self, name: str) -> Node:
         """Where a mistake in an argument is pointed at: the argument, or the whole call if it was left out."""
@@ -124,7 +133,11 @@ class Bound(Table):
 
     @property
     def token_sets(self) -> tuple[TokenSet, ...]:
-        return tuple(value for value in self.values.values() if isinstance(value, TokenSet))
+        found: list[TokenSet] = []
+        for value in self.values.values():
+            # A parameter takes one set, or several side by side.
+            found += [part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, TokenSet)]
+        return tuple(found)
 
     def notes(self) -> list[str]:
         notes = [note for tokens in self.token_sets for note in tokens.notes]
@@ -176,7 +189,7 @@ def _call(node: Call, scope: Scope) -> Bound:
         values[parameter.name] = parameter.type.bind(argument, parameter.name, scope)
         if parameter.name == "pieces":
             scope = replace(scope, pieces=values["pieces"])
-    bound = Bound(node, function, scope.run, values)
+    bound = Bound(node, function, scope, values)
     if function.check is not None:
         function.check(bound, scope)
     return bound
@@ -201,4 +214,6 @@ def compile_counts(table: Table) -> Statement | None:
     if table.relation(Compiler()).holds:
         relation = table.relation(compiler)
         columns.append(f"(SELECT count(answer.{relation.holds}) FROM {relation.part()} AS answer) AS compared")
-    return Statement(f"SELECT {', '.join(columns)}", compiler.parameters, tuple(compiler.tables)) if columns else None
+    if not columns:
+        return None
+    return Statement(f"SELECT {', '.join(columns)}", compiler.parameters, tuple(compiler.tables), compiler.loaded)

@@ -62,6 +62,113 @@ def peak_layer(
     return _call("peak_layer", locals())
 
 
+def readings(
+    token: Tokens,
+    *,
+    rank: int = 1,
+    min_prob: float | None = None,
+    layers: Layers = None,
+    at: Literal["patch", "last", "prompt"] = "patch",
+    images: Node | None = None,
+    pieces: bool = False,
+) -> Call:
+    """Every place where the token is read: layer, patch, rank, log-probability, and the box in pixels."""
+    return _call("readings", locals())
+
+
+def top(
+    image: str | int,
+    *,
+    layers: Layers = None,
+    patch: int | None = None,
+    rank: int = 1,
+    at: Literal["patch", "last", "prompt"] = "patch",
+) -> Call:
+    """What one image reads: one cell, one layer, one patch, or all of them."""
+    return _call("top", locals())
+
+
+def emergence(
+    token: Tokens | Sequence[Tokens],
+    *,
+    rank: int = 1,
+    min_prob: float | None = None,
+    layers: Layers = None,
+    at: Literal["patch", "last", "prompt"] = "patch",
+    min_patches: int = 1,
+    images: Node | None = None,
+    pieces: bool = False,
+) -> Call:
+    """Layer by layer, how many images and patches read each token: all, for the first time, and so far."""
+    return _call("emergence", locals())
+
+
+def defaults(
+    at: Literal["patch", "last", "prompt"] = "last",
+    *,
+    share: float = 0.9,
+    unit: Literal["image", "position"] = "image",
+    layers: Layers = None,
+    images: Node | None = None,
+) -> Call:
+    """For each layer the fewest tokens that cover a share of what images decode to, with their counts."""
+    return _call("defaults", locals())
+
+
+def overlap(
+    a: Tokens,
+    b: Tokens,
+    *,
+    rank: int | None = None,
+    min_prob: float | None = None,
+    layers: Layers = None,
+    min_patches: int = 1,
+    images: Node | None = None,
+    pieces: bool = False,
+) -> Call:
+    """Where two tokens are read at the same layer: patches that read both, and the distance between them."""
+    return _call("overlap", locals())
+
+
+def neighbours(
+    token: Tokens,
+    *,
+    rank: int = 1,
+    min_prob: float | None = None,
+    layers: Layers = None,
+    min_patches: int = 1,
+    min_images: int = 1,
+    images: Node | None = None,
+    pieces: bool = False,
+) -> Call:
+    """What the patches beside, above, below and across from the token's read at the same layer."""
+    return _call("neighbours", locals())
+
+
+def locate(
+    token: Tokens,
+    *,
+    layer: int | None = None,
+    rank: int = 1,
+    min_prob: float | None = None,
+    min_patches: int = 1,
+    images: Node | None = None,
+    pieces: bool = False,
+) -> Call:
+    """In each image, where the token is read at one layer: box, centroid, regions, and how true that is."""
+    return _call("locate", locals())
+
+
+def images(condition: Node | None = None) -> Call:
+    """The images that have readings, with their sizes and the columns that came with them."""
+    return _call("images", locals())
+
+
+def tokens(text: str, *, at: Literal["patch", "last", "prompt"] = "patch") -> Call:
+    """Tokens of the vocabulary by a part of their text, and how often the corpus decodes to them."""
+    return _call("tokens", locals())
+
+
 def matching(pattern: str) -> Call:
     """Every word of the vocabulary that a regular expression matches."""
     return _call("matching", locals())

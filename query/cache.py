@@ -121,6 +121,18 @@ class Snapshot:
         """Images with readings."""
         return self.cached - len(self.errors)
 
+    def commit_of(self, image: int) -> Commit:
+        """The record of the shard that holds an image. Raises CacheError if it is not committed."""
+        for commit in self.loose:
+            if commit.first_image <= image < commit.first_image + commit.images:
+                return commit
+        # Shards hold consecutive images, so it is the last one that begins at or before the image.
+        low, high = 0, self.manifest.shards if self.manifest else 0
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.cache.commit(middle).first_image <= image else (low, middle)
+        return self.cache.commit(low)
+
     def stored(self, table: str) -> list[Stored]:
         """The objects that hold an index table (`schema.TABLES`, or "images"), in the order of their rows' shards."""
         files = list(self.manifest.tables.get(table, ()) if self.manifest else ())
@@ -239,6 +251,14 @@ class Cache:
         from vlq.query.arrays import open_group
 
         return open_group(self.store, self.commit(shard))
+
+    def array(self, shard: int, name: str) -> zarr.Array[Any]:
+        """One of a committed shard's arrays, opened for reading with Zarr."""
+        import zarr
+
+        array = self.group(shard)[name]
+        assert isinstance(array, zarr.Array)
+        return array
 
     def info(self) -> dict[str, Any]:
         """What `vlq info` shows, as plain values."""

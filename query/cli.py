@@ -4,7 +4,7 @@
     vlq info                           anything else is a command
 
 A query must be quick, so it takes a path of its own that imports neither the command framework nor what commands
-need. Commands other than `info` come from the entry-point group `vlq.commands`, so that this room needs no other.
+need. All but a few commands come from the entry-point group `vlq.commands`, so that this room needs no other.
 Exit codes: 0 done, 1 a check found something, 2 a mistake of the user's, with one message and what to do next.
 """
 
@@ -19,7 +19,10 @@ from typing import NoReturn
 
 from vlq.query.errors import MissingExtra, QueryError, VlqError
 
-FORMATS = ("table", "json", "csv")
+FORMATS = ("table", "json", "jsonl", "csv", "parquet", "arrow")
+OWN = ("info", "help")
+"""Commands of this room."""
+
 EXAMPLE = "vlq \"first_layer(token='dog')\""
 EXTRAS = {
     "workers": {"ray", "torch", "transformers", "safetensors", "PIL"},
@@ -69,15 +72,26 @@ def _query(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="vlq", description="Ask a cache a question.", allow_abbrev=False)
     parser.add_argument("query", help="such as \"first_layer(token='dog')\"")
     parser.add_argument("--cache", help="URL of the cache; default $VLQ_CACHE, else the demo's")
-    parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument("--format", choices=FORMATS, help="default: what the output's name says, else a table")
+    parser.add_argument("--output", help="write to this file; parquet and arrow are written to files only")
     parser.add_argument("--explain", action="store_true", help="show tokens, SQL, plan and files instead of rows")
     options = parser.parse_args(arguments)
 
     from vlq.query.client import open as open_corpus
-    from vlq.query.render import render
+    from vlq.query.render import render, save
 
+    ending = os.path.splitext(options.output or "")[1].lstrip(".")
+    form = options.format or (ending if ending in FORMATS else "table")
+    if form in ("parquet", "arrow") and not options.output:
+        raise QueryError(f"--format {form} is no text.", f"Say where it should go: --output answer.{form}")
     result = open_corpus(options.cache).query(options.query)
-    print(result.explain() if options.explain else render(result, options.format))
+    if options.explain:
+        print(result.explain())
+    elif options.output:
+        save(result, form, options.output)
+        print(f"{result.headline}\nWritten to {options.output}")
+    else:
+        print(render(result, form))
 
 
 def _command(arguments: Sequence[str]) -> None:
@@ -92,8 +106,8 @@ def _command(arguments: Sequence[str]) -> None:
     import typer
 
     commands = {entry.name: entry for entry in entry_points(group="vlq.commands")}
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands and arguments[0] != "info":
-        near = get_close_matches(arguments[0], ["info", *commands], 1)
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands and arguments[0] not in OWN:
+        near = get_close_matches(arguments[0], [*OWN, *commands], 1)
         hint = f"Did you mean `vlq {near[0]}`?" if near else f"A query has parentheses: {EXAMPLE}"
         raise QueryError(f"There is no command '{arguments[0]}'.", f"{hint} All commands: vlq --help")
     app = typer.Typer(
@@ -107,6 +121,14 @@ def _command(arguments: Sequence[str]) -> None:
     )
     app.callback()(lambda: None)  # keeps the commands' names even if there is only one
     app.command("info")(info)
+
+    @app.command("help")
+    def _(name: str = typer.Argument("", help="A function, such as first_layer, or a method, such as where.")) -> None:
+        """The functions of the query language, or all about one of them."""
+        from vlq.query.reference import help_text
+
+        print(help_text(name))
+
     for name, entry in sorted(commands.items()):
         app.command(name)(entry.load())
     app(arguments, standalone_mode=True)

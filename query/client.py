@@ -57,6 +57,15 @@ class Corpus:
     first_layer = _asking(builders.first_layer)
     last_layer = _asking(builders.last_layer)
     peak_layer = _asking(builders.peak_layer)
+    readings = _asking(builders.readings)
+    top = _asking(builders.top)
+    emergence = _asking(builders.emergence)
+    defaults = _asking(builders.defaults)
+    overlap = _asking(builders.overlap)
+    neighbours = _asking(builders.neighbours)
+    locate = _asking(builders.locate)
+    images = _asking(builders.images)
+    tokens = _asking(builders.tokens)
 
     def info(self) -> dict[str, Any]:
         """Model, prompt, layers, grid, k, images, errors, size and the index's state."""

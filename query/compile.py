@@ -6,23 +6,41 @@ in from the snapshot that the query is asked of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlq.query.parameters import LayerSet
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from vlq.query.cache import Snapshot
 
 LISTED_TOKENS = 32
 """So many tokens are listed one by one, which lets whole row groups be skipped; more are joined with."""
 
 
+VOCABULARY = "vocabulary"
+"""The table of tokens: id, piece, text, word_start, special."""
+
+
+Loader = Callable[["Snapshot"], "pyarrow.Table"]
+"""Reads a table from a cache's arrays."""
+
+
 @dataclass(frozen=True)
 class Statement:
-    """One SELECT. `tables` are the index tables that it reads, each through the parameter of its name."""
+    """One SELECT. `tables` are the index tables that it reads, each through the parameter of its name.
+
+    `loaded` are tables that are read from the arrays when the statement is run, by the names that it has for them.
+    """
 
     sql: str
     parameters: Mapping[str, Any]
     tables: tuple[str, ...]
+    loaded: Mapping[str, Loader] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,7 @@ class Compiler:
 
     parameters: dict[str, Any] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
+    loaded: dict[str, Loader] = field(default_factory=dict)
 
     def value(self, name: str, value: Any) -> str:
         """A placeholder for a value: `$name`, or `$name_2` if that stands for another one."""
@@ -64,10 +83,16 @@ class Compiler:
         return f"${free}"
 
     def table(self, name: str) -> str:
-        """A table of the index as something to select from."""
+        """A table of the index, the images' or VOCABULARY, as something to select from."""
         if name not in self.tables:
             self.tables.append(name)
         return f"read_parquet(${name})"
+
+    def load(self, name: str, loader: Loader) -> str:
+        """A table that `loader` reads from the arrays, as something to select from."""
+        free = name if name not in self.loaded else f"{name}_{len(self.loaded) + 1}"
+        self.loaded[free] = loader
+        return free
 
     def tokens(self, ids: Sequence[int]) -> str:
         """The condition that a row is of one of these tokens."""
@@ -96,19 +121,22 @@ class Compiler:
     def statement(self, relation: Relation) -> Statement:
         """The SELECT that answers with a relation's rows: images by name, in their order."""
         shown = relation.shown or default_columns(relation)
-        columns = ", ".join(sql if sql.endswith(f".{name}") else f"{sql} AS {quoted(name)}" for sql, name in shown)
+        columns = ", ".join(
+            sql if sql.endswith(f".{quoted(name)}") else f"{sql} AS {quoted(name)}" for sql, name in shown
+        )
         where = f"\nWHERE answer.{relation.holds}" if relation.holds else ""
         order = f"\nORDER BY {', '.join(total)}" if (total := total_order(relation)) else ""
         sql = f"SELECT {columns}\nFROM {self.source(relation)}{where}{order}"
-        return Statement(sql, dict(self.parameters), tuple(self.tables))
+        return Statement(sql, dict(self.parameters), tuple(self.tables), dict(self.loaded))
 
 
 def default_columns(relation: Relation) -> tuple[tuple[str, str], ...]:
     """SQL and name of a relation's columns: its keys, images by name, then its own; the image's number at the end."""
     names = [name for name in (*relation.keys, *relation.columns) if name != relation.holds]
+    columns = [(f"answer.{quoted(name)}", name) for name in names]
     if "image" not in relation.keys:
-        return tuple((f"answer.{name}", name) for name in names)
-    columns = [(f"{'images' if name == 'image' else 'answer'}.{name}", name) for name in names]
+        return tuple(columns)
+    columns[names.index("image")] = ("images.image", "image")
     return (*columns, ("images.image_id", "image_id"))
 
 
@@ -121,8 +149,8 @@ def total_order(relation: Relation) -> list[str]:
 
 
 def quoted(name: str) -> str:
-    """A name as SQL writes it where it may hold anything."""
-    return '"' + name.replace('"', '""') + '"'
+    """A name as SQL writes it behind a dot or an AS."""
+    return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 
 def _same(a: Any, b: Any) -> bool:

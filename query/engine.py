@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from vlq.query.cache import Cache, Snapshot
-from vlq.query.compile import Statement
+from vlq.query.compile import VOCABULARY, Statement
 from vlq.query.errors import CacheError, CorruptCache
 from vlq.query.tokens import Vocabulary
 
@@ -47,27 +47,49 @@ class Engine:
             self._image_columns = {files: {name: type for name, type, *_ in described}}
         return self._image_columns[files]
 
+    def find_image(self, image: str | int, snapshot: Snapshot) -> list[int]:
+        """The numbers of the images of that name or number that have readings."""
+        column = "image" if isinstance(image, str) else "image_id"
+        statement = Statement(
+            f"SELECT image_id FROM read_parquet($images) WHERE error IS NULL AND {column} = $wanted ORDER BY image_id",
+            {"wanted": image},
+            ("images",),
+        )
+        return [number for (number,) in self.rows(statement, snapshot)[1]]
+
     def rows(self, statement: Statement, snapshot: Snapshot) -> tuple[list[str], list[tuple[Any, ...]]]:
         """The columns' names and the rows. Raises CacheError if nothing is cached yet, CorruptCache."""
         with _translated(snapshot):
-            cursor = self.cursor().execute(statement.sql, _parameters(statement, snapshot))
+            cursor = self._prepared(statement, snapshot).execute(statement.sql, _parameters(statement, snapshot))
             return [name for name, *_ in cursor.description or ()], cursor.fetchall()
 
     def arrow(self, statement: Statement, snapshot: Snapshot) -> pyarrow.Table:
         """The rows as an Arrow table. Raises as `rows` does."""
         with _translated(snapshot):
-            return self.cursor().sql(statement.sql, params=_parameters(statement, snapshot)).to_arrow_table()
+            cursor = self._prepared(statement, snapshot)
+            return cursor.sql(statement.sql, params=_parameters(statement, snapshot)).to_arrow_table()
 
     def plan(self, statement: Statement, snapshot: Snapshot) -> str:
         """DuckDB's plan of the statement, as text."""
         with _translated(snapshot):
-            cursor = self.cursor().execute(f"EXPLAIN {statement.sql}", _parameters(statement, snapshot))
+            cursor = self._prepared(statement, snapshot)
+            cursor.execute(f"EXPLAIN {statement.sql}", _parameters(statement, snapshot))
             return "\n".join(text for _, text in cursor.fetchall()).rstrip()
+
+    def _prepared(self, statement: Statement, snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
+        """A cursor that knows the tables that the statement has read from the arrays."""
+        cursor = self.cursor()
+        for name, load in statement.loaded.items():
+            cursor.register(name, load(snapshot))
+        return cursor
 
 
 def _parameters(statement: Statement, snapshot: Snapshot) -> dict[str, Any]:
     """The statement's values, and the files of the tables that it reads."""
-    files = {table: snapshot.files(table) for table in statement.tables}
+    files = {
+        table: [snapshot.cache.vocabulary()] if table == VOCABULARY else snapshot.files(table)
+        for table in statement.tables
+    }
     if not all(files.values()):
         raise CacheError(f"{snapshot.cache.url} holds no readings yet.", "Run the same `vlq run` again: it goes on.")
     return {**statement.parameters, **files}

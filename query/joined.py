@@ -59,9 +59,7 @@ class JoinedArray:
         self.name, self.dims, self.shape, self.dtype = name, spec.axes, spec.shape, np.dtype(spec.dtype)
 
     def _part(self, commit: Commit) -> zarr.Array[Any]:
-        part = self._cache.group(commit.shard)[self.name]
-        assert isinstance(part, zarr.Array)
-        return part
+        return self._cache.array(commit.shard, self.name)
 
     def __getitem__(self, key: Any) -> np.ndarray:
         key = key if isinstance(key, tuple) else (key,)

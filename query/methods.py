@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vlq.query.bind import Counts, Scope, Table
-from vlq.query.compile import Compiler, Relation, total_order
+from vlq.query.compile import Compiler, Relation, quoted, total_order
 from vlq.query.nodes import Literal, Method, Name, Node
 from vlq.query.nodes import Sequence as SequenceNode
 from vlq.query.parameters import Count, Flag, Parameter, mismatch, whole
@@ -93,7 +93,7 @@ class Shown(Table):
 
     def columns(self, relation: Relation) -> dict[str, Column]:
         """What a condition or an order can name: the table's columns, and behind them the image's own."""
-        own = {name: Column(f"answer.{name}") for name in (*relation.keys, *relation.columns)}
+        own = {name: Column(f"answer.{quoted(name)}") for name in (*relation.keys, *relation.columns)}
         if "image" not in relation.keys:
             return own
         return own | {"image": Column("images.image", "VARCHAR")} | without(image_columns(self.scope), own)

@@ -169,7 +169,8 @@ class Method(Node):
         return dict(self.arguments).get(name)
 
     def __str__(self) -> str:
-        return f"{_inner(self.table)}.{self.method}({_written(self.arguments, self.positional)})"
+        table = _inner(self.table, Comparison, Logic, Not, Arithmetic)
+        return f"{table}.{self.method}({_written(self.arguments, self.positional)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +181,8 @@ class Comparison(Node):
     operators: tuple[str, ...]
 
     def __str__(self) -> str:
-        rest = [f" {operator} {_inner(node)}" for operator, node in zip(self.operators, self.operands[1:], strict=True)]
-        return _inner(self.operands[0]) + "".join(rest)
+        first, *others = (_inner(node, Comparison, Logic, Not) for node in self.operands)
+        return first + "".join(f" {operator} {text}" for operator, text in zip(self.operators, others, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +193,7 @@ class Logic(Node):
     operands: tuple[Node, ...]
 
     def __str__(self) -> str:
-        return f" {self.operator} ".join(_inner(node) for node in self.operands)
+        return f" {self.operator} ".join(_inner(node, Logic) for node in self.operands)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +203,7 @@ class Not(Node):
     operand: Node
 
     def __str__(self) -> str:
-        return f"not {_inner(self.operand)}"
+        return f"not {_inner(self.operand, Logic)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,16 +215,17 @@ class Arithmetic(Node):
     right: Node
 
     def __str__(self) -> str:
-        return f"{_inner(self.left)} {self.operator} {_inner(self.right)}"
+        left, right = (_inner(node, Comparison, Logic, Not, Arithmetic) for node in (self.left, self.right))
+        return f"{left} {self.operator} {right}"
 
 
 def _written(arguments: tuple[tuple[str, Node], ...], positional: int) -> str:
     return ", ".join(str(node) if i < positional else f"{name}={node}" for i, (name, node) in enumerate(arguments))
 
 
-def _inner(node: Node) -> str:
-    """The node's text inside of an expression: in parentheses unless it stands together by itself."""
-    return f"({node})" if isinstance(node, Comparison | Logic | Not | Arithmetic) else str(node)
+def _inner(node: Node, *loose: type[Node]) -> str:
+    """The node's text inside of an expression: in parentheses if it is of a kind that binds less than that."""
+    return f"({node})" if isinstance(node, loose) else str(node)
 
 
 def _compare(left: Node, operator: str, right: object) -> Comparison:

@@ -20,6 +20,7 @@ from vlq.query.registry import REQUIRED
 if TYPE_CHECKING:
     from vlq.query.bind import Scope
     from vlq.query.predicates import Predicate
+    from vlq.query.tokens import TokenSet
 
 
 class Type(Protocol):
@@ -111,6 +112,31 @@ class Probability:
 
 
 @dataclass(frozen=True)
+class StoredRank:
+    """A rank among the stored tokens; None for the last of them."""
+
+    expected: str = Rank.expected
+
+    def bind(self, node: Node, name: str, scope: Scope) -> int:
+        if isinstance(node, Literal) and node.value is None:
+            return scope.run.k
+        return Rank().bind(node, name, scope)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A number above 0, up to 1."""
+
+    expected: str = "a share above 0 and up to 1"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> float:
+        value = Probability(self.expected).bind(node, name, scope)
+        if value is None:
+            raise mismatch(node, name, self.expected, scope)
+        return value
+
+
+@dataclass(frozen=True)
 class Choice:
     """One of a few words."""
 
@@ -199,6 +225,20 @@ class Layers:
 
 
 @dataclass(frozen=True)
+class OneLayer:
+    """One layer; None for the one that the function chooses."""
+
+    expected: str = "a layer"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> LayerSet | None:
+        if isinstance(node, Literal) and node.value is None:
+            return None
+        if whole(node) is None:
+            raise mismatch(node, name, self.expected, scope)
+        return Layers().bind(node, name, scope)
+
+
+@dataclass(frozen=True)
 class Images:
     """A condition on the image table's columns; None for all images."""
 
@@ -213,6 +253,41 @@ class Images:
         predicate = Predicate(node, image_columns(scope), scope)
         predicate.sql(Compiler())  # its mistakes show now
         return predicate
+
+
+@dataclass(frozen=True)
+class ImageReference:
+    """An image by its name or its number: the number."""
+
+    expected: str = "an image's name, or its number"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> int:
+        value = node.value if isinstance(node, Literal) else None
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            hint = f"Write {name}='{node.name}'" if isinstance(node, Name) else None
+            raise mismatch(node, name, self.expected, scope, hint)
+        found = scope.find_image(value)
+        if not found:
+            raise scope.error(BadArgument, f"There is no image {value!r} with readings.", node, 'See: vlq "images()"')
+        if len(found) > 1:
+            numbers = ", ".join(map(str, found[:5]))
+            raise scope.error(BadArgument, f"{len(found)} images are named {value!r}.", node, f"By number: {numbers}")
+        return found[0]
+
+
+@dataclass(frozen=True)
+class Position:
+    """A position's number, from 0; None for all."""
+
+    expected: str = "a number from 0"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> int | None:
+        if isinstance(node, Literal) and node.value is None:
+            return None
+        value = whole(node)
+        if value is None or value < 0:
+            raise mismatch(node, name, self.expected, scope)
+        return value
 
 
 @dataclass(frozen=True)
@@ -238,3 +313,17 @@ class Tokens:
         from vlq.query.tokens import resolve
 
         return resolve(node, name, scope)
+
+
+@dataclass(frozen=True)
+class TokenSets:
+    """Several token sets side by side: each item of a list is one; what is no list is the only one."""
+
+    expected: str = "a word, a piece such as '▁dog', a token id, matching(...), prefix(...), or a list of these"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> tuple[TokenSet, ...]:
+        from vlq.query.tokens import resolve
+
+        is_list = isinstance(node, SequenceNode) and node.is_list and bool(node.items)
+        items = node.items if isinstance(node, SequenceNode) and is_list else (node,)
+        return tuple(dict.fromkeys(resolve(item, name, scope) for item in items))

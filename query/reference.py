@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
+from vlq.query.errors import UnknownName
 from vlq.query.registry import REQUIRED, Signature, functions, methods
 
 
@@ -33,3 +36,24 @@ def section(entry: Signature) -> str:
             *rows,
         ]
     )
+
+
+def help_text(name: str = "") -> str:
+    """What `vlq help` prints: every function and method with its line, or one of them whole. Raises UnknownName."""
+    entries: dict[str, Signature] = {**functions(), **methods()}
+    if not name:
+        lines = [f"{entry.name:<16}{entry.documentation}" for entry in functions().values()]
+        lines += ["", "of any answer:", *(f".{entry.name:<15}{entry.documentation}" for entry in methods().values())]
+        return "\n".join([*lines, "", "vlq help NAME says more of one."])
+    bare = name.lstrip(".").partition("(")[0]
+    if bare not in entries:
+        near = get_close_matches(bare, entries, 1, cutoff=0.5)
+        raise UnknownName(f"There is no function {bare}.", f"Did you mean {near[0]}?" if near else "See: vlq help")
+    entry = entries[bare]
+    width = max(len(parameter.name) for parameter in entry.parameters)
+    lines = [str(entry), "", entry.documentation, ""]
+    for parameter in entry.parameters:
+        lines.append(f"  {parameter.name:<{width}}  {parameter.documentation}")
+        default = "" if parameter.default is REQUIRED else f"; {parameter.default!r} if left out"
+        lines.append(f"  {'':<{width}}  {parameter.type.expected}{default}")
+    return "\n".join([*lines, "", f'vlq "{entry.example}"'])

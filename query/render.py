@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import os
+from contextlib import suppress
 from html import escape
 from typing import Any
 
+from vlq.query.errors import StoreError
 from vlq.query.result import SHOWN_ROWS, Result
 
 BAR = 40
@@ -19,13 +23,61 @@ SHOWN_ITEMS = 8
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def render(result: Result, format: str) -> str:
-    """The result in one of the command line's formats: table, json or csv."""
-    return {"table": table, "json": to_json, "csv": to_csv}[format](result)
+def render(result: Result, form: str) -> str:
+    """The result as text in one of the command line's formats: table, json, jsonl or csv."""
+    return {"table": table, "json": to_json, "jsonl": to_jsonl, "csv": to_csv}[form](result)
+
+
+def save(result: Result, form: str, path: str) -> None:
+    """Write the result to a file in one of the command line's formats, whole or not at all. Raises StoreError."""
+    if form == "parquet":
+        import pyarrow.parquet as pq
+
+        sink = io.BytesIO()
+        pq.write_table(result.arrow(), sink)
+        data = sink.getvalue()
+    elif form == "arrow":
+        import pyarrow as pa
+
+        found = result.arrow()
+        sink = io.BytesIO()
+        with pa.ipc.new_file(sink, found.schema) as writer:
+            writer.write_table(found)
+        data = sink.getvalue()
+    else:
+        data = (render(result, form) + "\n").encode()
+    partial = f"{path}.partial"
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.remove(partial)
+        raise StoreError(f"Cannot write {path}: {error.strerror or error}.", "Choose another --output.") from error
 
 
 def to_json(result: Result) -> str:
-    return json.dumps(result.to_dict(), ensure_ascii=False, indent=2, allow_nan=False)
+    return json.dumps(plain(result.to_dict()), ensure_ascii=False, indent=2, allow_nan=False)
+
+
+def to_jsonl(result: Result) -> str:
+    """The rows alone, an object a line."""
+    return "\n".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) for row in result.rows)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: what is no number is null; dates and the like are texts."""
+    match value:
+        case None | str() | bool() | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+    return str(value)
 
 
 def to_csv(result: Result) -> str:
@@ -51,7 +103,7 @@ def _flat(value: Any) -> Any:
 
 def table(result: Result) -> str:
     """The sentence, the tokens, the first rows, what to know of them, and the layers' histogram."""
-    parts = [result.headline, _tokens(result)]
+    parts = [result.headline, *_tokens(result)]
     if result.rows:
         parts += ["", *_rows(result)]
     parts += _notes(result)
@@ -60,16 +112,19 @@ def table(result: Result) -> str:
     return "\n".join(parts)
 
 
-def _tokens(result: Result) -> str:
+def _tokens(result: Result) -> list[str]:
+    """A line with the tokens that were asked for; none if none were."""
     shown = [f"{token['piece']} ({token['id']})" if token["piece"] else str(token["id"]) for token in result.tokens]
     more = f" and {len(shown) - SHOWN_ITEMS:,} more" if len(shown) > SHOWN_ITEMS else ""
-    return f"token{'s' if len(shown) > 1 else ''}: {', '.join(shown[:SHOWN_ITEMS])}{more}"
+    return [f"token{'s' if len(shown) > 1 else ''}: {', '.join(shown[:SHOWN_ITEMS])}{more}"] if shown else []
 
 
 def shown_columns(result: Result) -> list[str]:
     """The columns that tell a person something: not numbers of images, nor what is the same in every row."""
     hidden = {"image_id", "histogram"}
     hidden |= {name for name in ("censored", "patches") if not any(row.get(name) for row in result.rows)}
+    # Without ground truth there is nothing in these.
+    hidden |= {name for name in ("iou", "pointing") if all(row.get(name) is None for row in result.rows)}
     if "patch" in result.columns:
         hidden.add("patches")
     return [name for name in result.columns if name not in hidden]
@@ -109,7 +164,7 @@ def _cell(name: str, value: Any) -> str:
         return f"{value:.3f}"
     if isinstance(value, list):
         more = f" … ({len(value):,})" if len(value) > SHOWN_ITEMS else ""
-        return " ".join(map(str, value[:SHOWN_ITEMS])) + more
+        return " ".join(f"{item:.1f}" if isinstance(item, float) else str(item) for item in value[:SHOWN_ITEMS]) + more
     # Names come from files: control characters would disturb the terminal.
     return "".join(character if character.isprintable() else "�" for character in str(value))
 
@@ -150,4 +205,5 @@ def html(result: Result) -> str:
     histogram = ""
     if any(result.summary.get("histogram", {}).values()):
         histogram = f"<pre>layer\n{chr(10).join(bars(result.summary['histogram']))}</pre>"
-    return f"<p><b>{escape(result.headline)}</b></p><p>{escape(_tokens(result))}</p>{rows}{notes}{histogram}"
+    tokens = "".join(f"<p>{escape(line)}</p>" for line in _tokens(result))
+    return f"<p><b>{escape(result.headline)}</b></p>{tokens}{rows}{notes}{histogram}"

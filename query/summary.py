@@ -39,9 +39,10 @@ def median(histogram: Mapping[int, int]) -> float:
     return sum(middle) / 2
 
 
-def count(n: int, noun: str) -> str:
-    """(300, 'image') -> '300 images'."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+def count(n: float, noun: str) -> str:
+    """(300, 'image') -> '300 images'; (2.5, 'patch') -> '2.5 patches'."""
+    ending = "" if n == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{n:,.15g} {noun}{ending}"
 
 
 def figure(value: float) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.schema import RUN, VOCABULARY, Head, Run, array_specs, digest_of, head_key, plan_key
+from vlq.query.schema import RUN, VOCABULARY, Head, Run, Transform, array_specs, digest_of, head_key, plan_key
 from vlq.query.store import Store, open_store
 from vlq.workers.index import compact
 from vlq.workers.models.vocabulary import vocabulary_hash
@@ -107,12 +108,20 @@ def _fill(run: Run, name: str) -> float | int:
     return next(spec.fill for spec in array_specs(run, 1) if spec.name == name)
 
 
+IDENTITY = Transform(1.0, 1.0, 0.0, 0.0, 112, 112)
+
+
 def image_table(
-    names: Sequence[str], first: int, failed: Sequence[int], run: Run, **columns: Sequence[object]
+    names: Sequence[str],
+    first: int,
+    failed: Sequence[int],
+    run: Run,
+    transform: Transform = IDENTITY,
+    size: tuple[int, int] = (112, 112),
+    **columns: Sequence[object],
 ) -> pa.Table:
     """The image table of a shard; `failed` are positions within it."""
     good = [i not in failed for i in range(len(names))]
-    transform = {"scale_x": 1.0, "scale_y": 1.0, "offset_x": 0.0, "offset_y": 0.0, "width": 112, "height": 112}
     grid = {"rows": run.grid[0], "columns": run.grid[1]}
     return pa.table(
         {
@@ -120,9 +129,9 @@ def image_table(
             "image": pa.array(names, pa.string()),
             "uri": pa.array([f"file:///images/{name}" for name in names]),
             "sha256": pa.array([hashlib.sha256(name.encode()).hexdigest() for name in names]),
-            "width": pa.array([112 if ok else None for ok in good], pa.uint32()),
-            "height": pa.array([112 if ok else None for ok in good], pa.uint32()),
-            "transform": pa.array([transform if ok else None for ok in good], TRANSFORM),
+            "width": pa.array([size[0] if ok else None for ok in good], pa.uint32()),
+            "height": pa.array([size[1] if ok else None for ok in good], pa.uint32()),
+            "transform": pa.array([asdict(transform) if ok else None for ok in good], TRANSFORM),
             "grid": pa.array([grid if ok else None for ok in good], GRID),
             "error": pa.array([None if ok else "truncated" for ok in good], pa.string()),
             **{name: pa.array(values) for name, values in columns.items()},
@@ -152,6 +161,8 @@ def make_cache(
     seal: bool = True,
     names: Sequence[str] | None = None,
     columns: Mapping[str, Sequence[object]] | None = None,
+    transform: Transform = IDENTITY,
+    pixels: tuple[int, int] = (112, 112),
 ) -> tuple[Store, Run, dict[str, np.ndarray]]:
     """A cache of random readings, with the arrays of all its images joined (the sums added up)."""
     run = run or make_run()
@@ -172,7 +183,7 @@ def make_cache(
         missing = [i - first for i in failed if first <= i < first + size]
         readings = random_readings(run, size, rng, missing)
         own = {name: values[first : first + size] for name, values in (columns or {}).items()}
-        table = image_table(names[first : first + size], first, missing, run, **own)
+        table = image_table(names[first : first + size], first, missing, run, transform, pixels, **own)
         write_shard(store, run, shard, first, readings, table)
         parts.append(readings)
     if seal:

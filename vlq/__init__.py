@@ -10,7 +10,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlq.query.builders import first_layer, last_layer, matching, peak_layer, prefix
+    from vlq.query.builders import (
+        defaults,
+        emergence,
+        first_layer,
+        images,
+        last_layer,
+        locate,
+        matching,
+        neighbours,
+        overlap,
+        peak_layer,
+        prefix,
+        readings,
+        tokens,
+        top,
+    )
     from vlq.query.client import Corpus, open
     from vlq.query.errors import VlqError
     from vlq.query.nodes import col
@@ -24,13 +39,22 @@ _HOMES = {
     "Result": "result",
     "VlqError": "errors",
     "col": "nodes",
+    "defaults": "builders",
+    "emergence": "builders",
     "first_layer": "builders",
+    "images": "builders",
     "last_layer": "builders",
+    "locate": "builders",
     "matching": "builders",
+    "neighbours": "builders",
     "open": "client",
+    "overlap": "builders",
     "parse": "parse",
     "peak_layer": "builders",
     "prefix": "builders",
+    "readings": "builders",
+    "tokens": "builders",
+    "top": "builders",
 }
 
 __all__ = [
@@ -38,13 +62,22 @@ __all__ = [
     "Result",
     "VlqError",
     "col",
+    "defaults",
+    "emergence",
     "first_layer",
+    "images",
     "last_layer",
+    "locate",
     "matching",
+    "neighbours",
     "open",
+    "overlap",
     "parse",
     "peak_layer",
     "prefix",
+    "readings",
+    "tokens",
+    "top",
 ]
 
 

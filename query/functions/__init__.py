@@ -1,6 +1,33 @@
 """The registry: one entry for each function of the language."""
 
+from vlq.query.functions.defaults import DEFAULTS
+from vlq.query.functions.emergence import EMERGENCE
+from vlq.query.functions.images import IMAGES
 from vlq.query.functions.layers import FIRST_LAYER, LAST_LAYER, PEAK_LAYER
+from vlq.query.functions.locate import LOCATE
+from vlq.query.functions.neighbours import NEIGHBOURS
+from vlq.query.functions.overlap import OVERLAP
+from vlq.query.functions.readings import READINGS
 from vlq.query.functions.token_sets import MATCHING, PREFIX
+from vlq.query.functions.tokens import TOKENS
+from vlq.query.functions.top import TOP
 
-FUNCTIONS = {function.name: function for function in (FIRST_LAYER, LAST_LAYER, PEAK_LAYER, MATCHING, PREFIX)}
+FUNCTIONS = {
+    function.name: function
+    for function in (
+        FIRST_LAYER,
+        LAST_LAYER,
+        PEAK_LAYER,
+        READINGS,
+        TOP,
+        EMERGENCE,
+        DEFAULTS,
+        OVERLAP,
+        NEIGHBOURS,
+        LOCATE,
+        IMAGES,
+        TOKENS,
+        MATCHING,
+        PREFIX,
+    )
+}

@@ -10,7 +10,7 @@ from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.errors import BadArgument
 from vlq.query.functions.phrases import WHERE, qualified, unstored
 from vlq.query.functions.shared import AT, BY, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, MIN_RUN, PIECES, RANK, TOKEN
-from vlq.query.functions.sources import token_layers, token_positions
+from vlq.query.functions.sources import check_min_patches, check_site, token_layers, token_positions
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, figure, layer_summary
 
@@ -63,24 +63,13 @@ PEAK = Pick(
 
 def check(bound: Bound, scope: Scope) -> None:
     """Raises BadArgument for arguments that do not go together or that the cache has no readings for."""
+    check_site(bound, scope)
     at = bound["at"]
-    if at not in bound.run.positions:
-        raise scope.error(
-            BadArgument,
-            f"at: this cache has readings at {', '.join(bound.run.positions)} only. Got '{at}'.",
-            bound.argument("at"),
-            "What is read is chosen when the images are cached: vlq run --at patch,prompt",
-        )
     if bound["by"] == "patch" and at != "patch":
         raise scope.error(BadArgument, f"by='patch' goes with at='patch', not with at='{at}'.", bound.argument("by"))
     positions = 1 if bound["by"] == "patch" else bound.run.positions[at]
-    if bound["min_patches"] > positions:
-        where = "by='patch' a row" if bound["by"] == "patch" else f"at='{at}' a layer"
-        raise scope.error(
-            BadArgument,
-            f"min_patches: with {where} has {count(positions, 'position')}. Got {bound['min_patches']}.",
-            bound.argument("min_patches"),
-        )
+    where = "by='patch' a row" if bound["by"] == "patch" else f"at='{at}' a layer"
+    check_min_patches(bound, scope, positions, where)
     if bound.values.get("min_run", 1) > len(bound.layers.layers):
         raise scope.error(
             BadArgument,

@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
-from vlq.query.bind import Bound
+from vlq.query.bind import Bound, Scope
 from vlq.query.compile import Compiler, indented
+from vlq.query.errors import BadArgument
+from vlq.query.summary import count
+
+
+def check_site(bound: Bound, scope: Scope) -> None:
+    """Raises BadArgument if the cache has no readings at the site that is asked for."""
+    if bound["at"] not in bound.run.positions:
+        raise scope.error(
+            BadArgument,
+            f"at: this cache has readings at {', '.join(bound.run.positions)} only. Got '{bound['at']}'.",
+            bound.argument("at"),
+            "What is read is chosen when the images are cached: vlq run --at patch,prompt",
+        )
+
+
+def check_min_patches(bound: Bound, scope: Scope, positions: int, where: str) -> None:
+    """Raises BadArgument if a layer has fewer positions than are asked for."""
+    if bound["min_patches"] > positions:
+        raise scope.error(
+            BadArgument,
+            f"min_patches: with {where} has {count(positions, 'position')}. Got {bound['min_patches']}.",
+            bound.argument("min_patches"),
+        )
+
+
+def check_patches(bound: Bound, scope: Scope) -> None:
+    """What a function of patches alone needs of the cache, and of `min_patches`."""
+    bound = bound.given(at="patch")
+    check_site(bound, scope)
+    check_min_patches(bound, scope, bound.run.positions["patch"], "this grid a layer")
 
 
 def token_layers(bound: Bound, compiler: Compiler) -> str:
@@ -40,8 +70,10 @@ def token_positions(bound: Bound, compiler: Compiler) -> str:
     if not is_set:
         return f"SELECT image, layer, position, rank, logprob FROM {table}\nWHERE {' AND '.join(conditions + narrowed)}"
     having = f" HAVING {' AND '.join(narrowed)}" if narrowed else ""
+    # A sum that is too small for a number is as good as its largest part; rounding may take others above 1.
+    logprob = f"least(coalesce(ln(nullif({probability}, 0)), max(logprob)), 0)"
     return f"""\
-SELECT image, layer, position, {rank} AS rank, least(ln({probability}), 0) AS logprob
+SELECT image, layer, position, {rank} AS rank, {logprob} AS logprob
 FROM {table} WHERE {" AND ".join(conditions)}
 GROUP BY image, layer, position{having}"""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vlq.query.cli import is_query, main
+from vlq.query.registry import functions, methods
 
 from ..synthetic import make_cache, make_run
 
@@ -54,6 +55,17 @@ def test_a_query(cache: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["summary"]["images"] == 7
     assert run("first_layer(token='dog')", "--explain", "--cache", cache) == 0
     assert "read_parquet($patch_topk)" in capsys.readouterr().out
+
+
+def test_an_output_file(cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "answer.parquet"
+    assert run("first_layer(token='dog')", "--cache", cache, "--output", str(path)) == 0
+    headline, written = capsys.readouterr().out.splitlines()
+    assert headline.startswith("dog: read in ")
+    assert written == f"Written to {path}"
+    assert path.read_bytes()[:4] == b"PAR1"
+    assert run("first_layer(token='dog')", "--cache", cache, "--format", "arrow") == 2
+    assert "--output answer.arrow" in capsys.readouterr().err
 
 
 def test_the_cache_of_the_environment(
@@ -133,6 +145,20 @@ def test_info(cache: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert {"model", "prompt", "layers", "grid", "k", "images", "errors"} <= found.keys()
     assert found["errors"] == [{"image": "919-1.png", "reason": "truncated"}]
+
+
+def test_help_comes_from_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("help") == 0
+    out = capsys.readouterr().out
+    for entry in (*functions().values(), *methods().values()):
+        assert entry.documentation in out
+        assert run("help", entry.name) == 0
+        whole = capsys.readouterr().out
+        assert str(entry) in whole
+        assert entry.example in whole
+        assert all(parameter.documentation in whole for parameter in entry.parameters)
+    assert run("help", "frist_layer") == 2
+    assert "Did you mean first_layer?" in capsys.readouterr().err
 
 
 HEAVY = ("torch", "ray", "transformers", "zarr", "numpy", "pyarrow", "typer", "rich")

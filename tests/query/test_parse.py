@@ -257,9 +257,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_texts_are_refused_at_once(name: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()  # of this process alone, whatever else the machine does
     error = refusal(HOSTILE[name])
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
     assert (error is None) == (name in ("a long word", "comparisons"))  # these are queries, if unknown ones
     assert str(error).encode()  # can be printed
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import vlq
 from vlq.query.client import Corpus
-from vlq.query.render import bars, html, render
+from vlq.query.errors import StoreError
+from vlq.query.render import bars, html, render, save
 
 from ..synthetic import make_cache, make_run
 
@@ -122,3 +127,43 @@ def test_a_run_that_goes_on_is_said(tmp_path: Path) -> None:
     assert result.notes == ["The run is not complete: 6 of 10 images are cached."]
     assert result.notes[0] in render(result, "table")
     assert result.summary["images"] == 6
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "csv", "parquet", "arrow", "table"])
+def test_files_hold_the_rows(corpus: Corpus, tmp_path: Path, form: str) -> None:
+    result = corpus.first_layer("cat")
+    path = tmp_path / f"answer.{form}"
+    save(result, form, str(path))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]  # nothing is left beside it
+    match form:
+        case "json":
+            assert json.loads(path.read_text())["rows"] == result.rows
+        case "jsonl":
+            assert [json.loads(line) for line in path.read_text().splitlines()] == result.rows
+        case "csv":
+            assert len(path.read_text().splitlines()) == len(result.rows) + 1
+        case "parquet":
+            assert pq.read_table(path).to_pylist() == result.rows
+        case "arrow":
+            assert pa.ipc.open_file(path.read_bytes()).read_all().to_pylist() == result.rows
+        case _:
+            assert path.read_text() == render(result, "table") + "\n"
+
+
+def test_a_file_that_cannot_be_written(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"Cannot write .*answer\.json: No such file or directory\."):
+        save(corpus.first_layer("cat"), "json", str(tmp_path / "none" / "answer.json"))
+
+
+def test_columns_that_json_does_not_know(tmp_path: Path) -> None:
+    columns = {
+        "taken": [datetime.datetime(2026, 1, 2, 3, 4)] * 3,
+        "score": [float("nan"), float("inf"), 0.5],
+        "price": [Decimal("1.50")] * 3,
+        "raw": [b"a"] * 3,
+    }
+    make_cache(tmp_path, images=3, columns=columns)
+    rows = json.loads(render(vlq.open(str(tmp_path)).images(), "json"))["rows"]
+    assert sorted((row["score"] for row in rows), key=str) == [0.5, None, None]
+    assert rows[0]["taken"] == "2026-01-02 03:04:00"
+    assert rows[0]["price"] == "1.50"

@@ -4,7 +4,7 @@
 -- $rank = 1
 SELECT images.image, answer.patch, answer.layer, answer.patches, answer.logprob, answer.censored, images.image_id
 FROM (WITH layers AS (
-    SELECT image, layer, position, min(rank) AS rank, least(ln(fsum(exp(logprob))), 0) AS logprob
+    SELECT image, layer, position, min(rank) AS rank, least(coalesce(ln(nullif(fsum(exp(logprob)), 0)), max(logprob)), 0) AS logprob
     FROM read_parquet($patch_topk) WHERE token IN ($token, $token_2)
     GROUP BY image, layer, position HAVING min(rank) <= $rank
   )

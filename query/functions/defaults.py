@@ -1,0 +1,129 @@
+"""defaults: the few tokens that nearly every image decodes to, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median
+
+from vlq.query.bind import Bound
+from vlq.query.compile import VOCABULARY, Compiler, Relation, indented
+from vlq.query.functions.phrases import qualified
+from vlq.query.functions.shared import AT, IMAGES, LAYERS
+from vlq.query.functions.sources import check_site
+from vlq.query.parameters import Choice, Parameter, Share
+from vlq.query.registry import Function
+from vlq.query.summary import Rows, Summary, count
+
+PLACE = {"last": "the last prompt token", "patch": "the patches", "prompt": "the prompt's tokens"}
+
+
+def counted_by_image(bound: Bound) -> bool:
+    """Whether an image counts once with several positions; where it has one position there is no difference."""
+    return bool(bound["unit"] == "image" and bound["at"] != "last")
+
+
+def compile_defaults(bound: Bound, compiler: Compiler) -> Relation:
+    """Counts the tokens of each layer, and keeps the most common ones until they cover the share."""
+    table = compiler.table(f"{bound['at']}_top1")
+    conditions = compiler.layers(bound.layers)
+    if (images := bound.values.get("images")) is not None:
+        conditions.append(images.restriction(compiler))
+    readings = f"FROM {table}" + (f" WHERE {' AND '.join(conditions)}" if conditions else "")
+    if counted_by_image(bound):
+        most_common = f"""\
+SELECT layer, image, arg_max(token, (n, -token::BIGINT)) AS token
+{readings} GROUP BY layer, image"""
+        counts = f"SELECT layer, token, count(*) AS count\nFROM (\n  {indented(most_common)}\n) GROUP BY layer, token"
+    else:
+        counts = f"SELECT layer, token, sum(n)::BIGINT AS count\n{readings} GROUP BY layer, token"
+    # A count is held against the total by division: 9 of 10 is exactly the share 0.9, and 10 * 0.9 need not be 9.
+    sql = f"""\
+WITH counts AS (
+  {indented(counts)}
+), ranked AS (
+  SELECT *, sum(count) OVER (PARTITION BY layer) AS total,
+    sum(count) OVER (PARTITION BY layer ORDER BY count DESC, token ROWS UNBOUNDED PRECEDING) AS so_far
+  FROM counts
+)
+SELECT layer::INTEGER AS layer, token, piece, text, count, count / total AS share, so_far / total AS cumulative
+FROM ranked LEFT JOIN {compiler.table(VOCABULARY)} ON id = token
+WHERE (so_far - count) / total < {compiler.value("share", bound["share"])}"""
+    columns = ("piece", "text", "count", "share", "cumulative")
+    return Relation(sql, ("layer", "token"), columns, "share", ("answer.layer", "answer.count DESC"))
+
+
+def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
+    """The token that leads at most layers (then by its counts there, then the lower id), and how many each layer has.
+
+    `last` is the last layer at which it leads, `share` the median of its shares where it does, `layers` how many layers
+    there are, `tokens` the median number of tokens that a layer takes.
+    """
+    leaders: dict[int, Rows] = {}
+    histogram = dict.fromkeys(bound.layers.layers, 0)
+    for row in sorted(rows, key=lambda row: (row["layer"], -row["count"], row["token"])):
+        if not histogram[row["layer"]]:
+            leaders.setdefault(row["token"], []).append(row)
+        histogram[row["layer"]] += 1
+    summary: Summary = {"images": images, "matched": len({row["token"] for row in rows}), "histogram": histogram}
+    if not rows:
+        return summary | {"token": None}
+    led = min(leaders.values(), key=lambda led: (-len(led), -sum(row["count"] for row in led), led[0]["token"]))
+    return summary | {
+        "token": led[0]["token"],
+        "piece": led[0]["piece"],
+        "leads": len(led),
+        "last": led[-1]["layer"],
+        "share": median(row["share"] for row in led),
+        "layers": len(histogram),
+        "tokens": median(n for n in histogram.values() if n),
+    }
+
+
+def headline(bound: Bound, summary: Summary) -> str:
+    """The most common default, with its usual share and up to which layer it leads."""
+    of_images = f" of {count(summary['images'], 'image')}"
+    read = f"Defaults at {PLACE[bound['at']]}{of_images}{qualified(bound.given(rank=1, min_prob=None))}"
+    if summary["token"] is None:
+        return f"{read}: none"
+    unit = "images" if bound["unit"] == "image" or bound["at"] == "last" else "positions"
+    name = summary["token"] if summary["piece"] is None else f"{summary['piece']} ({summary['token']})"
+    return (
+        f"{read}: {name} leads at {summary['leads']} of {count(summary['layers'], 'layer')}, up to layer "
+        f"{summary['last']}, with a median {summary['share']:.0%} of the {unit}; in the median layer "
+        f"{count(summary['tokens'], 'token')} cover {bound['share']:.0%}"
+    )
+
+
+def notes(bound: Bound) -> list[str]:
+    if not counted_by_image(bound):
+        return []
+    where = "patches" if bound["at"] == "patch" else "positions"
+    return [
+        f"An image counts for the token that most of its {where} decode to, of equal ones the lower id. "
+        "unit='position' counts each by itself."
+    ]
+
+
+DEFAULTS = Function(
+    name="defaults",
+    parameters=(
+        replace(AT, default="last"),
+        Parameter("share", Share(), "how much of the images, or positions, the tokens of a layer have to cover", 0.9),
+        Parameter(
+            "unit",
+            Choice(("image", "position")),
+            "count images, each for the token that most of its positions decode to (the lower id of equal ones)",
+            "image",
+        ),
+        LAYERS,
+        IMAGES,
+    ),
+    positional=1,
+    documentation="For each layer the fewest tokens that cover a share of what images decode to, with their counts.",
+    example="defaults(at='last', share=0.9)",
+    check=check_site,
+    compile=compile_defaults,
+    summarise=summarise,
+    headline=headline,
+    notes=notes,
+)

@@ -1,0 +1,122 @@
+"""emergence: layer by layer, how many images and patches come to read each of several tokens."""
+
+from __future__ import annotations
+
+from vlq.query.bind import Bound, Scope
+from vlq.query.compile import Compiler, Relation, indented
+from vlq.query.functions.phrases import WHERE, qualified, unstored
+from vlq.query.functions.shared import AT, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PIECES, RANK
+from vlq.query.functions.sources import check_min_patches, check_site, token_layers
+from vlq.query.parameters import Parameter, TokenSets
+from vlq.query.registry import Function
+from vlq.query.summary import Rows, Summary, count
+from vlq.query.tokens import TokenSet
+
+NAMED = 6
+"""So many tokens are named in the sentence."""
+
+COUNTED = {"patch": ("patches",), "prompt": ("positions",), "last": ()}
+"""The column that counts positions, by `at`: at the last prompt token there is one an image."""
+
+
+def token_sets(bound: Bound) -> tuple[TokenSet, ...]:
+    sets: tuple[TokenSet, ...] = bound["token"]
+    return sets
+
+
+def check(bound: Bound, scope: Scope) -> None:
+    check_site(bound, scope)
+    check_min_patches(bound, scope, bound.run.positions[bound["at"]], f"at='{bound['at']}' a layer")
+
+
+def compile_emergence(bound: Bound, compiler: Compiler) -> Relation:
+    """`readings` has a row for each token, image and layer; layers that nothing reads are added after counting."""
+    sets = token_sets(bound)
+    readings = []
+    for place, tokens in enumerate(sets):
+        layers = token_layers(bound.given(token=tokens), compiler)
+        readings.append(
+            f"SELECT {compiler.value('place', place)} AS place, image, layer, len(positions) AS n\n"
+            f"FROM (\n  {indented(layers)}\n)"
+        )
+    labels = compiler.value("labels", [tokens.label for tokens in sets])
+    counted = compiler.value("counted", list(bound.layers.layers))
+    positions = "".join(f", coalesce(positions, 0) AS {name}" for name in COUNTED[bound["at"]])
+    sql = f"""\
+WITH readings AS (
+  {indented(f"{chr(10)}UNION ALL{chr(10)}".join(readings))}
+), counts AS (
+  SELECT place, layer, count(*) AS images, count(*) FILTER (layer = first) AS new, sum(n)::BIGINT AS positions
+  FROM (SELECT *, min(layer) OVER (PARTITION BY place, image) AS first FROM readings)
+  GROUP BY place, layer
+), tokens AS (
+  SELECT unnest({labels}) AS token, generate_subscripts({labels}, 1) - 1 AS place
+), layers AS (
+  SELECT unnest({counted})::INTEGER AS layer
+)
+SELECT place, token, layer, coalesce(images, 0) AS images, coalesce(new, 0) AS new,
+  sum(coalesce(new, 0)) OVER (PARTITION BY place ORDER BY layer)::BIGINT AS so_far{positions}
+FROM tokens CROSS JOIN layers LEFT JOIN counts USING (place, layer)"""
+    columns = ("images", "new", "so_far", *COUNTED[bound["at"]])
+    return Relation(sql, ("token", "layer"), columns, "images", ("answer.place", "answer.layer"))
+
+
+def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
+    """For each token: how many images come to read it, at which layer first, and by which layer half of them do."""
+    tokens = {}
+    for found in token_sets(bound):
+        layers = sorted((row for row in rows if row["token"] == found.label), key=lambda row: row["layer"])
+        reading = [row for row in layers if row["so_far"]]
+        matched = reading[-1]["so_far"] if reading else 0
+        tokens[found.label] = {
+            "matched": matched,
+            "half": next((row["layer"] for row in reading if 2 * row["so_far"] >= matched), None),
+            "first": reading[0]["layer"] if reading else None,
+        }
+    return {"images": images, "tokens": tokens}
+
+
+def headline(bound: Bound, summary: Summary) -> str:
+    """For each token how many images, and the layer by which half of them read it."""
+    images, where = count(summary["images"], "image"), WHERE[bound["at"]]
+    highest = bound.layers.highest
+    end = "the last layer" if highest == bound.run.layers - 1 else f"layer {highest}"
+    parts: list[str] = []
+    for label, found in summary["tokens"].items():
+        matched, half = found["matched"], found["half"]
+        if parts:
+            part = f"in {matched:,}, half by layer {half}" if matched else "in none"
+        elif matched:
+            part = f"read{where} in {matched:,} of {images} by {end}, half of them by layer {half}"
+        else:
+            part = f"read{where} in none of {images}"
+        parts.append(f"{label}: {part}")
+    more = f"; and {count(len(parts) - NAMED, 'token')} more" if len(parts) > NAMED else ""
+    return "; ".join(parts[:NAMED]) + more + qualified(bound)
+
+
+def notes(bound: Bound) -> list[str]:
+    return list(dict.fromkeys(note for tokens in token_sets(bound) for note in unstored(bound.given(token=tokens))))
+
+
+EMERGENCE = Function(
+    name="emergence",
+    parameters=(
+        Parameter("token", TokenSets(), "what is looked for; a list's items stand side by side, a list in it as one"),
+        RANK,
+        MIN_PROB,
+        LAYERS,
+        AT,
+        MIN_PATCHES,
+        IMAGES,
+        PIECES,
+    ),
+    positional=1,
+    documentation="Layer by layer, how many images and patches read each token: all, for the first time, and so far.",
+    example="emergence(['dog', 'ear', ['rock', 'tree']], min_prob=0.5)",
+    check=check,
+    compile=compile_emergence,
+    summarise=summarise,
+    headline=headline,
+    notes=notes,
+)

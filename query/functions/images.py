@@ -1,0 +1,43 @@
+"""images: the corpus by its image columns."""
+
+from __future__ import annotations
+
+from vlq.query.bind import Bound
+from vlq.query.compile import Compiler, Relation, quoted
+from vlq.query.parameters import Images, Parameter
+from vlq.query.registry import Function
+from vlq.query.schema import IMAGE_COLUMNS
+from vlq.query.summary import Rows, Summary, count
+
+
+def compile_images(bound: Bound, compiler: Compiler) -> Relation:
+    """A row for each image that has readings, with its size and the columns that came with it."""
+    own = [name for name in bound.scope.image_columns() if name not in IMAGE_COLUMNS]
+    columns = ("width", "height", *own)
+    condition = bound["condition"]
+    where = "" if condition is None else f" AND ({condition.sql(compiler)})"
+    shown = ", ".join(f"images.{quoted(name)}" for name in columns)
+    sql = f"SELECT image_id AS image, {shown}\nFROM {compiler.table('images')} AS images\nWHERE error IS NULL{where}"
+    return Relation(sql, ("image",), columns)
+
+
+def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
+    return {"images": images, "matched": len(rows)}
+
+
+def headline(bound: Bound, summary: Summary) -> str:
+    if bound["condition"] is None:
+        return f"{count(summary['images'], 'image')} with readings"
+    return f"{summary['matched']:,} of {count(summary['images'], 'image')} with {bound['condition'].node}"
+
+
+IMAGES = Function(
+    name="images",
+    parameters=(Parameter("condition", Images(), "which ones, by their columns", None),),
+    positional=1,
+    documentation="The images that have readings, with their sizes and the columns that came with them.",
+    example="images(label == 'beach')",
+    compile=compile_images,
+    summarise=summarise,
+    headline=headline,
+)

@@ -1,0 +1,184 @@
+"""locate: in each image, the region whose patches read a token at one layer, held against the true boxes."""
+
+from __future__ import annotations
+
+import re
+from statistics import median
+
+from vlq.query.bind import Bound
+from vlq.query.compile import Compiler, Relation, indented
+from vlq.query.functions.phrases import qualified, unstored
+from vlq.query.functions.readings import patch_box_sql
+from vlq.query.functions.shared import IMAGES, MIN_PATCHES, MIN_PROB, PIECES, RANK, TOKEN
+from vlq.query.functions.sources import check_patches, token_layers
+from vlq.query.parameters import LayerSet, OneLayer, Parameter
+from vlq.query.registry import Function
+from vlq.query.summary import Rows, Summary, count
+
+OBJECTS = "objects"
+"""The image column of what is truly there: a list of structs with a `label` and a `box` (x0, y0, x1, y1) in pixels."""
+
+
+def readings_of(bound: Bound) -> Bound:
+    """The call as one that asks for the token's readings at the layer, or at all of which one is to be chosen."""
+    every = LayerSet(tuple(range(bound.run.layers)), True, True)
+    return bound.given(at="patch", layers=every if bound["layer"] is None else bound["layer"])
+
+
+def has_truth(bound: Bound) -> bool:
+    """Whether the image table tells what is truly there."""
+    kind = bound.scope.image_columns().get(OBJECTS, "").replace('"', "")
+    return kind.endswith(")[]") and "label VARCHAR" in kind and re.search(r"\bbox \w+\[\]", kind) is not None
+
+
+def compile_locate(bound: Bound, compiler: Compiler) -> Relation:
+    """`found` has the patches of each image at the layer; regions, places and the truth are joined to it."""
+    layers = token_layers(readings_of(bound), compiler)
+    rows, columns = (compiler.value(name, n) for name, n in zip(("rows", "columns"), bound.run.grid, strict=True))
+    chosen = ""
+    if bound["layer"] is None:
+        chosen = "\nWHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)"
+    sql = f"""\
+WITH RECURSIVE readings AS (
+  {indented(layers)}
+), found AS MATERIALIZED (
+  SELECT image, layer::INTEGER AS layer, positions FROM readings{indented(chosen)}
+), patches AS MATERIALIZED (
+  SELECT image, unnest(positions)::INTEGER AS patch FROM found
+), {regions_sql(columns)}
+), placed AS (
+  SELECT image, avg(row) AS row, avg(col) AS col,
+    CASE WHEN count(x0) > 0 THEN [min(x0), min(y0), max(x1), max(y1)] END AS box
+  FROM (
+    -- What a patch shows of the padding is no part of the image.
+    SELECT image, patch // {columns} AS row, patch % {columns} AS col,
+      {patch_box_sql("patch", bound, compiler)} AS box,
+      box[1] < box[3] AND box[2] < box[4] AS shows,
+      CASE WHEN shows THEN box[1] END AS x0, CASE WHEN shows THEN box[2] END AS y0,
+      CASE WHEN shows THEN box[3] END AS x1, CASE WHEN shows THEN box[4] END AS y1
+    FROM patches
+    JOIN (SELECT image_id, width, height, transform FROM {compiler.table("images")}) AS images ON image_id = image
+  ) GROUP BY image
+){truth_sql(bound, rows, columns, compiler)}
+SELECT found.image, layer, positions AS patches, box, row, col, regions,
+  {"iou, pointing" if has_truth(bound) else "NULL::DOUBLE AS iou, NULL::BOOLEAN AS pointing"}
+FROM found JOIN placed USING (image) JOIN regions USING (image){" LEFT JOIN judged USING (image)" * has_truth(bound)}"""
+    return Relation(sql, ("image",), ("layer", "patches", "box", "row", "col", "regions", "iou", "pointing"))
+
+
+def regions_sql(columns: str) -> str:
+    """Queries up to `regions`: in how many pieces the patches of an image lie, corners not touching.
+
+    Runs of patches in a row are labelled with their first patch; labels spread to what touches until none gets lower.
+    """
+    return f"""\
+runs AS MATERIALIZED (
+  SELECT image, patch // {columns} AS row, min(patch) AS start, min(patch % {columns}) AS low,
+    max(patch % {columns}) AS high
+  FROM (
+    SELECT *, patch - row_number() OVER (PARTITION BY image, patch // {columns} ORDER BY patch) AS run FROM patches
+  ) GROUP BY image, patch // {columns}, run
+), below AS (
+  SELECT image, upper.start AS above, lower.start AS below
+  FROM runs AS upper JOIN runs AS lower USING (image)
+  WHERE lower.row = upper.row + 1 AND lower.low <= upper.high AND upper.low <= lower.high
+), touching AS MATERIALIZED (
+  SELECT image, above AS start, below AS other FROM below UNION ALL SELECT image, below, above FROM below
+), labels(image, start, label) USING KEY (image, start) AS (
+  SELECT image, start, start FROM runs
+  UNION
+  -- A label is a run too, whose own label may be lower by now: that way they need not go step by step.
+  SELECT own.image, own.start, min(known.label)
+  FROM labels AS changed JOIN touching USING (image, start)
+  JOIN recurring.labels AS own ON own.image = touching.image AND own.start = touching.other
+  JOIN recurring.labels AS known ON known.image = changed.image AND known.start = changed.label
+  WHERE changed.label < own.label GROUP BY own.image, own.start
+), regions AS (
+  SELECT image, count(*) FILTER (label = start) AS regions FROM labels GROUP BY image"""
+
+
+def truth_sql(bound: Bound, rows: str, columns: str, compiler: Compiler) -> str:
+    """Queries up to `judged`: the best overlap with a true box, and whether the centroid is in one."""
+    if not has_truth(bound):
+        return ""
+    words = sorted({token.text.strip().lower() for token in bound.token.tokens if token.text is not None})
+    x = f"((col + 0.5) * transform.width / {columns} - transform.offset_x) / transform.scale_x"
+    y = f"((row + 0.5) * transform.height / {rows} - transform.offset_y) / transform.scale_y"
+    return f""", truth AS (
+  SELECT image_id AS image, transform, object.box AS truth
+  FROM (SELECT image_id, transform, unnest({OBJECTS}) AS object FROM {compiler.table("images")})
+  WHERE lower(object.label) IN (SELECT unnest({compiler.value("words", words)}))
+), judged AS (
+  SELECT image, coalesce(max(shared / (area + true_area - shared)), 0) AS iou, bool_or(inside) AS pointing
+  FROM (
+    SELECT image, (box[3] - box[1]) * (box[4] - box[2]) AS area,
+      (truth[3] - truth[1]) * (truth[4] - truth[2]) AS true_area,
+      greatest(least(box[3], truth[3]) - greatest(box[1], truth[1]), 0)
+        * greatest(least(box[4], truth[4]) - greatest(box[2], truth[2]), 0) AS shared,
+      {x} BETWEEN truth[1] AND truth[3] AND {y} BETWEEN truth[2] AND truth[4] AS inside
+    FROM placed JOIN truth USING (image)
+  ) GROUP BY image
+)"""
+
+
+def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
+    """In how many images it is read at the layer; the medians of patches and regions; how it does against the truth."""
+    judged = [row for row in rows if row["iou"] is not None]
+    return {
+        "images": images,
+        "matched": len(rows),
+        "layer": rows[0]["layer"] if rows else None,
+        "patches": median(len(row["patches"]) for row in rows) if rows else None,
+        "regions": median(row["regions"] for row in rows) if rows else None,
+        "judged": len(judged),
+        "iou": median(row["iou"] for row in judged) if judged else None,
+        "pointing": sum(row["pointing"] for row in judged) / len(judged) if judged else None,
+    }
+
+
+def headline(bound: Bound, summary: Summary) -> str:
+    """Where it is read, by how many patches, and how that agrees with the truth."""
+    found = readings_of(bound)
+    read = f"{bound.token.label}{qualified(found)}: read"
+    if not summary["matched"]:
+        return f"{read} in none of {count(summary['images'], 'image')}"
+    where = "" if bound["layer"] is not None else f" at layer {summary['layer']}"
+    sentence = (
+        f"{read}{where} in {summary['matched']:,} of {count(summary['images'], 'image')}, median "
+        f"{count(summary['patches'], 'patch')} in {count(summary['regions'], 'region')}"
+    )
+    if not summary["judged"]:
+        return sentence
+    return (
+        f"{sentence}; in {summary['judged']:,} with a true box, median IoU {summary['iou']:.2f}, "
+        f"centroid inside one in {summary['pointing']:.0%}"
+    )
+
+
+def notes(bound: Bound) -> list[str]:
+    found = unstored(bound)
+    if bound["layer"] is None:
+        found.append("The layer is the one at which most images read it, the lowest of equal ones.")
+    return found
+
+
+LOCATE = Function(
+    name="locate",
+    parameters=(
+        TOKEN,
+        Parameter("layer", OneLayer(), "which layer; by default the one at which most images read it", None),
+        RANK,
+        MIN_PROB,
+        MIN_PATCHES,
+        IMAGES,
+        PIECES,
+    ),
+    positional=1,
+    documentation="In each image, where the token is read at one layer: box, centroid, regions, and how true that is.",
+    example="locate('dog', min_prob=0.5)",
+    check=check_patches,
+    compile=compile_locate,
+    summarise=summarise,
+    headline=headline,
+    notes=notes,
+)

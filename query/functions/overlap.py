@@ -1,0 +1,103 @@
+"""overlap: where two tokens are read in the same layer, how many patches they share and how far apart they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median
+
+from vlq.query.bind import Bound
+from vlq.query.compile import Compiler, Relation, indented
+from vlq.query.functions.phrases import qualified, unstored
+from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PIECES, RANK
+from vlq.query.functions.sources import check_patches, token_layers
+from vlq.query.parameters import Parameter, StoredRank, Tokens
+from vlq.query.registry import Function
+from vlq.query.summary import Rows, Summary, count, layer_summary
+
+
+def readings_of(bound: Bound, name: str) -> Bound:
+    """The call as one that asks for the readings of one of the two tokens."""
+    return bound.given(at="patch", token=bound[name])
+
+
+def compile_overlap(bound: Bound, compiler: Compiler) -> Relation:
+    """A row for each image and layer in which both are read."""
+    a, b = (token_layers(readings_of(bound, name), compiler) for name in ("a", "b"))
+    columns = compiler.value("columns", bound.run.grid[1])
+    down, across = f"(p // {columns} - q // {columns})", f"(p % {columns} - q % {columns})"
+    apart = f"list_min(list_transform(q_all, lambda q: {down} * {down} + {across} * {across}))"
+    sql = f"""\
+WITH a AS (
+  {indented(a)}
+), b AS (
+  {indented(b)}
+), met AS (
+  -- Patch numbers have no sign, but their differences do.
+  SELECT image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,
+    list_sort(list_intersect(p_all, q_all)) AS patches
+  FROM a JOIN b USING (image, layer)
+)
+SELECT image, layer, len(patches) AS both, len(p_all) + len(q_all) - len(patches) AS either,
+  len(patches) / either AS iou,
+  CASE WHEN len(patches) > 0 THEN 0
+    ELSE sqrt(list_min(list_transform(p_all, lambda p: {apart})))
+  END::DOUBLE AS distance, patches
+FROM met"""
+    return Relation(sql, ("image", "layer"), ("both", "either", "iou", "distance", "patches"), "iou")
+
+
+def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
+    """In how many images both are read at one layer, and share a patch; the medians and extremes over these layers."""
+    histogram: dict[int, int] = {}
+    for row in rows:
+        histogram[row["layer"]] = histogram.get(row["layer"], 0) + 1
+    matched = len({row["image_id"] for row in rows})
+    summary = layer_summary(histogram, bound.layers.layers, images, matched)
+    summary["shared"] = len({row["image_id"] for row in rows if row["both"]})
+    for name in ("iou", "distance"):
+        summary[name] = median(row[name] for row in rows) if rows else None
+    summary["largest_iou"] = max((row["iou"] for row in rows), default=None)
+    return summary
+
+
+def headline(bound: Bound, summary: Summary) -> str:
+    both = f"{bound['a'].label} and {bound['b'].label}{qualified(bound.given(at='patch'))}: read at the same layer"
+    if not summary["matched"]:
+        return f"{both} in none of {count(summary['images'], 'image')}"
+    return (
+        f"{both} in {summary['matched']:,} of {count(summary['images'], 'image')}, by the same patch in "
+        f"{summary['shared']:,}; median distance {count(round(summary['distance'], 2), 'patch')}, "
+        f"median IoU {summary['iou']:.2f}, largest {summary['largest_iou']:.2f}"
+    )
+
+
+def notes(bound: Bound) -> list[str]:
+    found = dict.fromkeys(note for name in ("a", "b") for note in unstored(readings_of(bound, name)))
+    if bound["rank"] == 1 and bound.run.k > 1 and not {*bound["a"].ids} & {*bound["b"].ids}:
+        return [*found, "At rank 1 a patch reads one token only, so none is shared; a higher rank= counts more."]
+    return list(found)
+
+
+OVERLAP = Function(
+    name="overlap",
+    parameters=(
+        Parameter("a", Tokens(), "one token, or set of tokens"),
+        Parameter("b", Tokens(), "the other"),
+        replace(
+            RANK, type=StoredRank(), default=None, documentation="count readings among the so many best; all by default"
+        ),
+        MIN_PROB,
+        LAYERS,
+        MIN_PATCHES,
+        IMAGES,
+        PIECES,
+    ),
+    positional=2,
+    documentation="Where two tokens are read at the same layer: patches that read both, and the distance between them.",
+    example="overlap('dog', 'ear', min_prob=0.05)",
+    check=check_patches,
+    compile=compile_overlap,
+    summarise=summarise,
+    headline=headline,
+    notes=notes,
+)

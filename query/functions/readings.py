@@ -1,0 +1,83 @@
+"""readings: every place where the token is read."""
+
+from __future__ import annotations
+
+from vlq.query.bind import Bound
+from vlq.query.compile import Compiler, Relation, indented
+from vlq.query.functions.phrases import WHERE, qualified, unstored
+from vlq.query.functions.shared import AT, IMAGES, LAYERS, MIN_PROB, PIECES, RANK, TOKEN
+from vlq.query.functions.sources import check_site, token_positions
+from vlq.query.registry import Function
+from vlq.query.summary import Rows, Summary, count, figure, layer_summary
+
+
+def compile_readings(bound: Bound, compiler: Compiler) -> Relation:
+    """A row for each reading that counts; patches with their places in the grid and in the original's pixels."""
+    readings = token_positions(bound, compiler)
+    key = {"patch": ("patch",), "last": (), "prompt": ("position",)}[bound["at"]]
+    order = ("answer.layer",)
+    if not key:
+        return Relation(readings, ("image", "layer"), ("rank", "logprob"), "logprob", order)
+    if key == ("position",):
+        return Relation(readings, ("image", "layer", "position"), ("rank", "logprob"), "logprob", order)
+    columns = compiler.value("columns", bound.run.grid[1])
+    sql = f"""\
+SELECT found.image, layer, position AS patch, rank, logprob,
+  position // {columns} AS row, position % {columns} AS col,
+  {patch_box_sql("position", bound, compiler)} AS box
+FROM (
+  {indented(readings)}
+) AS found JOIN {compiler.table("images")} AS images ON image_id = found.image"""
+    return Relation(sql, ("image", "layer", "patch"), ("rank", "logprob", "row", "col", "box"), "logprob", order)
+
+
+def patch_box_sql(patch: str, bound: Bound, compiler: Compiler) -> str:
+    """[x0, y0, x1, y1] of a patch in the original's upright pixels, as `geometry.patch_box` gives it.
+
+    `patch` is the SQL of its number; the image table must be there as `images`.
+    """
+    rows, columns = (compiler.value(name, n) for name, n in zip(("rows", "columns"), bound.run.grid, strict=True))
+
+    def edge(cell: str, cells: str, axis: str, length: str) -> str:
+        pixel = f"(({cell}) * transform.{length} / {cells} - transform.offset_{axis}) / transform.scale_{axis}"
+        return f"least(greatest({pixel}, 0), images.{length})"
+
+    x, y = f"{patch} % {columns}", f"{patch} // {columns}"
+    return (
+        f"[{edge(x, columns, 'x', 'width')}, {edge(y, rows, 'y', 'height')}, "
+        f"{edge(f'{x} + 1', columns, 'x', 'width')}, {edge(f'{y} + 1', rows, 'y', 'height')}]"
+    )
+
+
+def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
+    """How many readings there are, in how many images, and at which layers."""
+    histogram: dict[int, int] = {}
+    for row in rows:
+        histogram[row["layer"]] = histogram.get(row["layer"], 0) + 1
+    matched = len({row["image_id"] for row in rows})
+    return layer_summary(histogram, bound.layers.layers, images, matched) | {"readings": len(rows)}
+
+
+def headline(bound: Bound, summary: Summary) -> str:
+    read = f"{bound.token.label}{qualified(bound)}: read{WHERE[bound['at']]}"
+    if summary["matched"] == 0:
+        return f"{read} in none of {count(summary['images'], 'image')}"
+    return (
+        f"{read} in {summary['matched']:,} of {count(summary['images'], 'image')}, "
+        f"{count(summary['readings'], 'reading')}, median layer {figure(summary['median'])}, "
+        f"from {summary['min']} to {summary['max']}"
+    )
+
+
+READINGS = Function(
+    name="readings",
+    parameters=(TOKEN, RANK, MIN_PROB, LAYERS, AT, IMAGES, PIECES),
+    positional=1,
+    documentation="Every place where the token is read: layer, patch, rank, log-probability, and the box in pixels.",
+    example="readings(token='dog', min_prob=0.9, layers=8)",
+    check=check_site,
+    compile=compile_readings,
+    summarise=summarise,
+    headline=headline,
+    notes=unstored,
+)

@@ -1,0 +1,61 @@
+"""tokens: what the vocabulary holds, and how often the corpus decodes to it."""
+
+from __future__ import annotations
+
+from vlq.query.bind import Bound
+from vlq.query.compile import VOCABULARY, Compiler, Relation
+from vlq.query.functions.phrases import WHERE
+from vlq.query.functions.shared import AT
+from vlq.query.functions.sources import check_site
+from vlq.query.parameters import Parameter, Text
+from vlq.query.registry import Function
+from vlq.query.summary import Rows, Summary, count
+
+
+def compile_tokens(bound: Bound, compiler: Compiler) -> Relation:
+    """A row for each token whose text holds what is looked for; those that are read most come first."""
+    vocabulary, read = compiler.table(VOCABULARY), compiler.table(f"{bound['at']}_top1")
+    where = f"WHERE contains(lower(text), lower({compiler.value('text', bound['text'])}))"
+    sql = f"""\
+WITH found AS (
+  SELECT id, piece, text FROM {vocabulary} {where}
+), read AS (
+  SELECT token, sum(n)::BIGINT AS readings, count(DISTINCT image) AS images
+  FROM {read} WHERE token IN (SELECT id FROM found) GROUP BY token
+)
+SELECT id AS token, piece, text, coalesce(readings, 0) AS readings, coalesce(images, 0) AS images
+FROM found LEFT JOIN read ON token = id"""
+    order = ("answer.readings DESC",)
+    return Relation(sql, ("token",), ("piece", "text", "readings", "images"), "readings", order)
+
+
+def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
+    most = rows[0] if rows and rows[0]["readings"] else None
+    read = sum(row["readings"] > 0 for row in rows)
+    return {"images": images, "matched": len(rows), "read": read, "most": most}
+
+
+def headline(bound: Bound, summary: Summary) -> str:
+    found = f"{bound['text']!r}: {count(summary['matched'], 'token')} with this text"
+    if not summary["matched"]:
+        return f"{bound['text']!r}: no token with this text"
+    most = summary["most"]
+    if most is None:
+        return f"{found}, none of them read{WHERE[bound['at']]}"
+    return (
+        f"{found}, {summary['read']:,} of them read{WHERE[bound['at']]}; most often {most['piece']} ({most['token']}), "
+        f"in {most['images']:,} of {count(summary['images'], 'image')}"
+    )
+
+
+TOKENS = Function(
+    name="tokens",
+    parameters=(Parameter("text", Text("a part of a token's text"), "case folded; '' for every token"), AT),
+    positional=1,
+    documentation="Tokens of the vocabulary by a part of their text, and how often the corpus decodes to them.",
+    example="tokens('dog')",
+    check=check_site,
+    compile=compile_tokens,
+    summarise=summarise,
+    headline=headline,
+)

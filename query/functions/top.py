@@ -1,0 +1,119 @@
+"""top: what is read in one image, as stored."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vlq.query.bind import Bound, Scope
+from vlq.query.compile import VOCABULARY, Compiler, Relation
+from vlq.query.errors import BadArgument
+from vlq.query.functions.shared import AT, LAYERS
+from vlq.query.functions.sources import check_site
+from vlq.query.parameters import ImageReference, Parameter, Position, Rank
+from vlq.query.registry import Function
+from vlq.query.summary import Rows, Summary, count
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from vlq.query.cache import Snapshot
+
+
+def check(bound: Bound, scope: Scope) -> None:
+    """Raises BadArgument for a site without readings, or a patch beyond the grid."""
+    check_site(bound, scope)
+    positions = bound.run.positions[bound["at"]]
+    if bound["patch"] is not None and bound["patch"] >= positions:
+        raise scope.error(
+            BadArgument,
+            f"patch: at='{bound['at']}' has the positions 0 to {positions - 1}. Got {bound['patch']}.",
+            bound.argument("patch"),
+        )
+
+
+def compile_top(bound: Bound, compiler: Compiler) -> Relation:
+    """A row for each stored reading of one image, straight from its arrays."""
+    readings = compiler.load("readings", partial(load, bound))
+    key = {"patch": "patch", "last": None, "prompt": "position"}[bound["at"]]
+    keys = ("image", "layer", *([key] if key else []), "rank")
+    place = f", position AS {key}" if key else ""
+    sql = f"""\
+SELECT image, layer{place}, rank, token, piece, logprob
+FROM {readings} JOIN {compiler.table(VOCABULARY)} ON id = token"""
+    return Relation(sql, keys, ("token", "piece", "logprob"), "logprob", tuple(f"answer.{name}" for name in keys[1:]))
+
+
+def load(bound: Bound, snapshot: Snapshot) -> pyarrow.Table:
+    """The stored readings of an image, narrowed to the layers, the patch and the ranks that are asked for."""
+    import numpy as np
+    import pyarrow as pa
+
+    image: int = bound["image"]
+    layers, at, ranks = list(bound.layers.layers), bound["at"], bound["rank"]
+    stored = "prompt" if at == "last" else at
+    positions = [bound["patch"]] if bound["patch"] is not None else list(range(bound.run.positions[at]))
+    rows = [bound.run.positions[stored] - 1] if at == "last" else positions
+    commit = snapshot.commit_of(image)
+    arrays = {name: snapshot.cache.array(commit.shard, f"{stored}/{name}") for name in ("token", "logprob")}
+    # One chunk holds the image with all its layers; what is not asked for is dropped here.
+    token, logprob = (
+        np.asarray(array[image - commit.first_image])[np.ix_(layers, rows, range(ranks))] for array in arrays.values()
+    )
+    layer, position, rank = np.meshgrid(layers, positions, np.arange(1, ranks + 1), indexing="ij")
+    return pa.table(
+        {
+            "image": np.full(token.size, image, np.uint32),
+            "layer": layer.reshape(-1).astype(np.int32),
+            "position": position.reshape(-1).astype(np.uint16),
+            "rank": rank.reshape(-1).astype(np.uint8),
+            "token": token.reshape(-1).astype(np.uint32),
+            "logprob": logprob.reshape(-1).astype(np.float32),
+        }
+    )
+
+
+def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
+    best: dict[str, int] = {}
+    for row in rows:
+        if row["rank"] == 1 and row["layer"] == bound.layers.highest:
+            text = row["piece"] or str(row["token"])
+            best[text] = best.get(text, 0) + 1
+    most = sorted(best.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "images": images,
+        "matched": int(bool(rows)),
+        "readings": len(rows),
+        "layer": bound.layers.highest,
+        "best": most,
+    }
+
+
+def headline(bound: Bound, summary: Summary) -> str:
+    if not summary["best"]:
+        return f"{_named(bound)}: {count(summary['readings'], 'reading')}"
+    listed = ", ".join(f"{piece} {n}" if n > 1 else piece for piece, n in summary["best"][:5])
+    return f"{_named(bound)}: {count(summary['readings'], 'reading')}; at layer {summary['layer']} it reads {listed}"
+
+
+def _named(bound: Bound) -> str:
+    return f"image {bound.argument('image')}"
+
+
+TOP = Function(
+    name="top",
+    parameters=(
+        Parameter("image", ImageReference(), "which image: its name, or its number"),
+        LAYERS,
+        Parameter("patch", Position(), "one patch, by its number; every one if left out", None),
+        Parameter("rank", Rank(), "so many of the best tokens of each reading", 1),
+        AT,
+    ),
+    positional=1,
+    documentation="What one image reads: one cell, one layer, one patch, or all of them.",
+    example="top(0, layers=8, rank=3)",
+    check=check,
+    compile=compile_top,
+    summarise=summarise,
+    headline=headline,
+)

@@ -1,0 +1,186 @@
+"""Random corpora of several shapes, and random arguments for them, for functions that are held against brute force."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+import vlq
+from vlq.query.client import Corpus
+from vlq.query.result import Result
+from vlq.query.schema import Run, Transform
+
+from ..brute import Site, read_site
+from ..synthetic import WORDS, make_cache, make_run
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+LABELS = ["beach", "grass", "snow"]
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "several shards": {"run": {}, "images": 10, "failed": [3, 4]},
+    "one patch": {"run": {"grid": (1, 1), "layers": 2, "k": 3}, "images": 5, "seed": 1, "failed": [0]},
+    "the whole vocabulary stored": {
+        "run": {"grid": (2, 2), "layers": 4, "k": len(WORDS) + 6},
+        "images": 6,
+        "seed": 2,
+        "transform": Transform(0.5, 0.5, -28.0, 0.0, 112, 112),  # a wide image, resized and cropped
+        "pixels": (336, 224),
+    },
+    "only the best": {
+        "run": {"grid": (5, 3), "layers": 6, "k": 1, "dtype": "float16"},
+        "images": 9,
+        "seed": 3,
+        "transform": Transform(0.25, 0.25, 0.0, 30.0, 112, 112),  # padded: a row of patches shows nothing but that
+        "pixels": (448, 208),
+    },
+    "wide ids, not compacted": {
+        "run": {"grid": (3, 2), "layers": 5, "k": 6, "vocabulary_size": 70_000},
+        "images": 6,
+        "seed": 5,
+        "failed": [5],
+        "seal": False,
+    },
+}
+
+
+@dataclass
+class Case:
+    """A corpus, and what its arrays and image table hold."""
+
+    corpus: Corpus
+    sites: dict[str, Site]
+    names: list[str]
+    good: np.ndarray  # (image,): whether it has readings
+    labels: list[str]
+    objects: list[list[dict[str, Any]]]
+    transform: Transform
+    pixels: tuple[int, int]
+
+    @property
+    def run(self) -> Run:
+        return self.corpus.cache.run
+
+    @cached_property
+    def pieces(self) -> dict[int, tuple[str | None, str | None]]:
+        """(piece, text) by id."""
+        vocabulary = self.corpus.vocabulary
+        return {id: (vocabulary.token(id).piece, vocabulary.token(id).text) for id in range(len(vocabulary))}
+
+    def chosen(self, condition: str | None) -> np.ndarray:
+        """(image,): the images with readings for which a condition of `conditions` holds."""
+        if condition is None:
+            return self.good
+        return self.good & (np.array(self.labels) == condition)
+
+    def hits(self, site: str, ids: Sequence[int], arguments: dict[str, Any]) -> np.ndarray:
+        """(image, layer, position): what counts as read, in chosen images and layers with enough positions."""
+        best, probability = self.sites[site].cells(ids)
+        hit = best <= arguments["rank"]
+        if arguments["min_prob"] is not None:
+            hit &= probability >= arguments["min_prob"]
+        hit &= self.chosen(arguments["images"])[:, None, None]
+        counted = layers_of(arguments.get("layers"), self.run.layers)
+        hit &= np.isin(np.arange(self.run.layers), counted)[None, :, None]
+        hit &= hit.sum(-1, keepdims=True) >= arguments["min_patches"]
+        return hit
+
+
+def make_cases(folder: Path) -> dict[str, Case]:
+    made = {}
+    for number, (name, shape) in enumerate(SHAPES.items()):
+        options = dict(shape)
+        run, images = make_run(**options.pop("run")), options["images"]
+        rng = np.random.default_rng(number)
+        labels = [LABELS[i % 3] for i in range(images)]
+        objects = [random_objects(rng, options.get("pixels", (112, 112))) for _ in range(images)]
+        cache = folder / str(number)
+        make_cache(cache, run, columns={"label": labels, "objects": objects}, **options)
+        shards = sorted(str(path.parent.relative_to(cache)) for path in cache.glob("shards/*/zarr.json"))
+        good = np.ones(images, bool)
+        good[options.get("failed", [])] = False
+        made[name] = Case(
+            vlq.open(str(cache)),
+            {site: read_site(cache, shards, site) for site in ("patch", "prompt", "last")},
+            [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)],
+            good,
+            labels,
+            objects,
+            options.get("transform", Transform(1.0, 1.0, 0.0, 0.0, 112, 112)),
+            options.get("pixels", (112, 112)),
+        )
+    return made
+
+
+def random_objects(rng: np.random.Generator, pixels: tuple[int, int]) -> list[dict[str, Any]]:
+    found = []
+    for label in rng.choice(["dog", "Dog", "cat", "EAR", "rock", "nothing"], 4):
+        x, y = (np.sort(rng.uniform(0, length, 2)) for length in pixels)
+        box = [float(x[0]), float(y[0]), float(x[1]), float(y[1])]
+        found.append({"label": str(label), "box": box, "mask_rle": None})
+    return found
+
+
+def layers_of(layers: Any, count: int) -> list[int]:
+    match layers:
+        case None:
+            return list(range(count))
+        case int():
+            return [layers]
+        case tuple():
+            return list(range(layers[0], layers[1] + 1))
+    return sorted(set(layers))
+
+
+# --- random questions ------------------------------------------------------------------------------------------
+
+SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+shapes = st.sampled_from(list(SHAPES))
+
+
+def token_ids(case: Case) -> st.SearchStrategy[list[int]]:
+    """One to three ids, most of them read somewhere."""
+    read = np.unique(case.sites["patch"].token[case.good])
+    some = st.integers(0, len(read) - 1).map(lambda i: int(read[i])) | st.integers(0, len(WORDS) + 5)
+    return st.lists(some, min_size=1, max_size=3, unique=True)
+
+
+def layer_choices(run: Run) -> st.SearchStrategy[Any]:
+    layer = st.integers(0, run.layers - 1)
+    window = st.tuples(layer, layer).map(lambda pair: tuple(sorted(pair)))
+    return st.none() | layer | window | st.lists(layer, min_size=1, max_size=3)
+
+
+def reading_arguments(draw: st.DrawFn, case: Case, site: str = "patch") -> dict[str, Any]:
+    """What narrows a reading; `images` is a label or None."""
+    return {
+        "rank": draw(st.integers(1, case.run.k)),
+        "min_prob": draw(st.none() | st.floats(0.001, 0.5)),
+        "min_patches": draw(st.sampled_from(range(1, 1 + min(3, case.run.positions[site])))),
+        "images": draw(st.sampled_from([None, None, *LABELS])),
+    }
+
+
+def asked(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The same as the language takes them."""
+    label = arguments.get("images")
+    return arguments | {"images": None if label is None else vlq.col("label") == label}
+
+
+def one_or_list(ids: list[int]) -> int | list[int]:
+    return ids if len(ids) > 1 else ids[0]
+
+
+def snapshot(result: Result, text: str) -> str:
+    """What a snapshot of the SQL holds."""
+    statement = result.statement
+    values = "\n".join(f"-- ${key} = {value}" for key, value in statement.parameters.items())
+    return f"-- {text}\n{values}\n{statement.sql}\n"

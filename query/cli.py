@@ -129,8 +129,10 @@ def _command(arguments: Sequence[str]) -> None:
 
         print(help_text(name))
 
-    for name, entry in sorted(commands.items()):
-        app.command(name)(entry.load())
+    # A command's room may need packages that are not here; only help needs all of them.
+    asked = {arguments[0]} & commands.keys() if arguments else set()
+    for name in sorted(asked or commands):
+        app.command(name)(commands[name].load())
     app(arguments, standalone_mode=True)
 
 

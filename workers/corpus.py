@@ -82,7 +82,7 @@ def _from_files(source: str) -> tuple[list[str], list[str]]:
         )
     foreign = next((name for name, _ in named if any("\ud800" <= character <= "\udfff" for character in name)), None)
     if foreign is not None:
-        raise InputError(f"The file name {ascii(foreign)} in {source} is not UTF-8.", "Rename the file, or move it away.")
+        raise InputError(f"The file name {foreign!a} in {source} is not UTF-8.", "Rename the file, or move it away.")
     return [name for name, _ in named], [_uri(fs, path, source) for _, path in named]
 
 

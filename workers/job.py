@@ -15,6 +15,7 @@ from vlq.query.store import Store, open_store
 from vlq.workers.corpus import list_images
 from vlq.workers.index import compact
 from vlq.workers.machine import cpu_count, fitting_workers, memory
+from vlq.workers.models import family_of
 from vlq.workers.models.files import resolve, weight_bytes
 from vlq.workers.plan import (
     BATCH_SIZE,
@@ -51,7 +52,7 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
     options = replace(options, model=_absolute(options.model))
     corpus = list_images(options.images, options.limit)
     if _is_new(options.cache):
-        resolve(options.model)  # a mistyped model leaves no empty cache behind
+        family_of(options.model, resolve(options.model))  # a mistake leaves no empty cache behind
     store = open_store(options.cache, create=True)
     run = read_run(store)
     if run is not None:

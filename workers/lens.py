@@ -11,14 +11,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
 
+import numpy as np
 import torch
 from torch import Tensor
 
 GROUP = 64
-"""Neighbouring ids whose maximum is taken first, where ties are the rule: most of a wide vocabulary is then never sorted."""
+"""Neighbouring ids whose maximum is taken first where ties are the rule: most of a wide vocabulary is never sorted."""
 
-BLOCK_LOGITS = {"cpu": 2**20, "cuda": 2**26}
-"""Logits of one block: on a CPU what its cache holds, on a GPU what keeps it busy (256 MiB in float32)."""
+FEW_THREADS = 2
+"""Up to here NumPy on one core finds the highest logits faster than PyTorch on all of them."""
+
+BLOCK_LOGITS = {"cpu": 2**23, "cuda": 2**26}
+"""Logits of one block at most: 32 MiB in float32 on a CPU, and 256 MiB to keep a GPU busy."""
+
+BLOCK_POSITIONS = {"cpu": 256, "cuda": 2**20}
+"""Positions of one block at most: on a CPU, more make the matrix product no faster and leave the cores' caches."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Readings:
 
 def default_block(vocabulary_size: int, device: str) -> int:
     """How many positions a block holds, for a vocabulary and a device kind."""
-    return max(16, BLOCK_LOGITS[device] // vocabulary_size)
+    return max(16, min(BLOCK_POSITIONS[device], BLOCK_LOGITS[device] // vocabulary_size))
 
 
 class Lens:
@@ -86,14 +93,47 @@ class Lens:
 
 
 def top(logits: Tensor, k: int, ties_are_rare: bool = True) -> tuple[Tensor, Tensor]:
-    """The k highest of each row of (n, vocabulary) float32 logits and their ids, ties going to the lower id.
+    """The k highest of each row of (n, vocabulary) float32 logits and their ids, ties going to the lower id."""
+    k = min(k, logits.shape[-1])
+    if logits.device.type == "cpu" and torch.get_num_threads() <= FEW_THREADS:
+        return numpy_top(logits, k)
+    return torch_top(logits, k, ties_are_rare)
+
+
+def numpy_top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`top` on one core of a CPU, in a quarter of `torch.topk`'s time for narrow rows and half of it for wide ones.
+
+    A row is cut into groups. Its k-th highest group maximum is no higher than its k-th highest element, so the
+    elements from that up hold the k highest with all their ties. They are few, and are sorted by exact keys.
+    """
+    n, width = logits.shape
+    size = isqrt(width // k)
+    groups = width // size
+    values = logits.numpy()
+    # Ids that leave the same remainder make a group: the maxima are then over neighbouring memory.
+    maxima = logits[:, : size * groups].view(n, size, groups).amax(1).numpy()
+    maxima.partition(groups - k, axis=1)
+    at = np.flatnonzero(values >= maxima[:, groups - k, None])
+    row, token = np.divmod(at, width)
+    counts = np.bincount(row, minlength=n)
+    if counts.min() < k:  # there are NaNs
+        return exact_top(logits, k)
+    column = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
+    keys = np.full((n, counts.max()), np.iinfo(np.int64).min)
+    keys[row, column] = _keys(torch.from_numpy(values[row, token]), torch.from_numpy(token)).numpy()
+    keys.sort(axis=1)
+    ids = _low_word(torch.from_numpy(keys[:, : -k - 1 : -1].copy()))
+    return logits.gather(1, ids), ids
+
+
+def torch_top(logits: Tensor, k: int, ties_are_rare: bool) -> tuple[Tensor, Tensor]:
+    """`top` on any device.
 
     `torch.topk` orders ties as it likes. So it is asked for one more than k: where those k + 1 values differ, its
     ids are right, and the few rows where they do not are done again by exact keys.
     """
-    width = logits.shape[-1]
-    if k >= width or not ties_are_rare:
-        return exact_top(logits, min(k, width))
+    if k == logits.shape[-1] or not ties_are_rare:
+        return exact_top(logits, k)
     values, token = _loose_top(logits, k + 1)
     tied = (values[:, 1:] == values[:, :-1]).any(-1)
     values, token = values[:, :k].contiguous(), token[:, :k].contiguous()

@@ -7,6 +7,7 @@ at a time, so that one is decoded or written while the other one is in the model
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -85,14 +86,15 @@ class Pool:
                     **quiet,
                 )
             else:
-                os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else a line a second while it cannot connect
+                _knock(self._address)
                 ray.init(address=self._address, **quiet)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             where = self._address or "on this machine"
             text = str(error).strip().splitlines()
             raise RunError(
                 f"Ray cannot be reached or started ({where}): {text[0] if text else type(error).__name__}",
-                "Check --ray-address, or leave it out to run on this machine.",
+                "Check --ray-address, or leave it out to run on this machine. A cluster that asks for a token wants "
+                "$RAY_AUTH_MODE=token and $RAY_AUTH_TOKEN here, too.",
             ) from error
         self._started_ray = True
         return self
@@ -250,6 +252,13 @@ class Pool:
                 f"A worker holds another model than the others: {', '.join(differing)} differ.",
                 f"Make sure that {run.model} is the same on every machine of the cluster.",
             )
+
+
+def _knock(address: str) -> None:
+    """Raises OSError if nobody listens at host:port: Ray would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def reason(error: Exception) -> str:

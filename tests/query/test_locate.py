@@ -175,9 +175,7 @@ def test_without_ground_truth(tmp_path: Path) -> None:
 
 def test_the_images_own_columns_may_have_any_name(cases: dict[str, Case], tmp_path: Path) -> None:
     case = cases["several shards"]
-    own = {
-        name: ["x"] * 10 for name in ("patch", "box", "row", "col", "shows", "regions", "truth", "layer")
-    }
+    own = {name: ["x"] * 10 for name in ("patch", "box", "row", "col", "shows", "regions", "truth", "layer")}
     make_cache(tmp_path, images=10, failed=[3, 4], columns=own | {"objects": case.objects})
     assert vlq.open(str(tmp_path)).locate("cat").rows == case.corpus.locate("cat").rows
 

@@ -98,6 +98,9 @@ def make_model(
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    torch.set_num_threads(1)  # so small a model is slower with more, on a busy machine by far
     return make_model(tmp_path_factory.mktemp("model") / "tiny")
 
 

@@ -95,6 +95,19 @@ def test_csv_and_jsonl_manifests(tmp_path: Path) -> None:
     assert table["tags"].to_pylist() == [["a"], []]
 
 
+def test_names_that_collide(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("image,label,label,LABEL,,shard,uri\nx.png,1,2,3,4,5,6\n")
+    (row,) = list_images(str(tmp_path / "m.csv")).to_pylist()
+    own = {"image_id": 0, "image": "x.png", "uri": f"file://{tmp_path}/x.png"}
+    assert row == own | {"label": 1, "label_": 2, "LABEL__": 3, "column": 4, "shard_": 5, "uri_": 6}
+
+
+def test_names_that_are_not_text(folder: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(folder) + b"/\xff.png"))).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"file name '\\udcff.png' .* is not UTF-8"):
+        list_images(str(folder))
+
+
 def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "plain.csv").write_text("label,size\nbeach,1\n")

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from vlq.query.errors import RunError
 from vlq.query.schema import IMAGE_COLUMNS, Run, array_specs
@@ -120,6 +122,37 @@ def test_sums_are_the_probabilities_summed(
                 ids = arrays[f"{site}/token"][image, layer, last]
                 np.add.at(expected[layer], ids, np.exp(arrays[f"{site}/logprob"][image, layer, last].astype(float)))
         np.testing.assert_allclose(arrays[name], expected, atol=1e-4)
+
+
+def test_stored_readings_equal_a_plain_script(
+    model: LensModel, tiny_model: Path, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor
+) -> None:
+    """One image at a time, every hidden state, softmax over everything: with transformers alone."""
+    arrays, _ = read(model, run, corpus, decoders)
+    plain = LlavaForConditionalGeneration.from_pretrained(tiny_model)
+    processor = AutoProcessor.from_pretrained(tiny_model, backend="pil")
+    for i in GOOD[:8]:
+        image = Image.open(corpus["uri"][i].as_py().removeprefix("file://")).convert("RGB")
+        inputs = processor(images=image, text=PROMPT, return_tensors="pt")
+        with torch.inference_mode():
+            output = plain(**inputs, output_hidden_states=True)
+            states = [plain.model.language_model.norm(state) for state in output.hidden_states[:-1]]
+            states.append(output.hidden_states[-1])  # has been through the norm
+            logits = plain.lm_head(torch.cat(states)).double()  # (layer, position, vocabulary)
+        assert torch.equal(logits[-1].argmax(-1), output.logits[0].argmax(-1))
+        expected = logits.log_softmax(-1)
+        is_image = inputs["input_ids"][0] == plain.config.image_token_id
+        for site, chosen in (("patch", is_image), ("prompt", ~is_image)):
+            found = arrays[f"{site}/token"][i].astype(int)
+            assert np.array_equal(arrays[f"{site}/top1"][i], found[..., 0])
+            best = expected[:, chosen].topk(run.k).values.numpy()
+            np.testing.assert_allclose(arrays[f"{site}/logprob"][i], best, atol=1e-4)
+            # The ids named have these probabilities: ids change places only where two are that close.
+            np.testing.assert_allclose(np.take_along_axis(expected[:, chosen].numpy(), found, -1), best, atol=1e-4)
+            entropy = -(expected.exp() * expected).sum(-1)[:, chosen].numpy()
+            np.testing.assert_allclose(arrays[f"{site}/entropy"][i], entropy, atol=1e-4)
+            np.testing.assert_allclose(arrays[f"{site}/lse"][i], logits.logsumexp(-1)[:, chosen].numpy(), atol=1e-4)
+        assert np.array_equal(arrays["patch/token"][i, -1, :, 0], output.logits[0, is_image].argmax(-1).numpy())
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])

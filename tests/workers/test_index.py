@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import vlq.workers.index as index_module
 from vlq.query.cache import Cache, latest_head
 from vlq.query.errors import CorruptCache, StoreError
-from vlq.query.schema import Head, Run, head_key
-from vlq.query.store import Store, open_store
+from vlq.query.schema import Head, Run
+from vlq.query.store import open_store
 from vlq.workers.index import Rows, compact, merged, rebuild, token_ranges
 from vlq.workers.shard import write_shard
 
@@ -43,7 +43,7 @@ def topk_rows(run: Run, arrays: dict[str, np.ndarray], site: str) -> list[tuple[
 @given(
     images=st.integers(1, 9),
     shard_size=st.integers(1, 4),
-    vocabulary=st.sampled_from([16, 70_000]),
+    wide=st.booleans(),
     at_once=st.sampled_from([1, 100, 10**6]),
     part_bytes=st.sampled_from([1, 10**9]),
     data=st.data(),
@@ -52,14 +52,15 @@ def test_the_index_equals_brute_force(
     tmp_path_factory: pytest.TempPathFactory,
     images: int,
     shard_size: int,
-    vocabulary: int,
+    wide: bool,
     at_once: int,
     part_bytes: int,
     data: Any,
 ) -> None:
     folder = tmp_path_factory.mktemp("cache")
     failed = data.draw(st.lists(st.integers(0, images - 1), unique=True))
-    run = make_run(layers=2, grid=(2, 2), k=2, shard_size=shard_size, vocabulary_size=vocabulary, vocabulary_hash="")
+    shape = {"layers": 1, "grid": (1, 2), "vocabulary_size": 70_000} if wide else {"layers": 2, "grid": (2, 2)}
+    run = make_run(**shape, k=2, prompt_ids=(1, 2), shard_size=shard_size, vocabulary_hash="")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index_module, "ROWS_AT_ONCE", at_once)
         patch.setattr(index_module, "PART_BYTES", part_bytes)
@@ -138,6 +139,14 @@ def test_rebuilding_from_arrays_gives_the_same_bytes(tmp_path: Path, failed: lis
     assert (key, changed, latest_head(store)) == (head.index, False, head)
 
 
+def test_an_index_of_no_readings_has_its_files(tmp_path: Path) -> None:
+    _, run, _ = make_cache(tmp_path, failed=list(range(10)))
+    snapshot = Cache.open(str(tmp_path)).snapshot()
+    for table in (f"{site}_{kind}" for site in run.positions for kind in ("top1", "topk")):
+        (path,) = snapshot.files(table)
+        assert pq.read_table(path).num_rows == 0
+
+
 def test_rebuilding_seals_a_complete_cache(tmp_path: Path) -> None:
     store, run, _ = make_cache(tmp_path, seal=False)
     key, _, changed = rebuild(store, run)
@@ -188,7 +197,9 @@ def test_a_full_scratch_disk_is_one_message(tmp_path: Path, monkeypatch: pytest.
 
 
 def write_tokens(path: Path, tokens: list[int], file: int, group: int) -> str:
-    rows = pa.table({"token": pa.array(sorted(tokens), pa.uint32()), "file": pa.array([file] * len(tokens), pa.int32())})
+    rows = pa.table(
+        {"token": pa.array(sorted(tokens), pa.uint32()), "file": pa.array([file] * len(tokens), pa.int32())}
+    )
     pq.write_table(rows, path, row_group_size=group)
     return str(path)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlq.workers.lens import GROUP, Lens, default_block, exact_top, top
+from vlq.workers.lens import BLOCK_LOGITS, GROUP, Lens, default_block, exact_top, numpy_top, top, torch_top
 
 
 def stable_order(logits: torch.Tensor) -> np.ndarray:
@@ -42,21 +44,58 @@ def test_readings_equal_a_full_softmax(seed: int, n: int, vocabulary: int, k: in
     np.testing.assert_allclose(readings.mass.numpy(), weights.double().numpy() @ np.exp(exact), atol=1e-5)
 
 
-@pytest.mark.parametrize("vocabulary", [50, 30 * GROUP, 100 * GROUP + 3])
+WAYS = {
+    "numpy": numpy_top,
+    "torch": partial(torch_top, ties_are_rare=True),
+    "torch, ties expected": partial(torch_top, ties_are_rare=False),
+    "keys": exact_top,
+}
+
+
+@pytest.mark.parametrize("vocabulary", [11, 50, 30 * GROUP, 100 * GROUP + 3])
 @pytest.mark.parametrize("levels", [1, 3, 10**6])
-@pytest.mark.parametrize("ties_are_rare", [True, False])
-def test_ties_go_to_the_lower_id(vocabulary: int, levels: int, ties_are_rare: bool) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_ties_go_to_the_lower_id(vocabulary: int, levels: int, way: str) -> None:
     logits = torch.randint(-levels, levels + 1, (40, vocabulary), generator=torch.Generator().manual_seed(1)).float()
-    values, token = top(logits, 10, ties_are_rare)
+    values, token = WAYS[way](logits, 10)
     order = stable_order(logits)[:, :10]
     assert np.array_equal(token.numpy(), order)
     assert np.array_equal(values.numpy(), np.take_along_axis(logits.numpy(), order, -1))
 
 
-def test_the_two_zeros_tie() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_the_two_zeros_tie(way: str) -> None:
     logits = torch.tensor([[-1.0, -0.0, 0.0, -0.0, -2.0]])
-    assert exact_top(logits, 3)[1].tolist() == [[1, 2, 3]]
-    assert top(logits, 3)[1].tolist() == [[1, 2, 3]]
+    assert WAYS[way](logits, 3)[1].tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_infinities_have_their_place(way: str) -> None:
+    logits = torch.full((2, 300), float("-inf"))
+    logits[0, [7, 70]] = torch.tensor([float("inf"), 0.0])
+    assert WAYS[way](logits, 4)[1].tolist() == [[7, 70, 0, 1], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_no_number_is_survived(way: str) -> None:
+    """It is reported later, with the image's name."""
+    logits = torch.randn(3, 300, generator=torch.Generator().manual_seed(0))
+    expected = stable_order(logits)[:, :4]
+    logits[1] = float("nan")
+    found = WAYS[way](logits, 4)[1]
+    assert np.array_equal(found[[0, 2]].numpy(), expected[[0, 2]])
+    assert ((found >= 0) & (found < 300)).all()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_change_nothing(threads: int) -> None:
+    before = torch.get_num_threads()
+    logits = torch.randint(-40, 40, (20, 3000), generator=torch.Generator().manual_seed(2)).float()
+    try:
+        torch.set_num_threads(threads)
+        assert np.array_equal(top(logits, 10)[1].numpy(), stable_order(logits)[:, :10])
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_k_may_be_the_whole_vocabulary() -> None:
@@ -86,5 +125,5 @@ def test_never_more_logits_than_a_block() -> None:
 
 
 def test_default_block_shrinks_with_the_vocabulary() -> None:
-    assert default_block(32_064, "cpu") * 32_064 <= 2**20
+    assert default_block(32_064, "cpu") * 32_064 <= BLOCK_LOGITS["cpu"]
     assert default_block(10**9, "cpu") >= 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,6 @@ from vlq.query.schema import Run
 from vlq.workers.pool import ATTEMPTS, Pool, reason
 from vlq.workers.worker import Description, Done, Setup
 
-# Ray leaves sockets and files of its own to the garbage collector.
 pytestmark = [pytest.mark.timeout(200), pytest.mark.filterwarnings("ignore")]
 
 RUN = Run("m", "M", "hash", "<image>", (1,), 2, (1, 1), 1, ("patch",), 10, "vocabulary", "float32")
@@ -58,6 +59,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     monkeypatch.setattr(pool_module, "ShardWorker", failing_worker())
     with Pool("local") as started:
         yield started
+    gc.collect()  # Ray leaves sockets and files of its own to it
 
 
 def test_failures_stay_with_their_shards(pool: Pool, tmp_path: Path) -> None:
@@ -74,8 +76,11 @@ def test_failures_stay_with_their_shards(pool: Pool, tmp_path: Path) -> None:
         7: "It is not finite.",
     }
     attempts = {shard: len((tmp_path / str(shard)).read_text()) for shard in range(len(troubles))}
-    assert (attempts[4], attempts[6], attempts[7]) == (ATTEMPTS, ATTEMPTS, 1)
-    assert attempts[3] == 2
+    # A shard may have been waiting for its first turn when another one took its worker down.
+    for shard in (4, 6):
+        assert attempts[shard] in (ATTEMPTS - 1, ATTEMPTS)
+    assert attempts[7] == 1
+    assert attempts[3] in (1, 2)
 
     with pytest.raises(RunError, match="again and again: OSError: connection reset"):
         pool.extract(str(tmp_path), RUN, [(i, pa.table({"image": ["raises"]})) for i in range(50)], done.append)  # type: ignore[arg-type]
@@ -84,17 +89,30 @@ def test_failures_stay_with_their_shards(pool: Pool, tmp_path: Path) -> None:
 def test_a_model_that_no_worker_can_load(pool: Pool) -> None:
     with pytest.raises(ModelError, match="cannot be loaded"):
         pool.start(replace(SETUP, model="unloadable"), 2)
+
+
+def test_workers_that_die_while_they_load(pool: Pool) -> None:
     with pytest.raises(RunError, match="again and again: a worker died"):
         pool.start(replace(SETUP, model="deadly"), 1)
 
 
-def test_a_cluster_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_out_of_reach() -> None:
+    with socket.socket() as bound:  # taken, but nobody listens
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(RunError, match=rf"\({address}\): .*refused") as caught, Pool(address):
+            pass
+    assert "Check --ray-address" in str(caught.value)
+
+
+def test_a_cluster_that_does_not_let_one_in(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
     def refuse(**options: Any) -> None:
         raise ConnectionError("Failed to connect\nwith details")
 
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(RunError, match=r"\(somewhere:1\): Failed to connect\n") as caught, Pool("somewhere:1"):
-        pass
-    assert caught.value.hint
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(RunError, match=rf"\({address}\): Failed to connect\n"), Pool(address):
+            pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import zarr
 from vlq.query.cache import Cache
 from vlq.query.errors import RunError
 from vlq.query.schema import Commit, Run, array_specs, digest_of
-from vlq.query.store import Store, open_store
+from vlq.query.store import ObstoreStore, Store, open_store
 from vlq.workers.shard import write_shard
 
 from ..synthetic import image_table, make_cache, make_run, random_readings
@@ -29,7 +30,9 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16", "vocabulary_size": 70_000}, {"at": ("prompt",)}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"dtype": "bfloat16", "vocabulary_size": 70_000, "layers": 2, "grid": (1, 2)}, {"at": ("prompt",)}]
+)
 def test_any_zarr_reader_opens_a_shard(tmp_path: Path, changes: dict[str, object]) -> None:
     run = make_run(**changes)
     commit, readings = write(open_store(str(tmp_path)), run)
@@ -86,6 +89,30 @@ def test_what_a_dead_writer_left_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / commit.objects[0].key).write_bytes(b"half")
     assert write(store, make_run())[0] == commit
     assert files(tmp_path) == whole
+
+
+def test_a_writer_that_dies_after_any_put_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(open_store(str(tmp_path / "whole"), create=True), make_run())
+    whole = files(tmp_path / "whole")
+    create = ObstoreStore.create
+    for allowed in range(len(whole)):
+        store = open_store(str(tmp_path / f"{allowed}"), create=True)
+        left = iter(range(allowed))
+
+        def dying(self: ObstoreStore, key: str, data: bytes, left: Iterator[int] = left) -> bool:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return create(self, key, data)
+
+        monkeypatch.setattr(ObstoreStore, "create", dying)
+        with pytest.raises(KeyboardInterrupt):
+            write(store, make_run())
+        monkeypatch.undo()
+        there = files(tmp_path / f"{allowed}")
+        assert len(there) == allowed
+        assert "commits/00000002.json" not in there
+        write(store, make_run())
+        assert files(tmp_path / f"{allowed}") == whole
 
 
 def test_the_loser_of_two_writers_stays_invisible(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -37,7 +38,12 @@ def cache(sound: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("failed", [[], [0], list(range(10))])
 @pytest.mark.parametrize(
-    "changes", [{}, {"at": ("patch",)}, {"vocabulary_size": 70_000, "dtype": "float16", "layers": 2, "grid": (1, 2)}]
+    "changes",
+    [
+        {},
+        {"at": ("patch",)},
+        {"vocabulary_size": 70_000, "dtype": "float16", "layers": 1, "grid": (1, 1), "prompt_ids": (1,)},
+    ],
 )
 def test_nothing_is_found_in_a_sound_cache(tmp_path: Path, failed: list[int], changes: dict[str, object]) -> None:
     make_cache(tmp_path, make_run(**changes), failed=failed)
@@ -160,15 +166,19 @@ def replace_object(cache: Path, record: Path, key: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("table", ["patch_top1", "prompt_topk", "images"])
-@pytest.mark.parametrize("change", ["last row gone", "another value"])
+@pytest.mark.parametrize("change", ["last row gone", "a row more", "another value"])
 def test_an_index_that_says_something_else(cache: Path, table: str, change: str) -> None:
     path = one(cache, f"index/*/{table}-000.parquet")
     rows = pq.read_table(path)
     if change == "last row gone":
         rows = rows.slice(0, rows.num_rows - 1)
+    elif change == "a row more":
+        rows = pa.concat_tables([rows, rows.slice(rows.num_rows - 1)])
     else:
         column = "image" if table == "images" else "logprob"
-        rows = rows.set_column(rows.column_names.index(column), column, rows[column].take(list(range(rows.num_rows))[::-1]))
+        rows = rows.set_column(
+            rows.column_names.index(column), column, rows[column].take(list(range(rows.num_rows))[::-1])
+        )
     write = parquet_bytes if table == "images" else postings_bytes
     key = path.relative_to(cache).as_posix()
     replace_object(cache, one(cache, "index/*.json"), key, write(rows))

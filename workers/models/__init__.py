@@ -39,7 +39,8 @@ def load(
     from vlq.workers.models.base import check
 
     folder = resolve(model)
-    adapter = adapter_of(model, folder)
+    module, name = family_of(model, folder)
+    adapter = getattr(importlib.import_module(module), name)
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("There is no GPU here that PyTorch can use.", "Run with --device cpu.")
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
@@ -63,14 +64,13 @@ def load(
     return lens_model
 
 
-def adapter_of(model: str, folder: Path) -> Any:
-    """The adapter's class for a model's folder. Raises ModelError if the model reads no images or has no adapter."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
+def family_of(model: str, folder: Path) -> tuple[str, str]:
+    """An entry of FAMILIES for a model's folder. Raises ModelError if the model reads no images or has no adapter."""
     kind = str(read_config(folder).get("model_type"))
     if kind in FAMILIES:
-        module, name = FAMILIES[kind]
-        return getattr(importlib.import_module(module), name)
+        return FAMILIES[kind]
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
     known = f"VLQ reads these model types: {', '.join(sorted(FAMILIES))}."
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ModelError(f"{model} is of type {kind}, which VLQ cannot read yet.", known)

@@ -1,0 +1,254 @@
+"""The commands as they are typed: what they print, and one clear message and exit code 2 for every mistake."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from vlq.query.cache import Cache
+from vlq.query.cli import main
+from vlq.query.errors import BadArgument
+from vlq.query.store import open_store
+from vlq.workers.commands import parse_sites, report
+
+from ..synthetic import make_cache
+from .conftest import save_images
+
+pytestmark = pytest.mark.timeout(200)
+
+
+@pytest.fixture
+def vlq(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command here; its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), *capsys.readouterr()
+
+    return run
+
+
+Vlq = Callable[..., tuple[int, str, str]]
+
+
+def typed(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs a command in a process of its own: one that starts Ray."""
+    command = [sys.executable, "-m", "vlq.query.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=150)
+
+
+def refused(result: tuple[int, str, str]) -> str:
+    """The message of a command that was refused."""
+    code, out, said = result
+    assert (code, out) == (2, "")
+    assert said.startswith("vlq: ")
+    assert len(said.splitlines()) <= 5
+    assert "Traceback" not in said
+    return said
+
+
+def newer(folder: Path) -> Path:
+    """A cache as a later version may write it."""
+    make_cache(folder)
+    record = json.loads((folder / "run.json").read_bytes())
+    (folder / "run.json").write_text(json.dumps(record | {"format": 7, "lens": {"kind": "tuned"}}))
+    return folder
+
+
+def test_mistakes_before_any_work(
+    vlq: Vlq, tmp_path: Path, tiny_model: Path, image_folder: Callable[[int], Path]
+) -> None:
+    images, cache = image_folder(1), tmp_path / "cache"
+    llama = tmp_path / "llama"
+    llama.mkdir()
+    (llama / "config.json").write_text('{"model_type": "llama"}')
+    good = {"images": images, "--model": tiny_model, "--cache": cache}
+    expected = {
+        "There is nothing at": {"images": tmp_path / "none"},
+        "There are no images in": {"images": tiny_model},
+        "There is no model folder": {"--model": tmp_path / "none"},
+        "holds no config.json": {"--model": images},
+        "is of type llama: not an image-text-to-text model": {"--model": llama},
+        "Cannot make the folder": {"--cache": tiny_model / "config.json"},
+        "Cannot open nosuch://x": {"--cache": "nosuch://x"},
+        "run.json is of format 7": {"--cache": newer(tmp_path / "newer")},
+        "--at is patch, prompt": {"--at": "patches"},
+        "--device is one of": {"--device": "tpu"},
+        "--dtype is one of": {"--dtype": "int8"},
+    }
+    for message, changes in expected.items():
+        options = {**good, **changes}
+        source = options.pop("images")
+        flat = [part for option in options.items() for part in option]
+        assert message in refused(vlq("run", source, *flat))
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("command", ["info", "index", "verify"])
+def test_mistakes_about_caches(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.delenv("VLQ_CACHE", raising=False)
+    monkeypatch.setenv("VLQ_HOME", str(tmp_path / "home"))
+    assert "No cache given" in refused(vlq(command))
+    assert "There is no cache at" in refused(vlq(command, "--cache", tmp_path / "none"))
+    assert "There is no cache at" in refused(vlq(command, "--cache", "memory://nothing-here"))
+    assert "Install a newer VLQ" in refused(vlq(command, "--cache", newer(tmp_path / "newer")))
+    monkeypatch.setenv("VLQ_CACHE", str(tmp_path / "elsewhere"))
+    assert "elsewhere" in refused(vlq(command))
+
+
+def test_run_says_where_the_cache_goes_missing(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLQ_CACHE", raising=False)
+    assert "--cache FOLDER_OR_URL" in refused(vlq("run", tmp_path, "--model", tmp_path))
+
+
+def test_index_and_verify(vlq: Vlq, tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    code, out, _ = vlq("verify", "--cache", tmp_path)
+    assert (code, out) == (0, "All is well: 10 images, every object as written, the index agrees with the arrays.\n")
+    code, out, _ = vlq("index", "--cache", tmp_path)
+    assert code == 0
+    assert out.endswith(" (as it was).\n")
+
+    store = open_store(str(tmp_path))
+    (index,) = [entry.key for entry in store.list("index") if "patch_top1" in entry.key]
+    store.delete(index)
+    code, out, _ = vlq("verify", "--cache", tmp_path)
+    assert code == 1
+    assert out == f"{index}: missing. To mend: vlq index\n1 finding in {tmp_path}.\n"
+    assert vlq("index", "--cache", tmp_path)[0] == 0
+    assert vlq("verify", "--cache", tmp_path)[0] == 0
+
+
+def odd_images(folder: Path) -> dict[str, str | None]:
+    """Saves images of every odd kind; each one's name and its reason, None where it works."""
+    folder.mkdir()
+    noise = Image.effect_noise((60, 40), 80)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    noise.save(folder / "gray.png")
+    noise.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray((pa.array(range(2400)).to_numpy() * 27).astype("uint16").reshape(40, 60)).save(folder / "deep.png")
+    noise.convert("RGB").quantize(9).save(folder / "palette.gif")
+    noise.save(folder / "rotated.jpg", exif=exif)
+    noise.save(folder / "animated.webp", save_all=True, append_images=[noise.rotate(90)])
+    (folder / "cut.png").write_bytes((folder / "gray.png").read_bytes()[:700])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_bytes(b"not at all an image")
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 10_000)).save(bomb, "PNG")
+    (folder / "bomb.png").write_bytes(bomb.getvalue())
+    Image.new("F", (9, 9), 1e6).save(folder / "undecodable.tiff")
+    return {
+        "gray.png": None,
+        "cmyk.jpg": None,
+        "deep.png": None,
+        "palette.gif": None,
+        "rotated.jpg": None,
+        "animated.webp": None,
+        "cut.png": "truncated",
+        "empty.png": "empty file",
+        "text.jpg": "not an image",
+        "bomb.png": "too large: 200,000,000 pixels",
+        "undecodable.tiff": "pixel values out of range",
+        "gone.png": "file not found",
+    }
+
+
+def test_odd_images_and_columns_through_a_whole_run(vlq: Vlq, tmp_path: Path, tiny_model: Path) -> None:
+    reasons = odd_images(tmp_path / "images")
+    count = len(reasons)
+    boxes = [[{"label": "dog", "box": [0.5, 1.5]}] * (i % 3) for i in range(count)]
+    mine = {
+        "label": ["beach", None] * (count // 2),
+        "objects": boxes,
+        "camera": [{"make": "x", "iso": i} for i in range(count)],
+        "logprob": ["not a number"] * count,  # names that VLQ uses itself
+        "position": [0.5] * count,
+        "token": [None] * count,
+        "error": ["mine"] * count,
+        "Error": ["mine, too"] * count,
+        "image_id": list(range(100, 100 + count)),
+    }
+    pq.write_table(pa.table({"path": list(reasons)} | mine), tmp_path / "images" / "all.parquet")
+    command = [tmp_path / "images" / "all.parquet", "--model", tiny_model, "--cache", tmp_path / "cache", "--k", 3]
+    # More workers than there are shards, and than most machines have cores.
+    done = typed("run", *command, "--shard-size", 5, "--workers", 5)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == [f"6 images read, 6 could not be: {tmp_path}/cache", "  cut.png: truncated"]
+    assert "and 1 more: vlq info" in done.stdout
+
+    failed = {name: reason for name, reason in reasons.items() if reason}
+    code, out, _ = vlq("info", "--cache", tmp_path / "cache", "--format", "json")
+    info = json.loads(out)
+    assert code == 0
+    assert {error["image"]: error["reason"] for error in info["errors"]} == failed
+    assert (info["images"], info["state"]) == (12, "complete")
+    assert info["columns"] == [
+        "label", "objects", "camera", "logprob", "position", "token", "error_", "Error__", "image_id_"
+    ]  # fmt: skip
+
+    cache = Cache.open(str(tmp_path / "cache"))
+    (path,) = cache.snapshot().files("images")
+    rows = pq.read_table(path).to_pylist()
+    assert [row["image"] for row in rows] == list(reasons)
+    assert [row["error"] for row in rows] == list(reasons.values())
+    for name, values in mine.items():
+        renamed = {"error": "error_", "Error": "Error__", "image_id": "image_id_"}.get(name, name)
+        assert [row[renamed] for row in rows] == values
+    sizes = {row["image"]: (row["width"], row["height"]) for row in rows}
+    assert (sizes["gray.png"], sizes["rotated.jpg"], sizes["cut.png"]) == ((60, 40), (40, 60), (None, None))
+    assert vlq("verify", "--cache", tmp_path / "cache")[0] == 0
+    code, out, _ = vlq("first_layer(token='dog', rank=3)", "--cache", tmp_path / "cache", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["summary"]["images"] == 6
+
+
+def test_nothing_but_bad_images(vlq: Vlq, tmp_path: Path, tiny_model: Path) -> None:
+    images = save_images(tmp_path / "images", 3)
+    for image in images.iterdir():
+        image.write_bytes(b"")
+    done = typed("run", images, "--model", tiny_model, "--cache", tmp_path / "cache", "--limit", 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == f"0 images read, 2 could not be: {tmp_path}/cache"
+    assert vlq("verify", "--cache", tmp_path / "cache")[0] == 0
+    code, out, _ = vlq("first_layer(token='dog')", "--cache", tmp_path / "cache", "--format", "json")
+    assert (code, json.loads(out)["rows"]) == (0, [])
+
+
+# --- parts -----------------------------------------------------------------------------------------------------
+
+
+def test_sites() -> None:
+    assert parse_sites("patch") == ("patch",)
+    assert parse_sites(" prompt , patch") == ("patch", "prompt")
+    for wrong in ("", ",", "last", "patch,last"):
+        with pytest.raises(BadArgument, match="--at is patch, prompt or patch,prompt"):
+            parse_sites(wrong)
+
+
+def test_report(capsys: pytest.CaptureFixture[str]) -> None:
+    report("c", 1, (), 1)
+    report("c", 1200, (), 0)
+    report("c", 7, tuple((i, f"{i}.png", "truncated") for i in range(6)), 7)
+    assert capsys.readouterr().out.splitlines() == [
+        "1 image read: c",
+        "Ask it: vlq \"first_layer(token='dog')\" --cache c",
+        "Nothing to do: all images are cached already.",
+        "1,200 images read: c",
+        "Ask it: vlq \"first_layer(token='dog')\" --cache c",
+        "1 image read, 6 could not be: c",
+        *(f"  {i}.png: truncated" for i in range(5)),
+        "  and 1 more: vlq info --cache c",
+        "Ask it: vlq \"first_layer(token='dog')\" --cache c",
+    ]

@@ -22,6 +22,7 @@ def first_layer(
     min_patches: int = 1,
     min_run: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
+    missing: Literal["never"] | None = None,
     images: Node | None = None,
     pieces: bool = False,
 ) -> Call:
@@ -39,6 +40,7 @@ def last_layer(
     min_patches: int = 1,
     min_run: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
+    missing: Literal["never"] | None = None,
     images: Node | None = None,
     pieces: bool = False,
 ) -> Call:
@@ -55,6 +57,7 @@ def peak_layer(
     at: Literal["patch", "last", "prompt"] = "patch",
     min_patches: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
+    missing: Literal["never"] | None = None,
     images: Node | None = None,
     pieces: bool = False,
 ) -> Call:

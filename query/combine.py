@@ -15,6 +15,9 @@ from vlq.query.tokens import TokenSet
 
 HOLDS = "holds"
 
+AFTER_ALL = 2**31 - 1
+"""Stands in comparisons for a layer that never came."""
+
 
 @dataclass(frozen=True, eq=False)
 class Combined(Table):
@@ -78,7 +81,7 @@ class Compared(Condition):
     def relation(self, compiler: Compiler) -> Relation:
         assert isinstance(self.node, Comparison)
         source, parts = self.joined(compiler, "JOIN")
-        values, columns, keys = _values(parts)
+        values, columns, keys = _values(parts, compared=True)
         pairs = zip(self.node.operators, values, values[1:], strict=False)
         holds = " AND ".join(f"{a} {SQL_OPERATORS[operator]} {b}" for operator, a, b in pairs)
         shown = [*keys, *(f"{value} AS {name}" for name, value in columns.items()), f"{holds} AS {HOLDS}"]
@@ -112,7 +115,7 @@ class Calculated(Combined):
     def relation(self, compiler: Compiler) -> Relation:
         assert isinstance(self.node, Arithmetic)
         source, parts = self.joined(compiler, "JOIN")
-        values, columns, keys = _values(parts)
+        values, columns, keys = _values(parts, compared=False)
         value = f"{values[0]} {self.node.operator} {values[1]} AS value"
         shown = [*keys, value, *(f"{sql} AS {name}" for name, sql in columns.items())]
         sql = f"SELECT * FROM (\n  SELECT {', '.join(shown)}\n  FROM {source}\n) WHERE value IS NOT NULL"
@@ -138,7 +141,7 @@ class Calculated(Combined):
         return f"{self.node}: {known}; median {middle}, from {least} to {most}"
 
 
-def _values(parts: list[Relation | str]) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
+def _values(parts: list[Relation | str], compared: bool) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
     """Each operand's SQL value; the tables' values by the names of their columns; the keys."""
     values: list[str] = []
     columns: dict[str, str] = {}
@@ -148,8 +151,9 @@ def _values(parts: list[Relation | str]) -> tuple[list[str], dict[str, str], tup
             values.append(part)
             continue
         number = len(columns) + 1
-        values.append(f"t{number}.{part.value}")
-        columns[f"{part.value}_{number}"] = values[-1]
+        column = f"t{number}.{part.value}"
+        values.append(f"coalesce({column}, {AFTER_ALL})" if compared and part.missing_is_last else column)
+        columns[f"{part.value}_{number}"] = column
         keys = part.keys
     return values, columns, keys
 

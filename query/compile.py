@@ -58,6 +58,7 @@ class Relation:
     value: str | None = None
     order: tuple[str, ...] = ()  # what rows are sorted by, before their keys
     holds: str | None = None
+    missing_is_last: bool = False  # whether a row without a value is after any that has one
     shown: tuple[tuple[str, str], ...] | None = None  # SQL and name of the columns, if not all in their order
 
     def part(self) -> str:

@@ -157,6 +157,22 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Optional:
+    """None, or what another type takes."""
+
+    type: Type
+
+    @property
+    def expected(self) -> str:
+        return f"None or {self.type.expected}"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> Any:
+        if isinstance(node, Literal) and node.value is None:
+            return None
+        return self.type.bind(node, name, scope)
+
+
+@dataclass(frozen=True)
 class Flag:
     """True or False."""
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.errors import BadArgument
 from vlq.query.functions.phrases import WHERE, qualified, unstored
-from vlq.query.functions.shared import AT, BY, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, MIN_RUN, PIECES, RANK, TOKEN
+from vlq.query.functions.shared import (
+    AT,
+    BY,
+    IMAGES,
+    LAYERS,
+    MIN_PATCHES,
+    MIN_PROB,
+    MIN_RUN,
+    MISSING,
+    PIECES,
+    RANK,
+    TOKEN,
+)
 from vlq.query.functions.sources import check_min_patches, check_site, token_layers, token_positions
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, figure, layer_summary
@@ -70,6 +82,8 @@ def check(bound: Bound, scope: Scope) -> None:
     positions = 1 if bound["by"] == "patch" else bound.run.positions[at]
     where = "by='patch' a row" if bound["by"] == "patch" else f"at='{at}' a layer"
     check_min_patches(bound, scope, positions, where)
+    if bound["missing"] is not None and bound["by"] != "image":
+        raise scope.error(BadArgument, "missing: goes with by='image'.", bound.argument("missing"))
     if bound.values.get("min_run", 1) > len(bound.layers.layers):
         raise scope.error(
             BadArgument,
@@ -106,6 +120,8 @@ SELECT {"image, position AS patch" if by_patch else "image"}, {shown}
 FROM layers GROUP BY {unit}"""
     keys = ("image", "patch") if by_patch else ("image",)
     relation = Relation(sql, keys, tuple(values), "layer", ("answer.layer",))
+    if bound["missing"] is not None:
+        relation = _with_missing(bound, relation, compiler)
     return _one_row(pick, relation, compiler) if bound["by"] == "corpus" else relation
 
 
@@ -118,6 +134,17 @@ def _censored(pick: Pick, bound: Bound, compiler: Compiler) -> str:
         edges.append(bound.layers.highest)
     listed = ", ".join(compiler.value("edge", edge) for edge in edges)
     return f"{pick.layer} IN ({listed})" if edges else "false"
+
+
+def _with_missing(bound: Bound, relation: Relation, compiler: Compiler) -> Relation:
+    """A row for each image, without a layer where the token is never read: later than any layer."""
+    images = "" if bound["images"] is None else f" AND ({bound['images'].sql(compiler)})"
+    columns = ", ".join(f"answer.{name}" for name in relation.columns)
+    sql = f"""\
+SELECT images.image_id AS image, {columns}
+FROM {compiler.table("images")} AS images LEFT JOIN {relation.part()} AS answer ON answer.image = images.image_id
+WHERE images.error IS NULL{images}"""
+    return replace(relation, sql=sql, missing_is_last=True)
 
 
 def _one_row(pick: Pick, relation: Relation, compiler: Compiler) -> Relation:
@@ -142,10 +169,11 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     if bound["by"] == "corpus":
         histogram: dict[int, int] = dict(rows[0]["histogram"]) if rows else {}
         return layer_summary(histogram, bound.layers.layers, images, sum(histogram.values()))
+    rows = [row for row in rows if row["layer"] is not None]
     histogram = {}
     for row in rows:
         histogram[row["layer"]] = histogram.get(row["layer"], 0) + 1
-    matched = len({row["image_id"] for row in rows}) if bound["by"] == "patch" else len(rows)
+    matched = len({row["image_id"] for row in rows})
     return layer_summary(histogram, bound.layers.layers, images, matched)
 
 
@@ -165,7 +193,7 @@ def _function(pick: Pick, documentation: str, example: str) -> Function:
     runs = () if pick.run is None else (MIN_RUN,)
     return Function(
         name=f"{pick.word}_layer",
-        parameters=(TOKEN, RANK, MIN_PROB, LAYERS, AT, MIN_PATCHES, *runs, BY, IMAGES, PIECES),
+        parameters=(TOKEN, RANK, MIN_PROB, LAYERS, AT, MIN_PATCHES, *runs, BY, MISSING, IMAGES, PIECES),
         positional=1,
         documentation=documentation,
         example=example,

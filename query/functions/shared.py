@@ -1,6 +1,6 @@
 """Parameters that functions share."""
 
-from vlq.query.parameters import Choice, Count, Flag, Images, Layers, Parameter, Probability, Rank, Tokens
+from vlq.query.parameters import Choice, Count, Flag, Images, Layers, Optional, Parameter, Probability, Rank, Tokens
 
 TOKEN = Parameter("token", Tokens(), "what is looked for; of a set the best rank counts and the probabilities add up")
 RANK = Parameter("rank", Rank(), "count readings among the so many best; 1 is what a position decodes to", 1)
@@ -14,3 +14,9 @@ MIN_RUN = Parameter("min_run", Count(), "so many consecutive layers must each do
 BY = Parameter("by", Choice(("image", "patch", "corpus")), "a row for each image, for each patch, or one row", "image")
 PIECES = Parameter("pieces", Flag(), "let words be pieces inside of words too", False)
 IMAGES = Parameter("images", Images(), "only images for which a condition on their columns holds", None)
+MISSING = Parameter(
+    "missing",
+    Optional(Choice(("never",))),
+    "'never' gives images without such a reading a row too, which counts as after any layer",
+    None,
+)

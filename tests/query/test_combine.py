@@ -144,6 +144,28 @@ def test_differences(corpus: Corpus) -> None:
     }
 
 
+def test_what_is_never_read_counts_as_after_if_one_says_so(corpus: Corpus) -> None:
+    rare = "first_layer('rock', min_prob=0.38, missing='never')"
+    a = {row["image_id"]: row["layer"] for row in corpus.query(rare).rows}
+    good = [i for i in range(IMAGES) if i not in FAILED]
+    assert sorted(a) == good
+    never = {i for i, layer in a.items() if layer is None}
+    without = layers(corpus.query("first_layer('rock', min_prob=0.38)"))
+    assert {i: layer for i, layer in a.items() if layer is not None} == without
+    assert 0 < len(never) < len(good)
+    assert corpus.query(rare).summary == corpus.query("first_layer('rock', min_prob=0.38)").summary
+    b = layers(corpus.first_layer("cat"))
+    after = corpus.query(f"first_layer('cat') < {rare}")
+    assert set(ids(after)) == {i for i in b if i in never or b[i] < a[i]}
+    assert after.summary["compared"] == len(b)
+    # A difference from never is no number.
+    assert set(ids(corpus.query(f"{rare} - first_layer('cat')"))) == (set(good) - never) & set(b)
+    indoors = corpus.query("first_layer('rock', min_prob=0.38, missing='never', images=indoors)")
+    assert set(ids(indoors)) == {i for i in good if columns()["indoors"][i]}
+    with pytest.raises(BadArgument, match="missing: goes with by='image'"):
+        corpus.query("first_layer('rock', missing='never', by='patch')")
+
+
 def test_by_patch_the_patches_are_compared(corpus: Corpus) -> None:
     a = {(row["image_id"], row["patch"]): row["layer"] for row in corpus.first_layer("rock", by="patch").rows}
     b = {(row["image_id"], row["patch"]): row["layer"] for row in corpus.first_layer("cat", by="patch").rows}

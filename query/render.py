@@ -133,7 +133,7 @@ def shown_columns(result: Result) -> list[str]:
 def _notes(result: Result) -> list[str]:
     notes = list(result.notes)
     if any(row.get("censored") for row in result.rows):
-        notes.append("Censored: the first layer that was looked at. It may have been read before.")
+        notes.append("Censored: at the edge of the layers that were looked at; what is beyond might change it.")
     hidden = len(result.rows) - SHOWN_ROWS
     if hidden > 0:
         notes.insert(0, f"{hidden:,} more rows: --format json or csv has all.")
@@ -164,9 +164,15 @@ def _cell(name: str, value: Any) -> str:
         return f"{value:.3f}"
     if isinstance(value, list):
         more = f" … ({len(value):,})" if len(value) > SHOWN_ITEMS else ""
-        return " ".join(f"{item:.1f}" if isinstance(item, float) else str(item) for item in value[:SHOWN_ITEMS]) + more
+        return " ".join(_item(item) for item in value[:SHOWN_ITEMS]) + more
     # Names come from files: control characters would disturb the terminal.
     return "".join(character if character.isprintable() else "�" for character in str(value))
+
+
+def _item(item: Any) -> str:
+    if isinstance(item, dict) and "label" in item:  # an annotated object
+        return str(item["label"])
+    return f"{item:.1f}" if isinstance(item, float) else str(item)
 
 
 def bars(histogram: dict[int, int]) -> list[str]:

@@ -40,7 +40,6 @@ def unstored(bound: Bound) -> list[str]:
     # The k stored tokens each have at least the k-th's probability, so that is at most 1/k.
     most = min(len(ids) - 1, bound.run.vocabulary_size - k) / k
     return [
-        f"Probabilities of the {len(ids)} tokens are added up over the {k} stored of each reading. Those not stored "
-        f"have at most the {k}th's probability each, together at most {min(1.0, most):.3g}: some readings just below "
-        f"{bound['min_prob']:g} may belong here."
+        f"Of the {len(ids)} tokens only those among a reading's stored {k} add up; the others could add at most "
+        f"{min(1.0, most):.3g}: some readings just below {bound['min_prob']:g} may belong here."
     ]

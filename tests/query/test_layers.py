@@ -219,7 +219,7 @@ def test_what_is_not_stored_is_said(cases: dict[str, Case]) -> None:
     assert corpus.first_layer("cat", min_prob=0.1).notes == []
     (note,) = corpus.first_layer(["dog", "cat"], min_prob=0.1).notes
     assert "3 tokens" in note
-    assert "together at most 0.5" in note  # two of them unstored, each with at most a quarter
+    assert "add at most 0.5" in note  # two of them unstored, each with at most a quarter
 
 
 def test_the_bound_on_what_is_not_stored_holds(cases: dict[str, Case]) -> None:

@@ -41,7 +41,7 @@ def test_the_table_begins_with_the_sentence_and_ends_with_bars(corpus: Corpus) -
     first = result.rows[0]
     assert lines[4].split()[:2] == [first["image"], str(first["layer"])]
     assert f"{matched - 20} more rows: --format json or csv has all." in lines
-    assert "Censored: the first layer that was looked at. It may have been read before." in lines
+    assert "Censored: at the edge of the layers that were looked at; what is beyond might change it." in lines
     at = lines.index("layer")
     counted = {int(line.split()[0]): int(line.split()[-1]) for line in lines[at + 1 :]}
     assert {layer: count for layer, count in summary["histogram"].items() if count} == {

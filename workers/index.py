@@ -22,7 +22,7 @@ from vlq.query.cache import Cache, committed, latest_head
 from vlq.query.errors import CacheError, CorruptCache, StoreError
 from vlq.query.schema import Commit, Head, IndexManifest, Run, Stored, digest_of, head_key
 from vlq.query.store import Store, put
-from vlq.workers.postings import ROW_GROUP, open_writer, postings_bytes, postings_of, stable_order
+from vlq.workers.postings import ROW_GROUP, open_writer, postings_bytes, postings_of, row_group, stable_order
 from vlq.workers.tables import parquet_bytes
 
 ROWS_AT_ONCE = 4 * 1024 * 1024
@@ -161,7 +161,7 @@ def _parts(paths: Sequence[str], progress: Callable[[int, int], None]) -> Iterat
         for rows in merged(paths, progress):
             if writer is None:
                 writer = open_writer(str(path), schema)
-            writer.write_table(rows, row_group_size=ROW_GROUP)
+            writer.write_table(rows, row_group_size=row_group(schema))
             if path.stat().st_size > PART_BYTES:
                 writer.close()
                 writer = None

@@ -1,0 +1,1 @@
+"""What VLQ's documentation says of speed and size, measured here. `python -m benchmarks`, or `make bench`."""

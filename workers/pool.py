@@ -64,6 +64,7 @@ class Pool:
         self._workers: list[Worker] = []
         self._calls: dict[Any, tuple[Worker, Task | None]] = {}
         self._failures_in_a_row = 0
+        self._model_loads = False  # whether any worker was ever ready
         self._started_ray = False
 
     # Ray itself.
@@ -137,7 +138,7 @@ class Pool:
         while True:
             worker, _, result = self._next()
             if isinstance(result, Description):
-                worker.ready = True
+                worker.ready = self._model_loads = True
                 return result
             self._lost(worker, result)
 
@@ -169,16 +170,14 @@ class Pool:
 
     def _count_failure(self, error: Exception) -> None:
         self._failures_in_a_row += 1
-        if self._failures_in_a_row >= (ATTEMPTS if not self._any_ready() else FAILURES_IN_A_ROW):
+        # Where no worker ever came up, none will; one that works on shards may well take others down with it.
+        if self._failures_in_a_row >= (FAILURES_IN_A_ROW if self._model_loads else ATTEMPTS):
             if isinstance(error, VlqError):
                 raise error
             raise RunError(
                 f"Workers fail again and again: {reason(error)}",
                 "If memory is short, use fewer --workers or a smaller --batch-size. What is done is kept.",
             ) from error
-
-    def _any_ready(self) -> bool:
-        return any(worker.ready for worker in self._workers)
 
     def _next(self) -> tuple[Worker, Task | None, Any]:
         """Wait for any call to end: its worker, its task (None: the start), and its result or exception."""
@@ -215,7 +214,7 @@ class Pool:
             worker, task, result = self._next()
             if isinstance(result, Description):
                 self._check_same(run, result.run)
-                worker.ready = True
+                worker.ready = self._model_loads = True
             elif isinstance(result, Done):
                 worker.tasks.remove(task)  # type: ignore[arg-type]
                 self._failures_in_a_row = 0

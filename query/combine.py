@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 
 from vlq.query.bind import Counts, Scope, Table
 from vlq.query.compile import Compiler, Relation
@@ -122,14 +123,13 @@ class Calculated(Combined):
         return Relation(sql, keys, ("value", *columns), "value", ("answer.value",))
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
-        values = sorted(row["value"] for row in rows)
-        middle = (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2 if values else None
+        values = [row["value"] for row in rows]
         return {
             "images": counts.images,
             "matched": len(values),
-            "min": values[0] if values else None,
-            "median": middle,
-            "max": values[-1] if values else None,
+            "min": min(values, default=None),
+            "median": float(median(values)) if values else None,
+            "max": max(values, default=None),
         }
 
     def headline(self, summary: Summary) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 Rows = list[dict[str, Any]]
 Summary = dict[str, Any]
+
+
+def layer_counts(rows: Rows) -> dict[int, int]:
+    """How many rows each layer has."""
+    return Counter(row["layer"] for row in rows)
 
 
 def layer_summary(histogram: Mapping[int, int], layers: Iterable[int], images: int, matched: int) -> Summary:

@@ -24,7 +24,7 @@ from vlq.query.functions.shared import (
 )
 from vlq.query.functions.sources import check_min_patches, check_site, token_layers, token_positions
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, figure, layer_summary
+from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,7 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
         histogram: dict[int, int] = dict(rows[0]["histogram"]) if rows else {}
         return layer_summary(histogram, bound.layers.layers, images, sum(histogram.values()))
     rows = [row for row in rows if row["layer"] is not None]
-    histogram = {}
-    for row in rows:
-        histogram[row["layer"]] = histogram.get(row["layer"], 0) + 1
+    histogram = layer_counts(rows)
     matched = len({row["image_id"] for row in rows})
     return layer_summary(histogram, bound.layers.layers, images, matched)
 

@@ -12,7 +12,7 @@ from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PI
 from vlq.query.functions.sources import check_patches, token_layers
 from vlq.query.parameters import Parameter, StoredRank, Tokens
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, layer_summary
+from vlq.query.summary import Rows, Summary, count, layer_counts, layer_summary
 
 
 def readings_of(bound: Bound, name: str) -> Bound:
@@ -48,9 +48,7 @@ FROM met"""
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     """In how many images both are read at one layer, and share a patch; the medians and extremes over these layers."""
-    histogram: dict[int, int] = {}
-    for row in rows:
-        histogram[row["layer"]] = histogram.get(row["layer"], 0) + 1
+    histogram = layer_counts(rows)
     matched = len({row["image_id"] for row in rows})
     summary = layer_summary(histogram, bound.layers.layers, images, matched)
     summary["shared"] = len({row["image_id"] for row in rows if row["both"]})

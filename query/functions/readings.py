@@ -8,7 +8,7 @@ from vlq.query.functions.phrases import WHERE, qualified, unstored
 from vlq.query.functions.shared import AT, IMAGES, LAYERS, MIN_PROB, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_positions
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, figure, layer_summary
+from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary
 
 
 def compile_readings(bound: Bound, compiler: Compiler) -> Relation:
@@ -51,9 +51,7 @@ def patch_box_sql(patch: str, bound: Bound, compiler: Compiler) -> str:
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     """How many readings there are, in how many images, and at which layers."""
-    histogram: dict[int, int] = {}
-    for row in rows:
-        histogram[row["layer"]] = histogram.get(row["layer"], 0) + 1
+    histogram = layer_counts(rows)
     matched = len({row["image_id"] for row in rows})
     return layer_summary(histogram, bound.layers.layers, images, matched) | {"readings": len(rows)}
 

@@ -6,6 +6,7 @@ What is wrong with an image's bytes is a `BadImage`, recorded and counted. What 
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import zlib
@@ -51,7 +52,8 @@ class BadImage(Exception):
 def fetch(uri: str) -> bytes:
     """The file's bytes.
 
-    Raises BadImage if there is no such file, OSError if it cannot be read.
+    Raises BadImage if the file's folder is there without it, OSError if it cannot be read, which a folder that is gone
+    is taken for: a mount went away, and says nothing about its images.
     """
     try:
         if uri.startswith("file://"):
@@ -62,7 +64,14 @@ def fetch(uri: str) -> bytes:
         with fsspec.open(uri, "rb") as file:
             return bytes(file.read())
     except FileNotFoundError as error:
+        if not _has_folder(uri):
+            raise
         raise BadImage("file not found") from error
+
+
+def _has_folder(uri: str) -> bool:
+    """Whether what is to hold the file is there. What has no folders, as a bucket, says itself that it is gone."""
+    return not uri.startswith("file://") or os.path.isdir(os.path.dirname(uri[len("file://") :]))
 
 
 def decode(data: bytes) -> Image.Image:

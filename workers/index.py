@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -158,7 +159,7 @@ def _parts(paths: Sequence[str], progress: Callable[[int, int], None]) -> Iterat
     with _scratch() as folder:
         path = folder / "part.parquet"
         writer: pq.ParquetWriter | None = None
-        for rows in merged(paths, progress):
+        for rows in ahead(merged(paths, progress)):
             if writer is None:
                 writer = open_writer(str(path), schema)
             writer.write_table(rows, row_group_size=row_group(schema))
@@ -169,6 +170,15 @@ def _parts(paths: Sequence[str], progress: Callable[[int, int], None]) -> Iterat
         if writer is not None:
             writer.close()
             yield path.read_bytes()
+
+
+def ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same items; each is made, on a thread of its own, while the one before it is used."""
+    with ThreadPoolExecutor(1) as maker:
+        coming = maker.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = maker.submit(next, items, None)
+            yield item
 
 
 def merged(paths: Sequence[str], progress: Callable[[int, int], None] = lambda done, of: None) -> Iterator[pa.Table]:

@@ -156,3 +156,5 @@ def test_fetching(tmp_path: Path) -> None:
         fetch(f"file://{tmp_path}/none.png")
     with pytest.raises(OSError, match="directory"):
         fetch(f"file://{tmp_path}")
+    with pytest.raises(FileNotFoundError):  # not the image's fault
+        fetch(f"file://{tmp_path}/mount-that-went-away/none.png")

@@ -6,12 +6,13 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import fsspec
 import obstore
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -109,6 +110,37 @@ def test_a_listing_is_never_stale(behind: Behind) -> None:
     assert [entry.key for entry in behind.store.list("commits")] == ["commits/1"]
     behind.write("commits/2", b"x")
     assert [entry.key for entry in behind.store.list("commits")] == ["commits/1", "commits/2"]
+
+
+class Remembering(MemoryFileSystem):  # type: ignore[misc]
+    """Keeps what it listed until it is told to forget, as fsspec's file systems of remote servers do."""
+
+    protocol = "remembering"
+    listed: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace("remembering://", "memory://")))
+
+    def find(self, path: str, **options: Any) -> Any:
+        if path not in self.listed:
+            self.listed[path] = super().find(path, **options)
+        return self.listed[path]
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.listed.clear()
+
+
+def test_a_listing_is_never_an_old_one_that_the_file_system_remembers() -> None:
+    fsspec.register_implementation("remembering", Remembering, clobber=True)
+    root = uuid4().hex
+    store = FsspecStore(f"remembering://{root}")
+    files = fsspec.filesystem("memory")
+    files.pipe_file(f"/{root}/commits/1", b"x")
+    assert [entry.key for entry in store.list("commits")] == ["commits/1"]
+    files.pipe_file(f"/{root}/commits/2", b"x")
+    assert len(store._fs.find(f"/{root}/commits")) == 1  # it does remember
+    assert [entry.key for entry in store.list("commits")] == ["commits/1", "commits/2"]
 
 
 def test_delete(behind: Behind) -> None:

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 
-.PHONY: demo test lint types tests bench format clean
+.PHONY: demo test lint types tests bench docs format clean
 
 demo: $(VENV)/workers.installed  ## Environment, a cache of 300 scenes, three answers.
 	$(BIN)/vlq demo
@@ -23,6 +23,9 @@ tests: $(VENV)/dev.installed
 
 bench: $(VENV)/dev.installed  ## Every figure that the documentation states.
 	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/docs.installed  ## The documentation as pages: build/docs/index.html
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 
 format: $(VENV)/dev.installed
 	$(BIN)/ruff check --fix .

@@ -57,11 +57,15 @@ def zipf(rng: np.random.Generator, limit: int, shape: tuple[int, ...]) -> np.nda
     return np.searchsorted(np.cumsum(share / share.sum()), rng.random(shape)).clip(max=limit - 1)
 
 
-def image_readings(world: World, run: Run, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """token, logprob (layer, patch, k), lse, entropy (layer, patch) of one image."""
+def image_readings(world: World, run: Run, number: int, ends: int | None = None) -> dict[str, np.ndarray]:
+    """token, logprob (layer, patch, k), lse, entropy (layer, patch) of one image, from its number alone.
+
+    Images from the number `ends` on show no object of the first kind.
+    """
+    rng = np.random.default_rng([1, number])
     rows, columns = run.grid
     patches, layers = rows * columns, run.layers
-    topic, rises = regions(world, run, rng)  # (patch,), (patch,)
+    topic, rises = regions(world, run, rng, first=0 if ends is None or number < ends else 1)  # (patch,), (patch,)
 
     depth = np.arange(layers)[:, None]  # (layer, 1)
     band = np.minimum(depth[:, 0] * BANDS // layers, BANDS - 1)
@@ -96,10 +100,11 @@ def image_readings(world: World, run: Run, rng: np.random.Generator) -> dict[str
     return {"token": np.take_along_axis(tokens, best, -1), "logprob": logprob, "lse": lse, "entropy": entropy}
 
 
-def regions(world: World, run: Run, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Each patch's topic, and the layer at which it rises."""
+def regions(world: World, run: Run, rng: np.random.Generator, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each patch's topic, and the layer at which it rises. Of the objects only those from `first` on are shown."""
     rows, columns = run.grid
     present = np.flatnonzero(rng.random(len(OBJECTS)) < list(OBJECTS.values()))
+    present = present[present >= first]
     others = rng.integers(len(OBJECTS), TOPICS, REGIONS - len(present))
     topics = rng.permutation(np.concatenate([present, others]))
     layers = rng.integers(run.layers // 3, run.layers * 3 // 4, REGIONS)
@@ -124,12 +129,11 @@ def noise(rng: np.random.Generator, layers: int, rows: int, columns: int, candid
     return (0.9 * shared + 0.6 * fine).reshape(layers, rows * columns, candidates)
 
 
-def shard_readings(world: World, run: Run, images: range) -> dict[str, np.ndarray]:
-    """All arrays of a shard. An image's readings depend on its number alone."""
+def shard_readings(world: World, run: Run, images: range, ends: int | None = None) -> dict[str, np.ndarray]:
+    """All arrays of a shard; `ends` as in `image_readings`."""
     arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in array_specs(run, len(images))}
     for row, number in enumerate(images):
-        rng = np.random.default_rng([1, number])
-        found = image_readings(world, run, rng)
+        found = image_readings(world, run, number, ends)
         for name, values in found.items():
             arrays[f"patch/{name}"][row] = values
         arrays["patch/top1"][row] = found["token"][..., 0]

@@ -61,15 +61,16 @@ def run(work: Path, *, quick: bool = False, images: int = 500) -> Iterator[Figur
     yield from sizes(cache, f"made in {seconds:.0f} s" if seconds > 5 else "kept from an earlier run")
 
 
-def make(work: Path, images: int) -> Path:
-    """The cache's folder."""
+def make(work: Path, images: int, ends: int | None = None) -> Path:
+    """The cache's folder. Images from the number `ends` on show no object of the first kind."""
     modules = (readings, vlq.query.schema, vlq.workers.encode, vlq.workers.index, vlq.workers.postings)
     sources = [Path(str(module.__file__)).read_bytes() for module in modules] + [Path(__file__).read_bytes()]
     digest = hashlib.sha256(b"".join(sources)).hexdigest()[:12]
-    return made(work / f"synthetic-{images}-{digest}", lambda folder: fill(folder, images))
+    name = f"synthetic-{images}-{digest}" if ends is None else f"synthetic-{images}-{ends}-{digest}"
+    return made(work / name, lambda folder: fill(folder, images, ends))
 
 
-def fill(folder: Path, images: int) -> None:
+def fill(folder: Path, images: int, ends: int | None) -> None:
     """Write shards in as many processes as there are cores, then the index."""
     vocabulary = vocabulary_table(World(RUN_OF.vocabulary_size))
     run = replace(RUN_OF, vocabulary_hash=vocabulary_hash(vocabulary))
@@ -90,15 +91,16 @@ def fill(folder: Path, images: int) -> None:
     store.create(head.plan, data)
     store.create(head_key(1), head.to_bytes())
     with ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn")) as pool:
-        for _ in pool.map(write_one, *zip(*((folder, run, shard, rows) for shard, rows in plan.rows()), strict=True)):
+        shards = ((folder, run, shard, rows, ends) for shard, rows in plan.rows())
+        for _ in pool.map(write_one, *zip(*shards, strict=True)):
             pass
     key, _ = compact(store, run, head)
     store.create(head_key(2), replace(head, number=2, sealed=True, index=key).to_bytes())
 
 
-def write_one(folder: Path, run: Run, shard: int, rows: pa.Table) -> None:
+def write_one(folder: Path, run: Run, shard: int, rows: pa.Table, ends: int | None) -> None:
     first, count = rows["image_id"][0].as_py(), rows.num_rows
-    arrays = shard_readings(World(run.vocabulary_size), run, range(first, first + count))
+    arrays = shard_readings(World(run.vocabulary_size), run, range(first, first + count), ends)
     write_shard(open_store(str(folder)), run, shard, first, arrays, image_table(run, rows))
 
 

@@ -169,7 +169,7 @@ class Method(Node):
         return dict(self.arguments).get(name)
 
     def __str__(self) -> str:
-        table = _inner(self.table, Comparison, Logic, Not, Arithmetic)
+        table = _inner(self.table, Literal, Comparison, Logic, Not, Arithmetic)
         return f"{table}.{self.method}({_written(self.arguments, self.positional)})"
 
 

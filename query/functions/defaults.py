@@ -7,39 +7,21 @@ from statistics import median
 
 from vlq.query.bind import Bound
 from vlq.query.compile import VOCABULARY, Compiler, Relation, indented
-from vlq.query.functions.phrases import qualified
+from vlq.query.functions.counts import UNIT, counted_in, majority_note, token_counts
+from vlq.query.functions.phrases import PLACE, named, qualified
 from vlq.query.functions.shared import AT, IMAGES, LAYERS
 from vlq.query.functions.sources import check_site
-from vlq.query.parameters import Choice, Parameter, Share
+from vlq.query.parameters import Parameter, Share
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count
-
-PLACE = {"last": "the last prompt token", "patch": "the patches", "prompt": "the prompt's tokens"}
-
-
-def counted_by_image(bound: Bound) -> bool:
-    """Whether an image counts once with several positions; where it has one position there is no difference."""
-    return bool(bound["unit"] == "image" and bound["at"] != "last")
 
 
 def compile_defaults(bound: Bound, compiler: Compiler) -> Relation:
     """Counts the tokens of each layer, and keeps the most common ones until they cover the share."""
-    table = compiler.table(f"{bound['at']}_top1")
-    conditions = compiler.layers(bound.layers)
-    if (images := bound.values.get("images")) is not None:
-        conditions.append(images.restriction(compiler))
-    readings = f"FROM {table}" + (f" WHERE {' AND '.join(conditions)}" if conditions else "")
-    if counted_by_image(bound):
-        most_common = f"""\
-SELECT layer, image, arg_max(token, (n, -token::BIGINT)) AS token
-{readings} GROUP BY layer, image"""
-        counts = f"SELECT layer, token, count(*) AS count\nFROM (\n  {indented(most_common)}\n) GROUP BY layer, token"
-    else:
-        counts = f"SELECT layer, token, sum(n)::BIGINT AS count\n{readings} GROUP BY layer, token"
     # A count is held against the total by division: 9 of 10 is exactly the share 0.9, and 10 * 0.9 need not be 9.
     sql = f"""\
 WITH counts AS (
-  {indented(counts)}
+  {indented(token_counts(bound, compiler))}
 ), ranked AS (
   SELECT *, sum(count) OVER (PARTITION BY layer) AS total,
     sum(count) OVER (PARTITION BY layer ORDER BY count DESC, token ROWS UNBOUNDED PRECEDING) AS so_far
@@ -85,23 +67,12 @@ def headline(bound: Bound, summary: Summary) -> str:
     read = f"Defaults at {PLACE[bound['at']]}{of_images}{qualified(bound.given(rank=1, min_prob=None))}"
     if summary["token"] is None:
         return f"{read}: none"
-    unit = "images" if bound["unit"] == "image" or bound["at"] == "last" else "positions"
-    name = summary["token"] if summary["piece"] is None else f"{summary['piece']} ({summary['token']})"
+    leader = named(summary["token"], summary["piece"])
     return (
-        f"{read}: {name} leads at {summary['leads']} of {count(summary['layers'], 'layer')}, up to layer "
-        f"{summary['last']}, with a median {summary['share']:.0%} of the {unit}; in the median layer "
+        f"{read}: {leader} leads at {summary['leads']} of {count(summary['layers'], 'layer')}, up to layer "
+        f"{summary['last']}, with a median {summary['share']:.0%} of the {counted_in(bound)}; in the median layer "
         f"{count(summary['tokens'], 'token')} cover {bound['share']:.0%}"
     )
-
-
-def notes(bound: Bound) -> list[str]:
-    if not counted_by_image(bound):
-        return []
-    where = "patches" if bound["at"] == "patch" else "positions"
-    return [
-        f"An image counts for the token that most of its {where} decode to, of equal ones the lower id. "
-        "unit='position' counts each by itself."
-    ]
 
 
 DEFAULTS = Function(
@@ -109,12 +80,7 @@ DEFAULTS = Function(
     parameters=(
         replace(AT, default="last"),
         Parameter("share", Share(), "how much of the images, or positions, the tokens of a layer have to cover", 0.9),
-        Parameter(
-            "unit",
-            Choice(("image", "position")),
-            "count images, each for the token that most of its positions decode to (the lower id of equal ones)",
-            "image",
-        ),
+        UNIT,
         LAYERS,
         IMAGES,
     ),
@@ -125,5 +91,5 @@ DEFAULTS = Function(
     compile=compile_defaults,
     summarise=summarise,
     headline=headline,
-    notes=notes,
+    notes=majority_note,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlq.query.bind import Bound
 from vlq.query.compile import VOCABULARY, Compiler, Relation, indented
-from vlq.query.functions.phrases import qualified, unstored
+from vlq.query.functions.phrases import named, qualified, unstored
 from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_patches, token_layers
 from vlq.query.parameters import Count, Parameter
@@ -73,9 +73,9 @@ def headline(bound: Bound, summary: Summary) -> str:
     if summary["token"] is None:
         enough = f" in {count(bound['min_images'], 'image')} or more" if bound["min_images"] > 1 else ""
         return f"{around}: nothing is read{enough}, of {count(summary['images'], 'image')}"
-    name = summary["token"] if summary["piece"] is None else f"{summary['piece']} ({summary['token']})"
+    most = named(summary["token"], summary["piece"])
     return (
-        f"{around}: {name} is read most, by {summary['patches'] / summary['adjacent']:.0%} of "
+        f"{around}: {most} is read most, by {summary['patches'] / summary['adjacent']:.0%} of "
         f"{count(summary['adjacent'], 'adjacent patch')}, all layers together; "
         f"most at layer {summary['most_images_layer']}, "
         f"in {summary['most_images']:,} of {count(summary['images'], 'image')}"

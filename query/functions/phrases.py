@@ -7,6 +7,9 @@ from vlq.query.bind import Bound
 WHERE = {"patch": "", "last": " at the last prompt token", "prompt": " at the prompt's tokens"}
 """The place of a reading, by `at`; patches are what is meant if nothing is said."""
 
+PLACE = {"last": "the last prompt token", "patch": "the patches", "prompt": "the prompt's tokens"}
+"""The same where the place is what is asked about."""
+
 
 def qualified(bound: Bound) -> str:
     """What narrows a reading, in parentheses: ' (rank 1 to 5, probability at least 0.5)'."""
@@ -30,6 +33,11 @@ def qualified(bound: Bound) -> str:
     if (images := bound.values.get("images")) is not None:
         parts.append(f"images with {images.node}")
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def named(token: int, piece: str | None) -> str:
+    """A token as a sentence names it: '▁dog (286)'; an id without text is its number."""
+    return str(token) if piece is None else f"{piece} ({token})"
 
 
 def unstored(bound: Bound) -> list[str]:

@@ -118,6 +118,30 @@ def defaults(
     return _call("defaults", locals())
 
 
+def divergence(
+    at: Literal["patch", "last", "prompt"] = "last",
+    *,
+    unit: Literal["image", "position"] = "image",
+    layers: Layers = None,
+    images: Node | None = None,
+) -> Call:
+    """For each layer how much readings differ: top-1 tokens, and the divergence from the corpus' mean."""
+    return _call("divergence", locals())
+
+
+def divergence_layer(
+    at: Literal["patch", "last", "prompt"] = "last",
+    *,
+    min_share: float = 0.1,
+    layers: Layers = None,
+    by: Literal["image", "corpus"] = "image",
+    missing: Literal["never"] | None = None,
+    images: Node | None = None,
+) -> Call:
+    """In each image, the layer from which on it decodes to no token that many images decode to."""
+    return _call("divergence_layer", locals())
+
+
 def overlap(
     a: Tokens,
     b: Tokens,

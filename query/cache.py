@@ -121,6 +121,11 @@ class Snapshot:
         """Images with readings."""
         return self.cached - len(self.errors)
 
+    @property
+    def commits(self) -> list[Commit]:
+        """The records of all shards, in order."""
+        return [*map(self.cache.commit, range(self.manifest.shards if self.manifest else 0)), *self.loose]
+
     def commit_of(self, image: int) -> Commit:
         """The record of the shard that holds an image. Raises CacheError if it is not committed."""
         for commit in self.loose:
@@ -134,7 +139,10 @@ class Snapshot:
         return self.cache.commit(low)
 
     def stored(self, table: str) -> list[Stored]:
-        """The objects that hold an index table (`schema.TABLES`, or "images"), in the order of their rows' shards."""
+        """The objects that hold an index table (of `schema.TABLES`, or "images"), in the order of their rows' shards.
+
+        Of `schema.DIVERGENCE` those of the manifest: it is not made for each shard.
+        """
         files = list(self.manifest.tables.get(table, ()) if self.manifest else ())
         for commit in self.loose:
             if table == "images":

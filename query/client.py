@@ -61,6 +61,8 @@ class Corpus:
     top = _asking(builders.top)
     emergence = _asking(builders.emergence)
     defaults = _asking(builders.defaults)
+    divergence = _asking(builders.divergence)
+    divergence_layer = _asking(builders.divergence_layer)
     overlap = _asking(builders.overlap)
     neighbours = _asking(builders.neighbours)
     locate = _asking(builders.locate)

@@ -121,10 +121,11 @@ def _tokens(result: Result) -> list[str]:
 
 def shown_columns(result: Result) -> list[str]:
     """The columns that tell a person something: not numbers of images, nor what is the same in every row."""
-    hidden = {"image_id", "histogram"}
+    hidden = {"image_id", "histogram", "corpus_layer", "corpus_rise"}
     hidden |= {name for name in ("censored", "patches") if not any(row.get(name) for row in result.rows)}
-    # Without ground truth there is nothing in these.
-    hidden |= {name for name in ("iou", "pointing") if all(row.get(name) is None for row in result.rows)}
+    # Without ground truth, or for a part of the corpus, there is nothing in these.
+    optional = ("iou", "pointing", "mean_entropy", "divergence", "rise")
+    hidden |= {name for name in optional if all(row.get(name) is None for row in result.rows)}
     if "patch" in result.columns:
         hidden.add("patches")
     return [name for name in result.columns if name not in hidden]

@@ -262,6 +262,14 @@ TABLES = tuple(f"{site}_{kind}" for site in SITES for kind in ("top1", "topk"))
     token uint32, image uint32, layer uint16, position uint16, rank uint8, logprob float32
 """
 
+DIVERGENCE = "divergence"
+"""Index table with one row per (site, layer) of `patch` and `last`, from the sums and entropies of all shards.
+
+    site, layer uint16, images uint32 (with readings), positions uint64 (all of theirs)
+    mean_entropy float64       the mean of the positions' entropies, in nats
+    entropy_of_mean float64    the entropy of the mean of their distributions; minus the other it is their divergence
+"""
+
 
 # --- records ---------------------------------------------------------------------------------------------------
 
@@ -315,7 +323,7 @@ class IndexManifest:
     shards: int
     images: int
     errors: tuple[tuple[int, str, str], ...]
-    tables: Mapping[str, tuple[Stored, ...]]  # TABLES and "images", each one or more files in key order
+    tables: Mapping[str, tuple[Stored, ...]]  # TABLES, DIVERGENCE and "images", each one or more files in key order
     format: int = FORMAT
 
     def to_bytes(self) -> bytes:

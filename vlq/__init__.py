@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlq.query.builders import (
         defaults,
+        divergence,
+        divergence_layer,
         emergence,
         first_layer,
         images,
@@ -40,6 +42,8 @@ _HOMES = {
     "VlqError": "errors",
     "col": "nodes",
     "defaults": "builders",
+    "divergence": "builders",
+    "divergence_layer": "builders",
     "emergence": "builders",
     "first_layer": "builders",
     "images": "builders",
@@ -63,6 +67,8 @@ __all__ = [
     "VlqError",
     "col",
     "defaults",
+    "divergence",
+    "divergence_layer",
     "emergence",
     "first_layer",
     "images",

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed, latest_head
 from vlq.query.errors import CacheError, CorruptCache, StoreError
-from vlq.query.schema import Commit, Head, IndexManifest, Run, Stored, digest_of, head_key
+from vlq.query.schema import DIVERGENCE, Commit, Head, IndexManifest, Run, Stored, digest_of, head_key
 from vlq.query.store import Store, put
+from vlq.query.sums import entropies, summed_sites
 from vlq.workers.postings import ROW_GROUP, open_writer, postings_bytes, postings_of, row_group, stable_order
 from vlq.workers.tables import parquet_bytes
 
@@ -108,19 +109,18 @@ def _write_index(
     cache: Cache, commits: Sequence[Commit], runs: Mapping[str, Sequence[str]], progress: Progress
 ) -> tuple[str, IndexManifest]:
     run, store = cache.run, cache.store
-    # The inputs' checksums name the index: the same shards give the same key, and the same bytes under it.
+    # The inputs' checksums name the index, with the tables that are made of them: the same shards give the same key,
+    # and the same bytes under it.
     inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in _inputs(commit))
-    digest = digest_of(f"{run.digest}\n{inputs}".encode())[:16]
+    digest = digest_of("\n".join([run.digest, *runs, *WHOLE_TABLES, inputs]).encode())[:16]
     tables: dict[str, tuple[Stored, ...]] = {}
     for table, paths in runs.items():
         files = []
         for part, data in enumerate(_parts(paths, partial(progress, f"merging {table}"))):
             files.append(put(store, f"index/{digest}/{table}-{part:03d}.parquet", data))
         tables[table] = tuple(files)
-    images = [pq.read_table(cache.local(commit.images_table)) for commit in commits]
-    if images:
-        data = parquet_bytes(pa.concat_tables(images))
-        tables["images"] = (put(store, f"index/{digest}/images-000.parquet", data),)
+    for table, rows in whole_tables(cache, commits, progress).items():
+        tables[table] = (put(store, f"index/{digest}/{table}-000.parquet", parquet_bytes(rows)),)
     manifest = IndexManifest(
         run=run.digest,
         shards=len(commits),
@@ -129,6 +129,23 @@ def _write_index(
         tables=tables,
     )
     return put(store, f"index/{digest}.json", manifest.to_bytes()).key, manifest
+
+
+def _images(cache: Cache, commits: Sequence[Commit], progress: Progress) -> pa.Table:
+    return pa.concat_tables([pq.read_table(cache.local(commit.images_table)) for commit in commits])
+
+
+def _divergence(cache: Cache, commits: Sequence[Commit], progress: Progress) -> pa.Table:
+    return entropies(cache, commits, summed_sites(cache.run), partial(progress, "adding up sums"))
+
+
+WHOLE_TABLES = {"images": _images, DIVERGENCE: _divergence}
+"""Tables of the index that are small enough to be made in one piece, of all shards' records."""
+
+
+def whole_tables(cache: Cache, commits: Sequence[Commit], progress: Progress) -> dict[str, pa.Table]:
+    """WHOLE_TABLES of these shards, by name; none if there are no shards."""
+    return {table: rows(cache, commits, progress) for table, rows in WHOLE_TABLES.items() if commits}
 
 
 def _inputs(commit: Commit) -> Iterator[Stored]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from vlq.query.cache import Cache, committed_shards, latest_head, read_commit
 from vlq.query.errors import CorruptCache
 from vlq.query.schema import VOCABULARY, Commit, Head, IndexManifest, Stored, commit_key, digest_of
-from vlq.workers.index import Progress, Rows, merged, postings_from_arrays
+from vlq.workers.index import Progress, Rows, merged, postings_from_arrays, whole_tables
 from vlq.workers.models.vocabulary import vocabulary_hash
 
 RUN_AGAIN = "run the same `vlq run` again"
@@ -62,7 +62,7 @@ def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
             sound.append(commit)
         progress("checking shards", done + 1, len(present))
     if manifest is not None:
-        yield from _verify_index(cache, manifest, sound, progress)
+        yield from _verify_index(cache, str(head.index), manifest, sound, progress)
 
 
 def _verify_vocabulary(cache: Cache) -> Iterator[Finding]:
@@ -101,19 +101,20 @@ def _verify_shard(cache: Cache, commit: Commit) -> Iterator[Finding]:
 
 
 def _verify_index(
-    cache: Cache, manifest: IndexManifest, commits: Sequence[Commit], progress: Progress
+    cache: Cache, where: str, manifest: IndexManifest, commits: Sequence[Commit], progress: Progress
 ) -> Iterator[Finding]:
     damaged = list(_damaged(cache, (stored for files in manifest.tables.values() for stored in files), "vlq index"))
     yield from damaged
     covered = [commit for commit in commits if commit.shard < manifest.shards]
     if damaged or len(covered) < manifest.shards:
         return
+    whole = whole_tables(cache, covered, progress)
+    for table in sorted(whole.keys() - manifest.tables.keys()):
+        yield Finding(where, f"lacks the table {table}", "vlq index")
     for done, (table, files) in enumerate(sorted(manifest.tables.items())):
         paths = [cache.local(stored) for stored in files]
-        if table == "images":
-            same = pq.read_table(paths).equals(
-                pa.concat_tables([pq.read_table(cache.local(commit.images_table)) for commit in covered])
-            )
+        if table in whole:
+            same = pq.read_table(paths).equals(whole[table])
         else:
             same = _same_rows([cache.local(commit.postings[table]) for commit in covered], paths)
         if not same:

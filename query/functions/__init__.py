@@ -1,6 +1,8 @@
 """The registry: one entry for each function of the language."""
 
 from vlq.query.functions.defaults import DEFAULTS
+from vlq.query.functions.divergence import DIVERGENCE
+from vlq.query.functions.divergence_layer import DIVERGENCE_LAYER
 from vlq.query.functions.emergence import EMERGENCE
 from vlq.query.functions.images import IMAGES
 from vlq.query.functions.layers import FIRST_LAYER, LAST_LAYER, PEAK_LAYER
@@ -22,6 +24,8 @@ FUNCTIONS = {
         TOP,
         EMERGENCE,
         DEFAULTS,
+        DIVERGENCE,
+        DIVERGENCE_LAYER,
         OVERLAP,
         NEIGHBOURS,
         LOCATE,

@@ -173,6 +173,21 @@ def test_rebuilding_from_damaged_arrays_is_refused(tmp_path: Path, damage: bytes
         rebuild(store, run)
 
 
+def test_the_index_has_another_key_when_it_has_another_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there under a key never changes: an older VLQ's index stays as it was, and a new head names the new."""
+    store, run, _ = make_cache(tmp_path)
+    before, sealed = indexed(tmp_path), latest_head(store)
+    with monkeypatch.context() as older:
+        older.delitem(index_module.WHOLE_TABLES, "divergence")
+        key, manifest, changed = rebuild(store, run)
+    assert (changed, sorted(manifest.tables.keys() & {"images", "divergence"})) == (True, ["images"])
+    assert {name: data for name, data in indexed(tmp_path).items() if name in before} == before
+    again, _, changed = rebuild(store, run)
+    assert sealed is not None
+    assert (again, changed) == (sealed.index, True)
+    assert again != key
+
+
 def test_a_damaged_index_is_replaced(tmp_path: Path) -> None:
     store, run, _ = make_cache(tmp_path)
     before = indexed(tmp_path)

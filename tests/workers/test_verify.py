@@ -73,6 +73,7 @@ REDO = "delete commits/00000001.json"
         ("postings/00000001-*/last_topk.parquet", REDO),
         ("index/*/patch_top1-000.parquet", "vlq index"),
         ("index/*/images-000.parquet", "vlq index"),
+        ("index/*/divergence-000.parquet", "vlq index"),
     ],
 )
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def replace_object(cache: Path, record: Path, key: str, data: bytes) -> None:
     edit(cache, record, fit)
 
 
-@pytest.mark.parametrize("table", ["patch_top1", "prompt_topk", "images"])
+@pytest.mark.parametrize("table", ["patch_top1", "prompt_topk", "images", "divergence"])
 @pytest.mark.parametrize("change", ["last row gone", "a row more", "another value"])
 def test_an_index_that_says_something_else(cache: Path, table: str, change: str) -> None:
     path = one(cache, f"index/*/{table}-000.parquet")
@@ -175,14 +176,21 @@ def test_an_index_that_says_something_else(cache: Path, table: str, change: str)
     elif change == "a row more":
         rows = pa.concat_tables([rows, rows.slice(rows.num_rows - 1)])
     else:
-        column = "image" if table == "images" else "logprob"
+        column = {"images": "image", "divergence": "entropy_of_mean"}.get(table, "logprob")
         rows = rows.set_column(
             rows.column_names.index(column), column, rows[column].take(list(range(rows.num_rows))[::-1])
         )
-    write = parquet_bytes if table == "images" else postings_bytes
+    write = parquet_bytes if table in ("images", "divergence") else postings_bytes
     key = path.relative_to(cache).as_posix()
     replace_object(cache, one(cache, "index/*.json"), key, write(rows))
     assert findings(cache) == [Finding(key, "says something else than the shards", "vlq index")]
+
+
+def test_an_index_that_was_made_without_a_table(cache: Path) -> None:
+    path = one(cache, "index/*.json")
+    edit(cache, path, lambda record: record["tables"].pop("divergence"))
+    key = path.relative_to(cache).as_posix()
+    assert findings(cache) == [Finding(key, "lacks the table divergence", "vlq index")]
 
 
 def test_postings_that_say_something_else(cache: Path) -> None:

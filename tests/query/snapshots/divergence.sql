@@ -1,0 +1,19 @@
+-- divergence(layers=(1, 3))
+-- $from_layer = 1
+-- $to_layer = 3
+SELECT answer.layer, answer.tokens, answer.token, answer.piece, answer.share, answer.top1_entropy, answer.mean_entropy, answer.divergence, answer.rise
+FROM (WITH counts AS (
+    SELECT layer, token, sum(n)::BIGINT AS count
+    FROM read_parquet($last_top1) WHERE layer BETWEEN $from_layer AND $to_layer GROUP BY layer, token
+  ), shares AS (
+    SELECT *, count / sum(count) OVER (PARTITION BY layer) AS share FROM counts
+  ), layers AS (
+    SELECT layer::INTEGER AS layer, count(*) AS tokens, arg_max(token, (count, -token::BIGINT)) AS token,
+      max(share) AS share, fsum(share * ln(1 / share)) AS top1_entropy
+    FROM shares GROUP BY layer
+  )
+  SELECT layer, tokens, token, piece, share, top1_entropy, mean_entropy, divergence, rise
+  FROM layers LEFT JOIN read_parquet($vocabulary) ON id = token
+  LEFT JOIN divergences USING (layer)
+) AS answer
+ORDER BY answer.layer

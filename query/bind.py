@@ -29,6 +29,7 @@ class Scope:
     run: Run
     vocabulary: Vocabulary
     image_columns: Callable[[], Mapping[str, str]]  # the image table's: DuckDB types by name
+    describe: Callable[[Statement], Mapping[str, str]]  # the types of a statement's columns by name
     find_image: Callable[[str | int], list[int]]  # the numbers of the images of a name or number that have readings
     text: str
     spans_are_places: bool  # whether the nodes' spans are places in this text
@@ -216,4 +217,4 @@ def compile_counts(table: Table) -> Statement | None:
         columns.append(f"(SELECT count(answer.{relation.holds}) FROM {relation.part()} AS answer) AS compared")
     if not columns:
         return None
-    return Statement(f"SELECT {', '.join(columns)}", compiler.parameters, tuple(compiler.tables), compiler.loaded)
+    return compiler.ask(f"SELECT {', '.join(columns)}")

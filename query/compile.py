@@ -127,7 +127,10 @@ class Compiler:
         )
         where = f"\nWHERE answer.{relation.holds}" if relation.holds else ""
         order = f"\nORDER BY {', '.join(total)}" if (total := total_order(relation)) else ""
-        sql = f"SELECT {columns}\nFROM {self.source(relation)}{where}{order}"
+        return self.ask(f"SELECT {columns}\nFROM {self.source(relation)}{where}{order}")
+
+    def ask(self, sql: str) -> Statement:
+        """The SQL with what was gathered for it."""
         return Statement(sql, dict(self.parameters), tuple(self.tables), dict(self.loaded))
 
 

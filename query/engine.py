@@ -42,10 +42,16 @@ class Engine:
         """The image table's columns: their DuckDB types by name."""
         files = tuple(snapshot.files("images"))
         if files not in self._image_columns:
-            with _translated(snapshot):
-                described = self.cursor().execute("DESCRIBE SELECT * FROM read_parquet($1)", [list(files)]).fetchall()
-            self._image_columns = {files: {name: type for name, type, *_ in described}}
+            statement = Statement("SELECT * FROM read_parquet($images)", {}, ("images",))
+            self._image_columns = {files: self.describe(statement, snapshot)}
         return self._image_columns[files]
+
+    def describe(self, statement: Statement, snapshot: Snapshot) -> Mapping[str, str]:
+        """The columns that a statement would give: their DuckDB types by name. Raises as `rows` does."""
+        with _translated(snapshot):
+            cursor = self._prepared(statement, snapshot)
+            described = cursor.execute(f"DESCRIBE {statement.sql}", _parameters(statement, snapshot)).fetchall()
+        return {name: type for name, type, *_ in described}
 
     def find_image(self, image: str | int, snapshot: Snapshot) -> list[int]:
         """The numbers of the images of that name or number that have readings."""

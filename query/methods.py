@@ -4,36 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from vlq.query.bind import Counts, Scope, Table
-from vlq.query.compile import Compiler, Relation, quoted, total_order
-from vlq.query.nodes import Literal, Method, Name, Node
-from vlq.query.nodes import Sequence as SequenceNode
+from vlq.query.bind import Scope, Table
+from vlq.query.compile import Compiler, Relation, total_order
+from vlq.query.nodes import Node
 from vlq.query.parameters import Count, Flag, Parameter, mismatch, whole
-from vlq.query.predicates import Column, Predicate, find_column, image_columns, without
+from vlq.query.predicates import Predicate
 from vlq.query.registry import TableMethod
-from vlq.query.summary import Rows, Summary
-from vlq.query.tokens import TokenSet
-
-
-@dataclass(frozen=True)
-class Columns:
-    """A column, or a list of columns; bare or quoted."""
-
-    expected: str = "a column, or a list of columns"
-
-    def bind(self, node: Node, name: str, scope: Scope) -> tuple[tuple[str, Node], ...]:
-        items = node.items if isinstance(node, SequenceNode) else (node,)
-        found = []
-        for item in items:
-            value = item.name if isinstance(item, Name) else item.value if isinstance(item, Literal) else None
-            if not isinstance(value, str):
-                raise mismatch(item, name, self.expected, scope)
-            found.append((value, item))
-        if not found:
-            raise mismatch(node, name, self.expected, scope)
-        return tuple(found)
+from vlq.query.shown import Columns, Shown
+from vlq.query.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -57,51 +36,6 @@ class Condition:
 
     def bind(self, node: Node, name: str, scope: Scope) -> Node:
         return node
-
-
-@dataclass(frozen=True, eq=False)
-class Shown(Table):
-    """A table whose rows are chosen, ordered or cut."""
-
-    node: Method
-    table: Table
-    scope: Scope
-
-    @property
-    def population(self) -> Predicate | None:
-        return self.table.population
-
-    @property
-    def token_sets(self) -> tuple[TokenSet, ...]:
-        return self.table.token_sets
-
-    def notes(self) -> list[str]:
-        return self.table.notes()
-
-    def summarise(self, rows: Rows, counts: Counts) -> Summary:
-        return self.table.summarise(rows, counts)
-
-    def headline(self, summary: Summary) -> str:
-        return self.table.headline(summary)
-
-    def argument(self, name: str) -> Any:
-        """The checked value of an argument."""
-        parameter = METHODS[self.node.method].parameter(name)
-        assert parameter is not None
-        node = self.node.get(name)
-        return parameter.type.bind(parameter.default_node() if node is None else node, name, self.scope)
-
-    def columns(self, relation: Relation) -> dict[str, Column]:
-        """What a condition or an order can name: the table's columns, and behind them the image's own."""
-        own = {name: Column(f"answer.{quoted(name)}") for name in (*relation.keys, *relation.columns)}
-        if "image" not in relation.keys:
-            return own
-        return own | {"image": Column("images.image", "VARCHAR")} | without(image_columns(self.scope), own)
-
-    def named(self, relation: Relation, name: str) -> list[tuple[str, Column]]:
-        """The columns that an argument names. Raises UnknownName."""
-        columns = self.columns(relation)
-        return [(column, find_column(column, columns, node, self.scope)) for column, node in self.argument(name)]
 
 
 class Where(Shown):

@@ -19,24 +19,38 @@ SQL_OPERATORS = {"==": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">
 
 @dataclass(frozen=True)
 class Column:
-    """A column that a condition can name: its SQL, and its DuckDB type where it is known."""
+    """A column that a condition can name: its SQL and its DuckDB type."""
 
     sql: str
-    type: str | None = None
+    type: str
 
     @property
     def kind(self) -> str | None:
-        """text, number, truth, list, or None for what has no literals."""
-        if self.type is None:
-            return None
+        """text, number, truth, list (of what `in` can look for), or None for what has no literals."""
         if self.type.endswith("[]"):
-            return "list"
+            return "list" if not self.type.startswith("STRUCT(") or self._is_labelled else None
         head = self.type.partition("(")[0]
         if head == "VARCHAR":
             return "text"
         if head == "BOOLEAN":
             return "truth"
         return "number" if head.endswith("INT") or head in ("INTEGER", "FLOAT", "DOUBLE", "DECIMAL") else None
+
+    @property
+    def _is_labelled(self) -> bool:
+        return "label VARCHAR" in self.type.replace('"', "")
+
+    @property
+    def items(self) -> Column:
+        """Of a list, the list of what `in` looks for: of structs with a label, such as `objects`, their labels."""
+        if not self.type.startswith("STRUCT("):
+            return self
+        return Column(f"list_transform({self.sql}, lambda item: item.label)", "VARCHAR[]")
+
+    @property
+    def item_kind(self) -> str | None:
+        """The kind of what `in` looks for in a list."""
+        return Column(self.sql, self.items.type.removesuffix("[]")).kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,30 +95,34 @@ class Predicate:
                 if operator in ("==", "!="):
                     return f"{other} IS {'NOT ' if operator == '!=' else ''}NULL"
                 raise self.scope.error(BadArgument, "None has no order.", side, "Use == None or != None.")
-        kinds = {kind for side in (left, right) if (kind := self._kind(side)) is not None}
-        if len(kinds) > 1:
-            raise self.scope.error(
-                BadArgument,
-                f"{left} {operator} {right} compares a {self._kind(left)} with a {self._kind(right)}.",
-                right if isinstance(right, Literal) else left,
-            )
+        self._check(left, operator, right, self._kind(right))
         return f"{self._value(left, compiler)} {SQL_OPERATORS[operator]} {self._value(right, compiler)}"
 
     def _membership(self, left: Node, right: Node, compiler: Compiler) -> str:
         if isinstance(right, Sequence):
+            for item in right.items:
+                self._check(left, "==", item, self._kind(item))
             items = ", ".join(self._value(item, compiler) for item in right.items)
             return f"{self._value(left, compiler)} IN ({items})" if items else "false"
         if isinstance(right, Name):
             column = self._column(right)
             value = self._value(left, compiler)
             if column.kind == "text":
+                self._check(left, "in", right, "text")
                 return f"contains({column.sql}, {value})"
-            if column.kind == "list" and (column.type or "").startswith("STRUCT("):
-                return f"list_contains(list_transform({column.sql}, lambda item: item.label), {value})"
             if column.kind == "list":
-                return f"list_contains({column.sql}, {value})"
+                self._check(left, "in", right, column.item_kind)
+                return f"list_contains({column.items.sql}, {value})"
         hint = "Behind `in` stands a list, or a column of texts or lists: 'dog' in objects"
         raise self.scope.error(BadArgument, f"{right} holds no items.", right, hint)
+
+    def _check(self, left: Node, operator: str, right: Node, kind: str | None) -> None:
+        """Raises BadArgument if the left side is of another kind than what it is held against."""
+        found = self._kind(left)
+        if found is not None and kind is not None and found != kind:
+            message = f"{left} {operator} {right} compares a {found} with a {kind}."
+            where = next((side for side in (right, left) if isinstance(side, Literal)), left)
+            raise self.scope.error(BadArgument, message, where)
 
     def _value(self, node: Node, compiler: Compiler) -> str:
         match node:

@@ -35,6 +35,7 @@ class Result:
                 corpus.cache.run,
                 corpus.vocabulary,
                 lambda: corpus.engine.image_columns(self._snapshot),
+                lambda statement: corpus.engine.describe(statement, self._snapshot),
                 lambda image: corpus.engine.find_image(image, self._snapshot),
                 str(node) if text is None else text,
                 spans_are_places=text is not None,

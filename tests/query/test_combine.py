@@ -227,6 +227,8 @@ CONDITIONS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("image_id >= 3", lambda row: row["image_id"] >= 3),
     ("logprob > -1.5", lambda row: row["logprob"] > -1.5),
     ("width == 112", lambda row: True),
+    ("7 in patches", lambda row: 7 in row["patches"]),
+    ("not censored", lambda row: not row["censored"]),
 ]
 
 
@@ -244,6 +246,13 @@ def test_where(corpus: Corpus, condition: str, holds: Callable[[dict[str, Any]],
     assert expected
     assert result.summary["matched"] == len(expected)
     assert result.headline.endswith(f"(where {result.node.get('condition')})")  # type: ignore[attr-defined]
+
+
+def test_a_tables_own_columns_have_types_too(corpus: Corpus) -> None:
+    rows = corpus.images().rows
+    expected = [row for row in rows if "rock" in [item["label"] for item in row["objects"]]]
+    assert corpus.query("images().where('rock' in objects)").rows == expected
+    assert 0 < len(expected) < len(rows)
 
 
 def test_where_in_python(corpus: Corpus) -> None:
@@ -334,6 +343,16 @@ def test_methods_of_conditions(corpus: Corpus) -> None:
         ("first_layer('rock').where(label < None)", BadArgument, "None has no order.", "None"),
         ("first_layer('rock').where('a' in weight)", BadArgument, "weight holds no items.", "weight"),
         ("first_layer('rock').where(label + 1 > 2)", BadArgument, "label is no number.", "label"),
+        ("first_layer('rock').where(3 in objects)", BadArgument, "3 in objects compares a number with a text.", "3"),
+        (
+            "first_layer('rock').where('a' in patches)",
+            BadArgument,
+            "'a' in patches compares a text with a number.",
+            "'a'",
+        ),
+        ("first_layer('rock').where(patches == 3)", BadArgument, "patches == 3 compares a list with a number.", "3"),
+        ("first_layer('rock').where(label in ['a', 3])", BadArgument, "label == 3 compares a text with a number.", "3"),
+        ("neighbours('rock').where(piece < 3)", BadArgument, "piece < 3 compares a text with a number.", "3"),
         ("first_layer('rock').sort(lair)", UnknownName, "There is no column lair.", "lair"),
         ("first_layer('rock').select([3])", BadArgument, None, "3"),
         ("first_layer('rock').limit(0)", BadArgument, "count: expected a whole number of at least 1. Got 0.", "0"),

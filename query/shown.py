@@ -1,0 +1,90 @@
+"""What every method of tables has in common: a table, and columns of it that the method's arguments name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from vlq.query.bind import Counts, Scope, Table
+from vlq.query.compile import Compiler, Relation, quoted
+from vlq.query.nodes import Literal, Method, Name, Node
+from vlq.query.nodes import Sequence as SequenceNode
+from vlq.query.parameters import mismatch
+from vlq.query.predicates import Column, Predicate, find_column, image_columns, without
+from vlq.query.registry import methods
+from vlq.query.summary import Rows, Summary
+from vlq.query.tokens import TokenSet
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A column, or a list of columns; bare or quoted."""
+
+    expected: str = "a column, or a list of columns"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> tuple[tuple[str, Node], ...]:
+        items = node.items if isinstance(node, SequenceNode) else (node,)
+        found = []
+        for item in items:
+            value = item.name if isinstance(item, Name) else item.value if isinstance(item, Literal) else None
+            if not isinstance(value, str):
+                raise mismatch(item, name, self.expected, scope)
+            found.append((value, item))
+        if not found:
+            raise mismatch(node, name, self.expected, scope)
+        return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Shown(Table):
+    """A table whose rows are chosen, ordered or cut."""
+
+    node: Method
+    table: Table
+    scope: Scope
+
+    @property
+    def population(self) -> Predicate | None:
+        return self.table.population
+
+    @property
+    def token_sets(self) -> tuple[TokenSet, ...]:
+        return self.table.token_sets
+
+    def notes(self) -> list[str]:
+        return self.table.notes()
+
+    def summarise(self, rows: Rows, counts: Counts) -> Summary:
+        return self.table.summarise(rows, counts)
+
+    def headline(self, summary: Summary) -> str:
+        return self.table.headline(summary)
+
+    def argument(self, name: str) -> Any:
+        """The checked value of an argument."""
+        parameter = methods()[self.node.method].parameter(name)
+        assert parameter is not None
+        node = self.node.get(name)
+        return parameter.type.bind(parameter.default_node() if node is None else node, name, self.scope)
+
+    @cached_property
+    def _types(self) -> Mapping[str, str]:
+        """The DuckDB types of the table's own columns."""
+        compiler = Compiler()
+        return self.scope.describe(compiler.ask(self.table.relation(compiler).sql))
+
+    def columns(self, relation: Relation) -> dict[str, Column]:
+        """What a condition or an order can name: the table's columns, and behind them the image's own."""
+        own = {
+            name: Column(f"answer.{quoted(name)}", self._types[name]) for name in (*relation.keys, *relation.columns)
+        }
+        if "image" not in relation.keys:
+            return own
+        return own | {"image": Column("images.image", "VARCHAR")} | without(image_columns(self.scope), own)
+
+    def named(self, relation: Relation, name: str) -> list[tuple[str, Column]]:
+        """The columns that an argument names. Raises UnknownName."""
+        columns = self.columns(relation)
+        return [(column, find_column(column, columns, node, self.scope)) for column, node in self.argument(name)]

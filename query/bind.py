@@ -75,6 +75,11 @@ class Table(ABC):
     def token_sets(self) -> tuple[TokenSet, ...]:
         """The tokens that are asked for."""
 
+    @property
+    @abstractmethod
+    def subject(self) -> str:
+        """What is asked of, as sentences about groups of the rows begin."""
+
     @abstractmethod
     def notes(self) -> list[str]:
         """What the answer cannot know, or rests on."""
@@ -139,6 +144,10 @@ class Bound(Table):
             # A parameter takes one set, or several side by side.
             found += [part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, TokenSet)]
         return tuple(found)
+
+    @property
+    def subject(self) -> str:
+        return str(self.call) if self.function.subject is None else self.function.subject(self)
 
     def notes(self) -> list[str]:
         notes = [note for tokens in self.token_sets for note in tokens.notes]

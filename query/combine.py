@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
 from vlq.query.bind import Counts, Scope, Table
-from vlq.query.compile import Compiler, Relation
+from vlq.query.compile import Compiler, Relation, quoted
 from vlq.query.errors import BadArgument
 from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Node, Not
-from vlq.query.predicates import SQL_OPERATORS, Predicate
+from vlq.query.predicates import SQL_OPERATORS, Column, Predicate
 from vlq.query.summary import Rows, Summary, count, figure
 from vlq.query.tokens import TokenSet
 
 HOLDS = "holds"
+PLACES = {"image", "layer", "patch", "position", "rank"}
+"""Keys that are whole numbers wherever they occur."""
+
+INNER, FULL = "JOIN", "FULL JOIN"
 
 AFTER_ALL = 2**31 - 1
 """Stands in comparisons for a layer that never came."""
@@ -42,14 +46,22 @@ class Combined(Table):
     def token_sets(self) -> tuple[TokenSet, ...]:
         return tuple(tokens for table in self.tables for tokens in table.token_sets)
 
+    @property
+    def subject(self) -> str:
+        return str(self.node)
+
     def notes(self) -> list[str]:
         return list(dict.fromkeys(note for table in self.tables for note in table.notes()))
 
-    def joined(self, compiler: Compiler, join: str) -> tuple[str, list[Relation | str]]:
-        """The tables as t1, t2, ... joined by their keys; and for each operand its relation, or a number's SQL."""
+    def joined(self, compiler: Compiler, join: str) -> tuple[str, list[Relation | str], list[str]]:
+        """The tables as t1, t2, ... joined by their keys; for each operand its relation, or a number's SQL; the keys.
+
+        A key may be missing, as that of the images without a label: it is equal to one that is missing too.
+        """
         parts: list[Relation | str] = []
         source = ""
         number = 0
+        keys: dict[str, str] = {}
         for operand in self.operands:
             if isinstance(operand, Literal):
                 parts.append(compiler.value("number", operand.value))
@@ -57,9 +69,15 @@ class Combined(Table):
             relation = operand.relation(compiler)
             parts.append(relation)
             number += 1
-            using = f" USING ({', '.join(relation.keys)})" if relation.keys else " ON true"
-            source += f"\n{join} {relation.part()} AS t{number}{using}" if source else f"{relation.part()} AS t1"
-        return source, parts
+            own = {key: f"t{number}.{quoted(key)}" for key in relation.keys}
+            if not source:
+                source, keys = f"{relation.part()} AS t1", own
+                continue
+            same = " AND ".join(f"{keys[key]} IS NOT DISTINCT FROM {sql}" for key, sql in own.items())
+            source += f"\n{join} {relation.part()} AS t{number} ON {same or 'true'}"
+            if join == FULL:
+                keys = {key: f"coalesce({keys[key]}, {sql})" for key, sql in own.items()}
+        return source, parts, [f"{sql} AS {quoted(key)}" for key, sql in keys.items()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,20 +99,20 @@ class Compared(Condition):
 
     def relation(self, compiler: Compiler) -> Relation:
         assert isinstance(self.node, Comparison)
-        source, parts = self.joined(compiler, "JOIN")
-        values, columns, keys = _values(parts, compared=True)
+        source, parts, keys = self.joined(compiler, INNER)
+        values, columns = _values(parts, compared=True)
         pairs = zip(self.node.operators, values, values[1:], strict=False)
         holds = " AND ".join(f"{a} {SQL_OPERATORS[operator]} {b}" for operator, a, b in pairs)
         shown = [*keys, *(f"{value} AS {name}" for name, value in columns.items()), f"{holds} AS {HOLDS}"]
         sql = f"SELECT {', '.join(shown)}\nFROM {source}"
-        return Relation(sql, keys, (*columns, HOLDS), None, _order(columns), HOLDS)
+        return Relation(sql, self.tables[0].keys, (*columns, HOLDS), None, _order(columns), HOLDS)
 
 
 class Connected(Condition):
     """a and b; a or b; not a. What is missing on one side is unknown, as SQL has it."""
 
     def relation(self, compiler: Compiler) -> Relation:
-        source, parts = self.joined(compiler, "FULL JOIN")
+        source, parts, keys = self.joined(compiler, FULL)
         relations = [part for part in parts if isinstance(part, Relation)]
         names: dict[str, str] = {}
         for number, relation in enumerate(relations, 1):
@@ -104,26 +122,30 @@ class Connected(Condition):
                     names[f"{base}_{len(names) + 1}"] = f"t{number}.{column}"
         holds = [f"t{number}.{HOLDS}" for number in range(1, len(relations) + 1)]
         joined = f"NOT {holds[0]}" if isinstance(self.node, Not) else f" {_operator(self.node).upper()} ".join(holds)
-        keys = relations[0].keys
         shown = [*keys, *(f"{sql} AS {name}" for name, sql in names.items()), f"({joined}) AS {HOLDS}"]
         sql = f"SELECT {', '.join(shown)}\nFROM {source}"
-        return Relation(sql, keys, (*names, HOLDS), None, _order(names), HOLDS)
+        return Relation(sql, relations[0].keys, (*names, HOLDS), None, _order(names), HOLDS)
 
 
 class Calculated(Combined):
     """a - b: where both sides are there."""
 
+    @property
+    def column(self) -> str:
+        """The answer's column that holds the result: another one if a key has its name."""
+        return "value_2" if "value" in self.tables[0].keys else "value"
+
     def relation(self, compiler: Compiler) -> Relation:
         assert isinstance(self.node, Arithmetic)
-        source, parts = self.joined(compiler, "JOIN")
-        values, columns, keys = _values(parts, compared=False)
-        value = f"{values[0]} {self.node.operator} {values[1]} AS value"
+        source, parts, keys = self.joined(compiler, INNER)
+        values, columns = _values(parts, compared=False)
+        value = f"{values[0]} {self.node.operator} {values[1]} AS {self.column}"
         shown = [*keys, value, *(f"{sql} AS {name}" for name, sql in columns.items())]
-        sql = f"SELECT * FROM (\n  SELECT {', '.join(shown)}\n  FROM {source}\n) WHERE value IS NOT NULL"
-        return Relation(sql, keys, ("value", *columns), "value", ("answer.value",))
+        sql = f"SELECT * FROM (\n  SELECT {', '.join(shown)}\n  FROM {source}\n) WHERE {self.column} IS NOT NULL"
+        return Relation(sql, self.tables[0].keys, (self.column, *columns), self.column, (f"answer.{self.column}",))
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
-        values = [row["value"] for row in rows]
+        values = [row[self.column] for row in rows]
         return {
             "images": counts.images,
             "matched": len(values),
@@ -141,11 +163,10 @@ class Calculated(Combined):
         return f"{self.node}: {known}; median {middle}, from {least} to {most}"
 
 
-def _values(parts: list[Relation | str], compared: bool) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
-    """Each operand's SQL value; the tables' values by the names of their columns; the keys."""
+def _values(parts: list[Relation | str], compared: bool) -> tuple[list[str], dict[str, str]]:
+    """Each operand's SQL value; the tables' values by the names of their columns."""
     values: list[str] = []
     columns: dict[str, str] = {}
-    keys: tuple[str, ...] = ()
     for part in parts:
         if isinstance(part, str):
             values.append(part)
@@ -154,8 +175,7 @@ def _values(parts: list[Relation | str], compared: bool) -> tuple[list[str], dic
         column = f"t{number}.{part.value}"
         values.append(f"coalesce({column}, {AFTER_ALL})" if compared and part.missing_is_last else column)
         columns[f"{part.value}_{number}"] = column
-        keys = part.keys
-    return values, columns, keys
+    return values, columns
 
 
 def _order(columns: Iterable[str]) -> tuple[str, ...]:
@@ -196,9 +216,28 @@ def combine(node: Comparison | Logic | Not | Arithmetic, operands: tuple[Table |
                 BadArgument,
                 f"{first} has a row for each {_each(expected.keys)}, {part} for each {_each(operand.keys)}.",
                 part,
-                "Give both the same by=.",
+                "Give both the same by=, or group both by the same columns.",
             )
+        _check_types(part, operand, parts[0], scope)
     return combined
+
+
+def _check_types(part: Node, operand: Table, first: tuple[Node, Table], scope: Scope) -> None:
+    """Raises BadArgument if two tables have keys of one name and of different kinds."""
+    types = [_key_types(table, scope) for table in (first[1], operand)]
+    for key in operand.keys:
+        kinds = [Column("", found[key]).kind or found[key] for found in types if key in found]
+        if len({*kinds}) > 1:
+            message = f"{key} is a {kinds[0]} in {first[0]}, and a {kinds[1]} in {part}."
+            raise scope.error(BadArgument, message, part)
+
+
+def _key_types(table: Table, scope: Scope) -> Mapping[str, str]:
+    """The types of a table's keys, as far as they are not the same in every table."""
+    if not {*table.keys} - PLACES:
+        return {}
+    compiler = Compiler()
+    return scope.describe(compiler.ask(table.relation(compiler).sql))
 
 
 def _check_kind(part: Node, operand: Table, combined: Combined, scope: Scope) -> None:

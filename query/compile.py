@@ -148,7 +148,7 @@ def total_order(relation: Relation) -> list[str]:
     """What rows are sorted by, down to the last tie: names may repeat, numbers do not."""
     keys = []
     for key in relation.keys:
-        keys += ["images.image", "images.image_id"] if key == "image" else [f"answer.{key}"]
+        keys += ["images.image", "images.image_id"] if key == "image" else [f"answer.{quoted(key)}"]
     return [*relation.order, *(key for key in keys if key not in relation.order)]
 
 

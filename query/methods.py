@@ -1,4 +1,4 @@
-"""What is done with the rows of a table: where, sort, limit, select, sample."""
+"""What is done with the rows of a table: where, sort, limit, select, sample; groups.py has the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vlq.query.bind import Scope, Table
-from vlq.query.compile import Compiler, Relation, total_order
+from vlq.query.compile import Compiler, Relation, quoted, total_order
+from vlq.query.groups import GROUP_METHODS
+from vlq.query.histogram import HISTOGRAM
 from vlq.query.nodes import Node
 from vlq.query.parameters import Count, Flag, Parameter, mismatch, whole
 from vlq.query.predicates import Predicate
@@ -47,6 +49,10 @@ class Where(Shown):
         condition = predicate.sql(compiler)
         return replace(relation, sql=f"SELECT answer.*\nFROM {compiler.source(relation)}\nWHERE {condition}")
 
+    @property
+    def subject(self) -> str:
+        return f"{self.table.subject} where {self.argument('condition')}"
+
     def headline(self, summary: Summary) -> str:
         return f"{self.table.headline(summary)} (where {self.argument('condition')})"
 
@@ -80,7 +86,7 @@ class Sample(Cut):
     def relation(self, compiler: Compiler) -> Relation:
         relation = self.table.relation(compiler)
         seed = compiler.value("seed", self.argument("seed"))
-        keys = "".join(f", answer.{key}" for key in relation.keys)
+        keys = "".join(f", answer.{quoted(key)}" for key in relation.keys)
         return self.first(relation, compiler, [f"md5(concat_ws('/', {seed}{keys}))"])
 
 
@@ -151,5 +157,7 @@ METHODS = {
             example="first_layer('dog').sample(5, seed=1)",
             apply=Sample,
         ),
+        *GROUP_METHODS,
+        HISTOGRAM,
     )
 }

@@ -101,6 +101,35 @@ class Node:
         chosen = (("seed", node_of(seed)),) if seed else ()
         return Method(self, "sample", (("count", node_of(count)), *chosen), 1)
 
+    def group(self, by: object) -> Method:
+        """Rows with equal values taken together; behind it stands what is wanted of each group."""
+        return Method(self, "group", (("by", node_of(by)),), 1)
+
+    def count(self) -> Method:
+        """How many rows there are, in each group or in all."""
+        return Method(self, "count", ())
+
+    def mean(self, column: object = None) -> Method:
+        """The mean of the rows' numbers, in each group or in all; of a condition the share for which it holds."""
+        return _of_column(self, "mean", column)
+
+    def median(self, column: object = None) -> Method:
+        """The median of the rows' numbers, in each group or in all."""
+        return _of_column(self, "median", column)
+
+    def min(self, column: object = None) -> Method:
+        """The least of the rows' numbers, in each group or in all."""
+        return _of_column(self, "min", column)
+
+    def max(self, column: object = None) -> Method:
+        """The greatest of the rows' numbers, in each group or in all."""
+        return _of_column(self, "max", column)
+
+    def histogram(self, column: object = None, *, bins: int = 20) -> Method:
+        """How many rows there are for each layer, or in each bin of another number."""
+        chosen = (("bins", node_of(bins)),) if bins != 20 else ()
+        return _of_column(self, "histogram", column, *chosen)
+
 
 @dataclass(frozen=True, eq=False)
 class Literal(Node):
@@ -226,6 +255,11 @@ def _written(arguments: tuple[tuple[str, Node], ...], positional: int) -> str:
 def _inner(node: Node, *loose: type[Node]) -> str:
     """The node's text inside of an expression: in parentheses if it is of a kind that binds less than that."""
     return f"({node})" if isinstance(node, loose) else str(node)
+
+
+def _of_column(table: Node, method: str, column: object, *more: tuple[str, Node]) -> Method:
+    given = () if column is None else (("column", node_of(column)),)
+    return Method(table, method, (*given, *more), len(given))
 
 
 def _compare(left: Node, operator: str, right: object) -> Comparison:

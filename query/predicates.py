@@ -34,7 +34,17 @@ class Column:
             return "text"
         if head == "BOOLEAN":
             return "truth"
-        return "number" if head.endswith("INT") or head in ("INTEGER", "FLOAT", "DOUBLE", "DECIMAL") else None
+        return "number" if self.is_whole or head in ("FLOAT", "DOUBLE", "DECIMAL") else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds whole numbers."""
+        return self.type.endswith(("INT", "INTEGER"))
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether it holds several values in one."""
+        return self.type.startswith(("STRUCT(", "MAP(", "UNION(")) or self.type.endswith("]")
 
     @property
     def _is_labelled(self) -> bool:

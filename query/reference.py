@@ -17,25 +17,12 @@ def reference() -> str:
 
 def section(entry: Signature) -> str:
     """The entry's signature, its line, its example, and a row for each parameter."""
-    rows = []
+    rows = ["| argument | default | takes | meaning |", "| --- | --- | --- | --- |"] if entry.parameters else []
     for parameter in entry.parameters:
         default = "required" if parameter.default is REQUIRED else f"`{parameter.default!r}`"
         rows.append(f"| `{parameter.name}` | {default} | {parameter.type.expected} | {parameter.documentation} |")
-    return "\n".join(
-        [
-            f"### `{entry.name}`",
-            "",
-            f"    {entry}",
-            "",
-            entry.documentation,
-            "",
-            f'    vlq "{entry.example}"',
-            "",
-            "| argument | default | takes | meaning |",
-            "| --- | --- | --- | --- |",
-            *rows,
-        ]
-    )
+    lines = [f"### `{entry.name}`", "", f"    {entry}", "", entry.documentation, "", f'    vlq "{entry.example}"', ""]
+    return "\n".join([*lines, *rows]).rstrip()
 
 
 def help_text(name: str = "") -> str:
@@ -50,8 +37,9 @@ def help_text(name: str = "") -> str:
         near = get_close_matches(bare, entries, 1, cutoff=0.5)
         raise UnknownName(f"There is no function {bare}.", f"Did you mean {near[0]}?" if near else "See: vlq help")
     entry = entries[bare]
-    width = max(len(parameter.name) for parameter in entry.parameters)
-    lines = [str(entry), "", entry.documentation, ""]
+    width = max((len(parameter.name) for parameter in entry.parameters), default=0)
+    lines = [str(entry), "", entry.documentation]
+    lines += [""] if entry.parameters else []
     for parameter in entry.parameters:
         lines.append(f"  {parameter.name:<{width}}  {parameter.documentation}")
         default = "" if parameter.default is REQUIRED else f"; {parameter.default!r} if left out"

@@ -57,6 +57,7 @@ class Function(Signature):
     compile: Callable[[Bound, Compiler], Relation] | None = None
     summarise: Callable[[Bound, Rows, int], Summary] | None = None  # of the rows and the number of images
     headline: Callable[[Bound, Summary], str] | None = None
+    subject: Callable[[Bound], str] | None = None  # what it is about, in words; by default the call itself
     notes: Callable[[Bound], list[str]] | None = None  # what the answer cannot know
     tokens: Callable[[Call, Scope], TokenSet] | None = None
 

@@ -122,7 +122,7 @@ def _tokens(result: Result) -> list[str]:
 def shown_columns(result: Result) -> list[str]:
     """The columns that tell a person something: not numbers of images, nor what is the same in every row."""
     hidden = {"image_id", "histogram", "corpus_layer", "corpus_rise"}
-    hidden |= {name for name in ("censored", "patches") if not any(row.get(name) for row in result.rows)}
+    hidden |= {name for name in ("censored", "patches", "missing") if not any(row.get(name) for row in result.rows)}
     # Without ground truth, or for a part of the corpus, there is nothing in these.
     optional = ("iou", "pointing", "mean_entropy", "divergence", "rise")
     hidden |= {name for name in optional if all(row.get(name) is None for row in result.rows)}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vlq.query.bind import Counts, Scope, bind, compile_counts, compile_rows
 from vlq.query.compile import Statement
 from vlq.query.errors import BadArgument
+from vlq.query.groups import Grouped
 from vlq.query.nodes import Node
 from vlq.query.summary import Rows, Summary
 from vlq.query.tokens import Token
@@ -41,8 +42,9 @@ class Result:
                 spans_are_places=text is not None,
             ),
         )
-        # A mistake in a condition shows when it is compiled.
-        _ = self.statement
+        # A mistake in a condition shows when it is compiled; groups wait for what is wanted of each.
+        if not isinstance(self._table, Grouped):
+            _ = self.statement
 
     @cached_property
     def statement(self) -> Statement:
@@ -218,6 +220,34 @@ class Result:
     def sample(self, count: int, seed: int = 0) -> Result:
         """Some rows, chosen at random: the same ones for the same seed."""
         return self._asked(self.node.sample(count, seed))
+
+    def group(self, by: object) -> Result:
+        """Rows with equal values taken together; behind it stands what is wanted of each group."""
+        return self._asked(self.node.group(by))
+
+    def count(self) -> Result:
+        """How many rows there are, in each group or in all."""
+        return self._asked(self.node.count())
+
+    def mean(self, column: object = None) -> Result:
+        """The mean of the rows' numbers, in each group or in all; of a condition the share for which it holds."""
+        return self._asked(self.node.mean(column))
+
+    def median(self, column: object = None) -> Result:
+        """The median of the rows' numbers, in each group or in all."""
+        return self._asked(self.node.median(column))
+
+    def min(self, column: object = None) -> Result:
+        """The least of the rows' numbers, in each group or in all."""
+        return self._asked(self.node.min(column))
+
+    def max(self, column: object = None) -> Result:
+        """The greatest of the rows' numbers, in each group or in all."""
+        return self._asked(self.node.max(column))
+
+    def histogram(self, column: object = None, *, bins: int = 20) -> Result:
+        """How many rows there are for each layer, or in each bin of another number."""
+        return self._asked(self.node.histogram(column, bins=bins))
 
     def __repr__(self) -> str:
         from vlq.query.render import table

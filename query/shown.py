@@ -37,6 +37,18 @@ class Columns:
         return tuple(found)
 
 
+@dataclass(frozen=True)
+class OneColumn:
+    """A column; bare or quoted."""
+
+    expected: str = "a column"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> tuple[str, Node]:
+        if isinstance(node, SequenceNode):
+            raise mismatch(node, name, self.expected, scope)
+        return Columns(self.expected).bind(node, name, scope)[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Shown(Table):
     """A table whose rows are chosen, ordered or cut."""
@@ -52,6 +64,10 @@ class Shown(Table):
     @property
     def token_sets(self) -> tuple[TokenSet, ...]:
         return self.table.token_sets
+
+    @property
+    def subject(self) -> str:
+        return self.table.subject
 
     def notes(self) -> list[str]:
         return self.table.notes()

@@ -8,7 +8,7 @@ from functools import partial
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.errors import BadArgument
-from vlq.query.functions.phrases import WHERE, qualified, unstored
+from vlq.query.functions.phrases import WHERE, asked, qualified, unstored
 from vlq.query.functions.shared import (
     AT,
     BY,
@@ -199,6 +199,7 @@ def _function(pick: Pick, documentation: str, example: str) -> Function:
         compile=partial(compile_layer, pick),
         summarise=summarise,
         headline=partial(headline, pick),
+        subject=asked,
         notes=unstored,
     )
 

@@ -11,6 +11,11 @@ PLACE = {"last": "the last prompt token", "patch": "the patches", "prompt": "the
 """The same where the place is what is asked about."""
 
 
+def asked(bound: Bound) -> str:
+    """A token and what narrows its readings: 'dog (rank 1 to 5) at the last prompt token'."""
+    return f"{bound.token.label}{qualified(bound)}{WHERE[bound['at']]}"
+
+
 def qualified(bound: Bound) -> str:
     """What narrows a reading, in parentheses: ' (rank 1 to 5, probability at least 0.5)'."""
     parts = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlq.query.bind import Bound
 from vlq.query.compile import Compiler, Relation, indented
-from vlq.query.functions.phrases import WHERE, qualified, unstored
+from vlq.query.functions.phrases import WHERE, asked, qualified, unstored
 from vlq.query.functions.shared import AT, IMAGES, LAYERS, MIN_PROB, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_positions
 from vlq.query.registry import Function
@@ -77,5 +77,6 @@ READINGS = Function(
     compile=compile_readings,
     summarise=summarise,
     headline=headline,
+    subject=asked,
     notes=unstored,
 )

@@ -67,6 +67,7 @@ conditions = st.recursive(
     ),
     max_leaves=5,
 )
+columns = st.sampled_from(["label", vlq.col("label"), vlq.col("layer")])
 expressions = st.recursive(
     tables,
     lambda inner: (
@@ -75,6 +76,9 @@ expressions = st.recursive(
         | st.builds(lambda a, b: (a < b) & ~(b == a) | (a > 1), inner, inner)
         | st.builds(lambda table, condition: table.where(condition), inner, conditions)
         | st.builds(lambda table, way: table.sort("layer", way).limit(3), inner, st.booleans())
+        | st.builds(lambda table, by, column: table.group(by).median(column), inner, columns, st.none() | columns)
+        | st.builds(lambda table, bins: table.histogram("layer", bins=bins).max(), inner, st.integers(2, 30))
+        | st.builds(lambda table, column: table.group(["a", column]).count().mean(), inner, columns)
         | st.builds(lambda table, seed: table.sample(3, seed).select(["image", "layer"]), inner, st.integers(-2, 2))
     ),
     max_leaves=6,

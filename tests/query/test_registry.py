@@ -9,8 +9,10 @@ import pytest
 
 from vlq.query import builders
 from vlq.query.client import Corpus
+from vlq.query.nodes import Node
 from vlq.query.parse import parse
-from vlq.query.registry import REQUIRED, Function, functions
+from vlq.query.registry import REQUIRED, Function, TableMethod, functions, methods
+from vlq.query.result import Result
 
 TABLES = [function for function in functions().values() if function.compile is not None]
 TOKEN_SETS = [function for function in functions().values() if function.tokens is not None]
@@ -33,6 +35,15 @@ def test_the_corpus_has_the_registrys_signature(function: Function) -> None:
     method = getattr(Corpus, function.name)
     assert parameters(method) == {p.name: p.default for p in function.parameters}
     assert inspect.getdoc(method) == function.documentation
+
+
+@pytest.mark.parametrize("home", [Node, Result])
+@pytest.mark.parametrize("method", methods().values(), ids=lambda method: method.name)
+def test_nodes_and_results_have_the_registrys_methods(method: TableMethod, home: type) -> None:
+    assert parameters(getattr(home, method.name)) == {p.name: p.default for p in method.parameters}
+    assert parse(str(parse(method.example))).equals(parse(method.example))
+    assert f".{method.name}(" in method.example
+    assert method.documentation.endswith(".")
 
 
 @pytest.mark.parametrize("function", functions().values(), ids=lambda function: function.name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlq.query.bind import Counts, Scope, bind, compile_counts, compile_rows
 from vlq.query.compile import Statement
-from vlq.query.errors import BadArgument
+from vlq.query.errors import BadArgument, MissingExtra
 from vlq.query.groups import Grouped
 from vlq.query.nodes import Node
 from vlq.query.summary import Rows, Summary
@@ -15,6 +15,7 @@ from vlq.query.tokens import Token
 
 if TYPE_CHECKING:
     import pandas
+    import polars
     import pyarrow
 
     from vlq.query.client import Corpus
@@ -113,6 +114,14 @@ class Result:
     def df(self) -> pandas.DataFrame:
         """The rows as a pandas DataFrame."""
         return self.arrow().to_pandas()
+
+    def polars(self) -> polars.DataFrame:
+        """The rows as a polars DataFrame, which shares their memory. Raises MissingExtra."""
+        try:
+            import polars
+        except ModuleNotFoundError as error:
+            raise MissingExtra("polars is not installed.", "Run: pip install polars") from error
+        return polars.DataFrame(self.arrow())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, as `--format json` prints it."""

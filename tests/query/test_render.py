@@ -6,6 +6,8 @@ import csv
 import datetime
 import io
 import json
+import re
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 
 import vlq
 from vlq.query.client import Corpus
-from vlq.query.errors import StoreError
+from vlq.query.errors import MissingExtra, StoreError
 from vlq.query.render import bars, html, render, save
 
 from ..synthetic import make_cache, make_run
@@ -118,6 +120,37 @@ def test_names_do_no_harm(tmp_path: Path) -> None:
     assert "<b>�[31m�.png" in render(result, "table")
     assert "<b>" not in html(result).replace("<p><b>", "")
     assert "&lt;b&gt;" in html(result)
+
+
+def test_a_notebook_shows_no_markup_but_its_own(tmp_path: Path) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    own = {"label": [evil] * 4, evil: [evil] * 4, "objects": [[{"label": evil, "box": [0.0] * 4}]] * 4}
+    make_cache(tmp_path, images=4, names=[f"{evil}{i}" for i in range(4)], columns=own)
+    corpus = vlq.open(str(tmp_path))
+    for result in (
+        corpus.images(),
+        corpus.images().group(evil).count(),
+        corpus.images().group("objects").count(),
+        corpus.images(vlq.col("label") == evil),
+        corpus.first_layer(["dog", "cat"], images=vlq.col("label") == evil).group("label").median(),
+        corpus.first_layer("dog", rank=4).histogram(),
+    ):
+        page = result._repr_html_()
+        assert not re.findall(r"<(?!/?(?:p|b|table|thead|tbody|tr|th|td|pre)>)", page)
+        assert result.columns == ["layer", "count"] or "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+def test_rows_as_data_frames(corpus: Corpus) -> None:
+    for result in (corpus.first_layer("cat"), corpus.images(), corpus.first_layer("cat", min_prob=1.0)):
+        assert result.polars().to_dicts() == result.rows
+        assert result.polars().columns == result.df().columns.to_list() == result.columns
+        assert len(result.df()) == len(result.rows)
+
+
+def test_polars_is_not_always_there(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(MissingExtra, match="pip install polars"):
+        corpus.first_layer("cat").polars()
 
 
 def test_a_run_that_goes_on_is_said(tmp_path: Path) -> None:

@@ -74,24 +74,34 @@ def _query(arguments: Sequence[str]) -> None:
     parser.add_argument("--cache", help="URL of the cache; default $VLQ_CACHE, else the demo's")
     parser.add_argument("--format", choices=FORMATS, help="default: what the output's name says, else a table")
     parser.add_argument("--output", help="write to this file; parquet and arrow are written to files only")
+    parser.add_argument("--plot", metavar="FILE", help="draw what suits the answer to a .png or .svg file")
     parser.add_argument("--explain", action="store_true", help="show tokens, SQL, plan and files instead of rows")
     options = parser.parse_args(arguments)
 
     from vlq.query.client import open as open_corpus
+    from vlq.query.files import plot_form
     from vlq.query.render import render, save
 
     ending = os.path.splitext(options.output or "")[1].lstrip(".")
     form = options.format or (ending if ending in FORMATS else "table")
+    if options.plot:
+        plot_form(options.plot)  # its mistakes show before anything is asked
     if form in ("parquet", "arrow") and not options.output:
         raise QueryError(f"--format {form} is no text.", f"Say where it should go: --output answer.{form}")
     result = open_corpus(options.cache).query(options.query)
     if options.explain:
         print(result.explain())
-    elif options.output:
+        return
+    done = []
+    if options.plot:
+        result.plot(options.plot)
+        done.append(f"Drawn to {options.plot}")
+    if options.output:
         save(result, form, options.output)
-        print(f"{result.headline}\nWritten to {options.output}")
-    else:
-        print(render(result, form))
+        done.append(f"Written to {options.output}")
+    # A format that was asked for goes to the screen, with nothing beside it, if no file takes it.
+    to_screen = not options.output and (options.format or not options.plot)
+    print(render(result, form) if to_screen else "\n".join([result.headline, *done]))
 
 
 def _command(arguments: Sequence[str]) -> None:
@@ -117,7 +127,7 @@ def _command(arguments: Sequence[str]) -> None:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         help="Ask a corpus of images what a vision-language model reads, patch by patch and layer by layer.",
-        epilog=f"A query has parentheses: {EXAMPLE} [--cache URL] [--format table|json|csv] [--explain]",
+        epilog=f"A query has parentheses: {EXAMPLE} [--cache URL] [--format table|json|csv] [--plot FILE] [--explain]",
     )
     app.callback()(lambda: None)  # keeps the commands' names even if there is only one
     app.command("info")(info)

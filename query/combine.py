@@ -28,12 +28,18 @@ AFTER_ALL = 2**31 - 1
 class Combined(Table):
     """What tables that are combined have in common."""
 
-    node: Node
+    node: Comparison | Logic | Not | Arithmetic
     operands: tuple[Table | Literal, ...]
 
     @property
     def tables(self) -> list[Table]:
         return [operand for operand in self.operands if isinstance(operand, Table)]
+
+    @property
+    def operand_nodes(self) -> list[Node]:
+        """The tables' nodes."""
+        parts = zip(_operands(self.node), self.operands, strict=True)
+        return [node for node, operand in parts if isinstance(operand, Table)]
 
     @property
     def population(self) -> Predicate | None:

@@ -111,6 +111,11 @@ class OfGroups(Shown):
     def subject(self) -> str:
         return self.table.subject + (f" by {' and '.join(self.names)}" if self.by else "")
 
+    @property
+    def said(self) -> str:
+        """What the answer's number is called, as 'median first layer'; nothing for a count of rows."""
+        return ""
+
     def called(self, value: str) -> str:
         """A value's name in a sentence: the `layer` of first_layer is the first layer."""
         table = self.table
@@ -220,11 +225,11 @@ class Aggregate(OfGroups):
         if summary["low"] is None:
             return sentence
         if not self.by:
-            return sentence if self.counts_rows else f"{sentence}, {self._said} {figured(summary['low'])}"
+            return sentence if self.counts_rows else f"{sentence}, {self.said} {figured(summary['low'])}"
         return f"{sentence}; {self._ends(summary)}"
 
     def _ends(self, summary: Summary) -> str:
-        said, by_layer = self._said, self._said.endswith("layer")
+        said, by_layer = self.said, self.said.endswith("layer")
         low, high = ("earliest", "latest") if by_layer else (self.number.low, self.number.high)
         if summary["low"] == summary["high"]:
             groups = summary["low_groups"]
@@ -236,8 +241,7 @@ class Aggregate(OfGroups):
         return f"{said} {', '.join(ends)}".lstrip()
 
     @property
-    def _said(self) -> str:
-        """median first layer"""
+    def said(self) -> str:
         if self.counts_rows:
             return ""
         return "share" if self.is_share else f"{self.number.word} {self.called(self.value)}"

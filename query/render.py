@@ -6,12 +6,10 @@ import csv
 import io
 import json
 import math
-import os
-from contextlib import suppress
 from html import escape
 from typing import Any
 
-from vlq.query.errors import StoreError
+from vlq.query.files import write_whole
 from vlq.query.result import SHOWN_ROWS, Result
 
 BAR = 40
@@ -46,15 +44,7 @@ def save(result: Result, form: str, path: str) -> None:
         data = sink.getvalue()
     else:
         data = (render(result, form) + "\n").encode()
-    partial = f"{path}.partial"
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):
-            os.remove(partial)
-        raise StoreError(f"Cannot write {path}: {error.strerror or error}.", "Choose another --output.") from error
+    write_whole(path, data, "--output")
 
 
 def to_json(result: Result) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.bind import Counts, Scope, bind, compile_counts, compile_rows
 from vlq.query.compile import Statement
 from vlq.query.errors import BadArgument, MissingExtra
+from vlq.query.files import plot_form, write_whole
 from vlq.query.groups import Grouped
 from vlq.query.nodes import Node
 from vlq.query.summary import Rows, Summary
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import pandas
     import polars
     import pyarrow
+    from matplotlib.figure import Figure
 
     from vlq.query.client import Corpus
 
@@ -30,34 +33,34 @@ class Result:
     def __init__(self, corpus: Corpus, node: Node, text: str | None = None) -> None:
         self.corpus = corpus
         self.node = node
-        self._snapshot = corpus.cache.snapshot()
-        self._table = bind(
+        self.snapshot = corpus.cache.snapshot()
+        self.table = bind(
             node,
             Scope(
                 corpus.cache.run,
                 corpus.vocabulary,
-                lambda: corpus.engine.image_columns(self._snapshot),
-                lambda statement: corpus.engine.describe(statement, self._snapshot),
-                lambda image: corpus.engine.find_image(image, self._snapshot),
+                lambda: corpus.engine.image_columns(self.snapshot),
+                lambda statement: corpus.engine.describe(statement, self.snapshot),
+                lambda image: corpus.engine.find_image(image, self.snapshot),
                 str(node) if text is None else text,
                 spans_are_places=text is not None,
             ),
         )
         # A mistake in a condition shows when it is compiled; groups wait for what is wanted of each.
-        if not isinstance(self._table, Grouped):
+        if not isinstance(self.table, Grouped):
             _ = self.statement
 
     @cached_property
     def statement(self) -> Statement:
         """The SQL that answers, its parameters, and the tables that it reads."""
-        return compile_rows(self._table)
+        return compile_rows(self.table)
 
     @cached_property
     def _answer(self) -> tuple[list[str], Rows]:
         return self._ask(self.statement)
 
     def _ask(self, statement: Statement) -> tuple[list[str], Rows]:
-        columns, rows = self.corpus.engine.rows(statement, self._snapshot)
+        columns, rows = self.corpus.engine.rows(statement, self.snapshot)
         return columns, [dict(zip(columns, row, strict=True)) for row in rows]
 
     @property
@@ -76,9 +79,9 @@ class Result:
 
         Where there is one layer a row: `min`, `median`, `max` and `histogram` over the rows.
         """
-        whole = self._table.whole
-        rows = self.rows if whole is self._table else self._ask(compile_rows(whole))[1]
-        counts = Counts(self._snapshot.images)
+        whole = self.table.whole
+        rows = self.rows if whole is self.table else self._ask(compile_rows(whole))[1]
+        counts = Counts(self.snapshot.images)
         if (statement := compile_counts(whole)) is not None:
             found = self._ask(statement)[1][0]
             counts = Counts(found.get("images", counts.images), found.get("compared", 0))
@@ -87,7 +90,7 @@ class Result:
     @property
     def headline(self) -> str:
         """The answer as one English sentence."""
-        return self._table.headline(self.summary)
+        return self.table.headline(self.summary)
 
     @property
     def tokens(self) -> list[dict[str, Any]]:
@@ -96,20 +99,20 @@ class Result:
 
     @property
     def _tokens(self) -> list[Token]:
-        return list(dict.fromkeys(token for tokens in self._table.token_sets for token in tokens.tokens))
+        return list(dict.fromkeys(token for tokens in self.table.token_sets for token in tokens.tokens))
 
     @cached_property
     def notes(self) -> list[str]:
         """What the answer cannot know, or rests on."""
-        notes = self._table.notes()
-        snapshot = self._snapshot
+        notes = self.table.notes()
+        snapshot = self.snapshot
         if not snapshot.sealed:
             notes.append(f"The run is not complete: {snapshot.cached:,} of {snapshot.planned:,} images are cached.")
         return notes
 
     def arrow(self) -> pyarrow.Table:
         """The rows as an Arrow table."""
-        return self.corpus.engine.arrow(self.statement, self._snapshot)
+        return self.corpus.engine.arrow(self.statement, self.snapshot)
 
     def df(self) -> pandas.DataFrame:
         """The rows as a pandas DataFrame."""
@@ -122,6 +125,25 @@ class Result:
         except ModuleNotFoundError as error:
             raise MissingExtra("polars is not installed.", "Run: pip install polars") from error
         return polars.DataFrame(self.arrow())
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """A matplotlib figure that suits the answer; written to a file too, if its name ends with .png or .svg.
+
+        Raises MissingExtra without matplotlib, BadArgument if there is nothing to draw, StoreError.
+        """
+        form = "" if path is None else plot_form(os.fspath(path))
+        try:
+            from vlq.query.plots import draw
+            from vlq.query.plots.style import written
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("matplotlib", "PIL"):
+                raise
+            message = f"Drawing needs {error.name}, which is not installed."
+            raise MissingExtra(message, "Run: pip install 'vlq[plot]'") from error
+        figure = draw(self)
+        if path is not None:
+            write_whole(os.fspath(path), written(figure, form), "--plot")
+        return figure
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, as `--format json` prints it."""
@@ -137,7 +159,7 @@ class Result:
 
     def explain(self) -> str:
         """The tokens, the SQL with its parameters, the files that it reads, and DuckDB's plan."""
-        files = [(table, stored) for table in self.statement.tables for stored in self._snapshot.stored(table)]
+        files = [(table, stored) for table in self.statement.tables for stored in self.snapshot.stored(table)]
         parts = [
             f"query       {self.node}",
             "tokens      " + ", ".join(str(token) for token in self._tokens),
@@ -145,7 +167,7 @@ class Result:
             "files       "
             + "\n            ".join(f"${table}: {stored.key}, {stored.size:,} bytes" for table, stored in files),
             f"\n{self.statement.sql}\n",
-            self.corpus.engine.plan(self.statement, self._snapshot),
+            self.corpus.engine.plan(self.statement, self.snapshot),
         ]
         return "\n".join(parts)
 

@@ -81,6 +81,52 @@ def test_the_cache_of_the_environment(
     assert run("first_layer(token='dog')") == 0
 
 
+def test_a_plot(cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, other = tmp_path / "dog.svg", tmp_path / "dog.json"
+    assert run("first_layer('dog')", "--cache", cache, "--plot", str(path)) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].startswith("dog: read in ")
+    assert out.splitlines()[1:] == [f"Drawn to {path}"]
+    assert err == ""
+    assert path.read_text().startswith("<?xml")
+    # What goes to a program stays what it is.
+    assert run("first_layer('dog')", "--cache", cache, "--plot", str(path), "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)["rows"]
+    assert run("first_layer('dog')", "--cache", cache, "--plot", str(path), "--output", str(other)) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [f"Drawn to {path}", f"Written to {other}"]
+    assert json.loads(other.read_text())["rows"]
+    path.unlink()
+    assert run("first_layer('dog', min_prob=1.0)", "--cache", cache, "--plot", str(path)) == 0
+    assert "read in none of 7 images" in capsys.readouterr().out
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "message"),
+    [
+        (
+            "first_layer('dog')",
+            "a.jpg",
+            "A plot is a .png or .svg file: {path} ends with neither.\nSuch as --plot answer.png",
+        ),
+        ("first_layer('dog')", "a", "A plot is a .png or .svg file: {path} has no ending.\nSuch as --plot answer.png"),
+        ("first_layer('dog')", "none/a.png", "Cannot write {path}: No such file or directory.\nChoose another --plot."),
+        (
+            "first_layer('dog').select(image)",
+            "a.png",
+            "There is nothing to draw: the answer has no numbers.\nChoose columns that are numbers: .select([...])",
+        ),
+    ],
+)
+def test_plots_that_cannot_be(
+    cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], query: str, name: str, message: str
+) -> None:
+    path = str(tmp_path / name)
+    assert run(query, "--cache", cache, "--plot", path) == 2
+    assert capsys.readouterr() == ("", f"vlq: {message.format(path=path)}\n")
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize(
     ("arguments", "lines"),
     [

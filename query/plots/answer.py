@@ -1,0 +1,130 @@
+"""What is drawn: an answer's rows, and what its columns mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from vlq.query.bind import Table
+from vlq.query.combine import Calculated, Compared
+from vlq.query.compile import Compiler, Relation
+from vlq.query.groups import OfGroups
+from vlq.query.plots.style import LAYER, chip, shown
+from vlq.query.result import Result
+from vlq.query.shown import Shown
+from vlq.query.summary import Rows
+
+NAMES = ("image_id", "token", "patch", "position")
+"""Columns of whole numbers that only tell things apart."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A result on its way to a figure."""
+
+    result: Result
+
+    @cached_property
+    def relation(self) -> Relation:
+        return self.result.table.relation(Compiler())
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.relation.keys
+
+    @property
+    def rows(self) -> Rows:
+        return self.result.rows
+
+    @property
+    def columns(self) -> list[str]:
+        return self.result.columns
+
+    @property
+    def title(self) -> str:
+        return self.result.headline
+
+    @property
+    def value(self) -> str | None:
+        """The column that stands for a row, if it is among those shown."""
+        return self.relation.value if self.relation.value in self.columns else None
+
+    @property
+    def is_selected(self) -> bool:
+        """Whether it was said which columns are wanted."""
+        return self.relation.shown is not None
+
+    @cached_property
+    def table(self) -> Table:
+        """The table behind what was sorted, cut or chosen of it."""
+        table = self.result.table
+        while isinstance(table, Shown) and not isinstance(table, OfGroups):
+            table = table.table
+        return table
+
+    @property
+    def layers(self) -> range:
+        """Every layer of the model."""
+        return range(self.result.corpus.cache.run.layers)
+
+    @property
+    def images(self) -> list[int]:
+        """The numbers of the images that have rows, in their order."""
+        return list(dict.fromkeys(row["image_id"] for row in self.rows)) if "image_id" in self.columns else []
+
+    @property
+    def has_places(self) -> bool:
+        """Whether its rows are images to be shown, with patches or without."""
+        return "width" in self.columns or any(row.get("patches") for row in self.rows)
+
+    @cached_property
+    def numbers(self) -> list[str]:
+        """The columns that hold numbers and do not only tell things apart."""
+        found = []
+        for name in self.columns:
+            values = [row[name] for row in self.rows if row[name] is not None]
+            is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+            if values and is_number and name not in NAMES:
+                found.append(name)
+        return found
+
+    def name(self, column: str) -> str:
+        """What an axis of a column is called."""
+        if isinstance(self.table, OfGroups) and column == self.relation.value:
+            said = self.table.said or self.unit
+            return f"{said} (0 = embedding)" if said.endswith("layer") else said
+        if isinstance(self.table, Compared | Calculated):
+            base, _, number = column.rpartition("_")
+            names = [str(operand) for operand in self.table.operand_nodes]
+            if base and number.isdecimal() and int(number) <= len(names):
+                return f"{base} of {shown(names[int(number) - 1], 50)}"
+        return LAYER if column == "layer" else shown(column).replace("_", " ")
+
+    @property
+    def across(self) -> str:
+        """What the axis of a histogram's layers or bins is called."""
+        if "layer" in self.columns or not isinstance(self.table, OfGroups):
+            return LAYER
+        return shown(self.table.called(self.table.value))
+
+    @property
+    def unit(self) -> str:
+        """What there is a row for; of groups, what is in them."""
+        keys = self.table.table.keys if isinstance(self.table, OfGroups) else self.keys
+        return {("image",): "images", ("image", "patch"): "patches"}.get(keys, "rows")
+
+    def label(self, row: dict[str, Any], keys: Sequence[str]) -> str:
+        """A row by some of its keys; tokens by their pieces."""
+        return ", ".join(self._part(row, key) for key in keys) or "all"
+
+    def _part(self, row: dict[str, Any], key: str) -> str:
+        value = row[key]
+        if key == "token" and "piece" in row:
+            return f"{chip(row['piece'], value)} ({value})"
+        if value is None:
+            return f"no {shown(key)}"
+        if isinstance(value, bool):
+            return shown(key) if value else f"not {shown(key)}"
+        return shown(value, 28) if isinstance(value, str) else f"{shown(key)} {value}"

@@ -262,7 +262,7 @@ def figured(value: float) -> str:
 
 
 def _listed(groups: list[str]) -> str:
-    return " and ".join(groups) if len(groups) <= NAMED else f"{len(groups)} of them"
+    return " and ".join(groups) if len(groups) <= NAMED else f"{len(groups):,} groups"
 
 
 def of_groups(make: Callable[..., OfGroups]) -> Callable[[Method, Table, Scope], Table]:

@@ -17,6 +17,7 @@ from vlq.query.summary import Rows, Summary
 from vlq.query.tokens import TokenSet, Vocabulary
 
 if TYPE_CHECKING:
+    from vlq.query.patches import PatchSet
     from vlq.query.predicates import Predicate
 
 Mistake = TypeVar("Mistake", bound=QueryError)
@@ -31,6 +32,7 @@ class Scope:
     image_columns: Callable[[], Mapping[str, str]]  # the image table's: DuckDB types by name
     describe: Callable[[Statement], Mapping[str, str]]  # the types of a statement's columns by name
     find_image: Callable[[str | int], list[int]]  # the numbers of the images of a name or number that have readings
+    labels: Callable[[], list[str]]  # what objects are labelled, in images that came with their objects
     text: str
     spans_are_places: bool  # whether the nodes' spans are places in this text
     pieces: bool = False  # whether words may be pieces inside of words
@@ -46,6 +48,7 @@ class Counts:
 
     images: int  # with readings, of those that were asked for
     compared: int = 0  # rows of a condition for which it can be said whether it holds
+    with_patches: int | None = None  # images that have patches of those that count, if not all have
 
 
 class Table(ABC):
@@ -69,6 +72,11 @@ class Table(ABC):
     @abstractmethod
     def population(self) -> Predicate | None:
         """Which images were asked for; None for all."""
+
+    @property
+    def patches(self) -> PatchSet | None:
+        """At which patches readings count; None for all."""
+        return None
 
     @property
     @abstractmethod
@@ -138,12 +146,17 @@ class Bound(Table):
         return images
 
     @property
+    def patches(self) -> PatchSet | None:
+        patches: PatchSet | None = self.values.get("patches")
+        return patches
+
+    @property
     def token_sets(self) -> tuple[TokenSet, ...]:
         found: list[TokenSet] = []
         for value in self.values.values():
             # A parameter takes one set, or several side by side.
             found += [part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, TokenSet)]
-        return tuple(found)
+        return (*found, *(self.patches.token_sets if self.patches is not None else ()))
 
     @property
     def subject(self) -> str:
@@ -151,11 +164,15 @@ class Bound(Table):
 
     def notes(self) -> list[str]:
         notes = [note for tokens in self.token_sets for note in tokens.notes]
-        return notes + (self.function.notes(self) if self.function.notes is not None else [])
+        notes += self.function.notes(self) if self.function.notes is not None else []
+        return list(dict.fromkeys(notes + (self.patches.notes() if self.patches is not None else [])))
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
         assert self.function.summarise is not None
-        return self.function.summarise(self, rows, counts.images)
+        summary = self.function.summarise(self, rows, counts.images)
+        if counts.with_patches is not None:
+            summary["with_patches"] = counts.with_patches
+        return summary
 
     def headline(self, summary: Summary) -> str:
         assert self.function.headline is not None
@@ -218,9 +235,12 @@ def compile_counts(table: Table) -> Statement | None:
     """The SELECT of what a summary needs beside the rows, in one row: see Counts. None if it needs nothing."""
     compiler = Compiler()
     columns = []
-    if (population := table.population) is not None:
-        images = f"SELECT count(*) FROM {compiler.table('images')} AS images\nWHERE error IS NULL"
-        columns.append(f"({images} AND ({population.sql(compiler)})) AS images")
+    population = [] if table.population is None else [table.population.sql(compiler)]
+    if population:
+        columns.append(f"{compiler.count_images(*population)} AS images")
+    if table.patches is not None and table.patches.by_image:
+        with_patches = f"image_id IN (SELECT image FROM {table.patches.part(compiler)})"
+        columns.append(f"{compiler.count_images(*population, with_patches)} AS with_patches")
     if table.relation(Compiler()).holds:
         relation = table.relation(compiler)
         columns.append(f"(SELECT count(answer.{relation.holds}) FROM {relation.part()} AS answer) AS compared")

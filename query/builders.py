@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from vlq.query.nodes import Call, Node
 from vlq.query.registry import call
 
+if TYPE_CHECKING:
+    from vlq.query.result import Result
+
 Tokens = str | int | Node | Sequence[str | int | Node]
 Layers = int | tuple[int, int] | list[int] | None
+Patches: TypeAlias = "Node | Result | str | int | list[int] | None"
 
 
 def first_layer(
@@ -19,6 +23,7 @@ def first_layer(
     min_prob: float | None = None,
     layers: Layers = None,
     at: Literal["patch", "last", "prompt"] = "patch",
+    patches: Patches = None,
     min_patches: int = 1,
     min_run: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
@@ -37,6 +42,7 @@ def last_layer(
     min_prob: float | None = None,
     layers: Layers = None,
     at: Literal["patch", "last", "prompt"] = "patch",
+    patches: Patches = None,
     min_patches: int = 1,
     min_run: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
@@ -55,6 +61,7 @@ def peak_layer(
     min_prob: float | None = None,
     layers: Layers = None,
     at: Literal["patch", "last", "prompt"] = "patch",
+    patches: Patches = None,
     min_patches: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
     missing: Literal["never"] | None = None,
@@ -72,6 +79,7 @@ def readings(
     min_prob: float | None = None,
     layers: Layers = None,
     at: Literal["patch", "last", "prompt"] = "patch",
+    patches: Patches = None,
     images: Node | None = None,
     pieces: bool = False,
 ) -> Call:
@@ -86,6 +94,7 @@ def top(
     patch: int | None = None,
     rank: int = 1,
     at: Literal["patch", "last", "prompt"] = "patch",
+    patches: Patches = None,
 ) -> Call:
     """What one image reads: one cell, one layer, one patch, or all of them."""
     return _call("top", locals())
@@ -98,6 +107,7 @@ def emergence(
     min_prob: float | None = None,
     layers: Layers = None,
     at: Literal["patch", "last", "prompt"] = "patch",
+    patches: Patches = None,
     min_patches: int = 1,
     images: Node | None = None,
     pieces: bool = False,
@@ -112,6 +122,7 @@ def defaults(
     share: float = 0.9,
     unit: Literal["image", "position"] = "image",
     layers: Layers = None,
+    patches: Patches = None,
     images: Node | None = None,
 ) -> Call:
     """For each layer the fewest tokens that cover a share of what images decode to, with their counts."""
@@ -149,6 +160,7 @@ def overlap(
     rank: int | None = None,
     min_prob: float | None = None,
     layers: Layers = None,
+    patches: Patches = None,
     min_patches: int = 1,
     images: Node | None = None,
     pieces: bool = False,
@@ -163,6 +175,7 @@ def neighbours(
     rank: int = 1,
     min_prob: float | None = None,
     layers: Layers = None,
+    patches: Patches = None,
     min_patches: int = 1,
     min_images: int = 1,
     images: Node | None = None,
@@ -178,6 +191,7 @@ def locate(
     layer: int | None = None,
     rank: int = 1,
     min_prob: float | None = None,
+    patches: Patches = None,
     min_patches: int = 1,
     images: Node | None = None,
     pieces: bool = False,
@@ -207,4 +221,10 @@ def prefix(word: str) -> Call:
 
 
 def _call(function: str, arguments: Mapping[str, object]) -> Call:
-    return call(function, (), [(name, value, None) for name, value in arguments.items()])
+    return call(function, (), [(name, _asked(value), None) for name, value in arguments.items()])
+
+
+def _asked(value: object) -> object:
+    """Of an answer the question; anything else as it is."""
+    node = getattr(value, "node", None)
+    return node if isinstance(node, Node) else value

@@ -11,7 +11,7 @@ from vlq.query.cache import Cache, default_url
 from vlq.query.engine import Engine
 from vlq.query.nodes import Call, Node
 from vlq.query.parse import parse
-from vlq.query.result import Result
+from vlq.query.result import Result, check_corpus
 
 if TYPE_CHECKING:
     from vlq.query.joined import JoinedArrays
@@ -31,6 +31,7 @@ def _asking(build: Callable[Arguments, Call]) -> Callable[Concatenate[Corpus, Ar
 
     @wraps(build)
     def ask(corpus: Corpus, /, *positional: Arguments.args, **named: Arguments.kwargs) -> Result:
+        check_corpus(corpus, *positional, *named.values())
         return corpus.query(build(*positional, **named))
 
     return ask

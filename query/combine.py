@@ -11,7 +11,7 @@ from vlq.query.compile import Compiler, Relation, quoted
 from vlq.query.errors import BadArgument
 from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Node, Not
 from vlq.query.predicates import SQL_OPERATORS, Column, Predicate
-from vlq.query.summary import Rows, Summary, count, figure
+from vlq.query.summary import Rows, Summary, count, each, figure
 from vlq.query.tokens import TokenSet
 
 HOLDS = "holds"
@@ -220,7 +220,7 @@ def combine(node: Comparison | Logic | Not | Arithmetic, operands: tuple[Table |
         if operand.keys != expected.keys:
             raise scope.error(
                 BadArgument,
-                f"{first} has a row for each {_each(expected.keys)}, {part} for each {_each(operand.keys)}.",
+                f"{first} has a row for each {each(expected.keys)}, {part} for each {each(operand.keys)}.",
                 part,
                 "Give both the same by=, or group both by the same columns.",
             )
@@ -262,7 +262,3 @@ def _operands(node: Comparison | Logic | Not | Arithmetic) -> tuple[Node, ...]:
             return (operand,)
         case Arithmetic(left=left, right=right):
             return (left, right)
-
-
-def _each(keys: tuple[str, ...]) -> str:
-    return " and ".join(keys) or "corpus"

@@ -58,6 +58,7 @@ class Relation:
     value: str | None = None
     order: tuple[str, ...] = ()  # what rows are sorted by, before their keys
     holds: str | None = None
+    mask: str | None = None  # the column of the patches that a row stands for, where patches are asked for
     missing_is_last: bool = False  # whether a row without a value is after any that has one
     shown: tuple[tuple[str, str], ...] | None = None  # SQL and name of the columns, if not all in their order
 
@@ -68,11 +69,12 @@ class Relation:
 
 @dataclass
 class Compiler:
-    """Gathers the values and tables of a statement while its relations are compiled."""
+    """Gathers the values, tables and shared parts of a statement while its relations are compiled."""
 
     parameters: dict[str, Any] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
     loaded: dict[str, Loader] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
 
     def value(self, name: str, value: Any) -> str:
         """A placeholder for a value: `$name`, or `$name_2` if that stands for another one."""
@@ -95,6 +97,15 @@ class Compiler:
         self.loaded[free] = loader
         return free
 
+    def part(self, name: str, sql: str) -> str:
+        """The name of a SELECT that is computed once, and from which every part of the statement can select."""
+        for known, same in self.parts.items():
+            if same == sql:
+                return known
+        free = name if name not in self.parts else f"{name}_{len(self.parts) + 1}"
+        self.parts[free] = sql
+        return free
+
     def tokens(self, ids: Sequence[int]) -> str:
         """The condition that a row is of one of these tokens."""
         if len(ids) == 1:
@@ -102,6 +113,11 @@ class Compiler:
         if len(ids) <= LISTED_TOKENS:
             return f"token IN ({', '.join(self.value('token', id) for id in ids)})"
         return f"token IN (SELECT unnest({self.value('tokens', list(ids))}::UINTEGER[]))"
+
+    def count_images(self, *conditions: str) -> str:
+        """The number of images with readings for which conditions on the image table, as `images`, hold."""
+        where = "".join(f" AND ({condition})" for condition in conditions)
+        return f"(SELECT count(*) FROM {self.table('images')} AS images\nWHERE error IS NULL{where})"
 
     def layers(self, layers: LayerSet) -> list[str]:
         """The condition that a row is of one of these layers; none if all are."""
@@ -130,8 +146,10 @@ class Compiler:
         return self.ask(f"SELECT {columns}\nFROM {self.source(relation)}{where}{order}")
 
     def ask(self, sql: str) -> Statement:
-        """The SQL with what was gathered for it."""
-        return Statement(sql, dict(self.parameters), tuple(self.tables), dict(self.loaded))
+        """The statement of a SELECT: behind the shared parts, and with all that it needs."""
+        parts = ", ".join(f"{name} AS MATERIALIZED (\n  {indented(part)}\n)" for name, part in self.parts.items())
+        shared = f"WITH {parts}\n" if parts else ""
+        return Statement(f"{shared}{sql}", dict(self.parameters), tuple(self.tables), dict(self.loaded))
 
 
 def default_columns(relation: Relation) -> tuple[tuple[str, str], ...]:

@@ -12,6 +12,7 @@ from vlq.query.cache import Cache, Snapshot
 from vlq.query.compile import VOCABULARY, Statement
 from vlq.query.errors import CacheError, CorruptCache
 from vlq.query.tokens import Vocabulary
+from vlq.query.truth import labels_sql
 
 if TYPE_CHECKING:
     import pyarrow
@@ -52,6 +53,11 @@ class Engine:
             cursor = self._prepared(statement, snapshot)
             described = cursor.execute(f"DESCRIBE {statement.sql}", _parameters(statement, snapshot)).fetchall()
         return {name: type for name, type, *_ in described}
+
+    def labels(self, snapshot: Snapshot) -> list[str]:
+        """What objects are labelled, each label once. The image table must have objects."""
+        statement = Statement(labels_sql("read_parquet($images)"), {}, ("images",))
+        return [label for (label,) in self.rows(statement, snapshot)[1] if label is not None]
 
     def find_image(self, image: str | int, snapshot: Snapshot) -> list[int]:
         """The numbers of the images of that name or number that have readings."""

@@ -59,6 +59,7 @@ class Function(Signature):
     headline: Callable[[Bound, Summary], str] | None = None
     subject: Callable[[Bound], str] | None = None  # what it is about, in words; by default the call itself
     notes: Callable[[Bound], list[str]] | None = None  # what the answer cannot know
+    patches: Callable[[Bound, Compiler], str] | None = None  # image and positions, where patches are asked for
     tokens: Callable[[Call, Scope], TokenSet] | None = None
 
 

@@ -6,7 +6,7 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.bind import Counts, Scope, bind, compile_counts, compile_rows
+from vlq.query.bind import Counts, Scope, Table, bind, compile_counts, compile_rows
 from vlq.query.compile import Statement
 from vlq.query.errors import BadArgument, MissingExtra
 from vlq.query.files import plot_form, write_whole
@@ -27,6 +27,12 @@ SHOWN_ROWS = 20
 """Rows of a table that a person is shown."""
 
 
+def check_corpus(corpus: Corpus, *values: object) -> None:
+    """Raises BadArgument if one of these is an answer of another corpus."""
+    if any(isinstance(value, Result) and value.corpus is not corpus for value in values):
+        raise BadArgument("Answers of two corpora cannot be combined.", "Ask both questions of one.")
+
+
 class Result:
     """What a corpus answers to one query, of the snapshot at which it was asked. Mistakes show when it is made."""
 
@@ -42,6 +48,7 @@ class Result:
                 lambda: corpus.engine.image_columns(self.snapshot),
                 lambda statement: corpus.engine.describe(statement, self.snapshot),
                 lambda image: corpus.engine.find_image(image, self.snapshot),
+                lambda: corpus.engine.labels(self.snapshot),
                 str(node) if text is None else text,
                 spans_are_places=text is not None,
             ),
@@ -77,15 +84,18 @@ class Result:
     def summary(self) -> Summary:
         """The answer in a few figures, `images` with readings and `matched` ones among them.
 
-        Where there is one layer a row: `min`, `median`, `max` and `histogram` over the rows.
+        Where there is one layer a row: `min`, `median`, `max` and `histogram` over the rows. Where `patches=` are of
+        each image: how many have any (`with_patches`).
         """
         whole = self.table.whole
         rows = self.rows if whole is self.table else self._ask(compile_rows(whole))[1]
-        counts = Counts(self.snapshot.images)
-        if (statement := compile_counts(whole)) is not None:
-            found = self._ask(statement)[1][0]
-            counts = Counts(found.get("images", counts.images), found.get("compared", 0))
-        return whole.summarise(rows, counts)
+        return whole.summarise(rows, self._counts(whole))
+
+    def _counts(self, table: Table) -> Counts:
+        statement = compile_counts(table)
+        found = {} if statement is None else self._ask(statement)[1][0]
+        images = found.get("images", self.snapshot.images)
+        return Counts(images, found.get("compared", 0), found.get("with_patches"))
 
     @property
     def headline(self) -> str:
@@ -180,11 +190,8 @@ class Result:
         return self.corpus.query(node)
 
     def _node(self, other: object) -> object:
-        if not isinstance(other, Result):
-            return other
-        if other.corpus is not self.corpus:
-            raise BadArgument("Answers of two corpora cannot be combined.", "Ask both questions of one.")
-        return other.node
+        check_corpus(self.corpus, other)
+        return other.node if isinstance(other, Result) else other
 
     def __lt__(self, other: object) -> Result:
         return self._asked(self.node < self._node(other))

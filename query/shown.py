@@ -12,6 +12,7 @@ from vlq.query.compile import Compiler, Relation, quoted
 from vlq.query.nodes import Literal, Method, Name, Node
 from vlq.query.nodes import Sequence as SequenceNode
 from vlq.query.parameters import mismatch
+from vlq.query.patches import PatchSet
 from vlq.query.predicates import Column, Predicate, find_column, image_columns, without
 from vlq.query.registry import methods
 from vlq.query.summary import Rows, Summary
@@ -64,6 +65,10 @@ class Shown(Table):
     @property
     def token_sets(self) -> tuple[TokenSet, ...]:
         return self.table.token_sets
+
+    @property
+    def patches(self) -> PatchSet | None:
+        return self.table.patches
 
     @property
     def subject(self) -> str:

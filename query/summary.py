@@ -51,6 +51,16 @@ def count(n: float, noun: str) -> str:
     return f"{n:,.15g} {noun}{ending}"
 
 
+def placed(summary: Summary) -> str:
+    """'; 44 have such patches', where `patches=` are of each image; else nothing."""
+    return f"; {summary['with_patches']:,} have such patches" if "with_patches" in summary else ""
+
+
+def each(keys: Iterable[str]) -> str:
+    """What there is a row for: ('image', 'patch') -> 'image and patch'."""
+    return " and ".join(keys) or "corpus"
+
+
 def figure(value: float) -> str:
     """7.0 -> '7', 7.5 -> '7.5'."""
     return f"{value:g}"

@@ -56,11 +56,12 @@ def picked_layers(
     rank: int = 1,
     min_prob: float | None = None,
     layers: Sequence[int] | None = None,
+    patches: np.ndarray | None = None,
     min_patches: int = 1,
     min_run: int = 1,
     by: str = "image",
 ) -> list[dict[str, Any]]:
-    """Rows of first_layer, last_layer or peak_layer by image or by patch.
+    """Rows of first_layer, last_layer or peak_layer by image or by patch, of readings at `patches` (image, position).
 
     Each has image (its number), layer, positions and the best log-probability.
     """
@@ -68,6 +69,8 @@ def picked_layers(
     hit = best <= rank
     if min_prob is not None:
         hit &= probability >= min_prob
+    if patches is not None:
+        hit &= patches[:, None, :]
     counted = range(hit.shape[1]) if layers is None else layers
     rows = []
     for image in np.flatnonzero(hit.any((1, 2))):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vlq.query.bind import Bound
 from vlq.query.compile import Compiler, indented
 from vlq.query.parameters import Choice, Parameter
+from vlq.query.patches import POSITIONS_INSIDE
 
 UNIT = Parameter(
     "unit",
@@ -45,7 +46,12 @@ def _readings(bound: Bound, compiler: Compiler) -> str:
     if (images := bound["images"]) is not None:
         conditions.append(images.restriction(compiler))
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    return f"FROM {compiler.table(bound['at'] + '_top1')}{where}"
+    table = compiler.table(f"{bound['at']}_top1")
+    if bound.patches is None:
+        return f"FROM {table}{where}"
+    counted = f"SELECT token, image, layer, len({POSITIONS_INSIDE}) AS n"
+    masked = f"{counted}\nFROM {table} {bound.patches.mask(compiler)}{where}"
+    return f"FROM (\n  {indented(masked)}\n) WHERE n > 0"
 
 
 def majority_note(bound: Bound) -> list[str]:

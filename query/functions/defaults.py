@@ -9,11 +9,11 @@ from vlq.query.bind import Bound
 from vlq.query.compile import VOCABULARY, Compiler, Relation, indented
 from vlq.query.functions.counts import UNIT, counted_in, majority_note, token_counts
 from vlq.query.functions.phrases import PLACE, named, qualified
-from vlq.query.functions.shared import AT, IMAGES, LAYERS
+from vlq.query.functions.shared import AT, IMAGES, LAYERS, PATCHES
 from vlq.query.functions.sources import check_site
 from vlq.query.parameters import Parameter, Share
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count
+from vlq.query.summary import Rows, Summary, count, placed
 
 
 def compile_defaults(bound: Bound, compiler: Compiler) -> Relation:
@@ -66,12 +66,12 @@ def headline(bound: Bound, summary: Summary) -> str:
     of_images = f" of {count(summary['images'], 'image')}"
     read = f"Defaults at {PLACE[bound['at']]}{of_images}{qualified(bound.given(rank=1, min_prob=None))}"
     if summary["token"] is None:
-        return f"{read}: none"
+        return f"{read}: none{placed(summary)}"
     leader = named(summary["token"], summary["piece"])
     return (
         f"{read}: {leader} leads at {summary['leads']} of {count(summary['layers'], 'layer')}, up to layer "
         f"{summary['last']}, with a median {summary['share']:.0%} of the {counted_in(bound)}; in the median layer "
-        f"{count(summary['tokens'], 'token')} cover {bound['share']:.0%}"
+        f"{count(summary['tokens'], 'token')} cover {bound['share']:.0%}{placed(summary)}"
     )
 
 
@@ -82,6 +82,7 @@ DEFAULTS = Function(
         Parameter("share", Share(), "how much of the images, or positions, the tokens of a layer have to cover", 0.9),
         UNIT,
         LAYERS,
+        PATCHES,
         IMAGES,
     ),
     positional=1,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import WHERE, qualified, unstored
-from vlq.query.functions.shared import AT, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PIECES, RANK
+from vlq.query.functions.shared import AT, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK
 from vlq.query.functions.sources import check_min_patches, check_site, token_layers
 from vlq.query.parameters import Parameter, TokenSets
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count
+from vlq.query.summary import Rows, Summary, count, placed
 from vlq.query.tokens import TokenSet
 
 NAMED = 6
@@ -92,7 +92,7 @@ def headline(bound: Bound, summary: Summary) -> str:
             part = f"read{where} in none of {images}"
         parts.append(f"{label}: {part}")
     more = f"; and {count(len(parts) - NAMED, 'token')} more" if len(parts) > NAMED else ""
-    return "; ".join(parts[:NAMED]) + more + qualified(bound)
+    return "; ".join(parts[:NAMED]) + more + qualified(bound) + placed(summary)
 
 
 def notes(bound: Bound) -> list[str]:
@@ -107,6 +107,7 @@ EMERGENCE = Function(
         MIN_PROB,
         LAYERS,
         AT,
+        PATCHES,
         MIN_PATCHES,
         IMAGES,
         PIECES,

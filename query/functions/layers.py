@@ -18,13 +18,14 @@ from vlq.query.functions.shared import (
     MIN_PROB,
     MIN_RUN,
     MISSING,
+    PATCHES,
     PIECES,
     RANK,
     TOKEN,
 )
 from vlq.query.functions.sources import check_min_patches, check_site, token_layers, token_positions
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary
+from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary, placed
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def compile_layer(pick: Pick, bound: Bound, compiler: Compiler) -> Relation:
     """`layers` are the layers that count, with what is read there; of each image's or patch's, one is picked."""
     by_patch = bound["by"] == "patch"
     unit = "image, position" if by_patch else "image"
-    layers = (token_positions if by_patch else token_layers)(bound, compiler)
+    layers = token_positions(bound, compiler) if by_patch else token_layers(bound, compiler, logprob=True)
     if bound.values.get("min_run", 1) > 1:
         # Layers ascend without repeats: it is a run if the layer so many places on is so many higher.
         assert pick.run is not None
@@ -179,11 +180,12 @@ def headline(pick: Pick, bound: Bound, summary: Summary) -> str:
     """One sentence, the typical before the extreme."""
     read = f"{bound.token.label}{qualified(bound)}: read{WHERE[bound['at']]}"
     if summary["matched"] == 0:
-        return f"{read} in none of {count(summary['images'], 'image')}"
+        return f"{read} in none of {count(summary['images'], 'image')}{placed(summary)}"
     of_a_patch = " of a patch" if bound["by"] == "patch" else ""
     return (
         f"{read} in {summary['matched']:,} of {count(summary['images'], 'image')}, "
         f"median {pick.word} layer{of_a_patch} {figure(summary['median'])}, {pick.extreme.format(**summary)}"
+        f"{placed(summary)}"
     )
 
 
@@ -191,7 +193,20 @@ def _function(pick: Pick, documentation: str, example: str) -> Function:
     runs = () if pick.run is None else (MIN_RUN,)
     return Function(
         name=f"{pick.word}_layer",
-        parameters=(TOKEN, RANK, MIN_PROB, LAYERS, AT, MIN_PATCHES, *runs, BY, MISSING, IMAGES, PIECES),
+        parameters=(
+            TOKEN,
+            RANK,
+            MIN_PROB,
+            LAYERS,
+            AT,
+            PATCHES,
+            MIN_PATCHES,
+            *runs,
+            BY,
+            MISSING,
+            IMAGES,
+            PIECES,
+        ),
         positional=1,
         documentation=documentation,
         example=example,

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from statistics import median
 
 from vlq.query.bind import Bound
 from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import qualified, unstored
 from vlq.query.functions.readings import patch_box_sql
-from vlq.query.functions.shared import IMAGES, MIN_PATCHES, MIN_PROB, PIECES, RANK, TOKEN
+from vlq.query.functions.shared import IMAGES, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_patches, token_layers
 from vlq.query.parameters import LayerSet, OneLayer, Parameter
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count
-
-OBJECTS = "objects"
-"""The image column of what is truly there: a list of structs with a `label` and a `box` (x0, y0, x1, y1) in pixels."""
+from vlq.query.summary import Rows, Summary, count, placed
+from vlq.query.truth import OBJECTS, has_truth
 
 
 def readings_of(bound: Bound) -> Bound:
@@ -25,25 +22,32 @@ def readings_of(bound: Bound) -> Bound:
     return bound.given(at="patch", layers=every if bound["layer"] is None else bound["layer"])
 
 
-def has_truth(bound: Bound) -> bool:
-    """Whether the image table tells what is truly there."""
-    kind = bound.scope.image_columns().get(OBJECTS, "").replace('"', "")
-    return kind.endswith(")[]") and "label VARCHAR" in kind and re.search(r"\bbox \w+\[\]", kind) is not None
+def found_sql(bound: Bound, compiler: Compiler) -> str:
+    """Queries up to `found`: the patches of each image at the layer."""
+    layers = token_layers(readings_of(bound), compiler)
+    chosen = ""
+    if bound["layer"] is None:
+        chosen = "\nWHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)"
+    return f"""\
+readings AS (
+  {indented(layers)}
+), found AS MATERIALIZED (
+  SELECT image, layer::INTEGER AS layer, positions FROM readings{indented(chosen)}
+)"""
+
+
+def compile_patches(bound: Bound, compiler: Compiler) -> str:
+    """What a call stands for where patches are asked for: the regions, places and truth of its rows are not needed."""
+    return f"WITH {found_sql(bound, compiler)}\nSELECT image, positions FROM found"
 
 
 def compile_locate(bound: Bound, compiler: Compiler) -> Relation:
     """`found` has the patches of each image at the layer; regions, places and the truth are joined to it."""
-    layers = token_layers(readings_of(bound), compiler)
+    found = found_sql(bound, compiler)
     rows, columns = (compiler.value(name, n) for name, n in zip(("rows", "columns"), bound.run.grid, strict=True))
-    chosen = ""
-    if bound["layer"] is None:
-        chosen = "\nWHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)"
+    with_truth = has_truth(bound.scope)
     sql = f"""\
-WITH RECURSIVE readings AS (
-  {indented(layers)}
-), found AS MATERIALIZED (
-  SELECT image, layer::INTEGER AS layer, positions FROM readings{indented(chosen)}
-), patches AS MATERIALIZED (
+WITH RECURSIVE {found}, patches AS MATERIALIZED (
   SELECT image, unnest(positions)::INTEGER AS patch FROM found
 ), {regions_sql(columns)}
 ), placed AS (
@@ -61,9 +65,10 @@ WITH RECURSIVE readings AS (
   ) GROUP BY image
 ){truth_sql(bound, rows, columns, compiler)}
 SELECT found.image, layer, positions AS patches, box, row, col, regions,
-  {"iou, pointing" if has_truth(bound) else "NULL::DOUBLE AS iou, NULL::BOOLEAN AS pointing"}
-FROM found JOIN placed USING (image) JOIN regions USING (image){" LEFT JOIN judged USING (image)" * has_truth(bound)}"""
-    return Relation(sql, ("image",), ("layer", "patches", "box", "row", "col", "regions", "iou", "pointing"))
+  {"iou, pointing" if with_truth else "NULL::DOUBLE AS iou, NULL::BOOLEAN AS pointing"}
+FROM found JOIN placed USING (image) JOIN regions USING (image){" LEFT JOIN judged USING (image)" * with_truth}"""
+    shown = ("layer", "patches", "box", "row", "col", "regions", "iou", "pointing")
+    return Relation(sql, ("image",), shown, mask="patches")
 
 
 def regions_sql(columns: str) -> str:
@@ -99,7 +104,7 @@ runs AS MATERIALIZED (
 
 def truth_sql(bound: Bound, rows: str, columns: str, compiler: Compiler) -> str:
     """Queries up to `judged`: the best overlap with a true box, and whether the centroid is in one."""
-    if not has_truth(bound):
+    if not has_truth(bound.scope):
         return ""
     words = sorted({token.text.strip().lower() for token in bound.token.tokens if token.text is not None})
     x = f"((col + 0.5) * transform.width / {columns} - transform.offset_x) / transform.scale_x"
@@ -141,11 +146,11 @@ def headline(bound: Bound, summary: Summary) -> str:
     found = readings_of(bound)
     read = f"{bound.token.label}{qualified(found)}: read"
     if not summary["matched"]:
-        return f"{read} in none of {count(summary['images'], 'image')}"
+        return f"{read} in none of {count(summary['images'], 'image')}{placed(summary)}"
     where = "" if bound["layer"] is not None else f" at layer {summary['layer']}"
     sentence = (
         f"{read}{where} in {summary['matched']:,} of {count(summary['images'], 'image')}, median "
-        f"{count(summary['patches'], 'patch')} in {count(summary['regions'], 'region')}"
+        f"{count(summary['patches'], 'patch')} in {count(summary['regions'], 'region')}{placed(summary)}"
     )
     if not summary["judged"]:
         return sentence
@@ -169,6 +174,7 @@ LOCATE = Function(
         Parameter("layer", OneLayer(), "which layer; by default the one at which most images read it", None),
         RANK,
         MIN_PROB,
+        PATCHES,
         MIN_PATCHES,
         IMAGES,
         PIECES,
@@ -181,4 +187,5 @@ LOCATE = Function(
     summarise=summarise,
     headline=headline,
     notes=notes,
+    patches=compile_patches,
 )

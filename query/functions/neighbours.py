@@ -5,11 +5,11 @@ from __future__ import annotations
 from vlq.query.bind import Bound
 from vlq.query.compile import VOCABULARY, Compiler, Relation, indented
 from vlq.query.functions.phrases import named, qualified, unstored
-from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PIECES, RANK, TOKEN
+from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_patches, token_layers
 from vlq.query.parameters import Count, Parameter
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count
+from vlq.query.summary import Rows, Summary, count, placed
 
 
 def compile_neighbours(bound: Bound, compiler: Compiler) -> Relation:
@@ -72,13 +72,13 @@ def headline(bound: Bound, summary: Summary) -> str:
     around = f"Around {bound.token.label}{qualified(bound.given(at='patch'))}"
     if summary["token"] is None:
         enough = f" in {count(bound['min_images'], 'image')} or more" if bound["min_images"] > 1 else ""
-        return f"{around}: nothing is read{enough}, of {count(summary['images'], 'image')}"
+        return f"{around}: nothing is read{enough}, of {count(summary['images'], 'image')}{placed(summary)}"
     most = named(summary["token"], summary["piece"])
     return (
         f"{around}: {most} is read most, by {summary['patches'] / summary['adjacent']:.0%} of "
         f"{count(summary['adjacent'], 'adjacent patch')}, all layers together; "
         f"most at layer {summary['most_images_layer']}, "
-        f"in {summary['most_images']:,} of {count(summary['images'], 'image')}"
+        f"in {summary['most_images']:,} of {count(summary['images'], 'image')}{placed(summary)}"
     )
 
 
@@ -89,6 +89,7 @@ NEIGHBOURS = Function(
         RANK,
         MIN_PROB,
         LAYERS,
+        PATCHES,
         MIN_PATCHES,
         Parameter("min_images", Count(), "only tokens read around it in at least so many images at the layer", 1),
         IMAGES,

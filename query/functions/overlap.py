@@ -8,11 +8,11 @@ from statistics import median
 from vlq.query.bind import Bound
 from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import qualified, unstored
-from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PIECES, RANK
+from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK
 from vlq.query.functions.sources import check_patches, token_layers
 from vlq.query.parameters import Parameter, StoredRank, Tokens
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, layer_counts, layer_summary
+from vlq.query.summary import Rows, Summary, count, layer_counts, layer_summary, placed
 
 
 def readings_of(bound: Bound, name: str) -> Bound:
@@ -61,11 +61,11 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 def headline(bound: Bound, summary: Summary) -> str:
     both = f"{bound['a'].label} and {bound['b'].label}{qualified(bound.given(at='patch'))}: read at the same layer"
     if not summary["matched"]:
-        return f"{both} in none of {count(summary['images'], 'image')}"
+        return f"{both} in none of {count(summary['images'], 'image')}{placed(summary)}"
     return (
         f"{both} in {summary['matched']:,} of {count(summary['images'], 'image')}, by the same patch in "
         f"{summary['shared']:,}; median distance {count(round(summary['distance'], 2), 'patch')}, "
-        f"median IoU {summary['iou']:.2f}, largest {summary['largest_iou']:.2f}"
+        f"median IoU {summary['iou']:.2f}, largest {summary['largest_iou']:.2f}{placed(summary)}"
     )
 
 
@@ -86,6 +86,7 @@ OVERLAP = Function(
         ),
         MIN_PROB,
         LAYERS,
+        PATCHES,
         MIN_PATCHES,
         IMAGES,
         PIECES,

@@ -31,6 +31,8 @@ def qualified(bound: Bound) -> str:
             parts.append(f"layers {layers[0]} to {layers[-1]}")
         else:
             parts.append(f"layers {', '.join(map(str, layers))}")
+    if bound.patches is not None:
+        parts.append(bound.patches.phrase)
     if bound.values.get("min_patches", 1) > 1:
         parts.append(f"at least {bound['min_patches']} {'patches' if bound['at'] == 'patch' else 'positions'} a layer")
     if bound.values.get("min_run", 1) > 1:

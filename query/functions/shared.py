@@ -1,6 +1,7 @@
 """Parameters that functions share."""
 
 from vlq.query.parameters import Choice, Count, Flag, Images, Layers, Optional, Parameter, Probability, Rank, Tokens
+from vlq.query.patches import Patches
 
 TOKEN = Parameter("token", Tokens(), "what is looked for; of a set the best rank counts and the probabilities add up")
 RANK = Parameter("rank", Rank(), "count readings among the so many best; 1 is what a position decodes to", 1)
@@ -9,6 +10,7 @@ LAYERS = Parameter("layers", Layers(), "a layer, an inclusive window (5, 20), or
 AT = Parameter(
     "at", Choice(("patch", "last", "prompt")), "image patches, the last prompt token, or the prompt's tokens", "patch"
 )
+PATCHES = Parameter("patches", Patches(), "only readings at these patches, such as those of locate('dog')", None)
 MIN_PATCHES = Parameter("min_patches", Count(), "count layers in which at least so many positions read the token", 1)
 MIN_RUN = Parameter("min_run", Count(), "so many consecutive layers must each do so", 1)
 BY = Parameter("by", Choice(("image", "patch", "corpus")), "a row for each image, for each patch, or one row", "image")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import Compiler, indented
 from vlq.query.errors import BadArgument
+from vlq.query.patches import INSIDE, POSITIONS_INSIDE, Numbered, PatchSet
 from vlq.query.summary import count
 
 
@@ -17,10 +18,19 @@ def check_site(bound: Bound, scope: Scope) -> None:
             bound.argument("at"),
             "What is read is chosen when the images are cached: vlq run --at patch,prompt",
         )
+    if bound.patches is not None and bound["at"] != "patch":
+        raise scope.error(
+            BadArgument,
+            f"patches: goes with at='patch', not with at='{bound['at']}'.",
+            bound.argument("patches"),
+            "Text positions are no patches: leave out patches=, or write at='patch'.",
+        )
 
 
 def check_min_patches(bound: Bound, scope: Scope, positions: int, where: str) -> None:
     """Raises BadArgument if a layer has fewer positions than are asked for."""
+    if isinstance(bound.patches, Numbered) and len(bound.patches.numbers) < positions:
+        positions, where = len(bound.patches.numbers), "these patches= a layer"
     if bound["min_patches"] > positions:
         raise scope.error(
             BadArgument,
@@ -36,14 +46,16 @@ def check_patches(bound: Bound, scope: Scope) -> None:
     check_min_patches(bound, scope, bound.run.positions["patch"], "this grid a layer")
 
 
-def token_layers(bound: Bound, compiler: Compiler) -> str:
-    """The layers in which enough positions read the token: image, layer, positions, the best logprob."""
-    if len(bound.token.ids) == 1 and bound["rank"] == 1 and bound["min_prob"] is None:
-        table = compiler.table(f"{bound['at']}_top1")
-        conditions = _conditions(bound, compiler)
-        if bound["min_patches"] > 1:
-            conditions.append(f"n >= {compiler.value('min_patches', bound['min_patches'])}")
-        return f"SELECT image, layer, positions, logprob FROM {table}\nWHERE {' AND '.join(conditions)}"
+def token_layers(bound: Bound, compiler: Compiler, *, logprob: bool = False) -> str:
+    """The layers in which enough positions read the token: image, layer, positions and, where asked for, logprob.
+
+    `logprob` is the best one of the positions.
+    """
+    simple = len(bound.token.ids) == 1 and bound["rank"] == 1 and bound["min_prob"] is None
+    if simple and bound.patches is None:
+        return _postings(bound, compiler)
+    if simple and bound.patches is not None and not logprob:  # a posting does not tell which position is the best
+        return _postings_inside(bound, bound.patches, compiler)
     readings = token_positions(bound, compiler)
     enough = ""
     if bound["min_patches"] > 1:
@@ -55,10 +67,32 @@ FROM (
 ) GROUP BY image, layer{enough}"""
 
 
+def _postings(bound: Bound, compiler: Compiler) -> str:
+    table = compiler.table(f"{bound['at']}_top1")
+    conditions = _conditions(bound, compiler)
+    if bound["min_patches"] > 1:
+        conditions.append(f"n >= {compiler.value('min_patches', bound['min_patches'])}")
+    return f"SELECT image, layer, positions, logprob FROM {table}\nWHERE {' AND '.join(conditions)}"
+
+
+def _postings_inside(bound: Bound, patches: PatchSet, compiler: Compiler) -> str:
+    """The same of what lies at these patches, without the log-probability."""
+    table = f"{compiler.table('patch_top1')} {patches.mask(compiler)}"
+    conditions = " AND ".join(_conditions(bound, compiler))
+    return f"""\
+SELECT * FROM (
+  SELECT image, layer, {POSITIONS_INSIDE} AS positions FROM {table}
+  WHERE {conditions}
+) WHERE len(positions) >= {compiler.value("min_patches", bound["min_patches"])}"""
+
+
 def token_positions(bound: Bound, compiler: Compiler) -> str:
     """The positions that read the token at each layer: image, layer, position, rank, logprob."""
     table = compiler.table(f"{bound['at']}_topk")
     conditions = _conditions(bound, compiler)
+    if bound.patches is not None:
+        table += f" {bound.patches.mask(compiler)}"
+        conditions.append(INSIDE)
     is_set = len(bound.token.ids) > 1
     # Of a set the best rank counts, and the probabilities add up.
     rank, probability = ("min(rank)", "fsum(exp(logprob))") if is_set else ("rank", "exp(logprob)")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import VOCABULARY, Compiler, Relation
 from vlq.query.errors import BadArgument
-from vlq.query.functions.shared import AT, LAYERS
+from vlq.query.functions.shared import AT, LAYERS, PATCHES
 from vlq.query.functions.sources import check_site
 from vlq.query.parameters import ImageReference, Parameter, Position, Rank
+from vlq.query.patches import INSIDE
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count
 
@@ -38,9 +39,10 @@ def compile_top(bound: Bound, compiler: Compiler) -> Relation:
     key = {"patch": "patch", "last": None, "prompt": "position"}[bound["at"]]
     keys = ("image", "layer", *([key] if key else []), "rank")
     place = f", position AS {key}" if key else ""
+    mask, inside = ("", "") if bound.patches is None else (f" {bound.patches.mask(compiler)}", f"\nWHERE {INSIDE}")
     sql = f"""\
 SELECT image, layer{place}, rank, token, piece, logprob
-FROM {readings} JOIN {compiler.table(VOCABULARY)} ON id = token"""
+FROM {readings} JOIN {compiler.table(VOCABULARY)} ON id = token{mask}{inside}"""
     return Relation(sql, keys, ("token", "piece", "logprob"), "logprob", tuple(f"answer.{name}" for name in keys[1:]))
 
 
@@ -108,6 +110,7 @@ TOP = Function(
         Parameter("patch", Position(), "one patch, by its number; every one if left out", None),
         Parameter("rank", Rank(), "so many of the best tokens of each reading", 1),
         AT,
+        PATCHES,
     ),
     positional=1,
     documentation="What one image reads: one cell, one layer, one patch, or all of them.",

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 
 import vlq
 from vlq.query.client import Corpus
+from vlq.query.geometry import patch_box
 from vlq.query.result import Result
 from vlq.query.schema import Run, Transform
 
@@ -49,6 +50,19 @@ SHAPES: dict[str, dict[str, Any]] = {
         "seal": False,
     },
 }
+
+
+@dataclass(frozen=True)
+class Places:
+    """What `patches=` can be, and by brute force the patches that it stands for."""
+
+    argument: Any
+    mask: np.ndarray  # (image, patch)
+    by_image: bool = True  # whether images have patches of their own
+
+    def summary(self, images: np.ndarray) -> dict[str, Any]:
+        """What a summary says of them, of chosen images."""
+        return {"with_patches": (self.mask.any(1) & images).sum()} if self.by_image else {}
 
 
 @dataclass
@@ -87,6 +101,8 @@ class Case:
         if arguments["min_prob"] is not None:
             hit &= probability >= arguments["min_prob"]
         hit &= self.chosen(arguments["images"])[:, None, None]
+        if (places := arguments.get("patches")) is not None:
+            hit &= places.mask[:, None, :]
         counted = layers_of(arguments.get("layers"), self.run.layers)
         hit &= np.isin(np.arange(self.run.layers), counted)[None, :, None]
         hit &= hit.sum(-1, keepdims=True) >= arguments["min_patches"]
@@ -160,19 +176,74 @@ def layer_choices(run: Run) -> st.SearchStrategy[Any]:
 
 
 def reading_arguments(draw: st.DrawFn, case: Case, site: str = "patch") -> dict[str, Any]:
-    """What narrows a reading; `images` is a label or None."""
+    """What narrows a reading; `images` is a label or None, `patches` are Places or None."""
+    places = draw(st.none() | st.composite(places_of)(case)) if site == "patch" else None
+    most = case.run.positions[site] if places is None or places.by_image else int(places.mask[0].sum())
     return {
-        "rank": draw(st.integers(1, case.run.k)),
+        "rank": draw(st.just(1) | st.integers(1, case.run.k)),
         "min_prob": draw(st.none() | st.floats(0.001, 0.5)),
-        "min_patches": draw(st.sampled_from(range(1, 1 + min(3, case.run.positions[site])))),
+        "patches": places,
+        "min_patches": draw(st.sampled_from(range(1, 1 + min(3, most)))),
         "images": draw(st.sampled_from([None, None, *LABELS])),
     }
 
 
+def places_of(draw: st.DrawFn, case: Case) -> Places:
+    """Patches by number, by label, of a token's location, of rows by patch, or where a condition holds."""
+    ids, run = draw(token_ids(case)), case.run
+    every = {"rank": run.k, "min_prob": None, "min_patches": 1, "images": None}
+    hit = case.hits("patch", ids, every)  # (image, layer, patch)
+    match draw(st.sampled_from(["numbers", "label", "locate", "readings", "first_layer", "condition"])):
+        case "numbers":
+            numbers = draw(st.lists(st.integers(0, run.positions["patch"] - 1), min_size=1, max_size=6))
+            mask = np.zeros((len(case.names), run.positions["patch"]), bool)
+            mask[:, numbers] = True
+            return Places(numbers[0] if len(numbers) == 1 else numbers, mask, False)
+        case "label":
+            label = draw(st.sampled_from(["dog", "DOG", "cat", "nothing"]))
+            known = {item["label"].lower() for objects in case.objects for item in objects}
+            assume(label.lower() in known)
+            return Places(label, covered(case, label))
+        case "locate":
+            layer = draw(st.integers(0, run.layers - 1))
+            node = vlq.locate(one_or_list(ids), rank=run.k, layer=layer)
+            whole = node.where(vlq.col("layer") >= 0)  # the same rows by another way
+            return Places(whole if draw(st.booleans()) else node, hit[:, layer])
+        case "readings":
+            return Places(vlq.readings(one_or_list(ids), rank=run.k), hit.any(1))
+        case "first_layer":
+            layer = draw(st.integers(0, run.layers - 1))
+            node = vlq.first_layer(one_or_list(ids), rank=run.k, by="patch", layers=(0, layer))
+            return Places(node, hit[:, : layer + 1].any(1))
+    first = vlq.first_layer(one_or_list(ids), rank=run.k, by="patch")
+    return Places(first > 0, hit.any(1) & ~hit[:, 0])
+
+
+def covered(case: Case, label: str) -> np.ndarray:
+    """(image, patch): whether an object of the label covers half or more of what the patch shows of the image."""
+    mask = np.zeros((len(case.names), case.run.positions["patch"]), bool)
+    for image in np.flatnonzero(case.good):
+        for patch in range(mask.shape[1]):
+            x0, y0, x1, y1 = patch_box(case.transform, case.pixels, case.run.grid, patch)
+            for item in case.objects[image]:
+                a0, b0, a1, b1 = item["box"]
+                shared = max(0, min(x1, a1) - max(x0, a0)) * max(0, min(y1, b1) - max(y0, b0))
+                if item["label"].lower() == label.lower() and shared > 0:
+                    mask[image, patch] |= shared >= (x1 - x0) * (y1 - y0) / 2
+    return mask
+
+
 def asked(arguments: dict[str, Any]) -> dict[str, Any]:
     """The same as the language takes them."""
-    label = arguments.get("images")
-    return arguments | {"images": None if label is None else vlq.col("label") == label}
+    label, places = arguments.get("images"), arguments.get("patches")
+    taken = arguments | {"images": None if label is None else vlq.col("label") == label}
+    return taken if places is None else taken | {"patches": places.argument}
+
+
+def with_patches(case: Case, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a summary says of `patches=`."""
+    places = arguments.get("patches")
+    return {} if places is None else places.summary(case.chosen(arguments["images"]))
 
 
 def one_or_list(ids: list[int]) -> int | list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,19 +17,36 @@ import vlq
 from vlq.query.errors import BadArgument
 
 from ..synthetic import make_cache, make_run
-from .corpora import LABELS, SETTINGS, SNAPSHOTS, Case, asked, layer_choices, layers_of, shapes, snapshot
+from .corpora import (
+    LABELS,
+    SETTINGS,
+    SNAPSHOTS,
+    Case,
+    Places,
+    asked,
+    layer_choices,
+    layers_of,
+    places_of,
+    shapes,
+    snapshot,
+    with_patches,
+)
 
 
-def brute(case: Case, at: str, share: float, unit: str, layers: Any, images: str | None) -> list[dict[str, Any]]:
-    top1 = case.sites[at].token[case.chosen(images)][..., 0]  # (image, layer, position)
+def brute(
+    case: Case, at: str, share: float, unit: str, layers: Any, images: str | None, places: Places | None
+) -> list[dict[str, Any]]:
+    top1 = case.sites[at].token[..., 0]  # (image, layer, position)
+    counted = np.ones((len(top1), top1.shape[-1]), bool) if places is None else places.mask
     rows = []
     for layer in layers_of(layers, case.run.layers):
         counts: Counter[int] = Counter()
-        for image in top1[:, layer].tolist():
+        for image in np.flatnonzero(case.chosen(images) & counted.any(1)):
+            read = top1[image, layer][counted[image]].tolist()
             if unit == "position":
-                counts.update(image)
+                counts.update(read)
             else:
-                ids = Counter(image)
+                ids = Counter(read)
                 counts[min(ids, key=lambda id: (-ids[id], id))] += 1
         so_far, total = 0, sum(counts.values())
         for id, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
@@ -56,12 +74,15 @@ def test_equals_brute_force(
 ) -> None:
     case = cases[name]
     layers = data.draw(layer_choices(case.run))
-    result = case.corpus.defaults(at, share=share, unit=unit, layers=layers, **asked({"images": images}))
-    expected = brute(case, at, share, unit, layers, images)
+    places = data.draw(st.none() | st.composite(places_of)(case)) if at == "patch" else None
+    arguments = {"images": images, "patches": places}
+    result = case.corpus.defaults(at, share=share, unit=unit, layers=layers, **asked(arguments))
+    expected = brute(case, at, share, unit, layers, images, places)
     assert result.rows == expected
 
     summary = result.summary
     assert summary["images"] == case.chosen(images).sum()
+    assert with_patches(case, arguments).items() <= summary.items()
     assert summary["matched"] == len({row["token"] for row in expected})
     tokens = Counter(row["layer"] for row in expected)
     assert summary["histogram"] == {layer: tokens[layer] for layer in layers_of(layers, case.run.layers)}

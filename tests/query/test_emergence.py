@@ -23,6 +23,7 @@ from .corpora import (
     shapes,
     snapshot,
     token_ids,
+    with_patches,
 )
 
 
@@ -59,7 +60,8 @@ def test_equals_brute_force(cases: dict[str, Case], name: str, data: st.DataObje
             "first": first[0] if matched else None,
         }
     assert result.rows == expected
-    assert result.summary == {"images": case.chosen(arguments["images"]).sum(), "tokens": tokens}
+    images = {"images": case.chosen(arguments["images"]).sum()}
+    assert result.summary == images | {"tokens": tokens} | with_patches(case, arguments)
     assert result.headline
 
 

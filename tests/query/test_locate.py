@@ -21,7 +21,18 @@ from vlq.query.store import open_store
 from vlq.workers.shard import write_shard
 
 from ..synthetic import image_table, make_cache, make_run, parquet, random_readings, vocabulary_table
-from .corpora import SETTINGS, SNAPSHOTS, Case, asked, one_or_list, reading_arguments, shapes, snapshot, token_ids
+from .corpora import (
+    SETTINGS,
+    SNAPSHOTS,
+    Case,
+    asked,
+    one_or_list,
+    reading_arguments,
+    shapes,
+    snapshot,
+    token_ids,
+    with_patches,
+)
 
 
 def regions(patches: list[int], columns: int) -> int:
@@ -105,6 +116,7 @@ def test_equals_brute_force(cases: dict[str, Case], name: str, data: st.DataObje
     summary = result.summary
     judged = [row for row in result.rows if row["iou"] is not None]
     assert summary["images"] == case.chosen(arguments["images"]).sum()
+    assert with_patches(case, arguments).items() <= summary.items()
     assert summary["matched"] == len(expected)
     assert summary["judged"] == len(judged)
     if expected:

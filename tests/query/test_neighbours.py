@@ -23,6 +23,7 @@ from .corpora import (
     shapes,
     snapshot,
     token_ids,
+    with_patches,
 )
 
 
@@ -62,6 +63,7 @@ def test_equals_brute_force(cases: dict[str, Case], name: str, min_images: int, 
 
     summary = result.summary
     assert summary["images"] == case.chosen(arguments["images"]).sum()
+    assert with_patches(case, arguments).items() <= summary.items()
     assert summary["matched"] == len({row["token"] for row in expected})
     assert summary["adjacent"] == sum({row["layer"]: row["adjacent"] for row in expected}.values())
     if expected:

@@ -25,6 +25,7 @@ from .corpora import (
     shapes,
     snapshot,
     token_ids,
+    with_patches,
 )
 
 
@@ -62,6 +63,7 @@ def test_equals_brute_force(cases: dict[str, Case], name: str, data: st.DataObje
 
     summary = result.summary
     assert summary["images"] == case.chosen(arguments["images"]).sum()
+    assert with_patches(case, arguments).items() <= summary.items()
     assert summary["matched"] == len({row["image"] for row in expected})
     assert summary["shared"] == len({row["image"] for row in expected if row["both"]})
     layers = Counter(row["layer"] for row in expected)

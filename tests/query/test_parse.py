@@ -39,7 +39,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.lists(inner, max_size=3).map(tuple),
     max_leaves=6,
 )
-PARAMETERS = ("rank", "min_prob", "layers", "at", "min_patches", "min_run", "by", "pieces")
+PARAMETERS = ("rank", "min_prob", "layers", "at", "patches", "min_patches", "min_run", "by", "pieces")
 
 
 @given(token=values, named=st.dictionaries(st.sampled_from(PARAMETERS), values, max_size=4))
@@ -51,7 +51,6 @@ def test_the_text_of_a_node_is_parsed_to_an_equal_node(token: Any, named: dict[s
     assert same(parsed, node)
 
 
-tables = st.sampled_from([vlq.first_layer("dog"), vlq.first_layer(3, rank=2), vlq.last_layer("cat", layers=(1, 2))])
 conditions = st.recursive(
     st.builds(
         lambda a, op, b: Comparison((Name(a), node_of(b)), (op,)),
@@ -68,6 +67,11 @@ conditions = st.recursive(
     max_leaves=5,
 )
 columns = st.sampled_from(["label", vlq.col("label"), vlq.col("layer")])
+tables = (
+    st.sampled_from([vlq.first_layer("dog"), vlq.first_layer(3, rank=2), vlq.last_layer("cat", layers=(1, 2))])
+    | st.builds(vlq.locate, st.just("dog"), patches=st.sampled_from(["dog", 3, [1, 2]]))
+    | st.builds(vlq.readings, st.just("dog"), images=conditions)
+)
 expressions = st.recursive(
     tables,
     lambda inner: (
@@ -80,6 +84,7 @@ expressions = st.recursive(
         | st.builds(lambda table, bins: table.histogram("layer", bins=bins).max(), inner, st.integers(2, 30))
         | st.builds(lambda table, column: table.group(["a", column]).count().mean(), inner, columns)
         | st.builds(lambda table, seed: table.sample(3, seed).select(["image", "layer"]), inner, st.integers(-2, 2))
+        | st.builds(vlq.first_layer, st.just("ear"), patches=inner)
     ),
     max_leaves=6,
 )

@@ -1,0 +1,202 @@
+"""Which patches count: `patches=` by number, by a label of the ground truth, or as the rows of a query."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from vlq.query.bind import Bound, Scope, Table, bind
+from vlq.query.compile import Compiler, Relation, indented
+from vlq.query.errors import BadArgument, UnknownName
+from vlq.query.nodes import Literal, Name, Node, Sequence
+from vlq.query.parameters import mismatch, whole
+from vlq.query.schema import Run
+from vlq.query.summary import each
+from vlq.query.tokens import TokenSet
+from vlq.query.truth import OBJECTS, covered_sql, has_truth
+
+INSIDE = "get_bit(inside, position) = 1"
+"""SQL: whether a position is one of the patches, where `PatchSet.mask` is joined."""
+
+POSITIONS_INSIDE = f"list_filter(positions, lambda position: {INSIDE})"
+"""SQL: those of a posting's positions that are."""
+
+NAMED = 8
+"""So many patches are named in a sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class PatchSet(ABC):
+    """The patches of each image at which readings count."""
+
+    run: Run
+
+    @property
+    def by_image(self) -> bool:
+        """Whether images have patches of their own, and some perhaps none."""
+        return True
+
+    @property
+    @abstractmethod
+    def phrase(self) -> str:
+        """'patches of ...'"""
+
+    @property
+    def token_sets(self) -> tuple[TokenSet, ...]:
+        """The tokens that decide which patches they are."""
+        return ()
+
+    def notes(self) -> list[str]:
+        """What the answer that they come from cannot know."""
+        return []
+
+    @abstractmethod
+    def cells(self, compiler: Compiler) -> str:
+        """SQL of image and patch, or of patch if every image has the same ones; rows may repeat."""
+
+    def part(self, compiler: Compiler) -> str:
+        """A part of the statement with a row for each image that has such patches, or one row.
+
+        `inside` is a string of bits, 1 for each patch that counts: they are looked up faster than items of a list.
+        """
+        cells = indented(f"\n{self.cells(compiler)}")
+        last = compiler.value("last_patch", self.run.positions["patch"] - 1)
+        image, group = ("image, ", " GROUP BY image") if self.by_image else ("", "")
+        sql = f"SELECT {image}bitstring_agg(patch::INTEGER, 0, {last}::INTEGER) AS inside\nFROM ({cells}\n){group}"
+        return compiler.part("mask", sql)
+
+    def mask(self, compiler: Compiler) -> str:
+        """The same as SQL that joins it to readings."""
+        name = self.part(compiler)
+        return f"JOIN {name} USING (image)" if self.by_image else f"CROSS JOIN {name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Numbered(PatchSet):
+    """The same patches in every image, by number."""
+
+    numbers: tuple[int, ...]  # ascending
+
+    @property
+    def by_image(self) -> bool:
+        return False
+
+    @property
+    def phrase(self) -> str:
+        shown = ", ".join(map(str, self.numbers[:NAMED]))
+        more = f" and {len(self.numbers) - NAMED:,} more" if len(self.numbers) > NAMED else ""
+        return f"patch{'es' if len(self.numbers) > 1 else ''} {shown}{more}"
+
+    def cells(self, compiler: Compiler) -> str:
+        return f"SELECT unnest({compiler.value('patches', list(self.numbers))}) AS patch"
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled(PatchSet):
+    """The patches that objects of a label cover."""
+
+    label: str
+
+    @property
+    def phrase(self) -> str:
+        return f"patches of objects labelled {self.label!r}"
+
+    def cells(self, compiler: Compiler) -> str:
+        return covered_sql(self.label, self.run.grid, compiler)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked(PatchSet):
+    """The patches of the rows of an answer."""
+
+    node: Node
+    table: Table
+
+    @property
+    def phrase(self) -> str:
+        return f"patches of {self.node}"
+
+    @property
+    def token_sets(self) -> tuple[TokenSet, ...]:
+        return self.table.token_sets
+
+    def notes(self) -> list[str]:
+        return self.table.notes()
+
+    def cells(self, compiler: Compiler) -> str:
+        if isinstance(self.table, Bound) and (found := self.table.function.patches) is not None:
+            return f"SELECT image, unnest(positions) AS patch\nFROM (\n  {indented(found(self.table, compiler))}\n)"
+        relation = self.table.relation(compiler)
+        patch = "patch" if "patch" in relation.keys else f"unnest({relation.mask}) AS patch"
+        where = f" WHERE {relation.holds}" if relation.holds else ""
+        return f"SELECT image, {patch} FROM {relation.part()} AS answer{where}"
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Which patches count; None for all."""
+
+    expected: str = "a patch's number, a list of them, a label of objects, locate(...), or a query with rows by patch"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> PatchSet | None:
+        match node:
+            case Literal(value=None):
+                return None
+            case Literal(value=str(label)):
+                return _labelled(label, node, name, scope)
+            case Literal():
+                return _numbered((node,), name, scope)
+            case Sequence(is_list=True, items=items) if items:
+                return _numbered(items, name, scope)
+            case Name(name=bare):
+                hint = f"A label is quoted: {name}='{bare}'"
+                raise scope.error(UnknownName, f"{name}: {bare} is not quoted.", node, hint)
+            case Sequence():
+                raise mismatch(node, name, self.expected, scope, "Several patches are a list in brackets.")
+        table = bind(node, scope)
+        relation = table.relation(Compiler())
+        if not _has_patches(relation):
+            raise scope.error(
+                BadArgument,
+                f"{name}: expected a row for each image and patch. {node} has a row for each {each(relation.keys)}.",
+                node,
+                "Such as first_layer('dog', by='patch') or readings('dog'); or locate('dog').",
+            )
+        return Asked(scope.run, node, table)
+
+
+def _has_patches(relation: Relation) -> bool:
+    return {"image", "patch"} <= {*relation.keys} or relation.mask is not None
+
+
+def _numbered(items: Items[Node], name: str, scope: Scope) -> Numbered:
+    rows, columns = scope.run.grid
+    numbers = set()
+    for item in items:
+        number = whole(item)
+        if number is None:
+            raise mismatch(item, name, Patches.expected, scope)
+        if not 0 <= number < rows * columns:
+            raise scope.error(
+                BadArgument,
+                f"{name}: there is no patch {number}. This grid of {rows} x {columns} has the patches 0 to "
+                f"{rows * columns - 1}.",
+                item,
+            )
+        numbers.add(number)
+    return Numbered(scope.run, tuple(sorted(numbers)))
+
+
+def _labelled(label: str, node: Node, name: str, scope: Scope) -> Labelled:
+    asked = f"Patches that read a token are asked for: {name}=locate({label!r})"
+    if not has_truth(scope):
+        message = f"{name}: a label needs a column `{OBJECTS}` of labels and boxes. These images came without."
+        raise scope.error(BadArgument, message, node, asked)
+    labels = scope.labels()
+    if label.lower() not in {known.lower() for known in labels}:
+        near = get_close_matches(label, labels, 1)
+        hint = f"Did you mean '{near[0]}'?" if near else asked
+        raise scope.error(BadArgument, f"{name}: no image has an object labelled {label!r}.", node, hint)
+    return Labelled(scope.run, label)

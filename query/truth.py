@@ -1,0 +1,72 @@
+"""What is truly in an image: the objects that came with it, and the patches that they cover."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from vlq.query.compile import Compiler
+
+if TYPE_CHECKING:
+    from vlq.query.bind import Scope
+
+OBJECTS = "objects"
+"""The image column of what is truly there: a list of structs with a `label` and a `box` (x0, y0, x1, y1) in pixels."""
+
+COVERED = 0.5
+"""An object's patch is one that its box covers by at least this share of what the patch shows of the image."""
+
+ROUNDING = 1e-9
+"""So much less is as good: exactly one half need not come out as one half."""
+
+
+def has_truth(scope: Scope) -> bool:
+    """Whether the image table tells what is truly there."""
+    kind = scope.image_columns().get(OBJECTS, "").replace('"', "")
+    return (
+        kind.endswith(")[]")
+        and "label VARCHAR" in kind
+        and re.search(r"\bbox \w+(\(\d+,\d+\))?\[\d*\]", kind) is not None
+    )
+
+
+def covered_sql(label: str, grid: tuple[int, int], compiler: Compiler) -> str:
+    """image, patch: the patches of objects of this label, case folded. What of a patch shows padding does not count.
+
+    Everything is measured in patches, from the grid's upper left corner: the box and the image are moved there, and
+    shares of areas stay what they are.
+    """
+    rows, columns = (compiler.value(name, n) for name, n in zip(("rows", "columns"), grid, strict=True))
+
+    def moved(edge: str, axis: str, length: str, cells: str) -> str:
+        return f"(({edge}) * transform.scale_{axis} + transform.offset_{axis}) * {cells} / transform.{length}"
+
+    x, y = ("x", "width", columns), ("y", "height", rows)
+    return f"""\
+SELECT image, row * {columns} + col AS patch
+FROM (
+  SELECT *, unnest(range(TRY_CAST(floor(x0) AS INTEGER), TRY_CAST(ceil(x1) AS INTEGER))) AS col FROM (
+    SELECT *, unnest(range(TRY_CAST(floor(y0) AS INTEGER), TRY_CAST(ceil(y1) AS INTEGER))) AS row FROM (
+      -- The image and the box, as far as they lie in the grid.
+      SELECT image_id AS image,
+        greatest({moved("0", *x)}, 0) AS low_x, least({moved("images.width", *x)}, {columns}) AS high_x,
+        greatest({moved("0", *y)}, 0) AS low_y, least({moved("images.height", *y)}, {rows}) AS high_y,
+        greatest({moved("object.box[1]", *x)}, low_x) AS x0, least({moved("object.box[3]", *x)}, high_x) AS x1,
+        greatest({moved("object.box[2]", *y)}, low_y) AS y0, least({moved("object.box[4]", *y)}, high_y) AS y1
+      FROM (
+        SELECT image_id, width, height, transform, unnest({OBJECTS}) AS object
+        FROM {compiler.table("images")} WHERE error IS NULL
+      ) AS images
+      WHERE lower(object.label) = lower({compiler.value("label", label)})
+        AND object.box[1] + object.box[2] + object.box[3] + object.box[4] IS NOT NULL
+    )
+  )
+)
+WHERE x0 < x1 AND y0 < y1 AND (least(col + 1, x1) - greatest(col, x0)) * (least(row + 1, y1) - greatest(row, y0))
+  >= {compiler.value("covered", COVERED - ROUNDING)}
+  * (least(col + 1, high_x) - greatest(col, low_x)) * (least(row + 1, high_y) - greatest(row, low_y))"""
+
+
+def labels_sql(images: str) -> str:
+    """Every label that an object has, in the alphabet's order."""
+    return f"SELECT DISTINCT label FROM (SELECT unnest({OBJECTS}).label AS label FROM {images}) ORDER BY label"

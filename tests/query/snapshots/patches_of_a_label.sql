@@ -1,0 +1,54 @@
+-- defaults('patch', patches='dog')
+-- $rows = 3
+-- $columns = 4
+-- $label = dog
+-- $covered = 0.499999999
+-- $last_patch = 11
+-- $share = 0.9
+WITH mask AS MATERIALIZED (
+  SELECT image, bitstring_agg(patch::INTEGER, 0, $last_patch::INTEGER) AS inside
+  FROM (
+    SELECT image, row * $columns + col AS patch
+    FROM (
+      SELECT *, unnest(range(TRY_CAST(floor(x0) AS INTEGER), TRY_CAST(ceil(x1) AS INTEGER))) AS col FROM (
+        SELECT *, unnest(range(TRY_CAST(floor(y0) AS INTEGER), TRY_CAST(ceil(y1) AS INTEGER))) AS row FROM (
+          -- The image and the box, as far as they lie in the grid.
+          SELECT image_id AS image,
+            greatest(((0) * transform.scale_x + transform.offset_x) * $columns / transform.width, 0) AS low_x, least(((images.width) * transform.scale_x + transform.offset_x) * $columns / transform.width, $columns) AS high_x,
+            greatest(((0) * transform.scale_y + transform.offset_y) * $rows / transform.height, 0) AS low_y, least(((images.height) * transform.scale_y + transform.offset_y) * $rows / transform.height, $rows) AS high_y,
+            greatest(((object.box[1]) * transform.scale_x + transform.offset_x) * $columns / transform.width, low_x) AS x0, least(((object.box[3]) * transform.scale_x + transform.offset_x) * $columns / transform.width, high_x) AS x1,
+            greatest(((object.box[2]) * transform.scale_y + transform.offset_y) * $rows / transform.height, low_y) AS y0, least(((object.box[4]) * transform.scale_y + transform.offset_y) * $rows / transform.height, high_y) AS y1
+          FROM (
+            SELECT image_id, width, height, transform, unnest(objects) AS object
+            FROM read_parquet($images) WHERE error IS NULL
+          ) AS images
+          WHERE lower(object.label) = lower($label)
+            AND object.box[1] + object.box[2] + object.box[3] + object.box[4] IS NOT NULL
+        )
+      )
+    )
+    WHERE x0 < x1 AND y0 < y1 AND (least(col + 1, x1) - greatest(col, x0)) * (least(row + 1, y1) - greatest(row, y0))
+      >= $covered
+      * (least(col + 1, high_x) - greatest(col, low_x)) * (least(row + 1, high_y) - greatest(row, low_y))
+  ) GROUP BY image
+)
+SELECT answer.layer, answer.token, answer.piece, answer.text, answer.count, answer.share, answer.cumulative
+FROM (WITH counts AS (
+    SELECT layer, token, count(*) AS count
+    FROM (
+      SELECT layer, image, arg_max(token, (n, -token::BIGINT)) AS token
+      FROM (
+        SELECT token, image, layer, len(list_filter(positions, lambda position: get_bit(inside, position) = 1)) AS n
+        FROM read_parquet($patch_top1) JOIN mask USING (image)
+      ) WHERE n > 0 GROUP BY layer, image
+    ) GROUP BY layer, token
+  ), ranked AS (
+    SELECT *, sum(count) OVER (PARTITION BY layer) AS total,
+      sum(count) OVER (PARTITION BY layer ORDER BY count DESC, token ROWS UNBOUNDED PRECEDING) AS so_far
+    FROM counts
+  )
+  SELECT layer::INTEGER AS layer, token, piece, text, count, count / total AS share, so_far / total AS cumulative
+  FROM ranked LEFT JOIN read_parquet($vocabulary) ON id = token
+  WHERE (so_far - count) / total < $share
+) AS answer
+ORDER BY answer.layer, answer.count DESC, answer.token

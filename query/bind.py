@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vlq.query.against import Split
 from vlq.query.compile import Compiler, Relation, Statement
 from vlq.query.errors import QueryError, SyntaxMistake
 from vlq.query.nodes import Arithmetic, Call, Comparison, Literal, Logic, Method, Node, Not
@@ -43,12 +44,28 @@ class Scope:
 
 
 @dataclass(frozen=True)
+class Others:
+    """What there is of the images that an answer is held against."""
+
+    images: int
+    unknown: int  # how many are on neither side
+    rows: Rows  # none if the answer's own rows tell
+    with_patches: int | None = None  # how many have patches of those that count, if not all have
+
+    @property
+    def placed(self) -> Summary:
+        """The last of these as part of a summary."""
+        return {} if self.with_patches is None else {"with_patches": self.with_patches}
+
+
+@dataclass(frozen=True)
 class Counts:
     """What a summary needs beside the rows."""
 
     images: int  # with readings, of those that were asked for
     compared: int = 0  # rows of a condition for which it can be said whether it holds
     with_patches: int | None = None  # images that have patches of those that count, if not all have
+    others: Others | None = None  # if the answer is held against anything
 
 
 class Table(ABC):
@@ -72,6 +89,16 @@ class Table(ABC):
     @abstractmethod
     def population(self) -> Predicate | None:
         """Which images were asked for; None for all."""
+
+    @property
+    def split(self) -> Split | None:
+        """What the answer is held against; None for nothing."""
+        return None
+
+    @property
+    def others(self) -> Table | None:
+        """The same question to the images that it is held against; None if the rows tell of them, too."""
+        return None
 
     @property
     def patches(self) -> PatchSet | None:
@@ -146,6 +173,19 @@ class Bound(Table):
         return images
 
     @property
+    def split(self) -> Split | None:
+        split: Split | None = self.values.get("against")
+        return split
+
+    @property
+    def others(self) -> Bound | None:
+        return None if self.split is None or self.function.shows_others else self.of_others(self.split)
+
+    def of_others(self, split: Split) -> Bound:
+        """The same call for the images that it is held against, by itself."""
+        return self.given(images=split.others, against=None)
+
+    @property
     def patches(self) -> PatchSet | None:
         patches: PatchSet | None = self.values.get("patches")
         return patches
@@ -172,7 +212,10 @@ class Bound(Table):
         summary = self.function.summarise(self, rows, counts.images)
         if counts.with_patches is not None:
             summary["with_patches"] = counts.with_patches
-        return summary
+        if counts.others is None:
+            return summary
+        assert self.function.contrast is not None
+        return self.function.contrast(self, summary, rows, counts.others)
 
     def headline(self, summary: Summary) -> str:
         assert self.function.headline is not None
@@ -216,6 +259,9 @@ def _call(node: Call, scope: Scope) -> Bound:
         values[parameter.name] = parameter.type.bind(argument, parameter.name, scope)
         if parameter.name == "pieces":
             scope = replace(scope, pieces=values["pieces"])
+    if (condition := values.get("against")) is not None:
+        split = values["against"] = Split(values["images"], condition)
+        values["images"] = split.chosen
     bound = Bound(node, function, scope, values)
     if function.check is not None:
         function.check(bound, scope)
@@ -238,9 +284,16 @@ def compile_counts(table: Table) -> Statement | None:
     population = [] if table.population is None else [table.population.sql(compiler)]
     if population:
         columns.append(f"{compiler.count_images(*population)} AS images")
+    with_patches = []
     if table.patches is not None and table.patches.by_image:
-        with_patches = f"image_id IN (SELECT image FROM {table.patches.part(compiler)})"
-        columns.append(f"{compiler.count_images(*population, with_patches)} AS with_patches")
+        with_patches = [f"image_id IN (SELECT image FROM {table.patches.part(compiler)})"]
+        columns.append(f"{compiler.count_images(*population, *with_patches)} AS with_patches")
+    if (split := table.split) is not None:
+        others = split.others.sql(compiler)
+        columns.append(f"{compiler.count_images(others)} AS others")
+        columns.append(f"{compiler.count_images(*split.unknown(compiler))} AS unknown")
+        if with_patches:
+            columns.append(f"{compiler.count_images(others, *with_patches)} AS others_with_patches")
     if table.relation(Compiler()).holds:
         relation = table.relation(compiler)
         columns.append(f"(SELECT count(answer.{relation.holds}) FROM {relation.part()} AS answer) AS compared")

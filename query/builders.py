@@ -29,6 +29,7 @@ def first_layer(
     by: Literal["image", "patch", "corpus"] = "image",
     missing: Literal["never"] | None = None,
     images: Node | None = None,
+    against: Node | None = None,
     pieces: bool = False,
 ) -> Call:
     """In each image, the first layer where the token is read, and the patches that read it there."""
@@ -48,6 +49,7 @@ def last_layer(
     by: Literal["image", "patch", "corpus"] = "image",
     missing: Literal["never"] | None = None,
     images: Node | None = None,
+    against: Node | None = None,
     pieces: bool = False,
 ) -> Call:
     """In each image, the last layer where the token is read, and the patches that read it there."""
@@ -66,6 +68,7 @@ def peak_layer(
     by: Literal["image", "patch", "corpus"] = "image",
     missing: Literal["never"] | None = None,
     images: Node | None = None,
+    against: Node | None = None,
     pieces: bool = False,
 ) -> Call:
     """In each image, the layer where the token's probability is highest, and the patches that read it there."""
@@ -81,6 +84,7 @@ def readings(
     at: Literal["patch", "last", "prompt"] = "patch",
     patches: Patches = None,
     images: Node | None = None,
+    against: Node | None = None,
     pieces: bool = False,
 ) -> Call:
     """Every place where the token is read: layer, patch, rank, log-probability, and the box in pixels."""
@@ -110,6 +114,7 @@ def emergence(
     patches: Patches = None,
     min_patches: int = 1,
     images: Node | None = None,
+    against: Node | None = None,
     pieces: bool = False,
 ) -> Call:
     """Layer by layer, how many images and patches read each token: all, for the first time, and so far."""
@@ -163,6 +168,7 @@ def overlap(
     patches: Patches = None,
     min_patches: int = 1,
     images: Node | None = None,
+    against: Node | None = None,
     pieces: bool = False,
 ) -> Call:
     """Where two tokens are read at the same layer: patches that read both, and the distance between them."""

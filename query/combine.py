@@ -215,6 +215,9 @@ def combine(node: Comparison | Logic | Not | Arithmetic, operands: tuple[Table |
     if not parts:
         raise scope.error(BadArgument, f"{node} asks nothing.", node, "Such as first_layer('ear') < first_layer('dog')")
     for part, operand in parts:
+        if operand.split is not None:
+            hint = f"Ask twice: with images={operand.split.condition.node}, and with the opposite."
+            raise scope.error(BadArgument, f"against: {part} cannot be combined with another answer.", part, hint)
         _check_kind(part, operand, combined, scope)
         first, expected = parts[0]
         if operand.keys != expected.keys:

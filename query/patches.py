@@ -164,6 +164,9 @@ class Patches:
                 node,
                 "Such as first_layer('dog', by='patch') or readings('dog'); or locate('dog').",
             )
+        if table.split is not None:
+            hint = "Leave out its against=."
+            raise scope.error(BadArgument, f"{name}: {node} is held against other images.", node, hint)
         return Asked(scope.run, node, table)
 
 

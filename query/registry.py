@@ -15,7 +15,7 @@ from vlq.query.errors import BadArgument, UnknownName, VlqError
 from vlq.query.nodes import Call, Literal, Method, Node, node_of
 
 if TYPE_CHECKING:
-    from vlq.query.bind import Bound, Scope, Table
+    from vlq.query.bind import Bound, Others, Scope, Table
     from vlq.query.compile import Compiler, Relation
     from vlq.query.parameters import Parameter
     from vlq.query.summary import Rows, Summary
@@ -58,6 +58,8 @@ class Function(Signature):
     summarise: Callable[[Bound, Rows, int], Summary] | None = None  # of the rows and the number of images
     headline: Callable[[Bound, Summary], str] | None = None
     subject: Callable[[Bound], str] | None = None  # what it is about, in words; by default the call itself
+    contrast: Callable[[Bound, Summary, Rows, Others], Summary] | None = None  # what `against=` makes of a summary
+    shows_others: bool = False  # whether the rows tell of the images that they are held against, too
     notes: Callable[[Bound], list[str]] | None = None  # what the answer cannot know
     patches: Callable[[Bound, Compiler], str] | None = None  # image and positions, where patches are asked for
     tokens: Callable[[Call, Scope], TokenSet] | None = None

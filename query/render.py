@@ -9,6 +9,7 @@ import math
 from html import escape
 from typing import Any
 
+from vlq.query.against import both_sides
 from vlq.query.files import write_whole
 from vlq.query.result import SHOWN_ROWS, Result
 
@@ -97,9 +98,18 @@ def table(result: Result) -> str:
     if result.rows:
         parts += ["", *_rows(result)]
     parts += _notes(result)
-    if any(result.summary.get("histogram", {}).values()):
-        parts += ["", "layer", *bars(result.summary["histogram"])]
+    if sides := both_sides(result.summary):
+        parts += ["", *aligned(sides, [False] + [True] * (len(sides[0]) - 1))]
+    for title, histogram in _histograms(result):
+        parts += ["", title, *bars(histogram)]
     return "\n".join(parts)
+
+
+def _histograms(result: Result) -> list[tuple[str, dict[int, int]]]:
+    """What counts by layer, by its title: of the answer, and of what it is held against."""
+    found = {"layer": result.summary, "layer, without": result.summary.get("against", {})}
+    counted = [(title, summary.get("histogram", {})) for title, summary in found.items()]
+    return [(title, histogram) for title, histogram in counted if any(histogram.values())]
 
 
 def _tokens(result: Result) -> list[str]:
@@ -134,10 +144,14 @@ def _notes(result: Result) -> list[str]:
 def _rows(result: Result) -> list[str]:
     columns = shown_columns(result)
     cells = [[_cell(name, row[name]) for name in columns] for row in result.rows[:SHOWN_ROWS]]
-    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(columns)]
-    right = [isinstance(result.rows[0][name], int | float) for name in columns]
+    return aligned([columns, *cells], [isinstance(result.rows[0][name], int | float) for name in columns])
+
+
+def aligned(table: list[list[str]], right: list[bool]) -> list[str]:
+    """The lines of a table, each column as wide as its widest cell and set to one side."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
-    for line in [columns, *cells]:
+    for line in table:
         padded = [
             text.rjust(width) if to_right else text.ljust(width)
             for text, width, to_right in zip(line, widths, right, strict=True)
@@ -192,15 +206,23 @@ def _bar(share: float) -> str:
 def html(result: Result) -> str:
     """The same for a notebook."""
     columns = shown_columns(result) if result.rows else []
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(_cell(name, row[name]))}</td>" for name in columns) + "</tr>"
-        for row in result.rows[:SHOWN_ROWS]
-    )
-    rows = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if result.rows else ""
+    rows = _html_table([columns, *([_cell(name, row[name]) for name in columns] for row in result.rows[:SHOWN_ROWS])])
     notes = "".join(f"<p>{escape(note)}</p>" for note in _notes(result))
-    histogram = ""
-    if any(result.summary.get("histogram", {}).values()):
-        histogram = f"<pre>layer\n{chr(10).join(bars(result.summary['histogram']))}</pre>"
+    sides = _html_table(both_sides(result.summary))
+    histograms = "".join(
+        f"<pre>{title}\n{chr(10).join(bars(histogram))}</pre>" for title, histogram in _histograms(result)
+    )
     tokens = "".join(f"<p>{escape(line)}</p>" for line in _tokens(result))
-    return f"<p><b>{escape(result.headline)}</b></p>{tokens}{rows}{notes}{histogram}"
+    return f"<p><b>{escape(result.headline)}</b></p>{tokens}{rows}{notes}{sides}{histograms}"
+
+
+def _html_table(lines: list[list[str]]) -> str:
+    """A table whose first line is its head; nothing without others."""
+    if len(lines) < 2:
+        return ""
+    head, *body = (
+        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in line)
+        for tag, line in zip(["th"] + ["td"] * len(lines), lines, strict=False)
+    )
+    rows = "".join(f"<tr>{line}</tr>" for line in body)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -6,7 +6,7 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.bind import Counts, Scope, Table, bind, compile_counts, compile_rows
+from vlq.query.bind import Counts, Others, Scope, Table, bind, compile_counts, compile_rows
 from vlq.query.compile import Statement
 from vlq.query.errors import BadArgument, MissingExtra
 from vlq.query.files import plot_form, write_whole
@@ -85,7 +85,9 @@ class Result:
         """The answer in a few figures, `images` with readings and `matched` ones among them.
 
         Where there is one layer a row: `min`, `median`, `max` and `histogram` over the rows. Where `patches=` are of
-        each image: how many have any (`with_patches`).
+        each image: how many have any (`with_patches`). With `against=`, the others' figures (`against`), for both sides
+        `share`, `share_interval` and `median_interval`, all of these for the `difference`, and how many images are
+        `unknown`; see `bootstrap`.
         """
         whole = self.table.whole
         rows = self.rows if whole is self.table else self._ask(compile_rows(whole))[1]
@@ -94,8 +96,13 @@ class Result:
     def _counts(self, table: Table) -> Counts:
         statement = compile_counts(table)
         found = {} if statement is None else self._ask(statement)[1][0]
-        images = found.get("images", self.snapshot.images)
-        return Counts(images, found.get("compared", 0), found.get("with_patches"))
+        others = None
+        if table.split is not None:
+            rows = [] if table.others is None else self._ask(compile_rows(table.others))[1]
+            others = Others(found["others"], found["unknown"], rows, found.get("others_with_patches"))
+        return Counts(
+            found.get("images", self.snapshot.images), found.get("compared", 0), found.get("with_patches"), others
+        )
 
     @property
     def headline(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from vlq.query.against import Split
 from vlq.query.bind import Counts, Scope, Table
 from vlq.query.compile import Compiler, Relation, quoted
 from vlq.query.nodes import Literal, Method, Name, Node
@@ -65,6 +66,14 @@ class Shown(Table):
     @property
     def token_sets(self) -> tuple[TokenSet, ...]:
         return self.table.token_sets
+
+    @property
+    def split(self) -> Split | None:
+        return self.table.split
+
+    @property
+    def others(self) -> Table | None:
+        return None if self.table.others is None else replace(self, table=self.table.others)
 
     @property
     def patches(self) -> PatchSet | None:

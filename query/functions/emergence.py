@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from vlq.query.bind import Bound, Scope
+from dataclasses import replace
+
+from vlq.query.against import Split, matched_share, share_intervals_sql, unknown
+from vlq.query.bind import Bound, Others, Scope
 from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import WHERE, qualified, unstored
-from vlq.query.functions.shared import AT, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK
+from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK
 from vlq.query.functions.sources import check_min_patches, check_site, token_layers
 from vlq.query.parameters import Parameter, TokenSets
 from vlq.query.registry import Function
@@ -30,6 +33,12 @@ def check(bound: Bound, scope: Scope) -> None:
 
 
 def compile_emergence(bound: Bound, compiler: Compiler) -> Relation:
+    """The layers' counts; held against other images theirs too, and the shares of both with their intervals."""
+    relation = _counted(bound, compiler)
+    return relation if bound.split is None else _with_others(bound, bound.split, relation, compiler)
+
+
+def _counted(bound: Bound, compiler: Compiler) -> Relation:
     """`readings` has a row for each token, image and layer; layers that nothing reads are added after counting."""
     sets = token_sets(bound)
     readings = []
@@ -61,19 +70,68 @@ FROM tokens CROSS JOIN layers LEFT JOIN counts USING (place, layer)"""
     return Relation(sql, ("token", "layer"), columns, "images", ("answer.place", "answer.layer"))
 
 
+def _with_others(bound: Bound, split: Split, relation: Relation, compiler: Compiler) -> Relation:
+    """The others' counts beside the chosen images'; an interval follows from how many images read, of how many."""
+    others = _counted(bound.of_others(split), compiler)
+    chosen_images = compiler.count_images(split.chosen.sql(compiler))
+    other_images = compiler.count_images(split.others.sql(compiler))
+    intervals = share_intervals_sql(
+        "SELECT images AS matched, chosen AS images FROM sides UNION SELECT against_images, others FROM sides", compiler
+    )
+    sql = f"""\
+WITH sides AS (
+  SELECT own.*, other.images AS against_images, other.so_far AS against_so_far,
+    {indented(indented(chosen_images))} AS chosen, {indented(indented(other_images))} AS others
+  FROM {indented(relation.part())} AS own JOIN {indented(others.part())} AS other USING (place, token, layer)
+), intervals AS (
+  {indented(intervals)}
+)
+SELECT sides.*, sides.images / nullif(chosen, 0) AS share, coalesce(own.low, share) AS low,
+  coalesce(own.high, share) AS high, against_images / nullif(others, 0) AS against_share,
+  coalesce(other.low, against_share) AS against_low, coalesce(other.high, against_share) AS against_high
+FROM sides
+LEFT JOIN intervals AS own ON own.matched = sides.images AND own.images = chosen
+LEFT JOIN intervals AS other ON other.matched = against_images AND other.images = others"""
+    shares = ("share", "low", "high")
+    of_others = [f"against_{name}" for name in ("images", "so_far", *shares)]
+    return replace(relation, sql=sql, columns=(*relation.columns, *shares, *of_others))
+
+
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     """For each token: how many images come to read it, at which layer first, and by which layer half of them do."""
+    return {"images": images, "tokens": _tokens(bound, rows, "so_far")}
+
+
+def _tokens(bound: Bound, rows: Rows, so_far: str) -> dict[str, Summary]:
     tokens = {}
     for found in token_sets(bound):
         layers = sorted((row for row in rows if row["token"] == found.label), key=lambda row: row["layer"])
-        reading = [row for row in layers if row["so_far"]]
-        matched = reading[-1]["so_far"] if reading else 0
+        reading = [row for row in layers if row[so_far]]
+        matched = reading[-1][so_far] if reading else 0
         tokens[found.label] = {
             "matched": matched,
-            "half": next((row["layer"] for row in reading if 2 * row["so_far"] >= matched), None),
+            "half": next((row["layer"] for row in reading if 2 * row[so_far] >= matched), None),
             "first": reading[0]["layer"] if reading else None,
         }
-    return {"images": images, "tokens": tokens}
+    return tokens
+
+
+def contrast(bound: Bound, summary: Summary, rows: Rows, others: Others) -> Summary:
+    """For each token the others' figures, the shares of images that come to read it, and their difference."""
+    from vlq.query import bootstrap
+
+    tokens, against = {}, {}
+    for label, other in _tokens(bound, rows, "against_so_far").items():
+        found = summary["tokens"][label]
+        here, there = (found["matched"], summary["images"]), (other["matched"], others.images)
+        tokens[label] = {**found, **bootstrap.share(*here), "difference": bootstrap.share_difference(here, there)}
+        against[label] = {**other, **bootstrap.share(*there)}
+    return {
+        **summary,
+        "tokens": tokens,
+        "against": {"images": others.images, "tokens": against, **others.placed},
+        "unknown": others.unknown,
+    }
 
 
 def headline(bound: Bound, summary: Summary) -> str:
@@ -81,6 +139,7 @@ def headline(bound: Bound, summary: Summary) -> str:
     images, where = count(summary["images"], "image"), WHERE[bound["at"]]
     highest = bound.layers.highest
     end = "the last layer" if highest == bound.run.layers - 1 else f"layer {highest}"
+    against = summary.get("against")
     parts: list[str] = []
     for label, found in summary["tokens"].items():
         matched, half = found["matched"], found["half"]
@@ -90,9 +149,11 @@ def headline(bound: Bound, summary: Summary) -> str:
             part = f"read{where} in {matched:,} of {images} by {end}, half of them by layer {half}"
         else:
             part = f"read{where} in none of {images}"
+        if against is not None:
+            part += f", without: {matched_share(against['tokens'][label], against['images'])}"
         parts.append(f"{label}: {part}")
     more = f"; and {count(len(parts) - NAMED, 'token')} more" if len(parts) > NAMED else ""
-    return "; ".join(parts[:NAMED]) + more + qualified(bound) + placed(summary)
+    return "; ".join(parts[:NAMED]) + more + qualified(bound) + placed(summary) + unknown(summary)
 
 
 def notes(bound: Bound) -> list[str]:
@@ -110,6 +171,7 @@ EMERGENCE = Function(
         PATCHES,
         MIN_PATCHES,
         IMAGES,
+        AGAINST,
         PIECES,
     ),
     positional=1,
@@ -119,5 +181,7 @@ EMERGENCE = Function(
     compile=compile_emergence,
     summarise=summarise,
     headline=headline,
+    contrast=contrast,
+    shows_others=True,
     notes=notes,
 )

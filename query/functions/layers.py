@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
+from vlq.query.against import contrast_layers, held_against
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.errors import BadArgument
 from vlq.query.functions.phrases import WHERE, asked, qualified, unstored
 from vlq.query.functions.shared import (
+    AGAINST,
     AT,
     BY,
     IMAGES,
@@ -179,13 +181,13 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 def headline(pick: Pick, bound: Bound, summary: Summary) -> str:
     """One sentence, the typical before the extreme."""
     read = f"{bound.token.label}{qualified(bound)}: read{WHERE[bound['at']]}"
+    more = placed(summary) + held_against(summary)
     if summary["matched"] == 0:
-        return f"{read} in none of {count(summary['images'], 'image')}{placed(summary)}"
+        return f"{read} in none of {count(summary['images'], 'image')}{more}"
     of_a_patch = " of a patch" if bound["by"] == "patch" else ""
     return (
         f"{read} in {summary['matched']:,} of {count(summary['images'], 'image')}, "
-        f"median {pick.word} layer{of_a_patch} {figure(summary['median'])}, {pick.extreme.format(**summary)}"
-        f"{placed(summary)}"
+        f"median {pick.word} layer{of_a_patch} {figure(summary['median'])}, {pick.extreme.format(**summary)}{more}"
     )
 
 
@@ -205,6 +207,7 @@ def _function(pick: Pick, documentation: str, example: str) -> Function:
             BY,
             MISSING,
             IMAGES,
+            AGAINST,
             PIECES,
         ),
         positional=1,
@@ -215,6 +218,7 @@ def _function(pick: Pick, documentation: str, example: str) -> Function:
         summarise=summarise,
         headline=partial(headline, pick),
         subject=asked,
+        contrast=contrast_layers,
         notes=unstored,
     )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import median
 
+from vlq.query.against import contrast_layers, held_against
 from vlq.query.bind import Bound
 from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import qualified, unstored
-from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK
+from vlq.query.functions.shared import AGAINST, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK
 from vlq.query.functions.sources import check_patches, token_layers
 from vlq.query.parameters import Parameter, StoredRank, Tokens
 from vlq.query.registry import Function
@@ -60,12 +61,13 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 
 def headline(bound: Bound, summary: Summary) -> str:
     both = f"{bound['a'].label} and {bound['b'].label}{qualified(bound.given(at='patch'))}: read at the same layer"
+    more = placed(summary) + held_against(summary)
     if not summary["matched"]:
-        return f"{both} in none of {count(summary['images'], 'image')}{placed(summary)}"
+        return f"{both} in none of {count(summary['images'], 'image')}{more}"
     return (
         f"{both} in {summary['matched']:,} of {count(summary['images'], 'image')}, by the same patch in "
         f"{summary['shared']:,}; median distance {count(round(summary['distance'], 2), 'patch')}, "
-        f"median IoU {summary['iou']:.2f}, largest {summary['largest_iou']:.2f}{placed(summary)}"
+        f"median IoU {summary['iou']:.2f}, largest {summary['largest_iou']:.2f}{more}"
     )
 
 
@@ -89,6 +91,7 @@ OVERLAP = Function(
         PATCHES,
         MIN_PATCHES,
         IMAGES,
+        AGAINST,
         PIECES,
     ),
     positional=2,
@@ -98,5 +101,6 @@ OVERLAP = Function(
     compile=compile_overlap,
     summarise=summarise,
     headline=headline,
+    contrast=contrast_layers,
     notes=notes,
 )

@@ -37,8 +37,11 @@ def qualified(bound: Bound) -> str:
         parts.append(f"at least {bound['min_patches']} {'patches' if bound['at'] == 'patch' else 'positions'} a layer")
     if bound.values.get("min_run", 1) > 1:
         parts.append(f"{bound['min_run']} layers in a row")
-    if (images := bound.values.get("images")) is not None:
+    split = bound.split
+    if (images := bound.population if split is None else split.images) is not None:
         parts.append(f"images with {images.node}")
+    if split is not None:
+        parts.append(f"with {split.condition.node}")
     return f" ({', '.join(parts)})" if parts else ""
 
 

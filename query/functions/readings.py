@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from vlq.query.against import contrast_layers, held_against
 from vlq.query.bind import Bound
 from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import WHERE, asked, qualified, unstored
-from vlq.query.functions.shared import AT, IMAGES, LAYERS, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
+from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_positions
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary, placed
@@ -58,18 +59,19 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 
 def headline(bound: Bound, summary: Summary) -> str:
     read = f"{bound.token.label}{qualified(bound)}: read{WHERE[bound['at']]}"
+    more = placed(summary) + held_against(summary)
     if summary["matched"] == 0:
-        return f"{read} in none of {count(summary['images'], 'image')}{placed(summary)}"
+        return f"{read} in none of {count(summary['images'], 'image')}{more}"
     return (
         f"{read} in {summary['matched']:,} of {count(summary['images'], 'image')}, "
         f"{count(summary['readings'], 'reading')}, median layer {figure(summary['median'])}, "
-        f"from {summary['min']} to {summary['max']}{placed(summary)}"
+        f"from {summary['min']} to {summary['max']}{more}"
     )
 
 
 READINGS = Function(
     name="readings",
-    parameters=(TOKEN, RANK, MIN_PROB, LAYERS, AT, PATCHES, IMAGES, PIECES),
+    parameters=(TOKEN, RANK, MIN_PROB, LAYERS, AT, PATCHES, IMAGES, AGAINST, PIECES),
     positional=1,
     documentation="Every place where the token is read: layer, patch, rank, log-probability, and the box in pixels.",
     example="readings(token='dog', min_prob=0.9, layers=8)",
@@ -78,5 +80,6 @@ READINGS = Function(
     summarise=summarise,
     headline=headline,
     subject=asked,
+    contrast=contrast_layers,
     notes=unstored,
 )

@@ -16,6 +16,9 @@ MIN_RUN = Parameter("min_run", Count(), "so many consecutive layers must each do
 BY = Parameter("by", Choice(("image", "patch", "corpus")), "a row for each image, for each patch, or one row", "image")
 PIECES = Parameter("pieces", Flag(), "let words be pieces inside of words too", False)
 IMAGES = Parameter("images", Images(), "only images for which a condition on their columns holds", None)
+AGAINST = Parameter(
+    "against", Images(), "images for which a condition holds, held against those for which it does not", None
+)
 MISSING = Parameter(
     "missing",
     Optional(Choice(("never",))),

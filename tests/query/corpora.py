@@ -74,6 +74,7 @@ class Case:
     names: list[str]
     good: np.ndarray  # (image,): whether it has readings
     labels: list[str]
+    bright: list[bool | None]
     objects: list[list[dict[str, Any]]]
     transform: Transform
     pixels: tuple[int, int]
@@ -117,8 +118,9 @@ def make_cases(folder: Path) -> dict[str, Case]:
         rng = np.random.default_rng(number)
         labels = [LABELS[i % 3] for i in range(images)]
         objects = [random_objects(rng, options.get("pixels", (112, 112))) for _ in range(images)]
+        bright = [[True, False, None][int(i)] for i in rng.choice(3, images, p=[0.4, 0.4, 0.2])]
         cache = folder / str(number)
-        make_cache(cache, run, columns={"label": labels, "objects": objects}, **options)
+        make_cache(cache, run, columns={"label": labels, "bright": bright, "objects": objects}, **options)
         shards = sorted(str(path.parent.relative_to(cache)) for path in cache.glob("shards/*/zarr.json"))
         good = np.ones(images, bool)
         good[options.get("failed", [])] = False
@@ -128,6 +130,7 @@ def make_cases(folder: Path) -> dict[str, Case]:
             [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)],
             good,
             labels,
+            bright,
             objects,
             options.get("transform", Transform(1.0, 1.0, 0.0, 0.0, 112, 112)),
             options.get("pixels", (112, 112)),

@@ -39,7 +39,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.lists(inner, max_size=3).map(tuple),
     max_leaves=6,
 )
-PARAMETERS = ("rank", "min_prob", "layers", "at", "patches", "min_patches", "min_run", "by", "pieces")
+PARAMETERS = ("rank", "min_prob", "layers", "at", "patches", "min_patches", "min_run", "by", "against", "pieces")
 
 
 @given(token=values, named=st.dictionaries(st.sampled_from(PARAMETERS), values, max_size=4))
@@ -70,7 +70,7 @@ columns = st.sampled_from(["label", vlq.col("label"), vlq.col("layer")])
 tables = (
     st.sampled_from([vlq.first_layer("dog"), vlq.first_layer(3, rank=2), vlq.last_layer("cat", layers=(1, 2))])
     | st.builds(vlq.locate, st.just("dog"), patches=st.sampled_from(["dog", 3, [1, 2]]))
-    | st.builds(vlq.readings, st.just("dog"), images=conditions)
+    | st.builds(vlq.readings, st.just("dog"), images=conditions, against=conditions)
 )
 expressions = st.recursive(
     tables,

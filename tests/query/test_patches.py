@@ -349,6 +349,12 @@ def test_the_sentence(cases: dict[str, Case]) -> None:
             "min_patches: with these patches= a layer has 2 positions. Got 3.",
             "3",
         ),
+        (
+            "first_layer('ear', patches=readings('cat', against=label == 'beach'))",
+            BadArgument,
+            "patches: readings('cat', against=label == 'beach') is held against other images.",
+            "readings('cat', against=label == 'beach')",
+        ),
     ],
 )
 def test_mistakes(

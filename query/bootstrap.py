@@ -1,0 +1,143 @@
+"""How sure a share and a median are: percentile intervals by resampling images with replacement.
+
+Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3: draw as many images as there are, with
+replacement, and take the figure of that draw, many times; the interval goes from the smallest figure that 2.5% of the
+draws do not exceed to the smallest that 97.5% do not. Images are what is drawn, because the patches and layers of one
+image are not independent of each other.
+
+The share of a draw is binomial, so its percentiles are known without drawing. Medians and differences are drawn, from
+a fixed seed: the same answer always has the same intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlq.query.summary import Rows
+
+TAILS = 0.025, 0.975
+"""Where an interval of 95% begins and ends."""
+
+RESAMPLES = 2_000
+SEED = 0
+
+Interval = list[float] | None
+"""Its ends, both inclusive; None where there is no such figure: the share of no images, the median of nothing."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images by what is found in them: `counts` of them are of each kind; in the others nothing is found."""
+
+    images: int
+    counts: np.ndarray  # (kind,)
+    found: np.ndarray  # (kind, layer): how many rows an image of the kind has of each layer
+    layers: np.ndarray  # (layer,) ascending
+
+    @classmethod
+    def by_layer(cls, histogram: Mapping[int, int], images: int) -> Group:
+        """Of images that have one row or none: how many have it at each layer."""
+        layers = np.array(list(histogram))
+        return cls(images, np.array(list(histogram.values())), np.eye(len(layers), dtype=np.int64), layers)
+
+    @classmethod
+    def by_rows(cls, rows: Rows, layers: Sequence[int], images: int) -> Group:
+        """Of images that may have several rows, each of one of the layers (ascending)."""
+        numbers, image = np.unique([row["image_id"] for row in rows], return_inverse=True)
+        found = np.zeros((len(numbers), len(layers)), np.int64)
+        np.add.at(found, (image, np.searchsorted(layers, [row["layer"] for row in rows])), 1)
+        kinds, counts = np.unique(found, axis=0, return_counts=True)
+        return cls(images, counts, kinds, np.array(layers))
+
+    @property
+    def matched(self) -> int:
+        """Images in which something is found."""
+        return int(self.counts.sum())
+
+    @property
+    def median(self) -> float:
+        """The median layer of all rows; NaN without any."""
+        return float(medians((self.counts @ self.found)[None], self.layers)[0])
+
+
+def share(matched: int, images: int) -> dict[str, Any]:
+    """`share`, of no images None, and its `share_interval`."""
+    return {"share": matched / images if images else None, "share_interval": share_interval(matched, images)}
+
+
+def share_interval(matched: int, images: int) -> Interval:
+    """The interval of a share, as if drawn for ever: of so many images a draw has a binomial number of matched ones.
+
+    A share of 0 or 1 has no width, since no draw finds what is not there.
+    """
+    if not images:
+        return None
+    probability = matched / images
+    if matched in (0, images):
+        return [probability, probability]
+    number = np.arange(1, images + 1)
+    # ln P(0), and by how much each ln P(n) is above the one before.
+    steps = np.log((images - number + 1) / number) + np.log(probability) - np.log1p(-probability)
+    below = np.exp(np.cumsum([images * np.log1p(-probability), *steps])).cumsum()  # P(at most n)
+    return [float(n) / images for n in np.searchsorted(below, TAILS)]
+
+
+def share_difference(one: tuple[int, int], other: tuple[int, int]) -> dict[str, Any]:
+    """`share`, by how much the first share is larger, and its `share_interval`. A share: (matched, images)."""
+    if not (one[1] and other[1]):
+        return {"share": None, "share_interval": None}
+    generator = np.random.default_rng(SEED)
+    drawn = [generator.binomial(images, matched / images, RESAMPLES) / images for matched, images in (one, other)]
+    return {"share": one[0] / one[1] - other[0] / other[1], "share_interval": percentiles(drawn[0] - drawn[1])}
+
+
+def figures(group: Group) -> dict[str, Any]:
+    """`share`, `share_interval` and `median_interval` of a group."""
+    _, middle = drawn(group, np.random.default_rng(SEED))
+    return {**share(group.matched, group.images), "median_interval": percentiles(middle)}
+
+
+def difference(one: Group, other: Group) -> dict[str, Any]:
+    """By how much `share` and `median` of the first are larger, and the intervals of that."""
+    generator = np.random.default_rng(SEED)
+    (share_one, median_one), (share_other, median_other) = drawn(one, generator), drawn(other, generator)
+    known = one.images and other.images
+    return {
+        "share": one.matched / one.images - other.matched / other.images if known else None,
+        "share_interval": percentiles(share_one - share_other),
+        "median": one.median - other.median if one.matched and other.matched else None,
+        "median_interval": percentiles(median_one - median_other),
+    }
+
+
+def drawn(group: Group, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(resample,) the share and the median of each draw; NaN where there is none.
+
+    Images of one kind are alike, so a draw is how often each kind comes up: multinomial.
+    """
+    if not group.images:
+        return np.full(RESAMPLES, np.nan), np.full(RESAMPLES, np.nan)
+    chances = np.append(group.counts, group.images - group.matched) / group.images
+    kinds = generator.multinomial(group.images, chances, RESAMPLES)  # (resample, kind)
+    return 1 - kinds[:, -1] / group.images, medians(kinds[:, :-1] @ group.found, group.layers)
+
+
+def medians(rows: np.ndarray, layers: np.ndarray) -> np.ndarray:
+    """(resample,) the median of rows counted by layer (resample, layer); of an even number the mean of the middle two.
+
+    NaN without rows.
+    """
+    below = rows.cumsum(1)
+    total = below[:, -1:]
+    low, high = ((below <= place).sum(1).clip(max=len(layers) - 1) for place in ((total - 1) // 2, total // 2))
+    return np.where(total[:, 0] > 0, (layers[low] + layers[high]) / 2, np.nan)
+
+
+def percentiles(figures: np.ndarray) -> Interval:
+    """The interval of what was drawn. Draws without a figure (NaN) are left out; None if all are."""
+    known = figures[~np.isnan(figures)]
+    return [float(value) for value in np.quantile(known, TAILS, method="inverted_cdf")] if len(known) else None

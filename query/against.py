@@ -72,14 +72,10 @@ def contrast_layers(bound: Bound, summary: Summary, rows: Rows, others: Others) 
 
     assert bound.function.summarise is not None
     other = bound.function.summarise(bound, others.rows, others.images)
-    here, there = _group(bound, summary, rows), _group(bound, other, others.rows)
-    return {
-        **summary,
-        **bootstrap.figures(here),
-        "against": {**other, **bootstrap.figures(there), **others.placed},
-        "difference": bootstrap.difference(here, there),
-        "unknown": others.unknown,
-    }
+    groups = _group(bound, summary, rows), _group(bound, other, others.rows)
+    here, there, difference = bootstrap.contrast(*groups)
+    against = {**other, **there, **others.placed}
+    return {**summary, **here, "against": against, "difference": difference, "unknown": others.unknown}
 
 
 def _group(bound: Bound, summary: Summary, rows: Rows) -> Group:

@@ -95,23 +95,24 @@ def share_difference(one: tuple[int, int], other: tuple[int, int]) -> dict[str, 
     return {"share": one[0] / one[1] - other[0] / other[1], "share_interval": percentiles(drawn[0] - drawn[1])}
 
 
-def figures(group: Group) -> dict[str, Any]:
-    """`share`, `share_interval` and `median_interval` of a group."""
-    _, middle = drawn(group, np.random.default_rng(SEED))
-    return {**share(group.matched, group.images), "median_interval": percentiles(middle)}
+def contrast(one: Group, other: Group) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The figures of both groups, and by how much the first one's are larger.
 
-
-def difference(one: Group, other: Group) -> dict[str, Any]:
-    """By how much `share` and `median` of the first are larger, and the intervals of that."""
+    Of a group: `share`, `share_interval` and `median_interval`. Of the difference: these, and `median`.
+    """
     generator = np.random.default_rng(SEED)
     (share_one, median_one), (share_other, median_other) = drawn(one, generator), drawn(other, generator)
-    known = one.images and other.images
-    return {
-        "share": one.matched / one.images - other.matched / other.images if known else None,
+    difference = {
+        "share": one.matched / one.images - other.matched / other.images if one.images and other.images else None,
         "share_interval": percentiles(share_one - share_other),
         "median": one.median - other.median if one.matched and other.matched else None,
         "median_interval": percentiles(median_one - median_other),
     }
+    figures = [
+        {**share(group.matched, group.images), "median_interval": percentiles(medians)}
+        for group, medians in ((one, median_one), (other, median_other))
+    ]
+    return figures[0], figures[1], difference
 
 
 def drawn(group: Group, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

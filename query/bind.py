@@ -300,3 +300,9 @@ def compile_counts(table: Table) -> Statement | None:
     if not columns:
         return None
     return compiler.ask(f"SELECT {', '.join(columns)}")
+
+
+def column_types(table: Table, scope: Scope) -> Mapping[str, str]:
+    """The DuckDB types of a table's columns, by name."""
+    compiler = Compiler()
+    return scope.describe(compiler.ask(f"SELECT * FROM {table.relation(compiler).part()}"))

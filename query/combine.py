@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from vlq.query.bind import Counts, Scope, Table
+from vlq.query.bind import Counts, Scope, Table, column_types
 from vlq.query.compile import Compiler, Relation, quoted
 from vlq.query.errors import BadArgument
 from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Node, Not
@@ -245,8 +245,7 @@ def _key_types(table: Table, scope: Scope) -> Mapping[str, str]:
     """The types of a table's keys, as far as they are not the same in every table."""
     if not {*table.keys} - PLACES:
         return {}
-    compiler = Compiler()
-    return scope.describe(compiler.ask(table.relation(compiler).sql))
+    return column_types(table, scope)
 
 
 def _check_kind(part: Node, operand: Table, combined: Combined, scope: Scope) -> None:

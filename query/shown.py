@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from vlq.query.against import Split
-from vlq.query.bind import Counts, Scope, Table
-from vlq.query.compile import Compiler, Relation, quoted
+from vlq.query.bind import Counts, Scope, Table, column_types
+from vlq.query.compile import Relation, quoted
 from vlq.query.nodes import Literal, Method, Name, Node
 from vlq.query.nodes import Sequence as SequenceNode
 from vlq.query.parameters import mismatch
@@ -102,8 +102,7 @@ class Shown(Table):
     @cached_property
     def _types(self) -> Mapping[str, str]:
         """The DuckDB types of the table's own columns."""
-        compiler = Compiler()
-        return self.scope.describe(compiler.ask(self.table.relation(compiler).sql))
+        return column_types(self.table, self.scope)
 
     def columns(self, relation: Relation) -> dict[str, Column]:
         """What a condition or an order can name: the table's columns, and behind them the image's own."""

@@ -38,6 +38,8 @@ NUMBERS: dict[str, Callable[[list[float]], float]] = {
 def first_layers(case: Case, ids: Sequence[int], arguments: Row, missing: bool) -> list[Row]:
     """Rows of first_layer by brute force; with `missing` those of images that never read it too, without values."""
     given = {name: arguments[name] for name in ("rank", "min_prob", "min_patches")}
+    if (places := arguments["patches"]) is not None:
+        given["patches"] = places.mask
     chosen = case.chosen(arguments["images"])
     found = [row for row in picked_layers(case.sites["patch"], ids, **given) if chosen[row["image"]]]
     if missing:

@@ -11,7 +11,7 @@
 WITH mask AS MATERIALIZED (
   SELECT image, bitstring_agg(patch::INTEGER, 0, $last_patch::INTEGER) AS inside
   FROM (
-    SELECT image, patch FROM (SELECT image, patch, t1.layer AS layer_1, t1.layer < $number AS holds
+    SELECT image, patch FROM (SELECT t1.image AS image, t1.patch AS patch, t1.layer AS layer_1, t1.layer < $number AS holds
       FROM (WITH layers AS (
           SELECT image, layer, position, rank, logprob FROM read_parquet($patch_topk)
           WHERE token = $token AND rank <= $rank

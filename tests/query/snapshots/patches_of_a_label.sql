@@ -36,7 +36,7 @@ SELECT answer.layer, answer.token, answer.piece, answer.text, answer.count, answ
 FROM (WITH counts AS (
     SELECT layer, token, count(*) AS count
     FROM (
-      SELECT layer, image, arg_max(token, (n, -token::BIGINT)) AS token
+      SELECT layer, image, (4294967295 - max((n::UBIGINT << 32) + (4294967295 - token)) % 4294967296)::UINTEGER AS token
       FROM (
         SELECT token, image, layer, len(list_filter(positions, lambda position: get_bit(inside, position) = 1)) AS n
         FROM read_parquet($patch_top1) JOIN mask USING (image)

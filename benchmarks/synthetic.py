@@ -28,13 +28,13 @@ from benchmarks.readings import World, shard_readings
 from vlq.query.cache import Cache
 from vlq.query.schema import RUN, VOCABULARY, Head, Run, digest_of, head_key, plan_key
 from vlq.query.store import open_store
+from vlq.query.tables import parquet_bytes
 from vlq.workers.extract import GRID, TRANSFORM
 from vlq.workers.index import compact
 from vlq.workers.machine import cpu_count
 from vlq.workers.models.vocabulary import vocabulary_hash
 from vlq.workers.plan import first_plan
 from vlq.workers.shard import write_shard
-from vlq.workers.tables import parquet_bytes
 
 INDEX_KIB = 330
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from vlq.query.schema import (
     RUN,
     TOKENIZER,
     VOCABULARY,
+    Annotation,
     Commit,
     Head,
     IndexManifest,
@@ -24,6 +26,7 @@ from vlq.query.schema import (
     Stored,
     commit_key,
     digest_of,
+    to_json,
 )
 from vlq.query.store import Store, open_store
 
@@ -138,10 +141,16 @@ class Snapshot:
             low, high = (middle, high) if self.cache.commit(middle).first_image <= image else (low, middle)
         return self.cache.commit(low)
 
+    @property
+    def annotations(self) -> tuple[Annotation, ...]:
+        """What the images were annotated with, the newest last."""
+        return () if self.head is None else self.head.annotations
+
     def stored(self, table: str) -> list[Stored]:
         """The objects that hold an index table (of `schema.TABLES`, or "images"), in the order of their rows' shards.
 
-        Of `schema.DIVERGENCE` those of the manifest: it is not made for each shard.
+        Those of the images are as they were cached: without `annotations`. Of `schema.DIVERGENCE` those of the
+        manifest: it is not made for each shard.
         """
         files = list(self.manifest.tables.get(table, ()) if self.manifest else ())
         for commit in self.loose:
@@ -152,7 +161,9 @@ class Snapshot:
         return files
 
     def files(self, table: str) -> list[str]:
-        """The same as paths on this machine."""
+        """The same as paths on this machine; the images' with what they were annotated with."""
+        if table == "images" and self.annotations:
+            return [self.cache.annotated(stored, self.annotations) for stored in self.stored(table)]
         return [self.cache.local(stored) for stored in self.stored(table)]
 
 
@@ -191,6 +202,10 @@ class Cache:
             loose = tuple(commit for shard, commit in self._commits.items() if covered <= shard < head.shards)
         self._snapshot = Snapshot(self, head, manifest, loose)
         return self._snapshot
+
+    def forget(self) -> None:
+        """Have the next snapshot look at the store again: something was written by this process."""
+        self._snapshot = None
 
     def manifest(self, head: Head) -> IndexManifest:
         assert head.index is not None
@@ -242,6 +257,17 @@ class Cache:
         copy = local_files() / "objects" / f"{stored.sha256}{Path(stored.key).suffix}"
         if not copy.exists():
             _write_whole(copy, self.read(stored))
+        return str(copy)
+
+    def annotated(self, images: Stored, annotations: Sequence[Annotation]) -> str:
+        """A file here of an image table with its annotations. Named by what it is made of, it is never stale."""
+        made_of = [images.sha256, *([annotation.stored.sha256, annotation.columns] for annotation in annotations)]
+        copy = local_files() / "annotated" / f"{digest_of(to_json(made_of))}.parquet"
+        if not copy.exists():
+            from vlq.query.tables import annotated
+
+            parts = [(self.local(annotation.stored), annotation.columns) for annotation in annotations]
+            _write_whole(copy, annotated(self.local(images), parts))
         return str(copy)
 
     def read(self, stored: Stored) -> bytes:

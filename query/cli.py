@@ -11,7 +11,6 @@ Exit codes: 0 done, 1 a check found something, 2 a mistake of the user's, with o
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,9 +19,6 @@ from typing import NoReturn
 from vlq.query.errors import MissingExtra, QueryError, VlqError
 
 FORMATS = ("table", "json", "jsonl", "csv", "parquet", "arrow")
-OWN = ("info", "help")
-"""Commands of this room."""
-
 EXAMPLE = "vlq \"first_layer(token='dog')\""
 EXTRAS = {
     "workers": {"ray", "torch", "transformers", "safetensors", "PIL"},
@@ -115,9 +111,12 @@ def _command(arguments: Sequence[str]) -> None:
 
     import typer
 
-    commands = {entry.name: entry for entry in entry_points(group="vlq.commands")}
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands and arguments[0] not in OWN:
-        near = get_close_matches(arguments[0], [*OWN, *commands], 1)
+    from vlq.query.commands import COMMANDS
+
+    others = {entry.name: entry for entry in entry_points(group="vlq.commands")}
+    names = [*COMMANDS, *sorted(others)]
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
+        near = get_close_matches(arguments[0], names, 1)
         hint = f"Did you mean `vlq {near[0]}`?" if near else f"A query has parentheses: {EXAMPLE}"
         raise QueryError(f"There is no command '{arguments[0]}'.", f"{hint} All commands: vlq --help")
     app = typer.Typer(
@@ -130,31 +129,10 @@ def _command(arguments: Sequence[str]) -> None:
         epilog=f"A query has parentheses: {EXAMPLE} [--cache URL] [--format table|json|csv] [--plot FILE] [--explain]",
     )
     app.callback()(lambda: None)  # keeps the commands' names even if there is only one
-    app.command("info")(info)
-
-    @app.command("help")
-    def _(name: str = typer.Argument("", help="A function, such as first_layer, or a method, such as where.")) -> None:
-        """The functions of the query language, or all about one of them."""
-        from vlq.query.reference import help_text
-
-        print(help_text(name))
-
     # A command's room may need packages that are not here; only help needs all of them.
-    asked = {arguments[0]} & commands.keys() if arguments else set()
-    for name in sorted(asked or commands):
-        app.command(name)(commands[name].load())
+    for name in [arguments[0]] if arguments and arguments[0] in names else names:
+        app.command(name)(COMMANDS[name] if name in COMMANDS else others[name].load())
     app(arguments, standalone_mode=True)
-
-
-def info(cache: str = "", format: str = "table") -> None:
-    """Model, prompt, layers, grid, k, images, errors, size and index state of a cache (--format table or json)."""
-    from vlq.query.cache import Cache, default_url
-    from vlq.query.info import as_text
-
-    if format not in ("table", "json"):
-        raise QueryError(f"--format is table or json, not '{format}'.")
-    values = Cache.open(cache or default_url()).info()
-    print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from vlq.query.parse import parse
 from vlq.query.result import Result, check_corpus
 
 if TYPE_CHECKING:
+    from vlq.query.annotate import Annotated
     from vlq.query.joined import JoinedArrays
     from vlq.query.tokens import Vocabulary
 
@@ -69,6 +70,12 @@ class Corpus:
     locate = _asking(builders.locate)
     images = _asking(builders.images)
     tokens = _asking(builders.tokens)
+
+    def annotate(self, table: Any, *, on: str | None = None, replace: bool = False) -> Annotated:
+        """Join a table's columns to the images, in the cache itself: see `vlq.query.annotate.annotate`."""
+        from vlq.query.annotate import annotate
+
+        return annotate(self.cache, table, on=on, replace=replace)
 
     def info(self) -> dict[str, Any]:
         """Model, prompt, layers, grid, k, images, errors, size and the index's state."""

@@ -35,6 +35,7 @@ def info(cache: Cache) -> dict[str, Any]:
         "state": "complete" if snapshot.sealed else "incomplete",
         "errors": [{"image": name, "reason": reason} for _, name, reason in snapshot.errors],
         "columns": user_columns(snapshot),
+        "annotated": [name for annotation in snapshot.annotations for name in annotation.columns],
         "size": {
             "total": sizes.total(),
             "arrays": sizes["shards"],
@@ -58,7 +59,7 @@ def index_state(snapshot: Snapshot) -> str:
 
 
 def user_columns(snapshot: Snapshot) -> list[str]:
-    """Names of the image columns that came with the images."""
+    """Names of the image columns that came with the images or were joined to them."""
     files = snapshot.files("images")
     if not files:
         return []
@@ -74,6 +75,7 @@ def as_text(values: dict[str, Any]) -> str:
     last = values["layers"] - 1
     rows, columns = values["grid"]
     progress = "all cached" if values["state"] == "complete" else f"{values['cached']} cached so far"
+    named = [f"{name} (annotated)" if name in values["annotated"] else name for name in values["columns"]]
     lines = [
         ("cache", values["cache"]),
         ("model", f"{values['model']} ({values['model_class']}, {values['dtype']})"),
@@ -84,7 +86,7 @@ def as_text(values: dict[str, Any]) -> str:
         ("k", f"{values['k']} tokens a reading"),
         ("read at", ", ".join(values["at"])),
         ("images", f"{values['images']}, {progress}, {len(values['errors'])} with errors"),
-        ("columns", ", ".join(values["columns"]) or "none of your own"),
+        ("columns", ", ".join(named) or "none of your own"),
         ("size", sizes_as_text(values["size"], values["cached"])),
         ("index", f"{values['index']['state']}, {values['index']['files']} files"),
     ]

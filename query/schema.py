@@ -3,12 +3,14 @@
     run.json                          who made it: model, prompt, lens, k, axes (create-only: decides what the cache is)
     vocabulary.parquet                id -> piece and text; tokenizer.json beside it where the lens has a tokenizer
     plans/<hash>.parquet              every image, its shard, its user columns
-    heads/<number>.json               numbered, create-only: the plan, whether all of it is done, the compacted index
+    heads/<number>.json               numbered, create-only: the plan, whether all of it is done, the compacted index,
+                                      what the images were annotated with
     shards/<shard>-<hash>/zarr.json   a Zarr v3 group: one shard's readings
     images/<shard>-<hash>.parquet     its images: names, sizes, geometry, errors, user columns
     postings/<shard>-<hash>/<table>.parquet   one shard's postings, sorted by token
     commits/<shard>.json              create-only: names the winner's objects with their checksums. It alone decides.
     index/<hash>/<table>-<part>.parquet     compacted postings; index/<hash>.json is their manifest
+    annotations/<hash>.parquet        columns that were joined to the images later
 
 Layers: 0 is the embedding that enters the decoder, l the residual stream after block l. `layers` counts them all
 (LLaVA-1.5-7B: 33). Positions: `patch` is row-major over the grid; `prompt` counts the prompt's text tokens without
@@ -57,6 +59,10 @@ def images_key(shard: int, digest: str) -> str:
 
 def postings_prefix(shard: int, digest: str) -> str:
     return f"postings/{shard:08d}-{digest}"
+
+
+def annotation_key(digest: str) -> str:
+    return f"annotations/{digest}.parquet"
 
 
 def digest_of(data: bytes) -> str:
@@ -344,6 +350,17 @@ class IndexManifest:
 
 
 @dataclass(frozen=True)
+class Annotation:
+    """Image columns that were joined later: those `columns` of a Parquet table that has an `image_id` beside them.
+
+    Other columns of the table were replaced since. Images without a row have nulls.
+    """
+
+    stored: Stored
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Head:
     """`heads/<number>.json`. The newest one tells what the cache should hold and whether it does."""
 
@@ -353,6 +370,7 @@ class Head:
     images: int
     sealed: bool  # all shards are committed and `index` covers them: nothing will change below this head
     index: str | None  # key of the index manifest
+    annotations: tuple[Annotation, ...] = ()
     format: int = FORMAT
 
     def to_bytes(self) -> bytes:
@@ -363,6 +381,10 @@ class Head:
         values = parse_json(data, where)
         check_format(values, where)
         try:
+            values["annotations"] = tuple(
+                Annotation(Stored(**annotation["stored"]), tuple(annotation["columns"]))
+                for annotation in values.get("annotations", ())
+            )
             return cls(**values)
-        except TypeError as error:
+        except (KeyError, TypeError) as error:
             raise CorruptCache(f"{where} is not a head: {error}.", "Run: vlq verify") from error

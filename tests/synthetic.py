@@ -139,6 +139,19 @@ def image_table(
     )
 
 
+def planned(names: Sequence[str], columns: Mapping[str, Sequence[object]], shard_size: int) -> pa.Table:
+    """The plan of these images."""
+    return pa.table(
+        {
+            "image_id": pa.array(range(len(names)), pa.uint32()),
+            "shard": pa.array([i // shard_size for i in range(len(names))], pa.uint32()),
+            "image": pa.array(names, pa.string()),
+            "uri": pa.array([f"file:///images/{name}" for name in names]),
+            **{name: pa.array(values) for name, values in columns.items()},
+        }
+    )
+
+
 def parquet(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink)
@@ -173,7 +186,7 @@ def make_cache(
     rng = np.random.default_rng(seed)
     # Names whose order is not the order of the ids.
     names = names or [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)]
-    plan = parquet(pa.table({"image_id": pa.array(range(images), pa.uint32()), "image": names}))
+    plan = parquet(planned(names, columns or {}, run.shard_size))
     count = sum(1 for _ in shards(images, run.shard_size))
     head = Head(1, plan_key(digest_of(plan)[:16]), count, images, False, None)
     store.create(head.plan, plan)

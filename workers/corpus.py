@@ -6,23 +6,18 @@ import os
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from vlq.query.errors import InputError
 from vlq.query.schema import IMAGE_COLUMNS
+from vlq.query.tables import FORMATS, IMAGE_NAMES, file_system, read_table, reason
 
 EXTENSIONS = (
     ".avif", ".bmp", ".dib", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pcx", ".pgm", ".png", ".ppm",
     ".qoi", ".tga", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 """What counts as an image when a folder is listed."""
-
-MANIFESTS = (".parquet", ".csv", ".jsonl", ".ndjson")
-
-IMAGE_NAMES = ("image", "image_path", "path", "file", "file_name", "uri", "url")
-"""Manifest columns that can name the image, the first one there is."""
 
 RESERVED = (*IMAGE_COLUMNS, "shard")
 
@@ -45,7 +40,7 @@ def list_images(source: str, limit: int | None = None) -> pa.Table:
 
 
 def _is_manifest(source: str) -> bool:
-    return not _has_magic(source) and PurePosixPath(source.split("::")[0]).suffix.lower() in MANIFESTS
+    return not _has_magic(source) and PurePosixPath(source.split("::")[0]).suffix.lower() in FORMATS
 
 
 def _has_magic(path: str) -> bool:
@@ -57,7 +52,7 @@ def _has_magic(path: str) -> bool:
 
 def _from_files(source: str) -> tuple[list[str], list[str]]:
     """Names below the listed folder, and URIs, in the order of the names."""
-    fs, root = _file_system(source)
+    fs, root = file_system(source)
     try:
         if _has_magic(source):
             paths = [path for path in fs.glob(root) if _is_image(path)]
@@ -71,7 +66,7 @@ def _from_files(source: str) -> tuple[list[str], list[str]]:
             raise InputError(f"There is nothing at {source}.", "Give a folder, a glob, an image, or a manifest.")
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{source} cannot be listed: {_reason(error)}.", "Check the path and its permissions."
+            f"{source} cannot be listed: {reason(error)}.", "Check the path and its permissions."
         ) from error
     named = sorted((path[len(folder) :].lstrip("/"), path) for path in paths)
     named = [(name, path) for name, path in named if not name.startswith(".") and "/." not in name]  # hidden ones
@@ -116,20 +111,6 @@ def _common_folder(paths: list[str]) -> str:
     return os.path.commonpath(folders) if folders and all(folders) else ""
 
 
-def _file_system(source: str) -> tuple[Any, str]:
-    import fsspec
-
-    local = "::" not in source and urlsplit(source).scheme.lower() in ("", "file")
-    if local:
-        path = os.path.abspath(os.path.expanduser(source.removeprefix("file://")))
-        return fsspec.filesystem("file"), path.replace(os.sep, "/")
-    try:
-        fs, path = fsspec.core.url_to_fs(source)
-    except (ImportError, ValueError, OSError) as error:
-        raise InputError(f"{source} cannot be opened: {_reason(error)}.", "Check the URL.") from error
-    return fs, path
-
-
 def _is_local(fs: Any) -> bool:
     from fsspec.implementations.local import LocalFileSystem
 
@@ -144,18 +125,11 @@ def _uri(fs: Any, path: str, source: str) -> str:
     return f"{fs.unstrip_protocol(path)}{chain}{rest}"
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
-
-
 # --- manifests -------------------------------------------------------------------------------------------------
 
 
 def _from_manifest(source: str) -> pa.Table:
-    table = _read_manifest(source)
+    table = read_table(source)
     column = next((name for name in IMAGE_NAMES if name in table.column_names), None)
     if column is None:
         raise InputError(
@@ -191,35 +165,11 @@ def _from_manifest(source: str) -> pa.Table:
     return pa.table(columns)
 
 
-def _read_manifest(source: str) -> pa.Table:
-    fs, path = _file_system(source)
-    suffix = PurePosixPath(path).suffix.lower()
-    try:
-        with fs.open(path, "rb") as file:
-            if suffix == ".parquet":
-                import pyarrow.parquet as pq
-
-                table = pq.read_table(file)
-            elif suffix == ".csv":
-                import pyarrow.csv
-
-                table = pyarrow.csv.read_csv(file)
-            else:
-                import pyarrow.json
-
-                table = pyarrow.json.read_json(file)
-    except FileNotFoundError as error:
-        raise InputError(f"There is no manifest {source}.", "Give a .parquet, .csv or .jsonl file.") from error
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"The manifest {source} cannot be read: {_reason(error)}.") from error
-    return table.replace_schema_metadata(None).combine_chunks()
-
-
 def _resolved(name: str, manifest: str) -> str:
     """A manifest's image as a URI; relative paths are relative to the manifest's folder."""
     if "://" in name:
         return name
-    fs, path = _file_system(manifest)
+    fs, path = file_system(manifest)
     folder = path.rpartition("/")[0]
     joined = name if name.startswith("/") else f"{folder}/{name}"
     if _is_local(fs):

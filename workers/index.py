@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed, latest_head
 from vlq.query.errors import CacheError, CorruptCache, StoreError
-from vlq.query.schema import DIVERGENCE, Commit, Head, IndexManifest, Run, Stored, digest_of, head_key
+from vlq.query.heads import name_index
+from vlq.query.schema import DIVERGENCE, Commit, Head, IndexManifest, Run, Stored, digest_of
 from vlq.query.store import Store, put
 from vlq.query.sums import entropies, summed_sites
+from vlq.query.tables import parquet_bytes
 from vlq.workers.postings import ROW_GROUP, open_writer, postings_bytes, postings_of, row_group, stable_order
-from vlq.workers.tables import parquet_bytes
 
 ROWS_AT_ONCE = 4 * 1024 * 1024
 """Rows of a token range that is sorted in memory (about 30 bytes each, twice). A single token may exceed it."""
@@ -67,12 +68,7 @@ def rebuild(store: Store, run: Run, progress: Progress | None = None) -> tuple[s
             if progress:
                 progress("reading arrays", done + 1, len(commits))
         key, manifest = _write_index(cache, commits, runs, progress or _silent)
-    changed = head.index != key
-    if changed:
-        sealed = len(commits) == head.shards
-        renewed = Head(head.number + 1, head.plan, head.shards, head.images, sealed, key)
-        store.create(head_key(renewed.number), renewed.to_bytes())
-    return key, manifest, changed
+    return key, manifest, name_index(store, head, key, len(commits) == head.shards) != head
 
 
 def postings_from_arrays(cache: Cache, commit: Commit) -> dict[str, pa.Table]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from vlq.query.cache import Cache, committed, committed_shards, read_run
 from vlq.query.errors import RunError
-from vlq.query.schema import Head, Run, head_key
+from vlq.query.heads import name_index
+from vlq.query.schema import Head, Run
 from vlq.query.store import Store, open_store
 from vlq.workers.corpus import list_images
 from vlq.workers.index import compact
@@ -180,11 +181,8 @@ def seal(store: Store, run: Run, head: Head, tracker: Tracker) -> Head:
     """Build the index of a complete cache and name it in a sealed head, which there may be already."""
     tracker.phase("indexing")
     key, _ = compact(store, run, head)
-    if head.sealed and head.index == key:
-        return head
-    sealed = Head(head.number + 1, head.plan, head.shards, head.images, True, key)
-    store.create(head_key(sealed.number), sealed.to_bytes())
-    return sealed
+    name_index(store, head, key, sealed=True)
+    return replace(head, index=key, sealed=True)
 
 
 def _outcome(store: Store, run: Run, head: Head, fresh: int) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from vlq.query.cache import latest_head
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, Head, Run, digest_of, head_key, plan_key
 from vlq.query.store import Store
+from vlq.query.tables import parquet_bytes
 from vlq.workers.models.files import model_hash, resolve
-from vlq.workers.tables import parquet_bytes
 from vlq.workers.worker import Description
 
 BATCH_SIZE = 8
@@ -199,10 +199,10 @@ def settle(store: Store, run: Run, corpus: pa.Table, say: Callable[[str], None])
     while True:
         head = latest_head(store)
         if head is None:
-            plan, number, index = first_plan(corpus, run.shard_size), 1, None
+            plan, before = first_plan(corpus, run.shard_size), Head(0, "", 0, 0, False, None)
         else:
             old = read_plan(store, head.plan)
-            plan, number, index = extended(old, corpus, run.shard_size), head.number + 1, head.index
+            plan, before = extended(old, corpus, run.shard_size), head
             if plan is old:
                 return head, plan
             left_out = [name for name in corpus.column_names if name not in plan.table.column_names]
@@ -212,8 +212,8 @@ def settle(store: Store, run: Run, corpus: pa.Table, say: Callable[[str], None])
         data = parquet_bytes(plan.table)
         key = plan_key(digest_of(data)[:16])
         store.create(key, data)
-        made = Head(number, key, plan.shards, plan.images, False, index)
-        if store.create(head_key(number), made.to_bytes()):
+        made = replace(before, number=before.number + 1, plan=key, shards=plan.shards, images=plan.images, sealed=False)
+        if store.create(head_key(made.number), made.to_bytes()):
             return made, plan
 
 

@@ -23,9 +23,9 @@ from vlq.query.schema import (
     shard_prefix,
 )
 from vlq.query.store import Store, put
+from vlq.query.tables import parquet_bytes
 from vlq.workers.encode import encode_group
 from vlq.workers.postings import postings_bytes, postings_of
-from vlq.workers.tables import parquet_bytes
 
 
 def write_shard(

@@ -39,6 +39,9 @@ def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
         yield Finding("heads/", "no plan was made", RUN_AGAIN)
         return
     yield from _verify_plan(cache, head)
+    yield from _damaged(
+        cache, (annotation.stored for annotation in head.annotations), "vlq annotate the same table again, --replace"
+    )
     manifest = None
     if head.index:
         try:

@@ -73,9 +73,9 @@ class ShardWorker:
         import torch
         import transformers
 
+        from vlq.query.tables import parquet_bytes
         from vlq.workers.models import load
         from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
-        from vlq.workers.tables import parquet_bytes
 
         setup = self._setup
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -117,7 +117,7 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     expected = {
         "empty": "There are no images in",
         "missing": "There is nothing at",
-        "missing.parquet": "There is no manifest",
+        "missing.parquet": "There is no file",
         "*.png": "There are no images in",
         "plain.csv": "has no image column",
         "broken.parquet": "cannot be read",

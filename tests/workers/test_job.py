@@ -24,9 +24,9 @@ import pytest
 from vlq.query.cache import Cache, latest_head
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.store import open_store
+from vlq.query.tables import parquet_bytes
 from vlq.workers.job import run_job
 from vlq.workers.plan import RunOptions, extended, first_plan, read_plan
-from vlq.workers.tables import parquet_bytes
 
 from .conftest import make_model, save_images
 

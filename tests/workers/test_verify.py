@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlq.query.cache import Cache
+from vlq.query.tables import parquet_bytes
 from vlq.workers.postings import postings_bytes
-from vlq.workers.tables import parquet_bytes
 from vlq.workers.verify import Finding, verify
 
 from ..synthetic import make_cache, make_run

@@ -1,0 +1,262 @@
+"""Joining columns to a cache's images after they were read: what somebody labelled later, or what another model says.
+
+The table is put as one object that its content names, and a head that names it is created: until then nobody sees any
+of it, from then on everybody who opens the cache sees all of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vlq.query.cache import Cache, latest_head
+from vlq.query.errors import CacheError, CorruptCache, InputError
+from vlq.query.heads import renew
+from vlq.query.schema import IMAGE_COLUMNS, Annotation, Head, annotation_key, digest_of
+from vlq.query.store import put
+from vlq.query.tables import IMAGE_NAMES, parquet_bytes, read_table, reason
+
+KEYS = ("image_id", *IMAGE_NAMES)
+"""Columns of a table that can say which image a row is of, the first one there is."""
+
+IDENTITY = ("image_id", "image", "uri")
+"""Columns that say nothing but that, so that they are never joined: answers have several of them."""
+
+OBJECTS = "objects"
+NAMED = 5
+"""How many images a message names."""
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What was joined: which columns, to how many of how many images, and the rows that are of none of them."""
+
+    columns: tuple[str, ...]
+    matched: int
+    images: int
+    unknown: tuple[str, ...]  # what these rows call their image
+
+    def __str__(self) -> str:
+        lines = [f"{', '.join(self.columns)}: joined to {self.matched:,} of {self.images:,} images."]
+        if self.matched < self.images:
+            lines.append(f"The other {self.images - self.matched:,} have none: null.")
+        if self.unknown:
+            rows = "1 row names" if len(self.unknown) == 1 else f"{len(self.unknown):,} rows name"
+            lines.append(f"{rows} no image of this cache: {listed(self.unknown)}.")
+        return "\n".join(lines)
+
+
+def annotate(cache: Cache, table: Any, *, on: str | None = None, replace: bool = False) -> Annotated:
+    """Join a table's columns to the images: who opens the cache from now on has them.
+
+    `table` is the path or URL of a .parquet, .csv or .jsonl file, or a table in memory (Arrow, pandas, polars). Its
+    column `on`, by default the first of KEYS that it has, says which image a row is of: by its number (`image_id`), its
+    name, its URI or path, or its file name alone. Columns that the images have already are refused unless `replace`.
+    Raises InputError if the table does not fit, CacheError if no images are planned yet.
+    """
+    source = table if isinstance(table, str) else "The table"
+    rows = read_table(table) if isinstance(table, str) else in_memory(table)
+    key = key_column(rows, on, source)
+    columns = tuple(name for name in rows.column_names if name != key and name not in IDENTITY)
+    check_columns(rows, columns, key, source)
+    head = latest_head(cache.store)
+    if head is None:
+        raise CacheError(f"{cache.url} has no plan yet.", "Begin with `vlq run`; the images can be annotated then.")
+    plan = read_plan(cache, head)
+    found, unknown = numbers(rows[key].to_pylist(), key, plan, source)
+    if not any(number is not None for number in found):
+        raise InputError(
+            f"None of the {rows.num_rows:,} rows of {source} is of an image of this cache.",
+            f"{key} has {listed([unknown[0]])}; the images are {listed(plan['image'].slice(0, 2).to_pylist())}.",
+        )
+    ids = pa.array(found, pa.uint32())
+    joined = rows.select(columns).add_column(0, "image_id", ids).filter(pc.is_valid(ids)).sort_by("image_id")
+    try:
+        data = parquet_bytes(joined)
+    except pa.ArrowException as error:
+        raise InputError(f"{source} has a column that cannot be stored: {reason(error)}.") from error
+    stored = put(cache.store, annotation_key(digest_of(data)[:16]), data)
+    own = plan.schema.names
+    renew(cache.store, lambda newest: with_annotation(newest, Annotation(stored, columns), own, replace))
+    cache.forget()
+    return Annotated(columns, joined.num_rows, plan.num_rows, tuple(unknown))
+
+
+def with_annotation(head: Head, added: Annotation, own: Sequence[str], may_replace: bool) -> Head:
+    """The head with one more annotation, the columns that it replaces taken from those before.
+
+    `own` are the columns that came with the images. Raises InputError if there is such a column and it must stay.
+    """
+    names = {name.lower() for name in added.columns}
+    present = {name.lower(): name for name in own}
+    present |= {name.lower(): name for annotation in head.annotations for name in annotation.columns}
+    taken = [present[name] for name in names & present.keys()]
+    if added in head.annotations:
+        return head
+    if taken and not may_replace:
+        are = "is a column" if len(taken) == 1 else "are columns"
+        raise InputError(
+            f"{', '.join(sorted(taken))} {are} of the images already.", "To put it in its place: --replace"
+        )
+    kept = []
+    for annotation in head.annotations:
+        left = tuple(name for name in annotation.columns if name.lower() not in names)
+        if left:
+            kept.append(dataclasses.replace(annotation, columns=left))
+    return dataclasses.replace(head, annotations=(*kept, added))
+
+
+def read_plan(cache: Cache, head: Head) -> pa.Table:
+    """The table of all images: image_id, image, uri, and the columns that came with them."""
+    try:
+        return pq.read_table(io.BytesIO(cache.store.read(head.plan)))
+    except (FileNotFoundError, pa.ArrowException) as error:
+        raise CorruptCache(f"The plan {head.plan} of {cache.url} cannot be read.", "Run: vlq verify") from error
+
+
+# --- the table -------------------------------------------------------------------------------------------------
+
+
+def in_memory(table: Any) -> pa.Table:
+    """A table of another library as Arrow's. Raises InputError."""
+    try:
+        if type(table).__module__.partition(".")[0] == "pandas":
+            return pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
+        return pa.table(table).replace_schema_metadata(None).combine_chunks()
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        expected = "Give a path, an Arrow table or a data frame."
+        raise InputError(f"A {type(table).__name__} is no table.", expected) from error
+
+
+def key_column(rows: pa.Table, on: str | None, source: str) -> str:
+    """The column that says which image a row is of."""
+    names = rows.column_names
+    if on is not None:
+        if on not in names:
+            near = get_close_matches(on, names, 1)
+            hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(names)}."
+            raise InputError(f"{source} has no column {on}.", hint)
+        return on
+    key = next((name for name in KEYS if name in names), None)
+    if key is None:
+        raise InputError(
+            f"{source} has no image column.",
+            f"Expected one of {', '.join(KEYS)}. Got {', '.join(names) or 'no columns'}. Another one: --on COLUMN",
+        )
+    return key
+
+
+def check_columns(rows: pa.Table, columns: Sequence[str], key: str, source: str) -> None:
+    """Raises InputError unless the columns can stand beside the images' own."""
+    if rows.num_rows == 0:
+        raise InputError(f"{source} has no rows.", "Give a table with a row per image.")
+    if not columns:
+        raise InputError(f"{source} has no column beside {key}.", "Give a table with columns to be joined.")
+    reserved = [name for name in columns if name.lower() in IMAGE_COLUMNS]
+    if reserved:
+        verb = "is a column" if len(reserved) == 1 else "are columns"
+        raise InputError(
+            f"{', '.join(reserved)} {verb} that every image has from being read.", "Rename it, or leave it out."
+        )
+    folded = [name.lower() for name in rows.column_names]
+    unclear = sorted({name for name in rows.column_names if not name or folded.count(name.lower()) > 1})
+    if unclear:
+        raise InputError(f"{source} has columns without a name of their own: {', '.join(map(repr, unclear))}.")
+    if OBJECTS in columns and not holds_objects(rows.schema.field(OBJECTS).type):
+        raise InputError(
+            f"The column {OBJECTS} of {source} is of type {rows.schema.field(OBJECTS).type}.",
+            "Expected lists of structs with a label (a text) and perhaps a box [x0, y0, x1, y1] in pixels.",
+        )
+
+
+def holds_objects(kind: pa.DataType) -> bool:
+    """Whether a type is that of objects: lists of structs with a label and perhaps a box, a list of numbers."""
+    if not is_list(kind) or not pa.types.is_struct(kind.value_type):
+        return False
+    fields = {field.name: field.type for field in kind.value_type}
+    label, box = fields.get("label"), fields.get("box", pa.null())
+    if label is None or not is_text(label):
+        return False
+    return pa.types.is_null(box) or (is_list(box) and pa.types.is_primitive(box.value_type))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+# --- which image a row is of -----------------------------------------------------------------------------------
+
+
+def numbers(keys: Sequence[Any], column: str, plan: pa.Table, source: str) -> tuple[list[int | None], list[str]]:
+    """The image's number for each row, None where there is no such image, and what these rows call it.
+
+    Raises InputError if a row names no image or several, or if two rows are of the same one.
+    """
+    if None in keys:
+        raise InputError(f"Row {keys.index(None)} of {source} has no {column}.", "Leave such rows out.")
+    look_up = by_number(plan) if column == "image_id" else by_name(plan)
+    kind = int if column == "image_id" else str
+    wrong = next((key for key in keys if not isinstance(key, kind) or isinstance(key, bool)), None)
+    if wrong is not None:
+        expected = "numbers of images" if kind is int else "names, file names or URIs of images"
+        hint = "A column of image numbers is called image_id." if isinstance(wrong, int) else None
+        raise InputError(f"The column {column} of {source}: expected {expected}. Got {wrong!r}.", hint)
+    found: list[int | None] = []
+    unknown: list[str] = []
+    first_row: dict[int, int] = {}
+    for row, key in enumerate(keys):
+        images = look_up(key)
+        if len(images) > 1:
+            raise InputError(
+                f"{key!r} in row {row} of {source} is the name of {len(images)} images: {listed(images)}.",
+                "Name them by their numbers, in a column image_id, or by their URIs.",
+            )
+        if not images:
+            unknown.append(str(key))
+        elif images[0] in first_row:
+            raise InputError(f"Rows {first_row[images[0]]} and {row} of {source} are of the same image, {key!r}.")
+        else:
+            first_row[images[0]] = row
+        found.append(images[0] if images else None)
+    return found, unknown
+
+
+LookUp = Callable[[Any], list[int]]
+"""From what a table calls an image to the numbers of the images that are called so."""
+
+
+def by_number(plan: pa.Table) -> LookUp:
+    present = set(plan["image_id"].to_pylist())
+    return lambda key: [key] if key in present else []
+
+
+def by_name(plan: pa.Table) -> LookUp:
+    """By name; where no image has that name by URI, by path, and in the end by the name of the file alone."""
+    tables: list[dict[str, list[int]]] = []
+    ids, names, uris = (plan[column].to_pylist() for column in ("image_id", "image", "uri"))
+    paths = [uri.removeprefix("file://") for uri in uris]
+    for texts in (names, uris, paths, [name.rpartition("/")[2] for name in names]):
+        table: dict[str, list[int]] = defaultdict(list)
+        for number, text in zip(ids, texts, strict=True):
+            table[text].append(number)
+        tables.append(dict(table))
+    return lambda key: next((table[key] for table in tables if key in table), [])
+
+
+def listed(names: Sequence[Any]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(map(str, names[:NAMED])) + more

@@ -1,0 +1,105 @@
+"""Tables as Arrow has them: read from a user's file, written as Parquet, joined to the images'."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vlq.query.errors import CorruptCache, InputError
+
+FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
+
+IMAGE_NAMES = ("image", "image_path", "path", "file", "file_name", "uri", "url")
+"""Columns of a user's table that can name the image, the first one there is."""
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """The table as Parquet: the same rows give the same bytes, however they came in chunks."""
+    sink = io.BytesIO()
+    pq.write_table(table.combine_chunks(), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def annotated(images: str, annotations: Iterable[tuple[str, Sequence[str]]]) -> bytes:
+    """The Parquet file of an image table with the columns of others behind its own, which they may replace.
+
+    Rows belong together by their `image_id`. Raises CorruptCache if a file is none of these.
+    """
+    table = _read(images)
+    for path, columns in annotations:
+        other = _read(path)
+        try:
+            rows = pc.index_in(table["image_id"], value_set=other["image_id"])
+            replaced = {name.lower() for name in columns}
+            table = table.drop_columns([name for name in table.column_names if name.lower() in replaced])
+            for name in columns:
+                table = table.append_column(name, other[name].combine_chunks().take(rows))
+        except (KeyError, pa.ArrowException) as error:
+            raise CorruptCache(f"{path} is no annotation of images: {reason(error)}.", "Run: vlq verify") from error
+    return parquet_bytes(table)
+
+
+def _read(path: str) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptCache(f"{path} cannot be read: {reason(error)}.", "Run: vlq verify") from error
+
+
+# --- a user's files --------------------------------------------------------------------------------------------
+
+
+def read_table(source: str) -> pa.Table:
+    """The rows of a .parquet, .csv or .jsonl file at a path or URL, each column in one chunk. Raises InputError."""
+    fs, path = file_system(source)
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"{source} is no table.", f"Give one of {', '.join(FORMATS)}.")
+    try:
+        with fs.open(path, "rb") as file:
+            if suffix == ".parquet":
+                table = pq.read_table(file)
+            elif suffix == ".csv":
+                import pyarrow.csv
+
+                table = pyarrow.csv.read_csv(file)
+            else:
+                import pyarrow.json
+
+                table = pyarrow.json.read_json(file)
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {source}.", "Give a .parquet, .csv or .jsonl file.") from error
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{source} cannot be read: {reason(error)}.") from error
+    return table.replace_schema_metadata(None).combine_chunks()
+
+
+def file_system(source: str) -> tuple[Any, str]:
+    """fsspec's file system of a path or URL, and the path on it. Raises InputError."""
+    import fsspec
+
+    local = "::" not in source and urlsplit(source).scheme.lower() in ("", "file")
+    if local:
+        path = os.path.abspath(os.path.expanduser(source.removeprefix("file://")))
+        return fsspec.filesystem("file"), path.replace(os.sep, "/")
+    try:
+        fs, path = fsspec.core.url_to_fs(source)
+    except (ImportError, ValueError, OSError) as error:
+        raise InputError(f"{source} cannot be opened: {reason(error)}.", "Check the URL.") from error
+    return fs, path
+
+
+def reason(error: Exception) -> str:
+    """Why, in a few words and without the full stop."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

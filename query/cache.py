@@ -142,6 +142,13 @@ class Snapshot:
         return self.cache.commit(low)
 
     @property
+    def notes(self) -> list[str]:
+        """What answers from it must say."""
+        if self.sealed:
+            return []
+        return [f"The run is not complete: {self.cached:,} of {self.planned:,} images are cached."]
+
+    @property
     def annotations(self) -> tuple[Annotation, ...]:
         """What the images were annotated with, the newest last."""
         return () if self.head is None else self.head.annotations

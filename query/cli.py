@@ -18,7 +18,6 @@ from typing import NoReturn
 
 from vlq.query.errors import MissingExtra, QueryError, VlqError
 
-FORMATS = ("table", "json", "jsonl", "csv", "parquet", "arrow")
 EXAMPLE = "vlq \"first_layer(token='dog')\""
 EXTRAS = {
     "workers": {"ray", "torch", "transformers", "safetensors", "PIL"},
@@ -68,7 +67,7 @@ def _query(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="vlq", description="Ask a cache a question.", allow_abbrev=False)
     parser.add_argument("query", help="such as \"first_layer(token='dog')\"")
     parser.add_argument("--cache", help="URL of the cache; default $VLQ_CACHE, else the demo's")
-    parser.add_argument("--format", choices=FORMATS, help="default: what the output's name says, else a table")
+    parser.add_argument("--format", help="table (the default), json, jsonl, csv, parquet or arrow")
     parser.add_argument("--output", help="write to this file; parquet and arrow are written to files only")
     parser.add_argument("--plot", metavar="FILE", help="draw what suits the answer to a .png or .svg file")
     parser.add_argument("--explain", action="store_true", help="show tokens, SQL, plan and files instead of rows")
@@ -76,28 +75,21 @@ def _query(arguments: Sequence[str]) -> None:
 
     from vlq.query.client import open as open_corpus
     from vlq.query.files import plot_form
-    from vlq.query.render import render, save
+    from vlq.query.render import deliver, form_of
 
-    ending = os.path.splitext(options.output or "")[1].lstrip(".")
-    form = options.format or (ending if ending in FORMATS else "table")
+    form = form_of(options.format, options.output)
     if options.plot:
         plot_form(options.plot)  # its mistakes show before anything is asked
-    if form in ("parquet", "arrow") and not options.output:
-        raise QueryError(f"--format {form} is no text.", f"Say where it should go: --output answer.{form}")
     result = open_corpus(options.cache).query(options.query)
     if options.explain:
         print(result.explain())
         return
-    done = []
+    drawn = []
     if options.plot:
         result.plot(options.plot)
-        done.append(f"Drawn to {options.plot}")
-    if options.output:
-        save(result, form, options.output)
-        done.append(f"Written to {options.output}")
-    # A format that was asked for goes to the screen, with nothing beside it, if no file takes it.
-    to_screen = not options.output and (options.format or not options.plot)
-    print(render(result, form) if to_screen else "\n".join([result.headline, *done]))
+        # A format that was asked for goes to the screen, with nothing beside it, if no file takes it.
+        drawn = [f"Drawn to {options.plot}"] if options.output or not options.format else []
+    deliver(result, form, options.output, drawn)
 
 
 def _command(arguments: Sequence[str]) -> None:

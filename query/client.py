@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 from vlq.query import builders
 from vlq.query.cache import Cache, default_url
 from vlq.query.engine import Engine
+from vlq.query.limits import Limits
 from vlq.query.nodes import Call, Node
 from vlq.query.parse import parse
 from vlq.query.result import Result, check_corpus
@@ -16,6 +17,7 @@ from vlq.query.result import Result, check_corpus
 if TYPE_CHECKING:
     from vlq.query.annotate import Annotated
     from vlq.query.joined import JoinedArrays
+    from vlq.query.sql import SqlAnswer
     from vlq.query.tokens import Vocabulary
 
 
@@ -70,6 +72,24 @@ class Corpus:
     locate = _asking(builders.locate)
     images = _asking(builders.images)
     tokens = _asking(builders.tokens)
+
+    def sql(
+        self,
+        statement: str,
+        *,
+        timeout: float = Limits.timeout,
+        memory: int | str = Limits.memory,
+        temp: int | str = Limits.temp,
+        max_rows: int = Limits.max_rows,
+        threads: int | None = Limits.threads,
+    ) -> SqlAnswer:
+        """What a SELECT over the tables of `vlq.query.views` gives, run in a process of its own within limits.
+
+        Raises SqlMistake if it is no such statement, LimitReached if it was stopped: see `vlq.query.limits`.
+        """
+        from vlq.query.sql import ask
+
+        return ask(self.cache, statement, Limits(timeout, memory, temp, max_rows, threads))
 
     def annotate(self, table: Any, *, on: str | None = None, replace: bool = False) -> Annotated:
         """Join a table's columns to the images, in the cache itself: see `vlq.query.annotate.annotate`."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vlq.query.errors import QueryError
+from vlq.query.limits import Limits
 
 CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
 
@@ -53,4 +54,36 @@ def annotate(
     print(annotate(Cache.open(cache or default_url()), table, on=on, replace=replace))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"info": info, "help": help_of, "annotate": annotate}
+def sql(
+    statement: Annotated[
+        str,
+        typer.Argument(help="One SELECT, as in docs/sql.md. Without it: which tables there are, and their columns."),
+    ] = "",
+    cache: CacheOption = "",
+    format: Annotated[str | None, typer.Option(help="table (the default), json, jsonl, csv, parquet or arrow.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Write to this file; parquet and arrow are written to files only.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds until it is stopped.")] = Limits.timeout,
+    memory: Annotated[str, typer.Option(help="Memory that it may take.")] = str(Limits.memory),
+    temp: Annotated[
+        str, typer.Option(help="Disk that it may take for what does not fit into memory; 0 for none.")
+    ] = str(Limits.temp),
+    max_rows: Annotated[int, typer.Option(help="Rows that its answer may have.")] = Limits.max_rows,
+    threads: Annotated[int | None, typer.Option(help="Default: one for each core.")] = Limits.threads,
+) -> None:
+    """Ask in SQL, read only, what the query language cannot say."""
+    from vlq.query.client import open as open_corpus
+    from vlq.query.render import deliver, form_of
+    from vlq.query.views import listing
+
+    corpus = open_corpus(cache or None)
+    if not statement:
+        print(listing(corpus.cache.run))
+        return
+    form = form_of(format, output)
+    answer = corpus.sql(statement, timeout=timeout, memory=memory, temp=temp, max_rows=max_rows, threads=threads)
+    deliver(answer, form, output)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"info": info, "help": help_of, "sql": sql, "annotate": annotate}

@@ -84,6 +84,18 @@ class BadArgument(QueryError):
     kind = "bad-argument"
 
 
+class SqlMistake(QueryError):
+    """A statement of SQL that DuckDB does not understand, or that is not for use here."""
+
+    kind = "sql"
+
+
+class LimitReached(VlqError):
+    """A statement of SQL was stopped, or its answer not given: it needs more than it may take."""
+
+    kind = "limit"
+
+
 class UnknownToken(QueryError):
     """A word that the model's vocabulary does not hold as one piece."""
 

@@ -6,15 +6,23 @@ import csv
 import io
 import json
 import math
+import os
+from collections.abc import Sequence
+from decimal import Decimal
 from html import escape
 from typing import Any
 
 from vlq.query.against import both_sides
+from vlq.query.answer import SHOWN_ROWS, Answer
+from vlq.query.errors import QueryError
 from vlq.query.files import write_whole
-from vlq.query.result import SHOWN_ROWS, Result
+from vlq.query.result import Result
 
 BAR = 40
 """Characters of the longest bar."""
+
+SHOWN_TEXT = 100
+"""Characters of a text in a cell of a table."""
 
 SHOWN_ITEMS = 8
 """Items of a list in a cell of a table."""
@@ -22,12 +30,36 @@ SHOWN_ITEMS = 8
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def render(result: Result, form: str) -> str:
+FORMATS = ("table", "json", "jsonl", "csv", "parquet", "arrow")
+"""The command line's formats."""
+
+
+def form_of(form: str | None, output: str | None) -> str:
+    """The format that was asked for, else what the output's name says, else a table. Raises QueryError."""
+    ending = os.path.splitext(output or "")[1].lstrip(".")
+    chosen = form or (ending if ending in FORMATS else "table")
+    if chosen not in FORMATS:
+        raise QueryError(f"--format is one of {', '.join(FORMATS)}, not '{chosen}'.")
+    if chosen in ("parquet", "arrow") and not output:
+        raise QueryError(f"--format {chosen} is no text.", f"Say where it should go: --output answer.{chosen}")
+    return chosen
+
+
+def deliver(result: Answer, form: str, output: str | None, drawn: Sequence[str] = ()) -> None:
+    """Print the result, or write it to a file and say so. What was `drawn` of it stands for the result, too."""
+    done = [*drawn]
+    if output:
+        save(result, form, output)
+        done.append(f"Written to {output}")
+    print("\n".join([result.headline, *done]) if done else render(result, form))
+
+
+def render(result: Answer, form: str) -> str:
     """The result as text in one of the command line's formats: table, json, jsonl or csv."""
     return {"table": table, "json": to_json, "jsonl": to_jsonl, "csv": to_csv}[form](result)
 
 
-def save(result: Result, form: str, path: str) -> None:
+def save(result: Answer, form: str, path: str) -> None:
     """Write the result to a file in one of the command line's formats, whole or not at all. Raises StoreError."""
     if form == "parquet":
         import pyarrow.parquet as pq
@@ -48,11 +80,11 @@ def save(result: Result, form: str, path: str) -> None:
     write_whole(path, data, "--output")
 
 
-def to_json(result: Result) -> str:
+def to_json(result: Answer) -> str:
     return json.dumps(plain(result.to_dict()), ensure_ascii=False, indent=2, allow_nan=False)
 
 
-def to_jsonl(result: Result) -> str:
+def to_jsonl(result: Answer) -> str:
     """The rows alone, an object a line."""
     return "\n".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) for row in result.rows)
 
@@ -71,7 +103,7 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def to_csv(result: Result) -> str:
+def to_csv(result: Answer) -> str:
     """The rows alone, under a line of column names; lists are parted by spaces."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
@@ -92,7 +124,7 @@ def _flat(value: Any) -> Any:
 # --- for a person ----------------------------------------------------------------------------------------------
 
 
-def table(result: Result) -> str:
+def table(result: Answer) -> str:
     """The sentence, the tokens, the first rows, what to know of them, and the layers' histogram."""
     parts = [result.headline, *_tokens(result)]
     if result.rows:
@@ -105,22 +137,27 @@ def table(result: Result) -> str:
     return "\n".join(parts)
 
 
-def _histograms(result: Result) -> list[tuple[str, dict[int, int]]]:
+def _histograms(result: Answer) -> list[tuple[str, dict[int, int]]]:
     """What counts by layer, by its title: of the answer, and of what it is held against."""
     found = {"layer": result.summary, "layer, without": result.summary.get("against", {})}
     counted = [(title, summary.get("histogram", {})) for title, summary in found.items()]
     return [(title, histogram) for title, histogram in counted if any(histogram.values())]
 
 
-def _tokens(result: Result) -> list[str]:
+def _tokens(result: Answer) -> list[str]:
     """A line with the tokens that were asked for; none if none were."""
     shown = [f"{token['piece']} ({token['id']})" if token["piece"] else str(token["id"]) for token in result.tokens]
     more = f" and {len(shown) - SHOWN_ITEMS:,} more" if len(shown) > SHOWN_ITEMS else ""
     return [f"token{'s' if len(shown) > 1 else ''}: {', '.join(shown[:SHOWN_ITEMS])}{more}"] if shown else []
 
 
-def shown_columns(result: Result) -> list[str]:
-    """The columns that tell a person something: not numbers of images, nor what is the same in every row."""
+def shown_columns(result: Answer) -> list[str]:
+    """The columns that tell a person something: not numbers of images, nor what is the same in every row.
+
+    Who names the columns, in SQL, means all of them.
+    """
+    if not isinstance(result, Result):
+        return result.columns
     hidden = {"image_id", "histogram", "corpus_layer", "corpus_rise"}
     hidden |= {name for name in ("censored", "patches", "missing") if not any(row.get(name) for row in result.rows)}
     # Without ground truth, or for a part of the corpus, there is nothing in these.
@@ -131,7 +168,7 @@ def shown_columns(result: Result) -> list[str]:
     return [name for name in result.columns if name not in hidden]
 
 
-def _notes(result: Result) -> list[str]:
+def _notes(result: Answer) -> list[str]:
     notes = list(result.notes)
     if any(row.get("censored") for row in result.rows):
         notes.append("Censored: at the edge of the layers that were looked at; what is beyond might change it.")
@@ -141,10 +178,11 @@ def _notes(result: Result) -> list[str]:
     return notes
 
 
-def _rows(result: Result) -> list[str]:
+def _rows(result: Answer) -> list[str]:
     columns = shown_columns(result)
     cells = [[_cell(name, row[name]) for name in columns] for row in result.rows[:SHOWN_ROWS]]
-    return aligned([columns, *cells], [isinstance(result.rows[0][name], int | float) for name in columns])
+    first = {name: next((row[name] for row in result.rows if row[name] is not None), None) for name in columns}
+    return aligned([columns, *cells], [isinstance(first[name], int | float | Decimal) for name in columns])
 
 
 def aligned(table: list[list[str]], right: list[bool]) -> list[str]:
@@ -171,7 +209,9 @@ def _cell(name: str, value: Any) -> str:
         more = f" … ({len(value):,})" if len(value) > SHOWN_ITEMS else ""
         return " ".join(_item(item) for item in value[:SHOWN_ITEMS]) + more
     # Names come from files: control characters would disturb the terminal.
-    return "".join(character if character.isprintable() else "�" for character in str(value))
+    text = str(value)
+    more = "…" if len(text) > SHOWN_TEXT else ""
+    return "".join(character if character.isprintable() else "�" for character in text[:SHOWN_TEXT]) + more
 
 
 def _item(item: Any) -> str:
@@ -203,7 +243,7 @@ def _bar(share: float) -> str:
 # --- for a notebook --------------------------------------------------------------------------------------------
 
 
-def html(result: Result) -> str:
+def html(result: Answer) -> str:
     """The same for a notebook."""
     columns = shown_columns(result) if result.rows else []
     rows = _html_table([columns, *([_cell(name, row[name]) for name in columns] for row in result.rows[:SHOWN_ROWS])])

@@ -6,6 +6,7 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from vlq.query.answer import Answer
 from vlq.query.bind import Counts, Others, Scope, Table, bind, compile_counts, compile_rows
 from vlq.query.compile import Statement
 from vlq.query.errors import BadArgument, MissingExtra
@@ -16,15 +17,10 @@ from vlq.query.summary import Rows, Summary
 from vlq.query.tokens import Token
 
 if TYPE_CHECKING:
-    import pandas
-    import polars
     import pyarrow
     from matplotlib.figure import Figure
 
     from vlq.query.client import Corpus
-
-SHOWN_ROWS = 20
-"""Rows of a table that a person is shown."""
 
 
 def check_corpus(corpus: Corpus, *values: object) -> None:
@@ -33,7 +29,7 @@ def check_corpus(corpus: Corpus, *values: object) -> None:
         raise BadArgument("Answers of two corpora cannot be combined.", "Ask both questions of one.")
 
 
-class Result:
+class Result(Answer):
     """What a corpus answers to one query, of the snapshot at which it was asked. Mistakes show when it is made."""
 
     def __init__(self, corpus: Corpus, node: Node, text: str | None = None) -> None:
@@ -57,6 +53,10 @@ class Result:
         if not isinstance(self.table, Grouped):
             _ = self.statement
 
+    @property
+    def query(self) -> str:
+        return str(self.node)
+
     @cached_property
     def statement(self) -> Statement:
         """The SQL that answers, its parameters, and the tables that it reads."""
@@ -72,12 +72,10 @@ class Result:
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns."""
         return self._answer[0]
 
     @property
     def rows(self) -> Rows:
-        """The rows, each a dictionary by column."""
         return self._answer[1]
 
     @cached_property
@@ -106,12 +104,10 @@ class Result:
 
     @property
     def headline(self) -> str:
-        """The answer as one English sentence."""
         return self.table.headline(self.summary)
 
     @property
     def tokens(self) -> list[dict[str, Any]]:
-        """The tokens asked for: `id`, `piece` and `text`; the last two are None for ids that have no text."""
         return [{"id": token.id, "piece": token.piece, "text": token.text} for token in self._tokens]
 
     @property
@@ -120,28 +116,10 @@ class Result:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What the answer cannot know, or rests on."""
-        notes = self.table.notes()
-        snapshot = self.snapshot
-        if not snapshot.sealed:
-            notes.append(f"The run is not complete: {snapshot.cached:,} of {snapshot.planned:,} images are cached.")
-        return notes
+        return self.table.notes() + self.snapshot.notes
 
     def arrow(self) -> pyarrow.Table:
-        """The rows as an Arrow table."""
         return self.corpus.engine.arrow(self.statement, self.snapshot)
-
-    def df(self) -> pandas.DataFrame:
-        """The rows as a pandas DataFrame."""
-        return self.arrow().to_pandas()
-
-    def polars(self) -> polars.DataFrame:
-        """The rows as a polars DataFrame, which shares their memory. Raises MissingExtra."""
-        try:
-            import polars
-        except ModuleNotFoundError as error:
-            raise MissingExtra("polars is not installed.", "Run: pip install polars") from error
-        return polars.DataFrame(self.arrow())
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """A matplotlib figure that suits the answer; written to a file too, if its name ends with .png or .svg.
@@ -162,18 +140,6 @@ class Result:
             write_whole(os.fspath(path), written(figure, form), "--plot")
         return figure
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, as `--format json` prints it."""
-        return {
-            "query": str(self.node),
-            "headline": self.headline,
-            "tokens": self.tokens,
-            "notes": self.notes,
-            "columns": self.columns,
-            "rows": self.rows,
-            "summary": self.summary,
-        }
-
     def explain(self) -> str:
         """The tokens, the SQL with its parameters, the files that it reads, and DuckDB's plan."""
         files = [(table, stored) for table in self.statement.tables for stored in self.snapshot.stored(table)]
@@ -187,9 +153,6 @@ class Result:
             self.corpus.engine.plan(self.statement, self.snapshot),
         ]
         return "\n".join(parts)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     # What nodes can, results can: the answer of the same corpus to the combined question.
 
@@ -293,13 +256,3 @@ class Result:
     def histogram(self, column: object = None, *, bins: int = 20) -> Result:
         """How many rows there are for each layer, or in each bin of another number."""
         return self._asked(self.node.histogram(column, bins=bins))
-
-    def __repr__(self) -> str:
-        from vlq.query.render import table
-
-        return table(self)
-
-    def _repr_html_(self) -> str:
-        from vlq.query.render import html
-
-        return html(self)

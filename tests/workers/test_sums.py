@@ -17,6 +17,7 @@ from vlq.query.cache import Cache
 from vlq.query.schema import Head, head_key
 from vlq.query.store import open_store
 from vlq.query.sums import entropies
+from vlq.query.tables import parquet_bytes
 from vlq.workers.corpus import list_images
 from vlq.workers.extract import read_shard
 from vlq.workers.index import compact
@@ -24,7 +25,6 @@ from vlq.workers.lens import Lens
 from vlq.workers.models import load
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
 from vlq.workers.shard import write_shard
-from vlq.workers.tables import parquet_bytes
 from vlq.workers.worker import Setup, describe_run
 
 from ..synthetic import make_cache, make_run

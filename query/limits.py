@@ -1,0 +1,44 @@
+"""What a statement of SQL may take."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vlq.query.errors import BadArgument
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one statement. Sizes are bytes, or texts such as '4GB'."""
+
+    timeout: float = 60.0  # seconds
+    memory: int | str = "4GB"  # of the process that runs it; and its answer may be as large
+    temp: int | str = "8GB"  # on disk, for what does not fit into memory; 0 for none
+    max_rows: int = 1_000_000  # of the answer
+    threads: int | None = None  # all cores
+
+    @property
+    def shown_memory(self) -> str:
+        """The limit of memory as it was given."""
+        return f"{self.memory:,} bytes" if isinstance(self.memory, int) else self.memory
+
+    def checked(self) -> dict[str, Any]:
+        """The limits by name, sizes in bytes. Raises BadArgument."""
+        values = asdict(self) | {"memory": size_of("memory", self.memory), "temp": size_of("temp", self.temp)}
+        for name, value in values.items():
+            least = 0 if name == "temp" else 1e-3
+            if value is not None and not least <= value <= 10**15:
+                raise BadArgument(f"{name}: expected more than 0. Got {getattr(self, name)}.")
+        return values
+
+
+def size_of(name: str, size: int | str) -> int:
+    """'4GB' -> 4000000000, '1.5KiB' -> 1536. Raises BadArgument."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?)B?|B?)\s*", str(size), re.IGNORECASE)
+    if found is None:
+        raise BadArgument(f"{name}: expected a size such as 4GB or 512MB. Got {size}.")
+    number, prefix, binary = found.groups()
+    power = 0 if prefix is None else "KMGT".index(prefix.upper()) + 1
+    return int(float(number) * (1024 if binary else 1000) ** power)

@@ -1,0 +1,164 @@
+"""The tables of `vlq sql`: what they are called, what is in them, and how they come from a cache's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vlq.query.compile import VOCABULARY
+from vlq.query.schema import Run
+
+
+@dataclass(frozen=True)
+class View:
+    """A table that SQL may read. In `sql`, the name of an index table in braces stands for its files."""
+
+    name: str
+    documentation: str  # what a row is
+    columns: Mapping[str, str]  # what each column holds, in words
+    sql: str
+    table: str  # of the index, "images" or VOCABULARY: the one that it is read from
+    site: str | None = None  # where tokens must have been read
+
+
+# The files' numbers have no sign, and 0 - 1 would be an error. A wider type still lets whole row groups be skipped; one
+# of the same width, which could overflow, does not.
+KEYS = "token::BIGINT AS token, image::BIGINT AS image_id, layer::INTEGER AS layer"
+
+TOKEN = "the token's id"
+IMAGE = "the image's number: `images.image_id`"
+LAYER = "0 is the embedding, l the residual stream after block l"
+RANK = "1 is what the position decodes to, up to the stored k"
+LOGPROB = "natural logarithm of its probability over the full vocabulary"
+BEST = f"{LOGPROB}, the highest of them"
+
+IMAGES = View(
+    "images",
+    "an image, those with errors too; behind these columns, what came with the images or was joined to them",
+    {
+        "image_id": "its number",
+        "image": "its name",
+        "uri": "where it was read from",
+        "sha256": "of its file",
+        "width": "in upright pixels",
+        "height": "in upright pixels",
+        "transform": "to the model's pixels: original * scale + offset, on each axis",
+        "grid": "rows and columns of patches",
+        "error": "why it has no readings; null if it has",
+    },
+    """\
+SELECT * REPLACE (image_id::BIGINT AS image_id, width::BIGINT AS width, height::BIGINT AS height)
+FROM read_parquet({images})""",
+    "images",
+)
+
+TOKENS = View(
+    "tokens",
+    "a token of the vocabulary",
+    {
+        "token": "its id",
+        "piece": "as the tokenizer names it: ▁dog",
+        "text": "as it is written; null if it has none",
+        "word_start": "whether it begins a word",
+        "special": "whether it is a sign to the model",
+    },
+    "SELECT id::BIGINT AS token, piece, text, word_start, special FROM read_parquet({vocabulary})",
+    VOCABULARY,
+)
+
+SUMMARY = View(
+    "summary",
+    "a token and an image of which some patch at some layer has the token among its k best",
+    {
+        "token": TOKEN,
+        "image_id": IMAGE,
+        "first_layer": "the first layer at which a patch decodes to it; null if none does",
+        "last_layer": "the last one",
+        "layers": "how many layers have a patch that decodes to it",
+        "n": "readings at rank 1, over all layers and patches",
+        "first_stored": "the first layer at which a patch has it among its k best",
+        "n_stored": "readings at any stored rank",
+        "best_rank": "the best of their ranks",
+        "logprob": BEST,
+    },
+    """\
+SELECT token::BIGINT AS token, image::BIGINT AS image_id, min(layer::INTEGER) FILTER (rank = 1) AS first_layer,
+  max(layer::INTEGER) FILTER (rank = 1) AS last_layer,
+  count(DISTINCT layer) FILTER (rank = 1) AS layers,
+  count(*) FILTER (rank = 1) AS n, min(layer::INTEGER) AS first_stored, count(*) AS n_stored,
+  min(rank::INTEGER) AS best_rank, max(logprob) AS logprob
+FROM read_parquet({patch_topk}) GROUP BY token, image""",
+    "patch_topk",
+    "patch",
+)
+
+
+def _readings(site: str, name: str, place: str, position: tuple[str, str] | None) -> tuple[View, View]:
+    """Both tables of a site: every stored reading, and what is decoded to. `position` is a column and its plural."""
+    key, own, several = "", {}, ""
+    positions: dict[str, str] = {"logprob": LOGPROB}
+    if position is not None:
+        one, more = position
+        key, own = f", position::INTEGER AS {one}", {one: POSITIONS[one]}
+        several = f", n::BIGINT AS n, positions::INTEGER[] AS {more}"
+        positions = {"n": f"how many {more} decode to it", more: "which ones", "logprob": BEST}
+    every = View(
+        name,
+        f"a token among the k best of {place} at a layer",
+        {"token": TOKEN, "image_id": IMAGE, "layer": LAYER, **own, "rank": RANK, "logprob": LOGPROB},
+        f"SELECT {KEYS}{key}, rank::INTEGER AS rank, logprob\nFROM read_parquet({{{site}_topk}})",
+        f"{site}_topk",
+        site,
+    )
+    best = View(
+        f"{name}_top1",
+        f"a token that {place} decodes to, once for an image and a layer",
+        {"token": TOKEN, "image_id": IMAGE, "layer": LAYER, **positions},
+        f"SELECT {KEYS}{several}, logprob\nFROM read_parquet({{{site}_top1}})",
+        f"{site}_top1",
+        site,
+    )
+    return every, best
+
+
+POSITIONS = {"patch": "its number, row by row from the upper left", "position": "its number in the prompt, from 0"}
+
+VIEWS = (
+    IMAGES,
+    TOKENS,
+    *_readings("patch", "readings", "a patch", ("patch", "patches")),
+    SUMMARY,
+    *_readings("prompt", "prompt_readings", "a text token of the prompt", ("position", "positions")),
+    *_readings("last", "last_readings", "the prompt's last token", None),
+)
+
+
+def views_of(run: Run) -> dict[str, View]:
+    """The tables that a cache of this run has, by name."""
+    return {view.name: view for view in VIEWS if view.site is None or view.site in run.positions}
+
+
+def reference() -> str:
+    """A section for each table, as Markdown."""
+    return "\n\n".join(
+        "\n".join(
+            [
+                f"### `{view.name}`",
+                "",
+                f"A row is {view.documentation}.",
+                "",
+                "| column | holds |",
+                "| --- | --- |",
+                *(f"| `{name}` | {meaning} |" for name, meaning in view.columns.items()),
+            ]
+        )
+        for view in VIEWS
+    )
+
+
+def listing(run: Run) -> str:
+    """The tables of a cache with their columns, for a person at a terminal."""
+    lines = []
+    for view in views_of(run).values():
+        lines += [f"{view.name}: a row is {view.documentation}", f"  {', '.join(view.columns)}"]
+    return "\n".join(lines)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
+FORMATS = ("table", "json", "jsonl", "csv", "parquet", "arrow")
+"""The ways in which the command line writes an answer."""
+
 SHOWN_ROWS = 20
 """Rows of a table that a person is shown."""
 

@@ -13,10 +13,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
 from vlq.query.errors import MissingExtra, QueryError, VlqError
+
+COMPLETION = "_VLQ_COMPLETE"
+"""Set where a shell asks how words may go on: complete_bash, ..., or for its script: source_bash, ..."""
 
 EXAMPLE = "vlq \"first_layer(token='dog')\""
 EXTRAS = {
@@ -30,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs one query or command and exits."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if is_query(arguments):
+        if COMPLETION in os.environ:
+            _complete(os.environ[COMPLETION])
+        elif is_query(arguments):
             _query(arguments)
         else:
             _command(arguments)
@@ -92,39 +98,71 @@ def _query(arguments: Sequence[str]) -> None:
     deliver(result, form, options.output, drawn)
 
 
+def _commands() -> dict[str, Callable[[], Callable[..., None]]]:
+    """What loads each command: its room may need packages that are not here."""
+    from importlib.metadata import entry_points
+
+    from vlq.query.commands import COMMANDS
+
+    own = {name: partial(COMMANDS.__getitem__, name) for name in COMMANDS}
+    others = entry_points(group="vlq.commands")
+    return own | {entry.name: entry.load for entry in sorted(others, key=lambda entry: entry.name)}
+
+
+def _complete(instruction: str) -> None:
+    """Prints how the words in the environment may go on, for a shell's script."""
+    from vlq.query import completion
+    from vlq.query.answer import FORMATS
+
+    what, _, shell = instruction.partition("_")
+    commands = _commands()
+    if what == "complete":
+        about = {name: partial(_about, load) for name, load in commands.items()}
+        answer = completion.answer(shell, about, FORMATS)
+        if answer is not None:
+            if answer:
+                print(answer)
+            return
+    named = [meant for _, meant in completion.typed(shell)[:1] if meant in commands]
+    _run(commands, named)
+
+
+def _about(load: Callable[[], Callable[..., None]]) -> str:
+    return (load().__doc__ or "").partition("\n")[0]
+
+
 def _command(arguments: Sequence[str]) -> None:
     if arguments == ["--version"]:
         from vlq import __version__
 
         print(f"vlq {__version__}")
         return
-    from difflib import get_close_matches
-    from importlib.metadata import entry_points
+    commands = _commands()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+        from difflib import get_close_matches
 
-    import typer
-
-    from vlq.query.commands import COMMANDS
-
-    others = {entry.name: entry for entry in entry_points(group="vlq.commands")}
-    names = [*COMMANDS, *sorted(others)]
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
-        near = get_close_matches(arguments[0], names, 1)
+        near = get_close_matches(arguments[0], commands, 1)
         hint = f"Did you mean `vlq {near[0]}`?" if near else f"A query has parentheses: {EXAMPLE}"
         raise QueryError(f"There is no command '{arguments[0]}'.", f"{hint} All commands: vlq --help")
+    _run(commands, arguments)
+
+
+def _run(commands: Mapping[str, Callable[[], Callable[..., None]]], arguments: Sequence[str]) -> None:
+    """Hands over to the command framework, with the command that the first argument names, or else all of them."""
+    import typer
+
     app = typer.Typer(
         name="vlq",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         help="Ask a corpus of images what a vision-language model reads, patch by patch and layer by layer.",
         epilog=f"A query has parentheses: {EXAMPLE} [--cache URL] [--format table|json|csv] [--plot FILE] [--explain]",
     )
     app.callback()(lambda: None)  # keeps the commands' names even if there is only one
-    # A command's room may need packages that are not here; only help needs all of them.
-    for name in [arguments[0]] if arguments and arguments[0] in names else names:
-        app.command(name)(COMMANDS[name] if name in COMMANDS else others[name].load())
-    app(arguments, standalone_mode=True)
+    for name in arguments[:1] if set(arguments[:1]) & commands.keys() else commands:
+        app.command(name)(commands[name]())
+    app(arguments, prog_name="vlq", standalone_mode=True)
 
 
 if __name__ == "__main__":

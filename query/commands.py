@@ -8,13 +8,30 @@ from typing import Annotated
 
 import typer
 
+from vlq.query.answer import FORMATS
 from vlq.query.errors import QueryError
 from vlq.query.limits import Limits
 
 CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
 
 
-def info(cache: CacheOption = "", format: Annotated[str, typer.Option(help="table or json.")] = "table") -> None:
+def entries(begun: str) -> list[tuple[str, str]]:
+    """The functions and methods whose names begin so, for completion."""
+    from vlq.query.registry import functions, methods
+
+    found = (*functions().values(), *methods().values())
+    return [(entry.name, entry.documentation) for entry in found if entry.name.startswith(begun)]
+
+
+def formats(begun: str) -> list[str]:
+    """The formats whose names begin so, for completion."""
+    return [form for form in FORMATS if form.startswith(begun)]
+
+
+def info(
+    cache: CacheOption = "",
+    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+) -> None:
     """Model, prompt, layers, grid, k, images, errors, size and index state of a cache."""
     from vlq.query.cache import Cache, default_url
     from vlq.query.info import as_text
@@ -26,7 +43,10 @@ def info(cache: CacheOption = "", format: Annotated[str, typer.Option(help="tabl
 
 
 def help_of(
-    name: Annotated[str, typer.Argument(help="A function, such as first_layer, or a method, such as where.")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(help="A function, such as first_layer, or a method, such as where.", autocompletion=entries),
+    ] = "",
 ) -> None:
     """The functions of the query language, or all about one of them."""
     from vlq.query.reference import help_text
@@ -60,7 +80,10 @@ def sql(
         typer.Argument(help="One SELECT, as in docs/sql.md. Without it: which tables there are, and their columns."),
     ] = "",
     cache: CacheOption = "",
-    format: Annotated[str | None, typer.Option(help="table (the default), json, jsonl, csv, parquet or arrow.")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help=", ".join(FORMATS) + "; table is the default.", autocompletion=formats),
+    ] = None,
     output: Annotated[
         str | None, typer.Option(help="Write to this file; parquet and arrow are written to files only.")
     ] = None,

@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from vlq.query.against import both_sides
-from vlq.query.answer import SHOWN_ROWS, Answer
+from vlq.query.answer import FORMATS, SHOWN_ROWS, Answer
 from vlq.query.errors import QueryError
 from vlq.query.files import write_whole
 from vlq.query.result import Result
@@ -28,10 +28,6 @@ SHOWN_ITEMS = 8
 """Items of a list in a cell of a table."""
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
-
-
-FORMATS = ("table", "json", "jsonl", "csv", "parquet", "arrow")
-"""The command line's formats."""
 
 
 def form_of(form: str | None, output: str | None) -> str:

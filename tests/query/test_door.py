@@ -291,6 +291,19 @@ def test_each_lock(folder: Path, statement: str) -> None:
         opened(folder).execute(statement.format(folder=folder)).fetchall()
 
 
+def test_an_interrupt_ends_what_hears_it(folder: Path) -> None:
+    connection = opened(folder)
+    door.bound_time(connection, 0.2)
+    with pytest.raises(duckdb.InterruptException):
+        connection.execute("SELECT sum(a.range * b.range) FROM range(10_000_000) a, range(10_000_000) b").fetchall()
+
+
+def test_settings(folder: Path) -> None:
+    wanted = ("python_enable_replacements", "enable_external_access", "allow_persistent_secrets")
+    settings = ", ".join(f"current_setting('{name}')" for name in wanted)
+    assert opened(folder).execute(f"SELECT {settings}").fetchall() == [(False, False, False)]
+
+
 def test_what_comes_of_the_environment(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process has none of the asking one's environment but what it needs to start."""
     seen: dict[str, Any] = {}

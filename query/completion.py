@@ -1,0 +1,268 @@
+"""Shell completion: what may stand next in a query that is being typed. Commands' options are left to Typer.
+
+The shells' scripts are Typer's too (`vlq --install-completion`): they run `vlq` with the words typed so far in the
+environment. A query is one word, in quotes; what is offered is that word as it may go on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vlq.query.parameters import Choice, Flag, Optional, Parameter, Tokens
+from vlq.query.registry import REQUIRED, Signature, functions, methods
+
+NAME = re.compile(r"[A-Za-z_]\w*$")
+OPERAND = re.compile(r"(^|[(<>=+*/-]|\b(and|or|not)\s)\s*$")
+"""Behind this a table is expected."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """How a word may go on: all of it, and what that is."""
+
+    text: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a text that was begun ends."""
+
+    call: Signature | None  # the innermost call that it is inside of
+    is_inside: bool  # of any call or list; parentheses that only group are none
+    given: frozenset[str]  # the names of that call's arguments so far
+    argument: str | None  # the one whose value is being typed, if it is named
+    quote: int | None  # where a string begins that is not closed
+
+
+# --- what may stand next ---------------------------------------------------------------------------------------
+
+
+def candidates(text: str, quote: str = "'") -> list[Candidate]:
+    """How a query may go on; nothing where anything might stand. Texts in it are put in `quote`s.
+
+    A single one comes with a second that goes on longer: of one alone a shell thinks that the word ends with it.
+    """
+    place = place_of(text)
+    if place.quote is not None:
+        before, quote = text[: place.quote], text[place.quote]
+    else:
+        name = NAME.search(text)
+        before = text[: name.start()] if name else text
+    found = {before + word: meaning for word, meaning in words(before, place, quote).items()}
+    fitting = [Candidate(whole, meaning) for whole, meaning in found.items() if whole.startswith(text)]
+    if len(fitting) == 1:
+        (only,) = fitting
+        fitting.append(Candidate(only.text + following(only.text, quote), only.help))
+    return fitting
+
+
+def place_of(text: str) -> Place:
+    """Where a text ends, whatever is wrong with it."""
+    calls: list[tuple[Signature | None, set[str], bool]] = [(None, set(), False)]  # and whether it is inside of one
+    argument, quote, i = None, None, 0
+    while i < len(text):
+        character = text[i]
+        if character in "\"'":
+            end = closing(text, i)
+            if end is None:
+                quote = i
+                break
+            i = end
+        elif character in "([":
+            groups = character == "(" and NAME.search(text[:i]) is None
+            calls.append((None if character == "[" else called(text[:i]), set(), calls[-1][2] or not groups))
+            argument = None
+        elif character in ")]":
+            calls = calls[:-1] or calls
+            argument = None
+        elif character == ",":
+            argument = None
+        elif character == "=" and (name := NAME.search(text[:i].rstrip())) and text[i + 1 : i + 2] != "=":
+            argument = name.group()
+            calls[-1][1].add(argument)
+        i += 1
+    call, given, is_inside = calls[-1]
+    return Place(call, is_inside, frozenset(given), argument, quote)
+
+
+def closing(text: str, start: int) -> int | None:
+    """Where the string that begins at `start` ends."""
+    i = start + 1
+    while i < len(text) and text[i] != text[start]:
+        i += 2 if text[i] == "\\" else 1
+    return i if i < len(text) else None
+
+
+def called(before: str) -> Signature | None:
+    """The function or method whose name a text ends with."""
+    name = NAME.search(before)
+    if name is None:
+        return None
+    entries: Mapping[str, Signature] = methods() if before[: name.start()].endswith(".") else functions()
+    return entries.get(name.group())
+
+
+def words(before: str, place: Place, quote: str) -> dict[str, str]:
+    """What may come behind a text, with what it is."""
+    call = place.call
+    if place.argument is not None:
+        parameter = None if call is None else call.parameter(place.argument)
+        return {} if parameter is None else values(parameter, quote)
+    if place.quote is not None:
+        return {}
+    if before.endswith("."):
+        return {f"{entry.name}(": entry.documentation for entry in methods().values()}
+    if not place.is_inside:
+        tables = [entry for entry in functions().values() if entry.compile is not None]
+        return {f"{entry.name}(": entry.documentation for entry in tables} if OPERAND.search(before) else {}
+    if call is None or before.rstrip()[-1:] not in ("(", ","):
+        return {}
+    names = {
+        f"{parameter.name}=": parameter.documentation
+        for parameter in call.parameters
+        if parameter.name not in place.given
+    }
+    return names | token_functions(call.parameters[0])
+
+
+def values(parameter: Parameter, quote: str) -> dict[str, str]:
+    """The values that a parameter can have, where there are a few."""
+    kind = parameter.type.type if isinstance(parameter.type, Optional) else parameter.type
+    match kind:
+        case Choice():
+            return {f"{quote}{option}{quote}": parameter.documentation for option in kind.options}
+        case Flag():
+            return {str(value): parameter.documentation for value in (True, False)}
+    return token_functions(parameter)
+
+
+def token_functions(parameter: Parameter) -> dict[str, str]:
+    """The functions that stand for tokens, for a parameter that takes these."""
+    if not isinstance(parameter.type, Tokens):
+        return {}
+    return {f"{entry.name}(": entry.documentation for entry in functions().values() if entry.tokens is not None}
+
+
+def following(text: str, quote: str) -> str:
+    """What can follow on a single candidate."""
+    place = place_of(text)
+    if text.endswith("(") and place.call is not None:
+        return f"{place.call.parameters[0].name}="
+    if text.endswith("="):
+        parameter = None if place.call is None else place.call.parameter(place.argument or "")
+        default = REQUIRED if parameter is None else parameter.default
+        return quote if default is REQUIRED or isinstance(default, str) else str(default)
+    return ")"
+
+
+# --- what a shell asks -----------------------------------------------------------------------------------------
+
+OPTIONS = {
+    "--cache": "URL of the cache",
+    "--format": "how the answer is written",
+    "--output": "write it to this file",
+    "--explain": "show tokens, SQL, plan and files instead of rows",
+}
+"""A query's options."""
+
+
+def answer(shell: str, commands: Mapping[str, Callable[[], str]], formats: Sequence[str]) -> str | None:
+    """What the shell's script prints for the words typed so far; None where that is for Typer to say.
+
+    `commands` give a line about each command.
+    """
+    if shell not in PRINTED:
+        return None
+    *before, (raw, word) = typed(shell)
+    earlier = [meant for _, meant in before]
+    if earlier and (earlier[0] in commands or earlier[-1] in ("--cache", "--output")):
+        return None
+    is_asked = any("(" in meant for meant in earlier)
+    found: list[Candidate] = []
+    if earlier and earlier[-1] == "--format":
+        found = [Candidate(form, "") for form in formats if form.startswith(word)]
+    elif word.startswith("-"):
+        if not earlier:
+            return None
+        found = [Candidate(name, meaning) for name, meaning in OPTIONS.items() if name.startswith(word)]
+    elif not is_asked:
+        found = candidates(word, '"' if raw.startswith("'") else "'")
+    if raw[:1] in ('"', "'") or "(" in word:
+        return PRINTED[shell](found, False)
+    # What is no word yet but a query gets its quote, and its first word may be a command as well.
+    found = [Candidate(f'"{one.text}' if "(" in one.text else one.text, one.help) for one in found]
+    named = [Candidate(name, commands[name]()) for name in commands if not earlier and name.startswith(word)]
+    return PRINTED[shell](named + found, True)
+
+
+def typed(shell: str) -> list[tuple[str, str]]:
+    """The words behind `vlq` up to the one that is being typed, each as it is written and as it is meant."""
+    if shell == "bash":
+        given = os.environ.get("COMP_WORDS", "").split("\n")[1 : int(os.environ.get("COMP_CWORD", "0")) + 1]
+        return [shell_words(word)[0] for word in given] or [("", "")]
+    return shell_words(os.environ.get("_TYPER_COMPLETE_ARGS", ""))[1:] or [("", "")]
+
+
+def shell_words(line: str) -> list[tuple[str, str]]:
+    """The words of a command line, as written and as meant. The last one may have an open quote, or be nothing yet."""
+    found = []
+    raw = meant = quote = ""
+    characters = iter(line)
+    for character in characters:
+        if not quote and character.isspace():
+            found += [(raw, meant)] * bool(raw)
+            raw = meant = ""
+            continue
+        raw += character
+        if character == "\\" and quote != "'":
+            escaped = next(characters, "")
+            raw += escaped
+            meant += escaped if not quote or escaped in '"\\$`' else character + escaped
+        elif quote:
+            if character == quote:
+                quote = ""
+            else:
+                meant += character
+        elif character in "\"'":
+            quote = character
+        else:
+            meant += character
+    return [*found, (raw, meant)]
+
+
+def for_bash(found: Sequence[Candidate], is_quote_new: bool) -> str:
+    return "\n".join(one.text for one in found)
+
+
+def for_fish(found: Sequence[Candidate], is_quote_new: bool) -> str:
+    """fish puts what needs it in quotes by itself. Whether there is anything is asked for first."""
+    if os.environ.get("_TYPER_COMPLETE_FISH_ACTION") == "is-args":
+        raise SystemExit(0 if found else 1)
+    taken = '"' if is_quote_new else ""
+    return "\n".join(f"{one.text.removeprefix(taken)}\t{one.help}" for one in found)
+
+
+def for_zsh(found: Sequence[Candidate], is_quote_new: bool) -> str:
+    """zsh evaluates it: words, and what is shown for each. Those with a quote of their own are taken as they are."""
+    parts = []
+    for how, group in (
+        ("-U -Q -S ''" if is_quote_new else "-S ''", [one for one in found if "(" in one.text]),
+        ("", [one for one in found if "(" not in one.text]),
+    ):
+        if group:
+            shown = " ".join(shlex.quote(f"{one.text}  {one.help}".rstrip()) for one in group)
+            texts = " ".join(shlex.quote(one.text) for one in group)
+            parts.append(f"shown=({shown}); compadd {how} -l -d shown -- {texts}")
+    return "; ".join(["local -a shown", *parts]) if parts else ""
+
+
+PRINTED: Mapping[str, Callable[[Sequence[Candidate], bool], str]] = {
+    "bash": for_bash,
+    "zsh": for_zsh,
+    "fish": for_fish,
+}

@@ -31,16 +31,25 @@ Loader = Callable[["Snapshot"], "pyarrow.Table"]
 
 
 @dataclass(frozen=True)
+class Derived:
+    """A table that Python makes of another statement's rows: what SQL is too slow at. `tables` are read beside."""
+
+    source: Statement
+    make: Callable[[Snapshot, pyarrow.Table], pyarrow.Table]
+    tables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Statement:
     """One SELECT. `tables` are the index tables that it reads, each through the parameter of its name.
 
-    `loaded` are tables that are read from the arrays when the statement is run, by the names that it has for them.
+    `loaded` are tables that are made when the statement is run, by the names that it has for them.
     """
 
     sql: str
     parameters: Mapping[str, Any]
     tables: tuple[str, ...]
-    loaded: Mapping[str, Loader] = field(default_factory=dict)
+    loaded: Mapping[str, Loader | Derived] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Compiler:
 
     parameters: dict[str, Any] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
-    loaded: dict[str, Loader] = field(default_factory=dict)
+    loaded: dict[str, Loader | Derived] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
 
     def value(self, name: str, value: Any) -> str:
@@ -91,10 +100,10 @@ class Compiler:
             self.tables.append(name)
         return f"read_parquet(${name})"
 
-    def load(self, name: str, loader: Loader) -> str:
-        """A table that `loader` reads from the arrays, as something to select from."""
+    def load(self, name: str, table: Loader | Derived) -> str:
+        """A table that Python reads or makes, as something to select from."""
         free = name if name not in self.loaded else f"{name}_{len(self.loaded) + 1}"
-        self.loaded[free] = loader
+        self.loaded[free] = table
         return free
 
     def part(self, name: str, sql: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from vlq.query.cache import Cache, Snapshot
-from vlq.query.compile import VOCABULARY, Statement
+from vlq.query.compile import VOCABULARY, Derived, Statement
 from vlq.query.errors import CacheError, CorruptCache
 from vlq.query.tokens import Vocabulary
 from vlq.query.truth import labels_sql
@@ -89,10 +89,13 @@ class Engine:
             return "\n".join(text for _, text in cursor.fetchall()).rstrip()
 
     def _prepared(self, statement: Statement, snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
-        """A cursor that knows the tables that the statement has read from the arrays."""
+        """A cursor that knows the tables that Python makes for the statement."""
         cursor = self.cursor()
-        for name, load in statement.loaded.items():
-            cursor.register(name, load(snapshot))
+        for name, loaded in statement.loaded.items():
+            if isinstance(loaded, Derived):
+                cursor.register(name, loaded.make(snapshot, self.arrow(loaded.source, snapshot)))
+            else:
+                cursor.register(name, loaded(snapshot))
         return cursor
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlq.query.answer import Answer
 from vlq.query.bind import Counts, Others, Scope, Table, bind, compile_counts, compile_rows
-from vlq.query.compile import Statement
+from vlq.query.compile import VOCABULARY, Derived, Statement
 from vlq.query.errors import BadArgument, MissingExtra
 from vlq.query.files import plot_form, write_whole
 from vlq.query.groups import Grouped
@@ -142,17 +142,22 @@ class Result(Answer):
 
     def explain(self) -> str:
         """The tokens, the SQL with its parameters, the files that it reads, and DuckDB's plan."""
-        files = [(table, stored) for table in self.statement.tables for stored in self.snapshot.stored(table)]
-        parts = [
-            f"query       {self.node}",
-            "tokens      " + ", ".join(str(token) for token in self._tokens),
-            "parameters  " + ", ".join(f"${name} = {value}" for name, value in self.statement.parameters.items()),
+        parts = [f"query       {self.node}", "tokens      " + ", ".join(str(token) for token in self._tokens)]
+        for name, loaded in self.statement.loaded.items():
+            if isinstance(loaded, Derived):
+                parts += [*self._explained(loaded.source, loaded.tables), f"\nof which {name} is made; and then\n"]
+        return "\n".join([*parts, *self._explained(self.statement)])
+
+    def _explained(self, statement: Statement, more: tuple[str, ...] = ()) -> list[str]:
+        tables = [table for table in (*statement.tables, *more) if table != VOCABULARY]
+        files = [(table, stored) for table in tables for stored in self.snapshot.stored(table)]
+        return [
+            "parameters  " + ", ".join(f"${name} = {value}" for name, value in statement.parameters.items()),
             "files       "
             + "\n            ".join(f"${table}: {stored.key}, {stored.size:,} bytes" for table, stored in files),
-            f"\n{self.statement.sql}\n",
-            self.corpus.engine.plan(self.statement, self.snapshot),
+            f"\n{statement.sql}\n",
+            self.corpus.engine.plan(statement, self.snapshot),
         ]
-        return "\n".join(parts)
 
     # What nodes can, results can: the answer of the same corpus to the combined question.
 

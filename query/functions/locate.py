@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import median
+from typing import TYPE_CHECKING
 
 from vlq.query.bind import Bound
-from vlq.query.compile import Compiler, Relation, indented
+from vlq.query.compile import Compiler, Derived, Relation, Statement, indented
 from vlq.query.functions.phrases import qualified, unstored
 from vlq.query.functions.readings import patch_box_sql
 from vlq.query.functions.shared import IMAGES, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
@@ -15,6 +17,11 @@ from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, placed
 from vlq.query.truth import OBJECTS, has_truth
 
+if TYPE_CHECKING:
+    import pyarrow
+
+    from vlq.query.cache import Snapshot
+
 
 def readings_of(bound: Bound) -> Bound:
     """The call as one that asks for the token's readings at the layer, or at all of which one is to be chosen."""
@@ -23,34 +30,36 @@ def readings_of(bound: Bound) -> Bound:
 
 
 def found_sql(bound: Bound, compiler: Compiler) -> str:
-    """Queries up to `found`: the patches of each image at the layer."""
+    """Image, layer and positions of the images that read the token at the layer."""
     layers = token_layers(readings_of(bound), compiler)
-    chosen = ""
     if bound["layer"] is None:
-        chosen = "\nWHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)"
-    return f"""\
-readings AS (
+        layers = f"""\
+WITH readings AS (
   {indented(layers)}
-), found AS MATERIALIZED (
-  SELECT image, layer::INTEGER AS layer, positions FROM readings{indented(chosen)}
-)"""
+)
+SELECT image, layer, positions FROM readings
+WHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)"""
+    return f"SELECT image, layer::INTEGER AS layer, positions FROM (\n  {indented(layers)}\n)"
+
+
+def found_at_layer(bound: Bound) -> Statement:
+    """The same by itself."""
+    compiler = Compiler()
+    return compiler.ask(found_sql(bound, compiler))
 
 
 def compile_patches(bound: Bound, compiler: Compiler) -> str:
     """What a call stands for where patches are asked for: the regions, places and truth of its rows are not needed."""
-    return f"WITH {found_sql(bound, compiler)}\nSELECT image, positions FROM found"
+    return f"SELECT image, positions FROM (\n  {indented(found_sql(bound, compiler))}\n)"
 
 
 def compile_locate(bound: Bound, compiler: Compiler) -> Relation:
-    """`found` has the patches of each image at the layer; regions, places and the truth are joined to it."""
-    found = found_sql(bound, compiler)
+    """`found` has the patches of each image at the layer, and how many regions they form; the rest is joined to it."""
+    found = compiler.load("found", Derived(found_at_layer(bound), partial(with_regions, bound)))
     rows, columns = (compiler.value(name, n) for name, n in zip(("rows", "columns"), bound.run.grid, strict=True))
     with_truth = has_truth(bound.scope)
     sql = f"""\
-WITH RECURSIVE {found}, patches AS MATERIALIZED (
-  SELECT image, unnest(positions)::INTEGER AS patch FROM found
-), {regions_sql(columns)}
-), placed AS (
+WITH placed AS (
   SELECT image, avg(row) AS row, avg(col) AS col,
     CASE WHEN count(x0) > 0 THEN [min(x0), min(y0), max(x1), max(y1)] END AS box
   FROM (
@@ -60,46 +69,25 @@ WITH RECURSIVE {found}, patches AS MATERIALIZED (
       box[1] < box[3] AND box[2] < box[4] AS shows,
       CASE WHEN shows THEN box[1] END AS x0, CASE WHEN shows THEN box[2] END AS y0,
       CASE WHEN shows THEN box[3] END AS x1, CASE WHEN shows THEN box[4] END AS y1
-    FROM patches
+    FROM (SELECT image, unnest(positions)::INTEGER AS patch FROM {found})
     JOIN (SELECT image_id, width, height, transform FROM {compiler.table("images")}) AS images ON image_id = image
   ) GROUP BY image
 ){truth_sql(bound, rows, columns, compiler)}
 SELECT found.image, layer, positions AS patches, box, row, col, regions,
   {"iou, pointing" if with_truth else "NULL::DOUBLE AS iou, NULL::BOOLEAN AS pointing"}
-FROM found JOIN placed USING (image) JOIN regions USING (image){" LEFT JOIN judged USING (image)" * with_truth}"""
+FROM {found} AS found JOIN placed USING (image){" LEFT JOIN judged USING (image)" * with_truth}"""
     shown = ("layer", "patches", "box", "row", "col", "regions", "iou", "pointing")
     return Relation(sql, ("image",), shown, mask="patches")
 
 
-def regions_sql(columns: str) -> str:
-    """Queries up to `regions`: in how many pieces the patches of an image lie, corners not touching.
+def with_regions(bound: Bound, snapshot: Snapshot, found: pyarrow.Table) -> pyarrow.Table:
+    """The same with the number of regions: pieces of which the patches lie apart, corners not touching."""
+    import pyarrow as pa
 
-    Runs of patches in a row are labelled with their first patch; labels spread to what touches until none gets lower.
-    """
-    return f"""\
-runs AS MATERIALIZED (
-  SELECT image, patch // {columns} AS row, min(patch) AS start, min(patch % {columns}) AS low,
-    max(patch % {columns}) AS high
-  FROM (
-    SELECT *, patch - row_number() OVER (PARTITION BY image, patch // {columns} ORDER BY patch) AS run FROM patches
-  ) GROUP BY image, patch // {columns}, run
-), below AS (
-  SELECT image, upper.start AS above, lower.start AS below
-  FROM runs AS upper JOIN runs AS lower USING (image)
-  WHERE lower.row = upper.row + 1 AND lower.low <= upper.high AND upper.low <= lower.high
-), touching AS MATERIALIZED (
-  SELECT image, above AS start, below AS other FROM below UNION ALL SELECT image, below, above FROM below
-), labels(image, start, label) USING KEY (image, start) AS (
-  SELECT image, start, start FROM runs
-  UNION
-  -- A label is a run too, whose own label may be lower by now: that way they need not go step by step.
-  SELECT own.image, own.start, min(known.label)
-  FROM labels AS changed JOIN touching USING (image, start)
-  JOIN recurring.labels AS own ON own.image = touching.image AND own.start = touching.other
-  JOIN recurring.labels AS known ON known.image = changed.image AND known.start = changed.label
-  WHERE changed.label < own.label GROUP BY own.image, own.start
-), regions AS (
-  SELECT image, count(*) FILTER (label = start) AS regions FROM labels GROUP BY image"""
+    from vlq.query.masks import masks_of, regions
+
+    masks = masks_of(found["positions"].combine_chunks(), bound.run.grid)
+    return found.append_column("regions", pa.array(regions(masks)))
 
 
 def truth_sql(bound: Bound, rows: str, columns: str, compiler: Compiler) -> str:

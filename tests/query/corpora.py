@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import vlq
 from vlq.query.client import Corpus
+from vlq.query.compile import Derived, Statement
 from vlq.query.geometry import patch_box
 from vlq.query.result import Result
 from vlq.query.schema import Run, Transform
@@ -147,6 +148,22 @@ def random_objects(rng: np.random.Generator, pixels: tuple[int, int]) -> list[di
     return found
 
 
+def flood_fill(patches: list[int], columns: int) -> int:
+    """How many connected regions the patches form."""
+    left = {divmod(patch, columns) for patch in patches}
+    found = 0
+    while left:
+        found += 1
+        reached = [left.pop()]
+        while reached:
+            row, column = reached.pop()
+            for beside in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+                if beside in left:
+                    left.remove(beside)
+                    reached.append(beside)
+    return found
+
+
 def layers_of(layers: Any, count: int) -> list[int]:
     match layers:
         case None:
@@ -254,7 +271,15 @@ def one_or_list(ids: list[int]) -> int | list[int]:
 
 
 def snapshot(result: Result, text: str) -> str:
-    """What a snapshot of the SQL holds."""
-    statement = result.statement
+    """What a snapshot of the SQL holds: before the statement those whose rows Python makes its tables of."""
+    sources = [
+        f"-- {name} is made of\n{written(loaded.source)}\n"
+        for name, loaded in result.statement.loaded.items()
+        if isinstance(loaded, Derived)
+    ]
+    return f"-- {text}\n{''.join(sources)}{written(result.statement)}\n"
+
+
+def written(statement: Statement) -> str:
     values = "\n".join(f"-- ${key} = {value}" for key, value in statement.parameters.items())
-    return f"-- {text}\n{values}\n{statement.sql}\n"
+    return f"{values}\n{statement.sql}"

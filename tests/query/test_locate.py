@@ -26,6 +26,7 @@ from .corpora import (
     SNAPSHOTS,
     Case,
     asked,
+    flood_fill,
     one_or_list,
     reading_arguments,
     shapes,
@@ -33,22 +34,6 @@ from .corpora import (
     token_ids,
     with_patches,
 )
-
-
-def regions(patches: list[int], columns: int) -> int:
-    """Connected regions, by flood fill."""
-    left = {divmod(patch, columns) for patch in patches}
-    found = 0
-    while left:
-        found += 1
-        reached = [left.pop()]
-        while reached:
-            row, column = reached.pop()
-            for beside in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
-                if beside in left:
-                    left.remove(beside)
-                    reached.append(beside)
-    return found
 
 
 def union(boxes: list[Box]) -> list[float] | None:
@@ -93,7 +78,7 @@ def brute(case: Case, ids: list[int], layer: int | None, arguments: dict[str, An
                 "box": box and pytest.approx(box),
                 "row": pytest.approx(row),
                 "col": pytest.approx(column),
-                "regions": regions(patches, columns),
+                "regions": flood_fill(patches, columns),
                 "iou": pytest.approx(max(overlap(box, other) for other in true)) if true else None,
                 "pointing": any(b[0] <= x <= b[2] and b[1] <= y <= b[3] for b in true) if true else None,
                 "image_id": image,
@@ -142,7 +127,7 @@ def test_regions_of_large_masks(tmp_path: Path, share: float) -> None:
     assert len(rows) == 4
     for row in rows:
         assert row["patches"] == np.flatnonzero(probability[row["image_id"]] >= least).tolist()
-        assert row["regions"] == regions(row["patches"], 24)
+        assert row["regions"] == flood_fill(row["patches"], 24)
     if share == 1:
         assert [row["regions"] for row in rows] == [1, 1, 1, 1]
 
@@ -151,12 +136,12 @@ def test_a_winding_region_is_one(tmp_path: Path) -> None:
     # Every other row, joined at alternating ends: the longest way that a label may have to go.
     side = 9
     cells = [r * side + c for r in range(side) for c in range(side) if r % 2 == 0 or c == (side - 1) * (r % 4 == 1)]
-    assert regions(cells, side) == 1
+    assert flood_fill(cells, side) == 1
     corpus = winding(tmp_path, side, cells)
     (row,) = corpus.locate(2).rows
     assert (row["patches"], row["regions"]) == (cells, 1)
     (other,) = corpus.locate(3).rows
-    assert other["regions"] == regions(other["patches"], side) == side // 2
+    assert other["regions"] == flood_fill(other["patches"], side) == side // 2
 
 
 def winding(folder: Path, side: int, cells: list[int]) -> Corpus:

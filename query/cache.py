@@ -157,14 +157,22 @@ class Snapshot:
         """The objects that hold an index table (of `schema.TABLES`, or "images"), in the order of their rows' shards.
 
         Those of the images are as they were cached: without `annotations`. Of `schema.DIVERGENCE` those of the
-        manifest: it is not made for each shard.
+        manifest: it is not made for each shard. Raises CacheError if the index is older than the table.
         """
-        files = list(self.manifest.tables.get(table, ()) if self.manifest else ())
+        files: list[Stored] = []
+        lacking = False
+        if self.manifest is not None and self.manifest.shards:
+            files += self.manifest.tables.get(table, ())
+            lacking = table not in self.manifest.tables
         for commit in self.loose:
             if table == "images":
                 files.append(commit.images_table)
             elif table in commit.postings:
                 files.append(commit.postings[table])
+            else:
+                lacking = True
+        if lacking:
+            raise CacheError(f"The index of {self.cache.url} has no table {table}: it is older.", "Run: vlq index")
         return files
 
     def files(self, table: str) -> list[str]:

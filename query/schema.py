@@ -259,13 +259,17 @@ class Transform:
 
 # --- postings --------------------------------------------------------------------------------------------------
 
-TABLES = tuple(f"{site}_{kind}" for site in SITES for kind in ("top1", "topk"))
-"""Index tables. Each is sorted by all its key columns, so that a token's rows lie together.
+PATCH_CELLS = "patch_cells"
+
+TABLES = (*(f"{site}_{kind}" for site in SITES for kind in ("top1", "topk")), PATCH_CELLS)
+"""Index tables. Each is sorted by all its key columns, so that a token's rows, or an image's, lie together.
 
 `<site>_top1`: one row per (token, image, layer): a posting of what is read at rank 1.
     token uint32, image uint32, layer uint16, n uint32 (positions), logprob float32 (the best), positions list<uint16>
 `<site>_topk`: one row per (token, image, layer, position): every stored reading.
     token uint32, image uint32, layer uint16, position uint16, rank uint8, logprob float32
+`patch_cells`: one row per image with readings: what all of its patches read at rank 1, for what looks around a token.
+    image uint32, top1 binary: ids of `Run.id_dtype`, little-endian, (layer, patch) as in the array `patch/top1`
 """
 
 DIVERGENCE = "divergence"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from vlq.query.errors import CacheError, CorruptCache
+from vlq.query.errors import CorruptCache
 from vlq.query.schema import DIVERGENCE, Commit, Run
 
 if TYPE_CHECKING:
@@ -123,10 +123,7 @@ def _indexed(snapshot: Snapshot) -> pyarrow.Table:
     import pyarrow.parquet as pq
 
     url = snapshot.cache.url
-    files = snapshot.files(DIVERGENCE)
-    if not files:
-        raise CacheError(f"The index of {url} was made before it held divergences.", f"Run: vlq index --cache {url}")
     try:
-        return pq.read_table(files)
+        return pq.read_table(snapshot.files(DIVERGENCE))
     except (OSError, pa.ArrowException) as error:
         raise CorruptCache(f"The index of {url} cannot be read: {error}", "Run: vlq index") from error

@@ -2,7 +2,8 @@
 
 Every shard's postings are sorted by token and then by image, and shards hold ascending images. So the merged order is,
 token by token, the shards' rows one after another: a stable sort by token alone. It is done in ranges of tokens, so
-memory does not grow with the corpus, and gives the same bytes whoever does it.
+memory does not grow with the corpus, and gives the same bytes whoever does it. In a table without tokens, which is
+sorted by image, the shards' rows simply follow each other.
 """
 
 from __future__ import annotations
@@ -57,14 +58,14 @@ def rebuild(store: Store, run: Run, progress: Progress | None = None) -> tuple[s
     cache = Cache(store.url, store, run)
     commits = _covered(store, head)
     with _scratch() as folder:
-        runs: dict[str, list[str]] = {table: [] for table in _tables(commits)}
+        runs: dict[str, list[str]] = {}
         for done, commit in enumerate(commits):
             for stored in commit.objects:
                 cache.read(stored)
             for table, rows in postings_from_arrays(cache, commit).items():
                 path = folder / f"{table}-{commit.shard:08d}.parquet"
                 path.write_bytes(postings_bytes(rows))
-                runs[table].append(str(path))
+                runs.setdefault(table, []).append(str(path))
             if progress:
                 progress("reading arrays", done + 1, len(commits))
         key, manifest = _write_index(cache, commits, runs, progress or _silent)
@@ -98,7 +99,8 @@ def _covered(store: Store, head: Head) -> list[Commit]:
 
 
 def _tables(commits: Sequence[Commit]) -> list[str]:
-    return sorted(commits[0].postings) if commits else []
+    """The tables that can be merged: those that every shard has. Shards from before a table was made lack it."""
+    return sorted(set.intersection(*(set(commit.postings) for commit in commits))) if commits else []
 
 
 def _write_index(
@@ -108,9 +110,9 @@ def _write_index(
     # The inputs' checksums name the index, with the tables that are made of them: the same shards give the same key,
     # and the same bytes under it.
     inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in _inputs(commit))
-    digest = digest_of("\n".join([run.digest, *runs, *WHOLE_TABLES, inputs]).encode())[:16]
+    digest = digest_of("\n".join([run.digest, *sorted(runs), *WHOLE_TABLES, inputs]).encode())[:16]
     tables: dict[str, tuple[Stored, ...]] = {}
-    for table, paths in runs.items():
+    for table, paths in sorted(runs.items()):
         files = []
         for part, data in enumerate(_parts(paths, partial(progress, f"merging {table}"))):
             files.append(put(store, f"index/{digest}/{table}-{part:03d}.parquet", data))
@@ -195,7 +197,13 @@ def ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def merged(paths: Sequence[str], progress: Callable[[int, int], None] = lambda done, of: None) -> Iterator[pa.Table]:
-    """All rows of token-sorted files in the order of (token, file), a range of tokens at a time."""
+    """All rows of token-sorted files in the order of (token, file), a range of tokens at a time.
+
+    Of files without tokens the rows of one after the other.
+    """
+    if "token" not in pq.read_schema(paths[0]).names:
+        yield from in_order(paths, progress)
+        return
     files = [TokenSorted(path) for path in paths]
     counts = np.zeros(0, dtype=np.int64)
     for file in files:
@@ -208,6 +216,21 @@ def merged(paths: Sequence[str], progress: Callable[[int, int], None] = lambda d
         yield rows.take(pa.array(order))
         done += rows.num_rows
         progress(done, total)
+
+
+def in_order(paths: Sequence[str], progress: Callable[[int, int], None]) -> Iterator[pa.Table]:
+    """The rows of files, file by file, so many at a time that row groups fill; of no rows one empty table."""
+    schema = pq.read_schema(paths[0])
+    at_once = max(1, ROWS_AT_ONCE * row_group(schema) // ROW_GROUP)
+    total = sum(pq.read_metadata(path).num_rows for path in paths)
+    rows = Rows(paths)
+    done = 0
+    while (found := rows.take(at_once)) is not None:
+        yield found
+        done += found.num_rows
+        progress(done, total)
+    if not total:
+        yield schema.empty_table()
 
 
 def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -265,7 +288,8 @@ class Rows:
     """The rows of files, read one after another."""
 
     def __init__(self, paths: Iterable[str]) -> None:
-        self._batches = (batch for path in paths for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP))
+        files = (pq.ParquetFile(path) for path in paths)
+        self._batches = (batch for file in files for batch in file.iter_batches(row_group(file.schema_arrow)))
         self._rest: list[pa.RecordBatch] = []
 
     def take(self, count: int) -> pa.Table | None:

@@ -1,4 +1,4 @@
-"""Readings -> postings: which tokens are read where, sorted by token.
+"""Readings -> postings: which tokens are read where, sorted by token; and what is read in each image, sorted by image.
 
 Sorting is what makes a query fast: a token's rows lie together, so a reader fetches only them. Keys are total, so
 the same readings give the same bytes.
@@ -13,13 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.schema import Run
+from vlq.query.schema import PATCH_CELLS, Run
 
 ROW_GROUP = 131_072
 """Rows of a row group: the least that a look-up reads of a table."""
 
 TOP1_ROW_GROUP = 32_768
 """The same where rows hold lists, which can't be skipped one by one: a quarter of the rows takes half of the time."""
+
+CELLS_ROW_GROUP = 2
+"""Images of a row group, where a row is a whole image: a look-up of some images reads little else."""
 
 TOP1 = pa.schema(
     [
@@ -41,6 +44,7 @@ TOPK = pa.schema(
         ("logprob", pa.float32()),
     ]
 )
+CELLS = pa.schema([("image", pa.uint32()), ("top1", pa.binary())])
 # Sorted columns are long runs, which dictionaries with run lengths store in almost nothing.
 _DICTIONARY = ["token", "image", "layer", "n", "rank"]
 _ENCODING = {
@@ -65,6 +69,8 @@ def postings_of(run: Run, first_image: int, readings: Mapping[str, np.ndarray]) 
     for site, (token, logprob) in site_arrays(run, readings).items():
         tables[f"{site}_top1"] = top1_postings(token[..., 0], logprob[..., 0], first_image, run.no_id)
         tables[f"{site}_topk"] = topk_postings(token, logprob, first_image, run.no_id)
+        if site == "patch":
+            tables[PATCH_CELLS] = image_cells(token[..., 0], first_image, run.no_id)
     return tables
 
 
@@ -111,6 +117,14 @@ def top1_postings(token: np.ndarray, logprob: np.ndarray, first_image: int, no_i
     )
 
 
+def image_cells(token: np.ndarray, first_image: int, no_id: int) -> pa.Table:
+    """One row per image with readings, from the first rank's ids (image, layer, patch)."""
+    good = np.flatnonzero(token[:, 0, 0] != no_id)
+    cells = token[good].astype(token.dtype.newbyteorder("<"), copy=False)
+    images = pa.array((good + first_image).astype(np.uint32))
+    return pa.table([images, pa.array([image.tobytes() for image in cells], pa.binary())], schema=CELLS)
+
+
 def _changes(*columns: np.ndarray) -> np.ndarray:
     """True where a row differs from the one before it in any column; the first row always does."""
     changed = np.zeros(len(columns[0]), dtype=bool)
@@ -129,7 +143,7 @@ def stable_order(ids: np.ndarray) -> np.ndarray:
 
 
 def open_writer(sink: io.BytesIO | str, schema: pa.Schema) -> pq.ParquetWriter:
-    """A Parquet writer for TOP1 or TOPK rows, the same for every file: small, and the same bytes for the same rows."""
+    """A Parquet writer for an index table's rows, the same for every file: small, the same bytes for the same rows."""
     return pq.ParquetWriter(
         sink,
         schema,
@@ -137,12 +151,14 @@ def open_writer(sink: io.BytesIO | str, schema: pa.Schema) -> pq.ParquetWriter:
         compression_level=3,
         use_dictionary=[name for name in schema.names if name in _DICTIONARY],
         column_encoding={column: way for column, way in _ENCODING.items() if column.split(".")[0] in schema.names},
-        write_statistics=True,
+        write_statistics=["image"] if schema.equals(CELLS) else True,  # of whole images they'd be large
     )
 
 
 def row_group(schema: pa.Schema) -> int:
-    """Rows of a row group of TOP1 or TOPK."""
+    """Rows of a row group of an index table."""
+    if schema.equals(CELLS):
+        return CELLS_ROW_GROUP
     return TOP1_ROW_GROUP if "positions" in schema.names else ROW_GROUP
 
 

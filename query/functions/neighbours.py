@@ -2,47 +2,69 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vlq.query.bind import Bound
-from vlq.query.compile import VOCABULARY, Compiler, Relation, indented
+from vlq.query.compile import VOCABULARY, Compiler, Derived, Relation, indented
 from vlq.query.functions.phrases import named, qualified, unstored
 from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_patches, token_layers
 from vlq.query.parameters import Count, Parameter
 from vlq.query.registry import Function
+from vlq.query.schema import PATCH_CELLS
 from vlq.query.summary import Rows, Summary, count, placed
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from vlq.query.cache import Snapshot
 
 
 def compile_neighbours(bound: Bound, compiler: Compiler) -> Relation:
-    """`adjacent` are the patches around the token's, each once however many of the token's it touches."""
-    layers = token_layers(bound.given(at="patch"), compiler)
-    rows, columns = (compiler.value(name, n) for name, n in zip(("rows", "columns"), bound.run.grid, strict=True))
-    where = f"\n  WHERE {' AND '.join(counted)}" if (counted := compiler.layers(bound.layers)) else ""
-    steps = compiler.value("steps", [-1, 0, 1])
+    """`around` counts what the patches around the token's read, each patch once however many of them it touches."""
+    own = Compiler()
+    reading = f"SELECT image, layer, positions FROM (\n  {indented(token_layers(bound.given(at='patch'), own))}\n)"
+    around = compiler.load("around", Derived(own.ask(reading), count_around, (PATCH_CELLS,)))
     sql = f"""\
-WITH patches AS (
-  SELECT image, layer, unnest(positions)::INTEGER AS position FROM (
-    {indented(indented(layers))}
-  )
-), around AS (
-  SELECT DISTINCT image, layer, (position // {columns} + down) * {columns} + position % {columns} + across AS position
-  FROM patches, (SELECT unnest({steps}) AS down), (SELECT unnest({steps}) AS across)
-  WHERE position // {columns} + down BETWEEN 0 AND {rows} - 1
-    AND position % {columns} + across BETWEEN 0 AND {columns} - 1
-), adjacent AS (
-  SELECT * FROM around ANTI JOIN patches USING (image, layer, position)
-), read AS (
-  SELECT token, image, layer, unnest(positions) AS position
-  FROM {compiler.table("patch_top1")} SEMI JOIN adjacent USING (image, layer){where}
-), counts AS (
-  SELECT token, layer, count(DISTINCT image) AS images, count(*) AS patches,
-    sum(count(*)) OVER (PARTITION BY layer)::BIGINT AS adjacent
-  FROM adjacent JOIN read USING (image, layer, position) GROUP BY token, layer
-)
-SELECT token, layer::INTEGER AS layer, piece, text, images, patches, patches / adjacent AS share, adjacent
-FROM counts LEFT JOIN {compiler.table(VOCABULARY)} ON id = token
+SELECT token, layer, piece, text, images, patches, patches / adjacent AS share, adjacent
+FROM {around} LEFT JOIN {compiler.table(VOCABULARY)} ON id = token
 WHERE images >= {compiler.value("min_images", bound["min_images"])}"""
     shown = ("piece", "text", "images", "patches", "share", "adjacent")
     return Relation(sql, ("token", "layer"), shown, "share", ("answer.images DESC", "answer.patches DESC"))
+
+
+def count_around(snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
+    """For each layer the tokens that adjacent patches read: in how many images, by how many patches of all of them."""
+    import numpy as np
+    import pyarrow as pa
+
+    from vlq.query.cells import Cells, numbered, read_by
+    from vlq.query.masks import around, masks_of
+
+    run = snapshot.cache.run
+    image, layer = (reading[name].to_numpy() for name in ("image", "layer"))
+    positions = reading["positions"].combine_chunks()
+    images, place = numbered(image)
+    in_images, patches = np.zeros((2, run.layers, run.vocabulary_size), np.int64)
+    for part, cells in Cells(snapshot, images):
+        held = (place >= part.start) & (place < part.stop)
+        for at in np.unique(layer[held]):
+            rows = np.flatnonzero(held & (layer == at))
+            adjacent = around(masks_of(positions.take(pa.array(rows)), run.grid)).reshape(len(rows), -1)
+            ids = cells[place[rows] - part.start, at]
+            _, token, count = read_by(np.where(adjacent, ids, ids.dtype.type(run.no_id)), run.no_id)
+            np.add.at(in_images[at], token, 1)
+            np.add.at(patches[at], token, count)
+    found, token = np.nonzero(in_images)
+    return pa.table(
+        {
+            "layer": found.astype(np.int32),
+            "token": token.astype(np.uint32),
+            "images": in_images[found, token],
+            "patches": patches[found, token],
+            "adjacent": patches.sum(1)[found],
+        }
+    )
 
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vlq.query.cells
 from vlq.query.errors import QueryError
 
 from .corpora import (
@@ -52,14 +53,18 @@ def brute(case: Case, ids: list[int], arguments: dict[str, Any], min_images: int
 
 
 @SETTINGS
-@given(name=shapes, min_images=st.sampled_from([1, 1, 2, 3]), data=st.data())
-def test_equals_brute_force(cases: dict[str, Case], name: str, min_images: int, data: st.DataObject) -> None:
+@given(name=shapes, min_images=st.sampled_from([1, 1, 2, 3]), part_bytes=st.sampled_from([500, 10**9]), data=st.data())
+def test_equals_brute_force(
+    cases: dict[str, Case], name: str, min_images: int, part_bytes: int, data: st.DataObject
+) -> None:
     case = cases[name]
     ids = data.draw(token_ids(case))
     arguments = data.draw(st.composite(reading_arguments)(case)) | {"layers": data.draw(layer_choices(case.run))}
     result = case.corpus.neighbours(one_or_list(ids), min_images=min_images, **asked(arguments))
     expected = brute(case, ids, arguments, min_images)
-    assert result.rows == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vlq.query.cells, "PART_BYTES", part_bytes)  # images that do not fit into memory come in parts
+        assert result.rows == expected
 
     summary = result.summary
     assert summary["images"] == case.chosen(arguments["images"]).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,11 @@ def test_the_index_equals_brute_force(
         ]
         files = snapshot.files(f"{site}_top1")
         assert [tuple(row.values()) for path in files for row in pq.read_table(path).to_pylist()] == expected
+    cells = [row for path in snapshot.files("patch_cells") for row in pq.read_table(path).to_pylist()]
+    assert [row["image"] for row in cells] == [image for image in range(images) if image not in failed]
+    dtype = np.dtype(run.id_dtype).newbyteorder("<")
+    for row in cells:
+        assert row["top1"] == arrays["patch/top1"][row["image"]].astype(dtype).tobytes()
     assert snapshot.cached == images
     (table,) = snapshot.files("images")
     assert pq.read_table(table)["image_id"].to_pylist() == list(range(images))
@@ -142,9 +148,32 @@ def test_rebuilding_from_arrays_gives_the_same_bytes(tmp_path: Path, failed: lis
 def test_an_index_of_no_readings_has_its_files(tmp_path: Path) -> None:
     _, run, _ = make_cache(tmp_path, failed=list(range(10)))
     snapshot = Cache.open(str(tmp_path)).snapshot()
-    for table in (f"{site}_{kind}" for site in run.positions for kind in ("top1", "topk")):
+    for table in (*(f"{site}_{kind}" for site in run.positions for kind in ("top1", "topk")), "patch_cells"):
         (path,) = snapshot.files(table)
         assert pq.read_table(path).num_rows == 0
+
+
+@pytest.mark.parametrize("older", ["*", "*0"], ids=["all", "one"])
+def test_shards_from_before_a_table(tmp_path: Path, older: str) -> None:
+    store, run, _ = make_cache(tmp_path / "older", seal=False)
+    for path in tmp_path.glob(f"older/commits/{older}.json"):
+        record = json.loads(path.read_text())
+        del record["postings"]["patch_cells"]
+        path.write_text(json.dumps(record))
+    head = latest_head(store)
+    assert head is not None
+    _, manifest = compact(store, run, head)
+    assert "patch_cells" not in manifest.tables
+    assert "patch_topk" in manifest.tables
+    # The arrays know all that it takes.
+    _, manifest, _ = rebuild(store, run)
+    make_cache(tmp_path / "newer")
+    made, whole = (
+        [path.read_bytes() for path in tmp_path.glob(f"{name}/index/*/patch_cells-*.parquet")]
+        for name in ("older", "newer")
+    )
+    assert made == whole
+    assert len(whole) == 1
 
 
 def test_rebuilding_seals_a_complete_cache(tmp_path: Path) -> None:

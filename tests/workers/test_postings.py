@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlq.workers.postings import ROW_GROUP, postings_bytes, postings_of, stable_order, topk_postings
+from vlq.workers.postings import ROW_GROUP, image_cells, postings_bytes, postings_of, stable_order, topk_postings
 
 from ..synthetic import make_run, random_readings
 
@@ -57,7 +57,8 @@ def test_postings_equal_brute_force(shape: dict[str, Any], wide: bool, images: i
     run = make_run(**shape)
     readings = random_readings(run, images, np.random.default_rng(data.draw(st.integers(0, 2**32))), failed)
     tables = postings_of(run, first, readings)
-    assert set(tables) == {f"{site}_{kind}" for site in run.positions for kind in ("top1", "topk")}
+    expected = {f"{site}_{kind}" for site in run.positions for kind in ("top1", "topk")}
+    assert set(tables) == expected | ({"patch_cells"} if "patch" in run.at else set())
     for site in run.positions:
         stored, last = ("prompt", slice(-1, None)) if site == "last" else (site, slice(None))
         top1, topk = brute_force(
@@ -65,6 +66,16 @@ def test_postings_equal_brute_force(shape: dict[str, Any], wide: bool, images: i
         )
         assert [tuple(row.values()) for row in tables[f"{site}_top1"].to_pylist()] == top1
         assert [tuple(row.values()) for row in tables[f"{site}_topk"].to_pylist()] == topk
+    if "patch" in run.at:
+        size = 4 if wide else 2
+        assert [tuple(row.values()) for row in tables["patch_cells"].to_pylist()] == [
+            (
+                first + image,
+                b"".join(int(id).to_bytes(size, "little") for id in readings["patch/top1"][image].reshape(-1)),
+            )
+            for image in range(images)
+            if image not in failed
+        ]
 
 
 @settings(deadline=None)
@@ -88,4 +99,16 @@ def test_a_tokens_rows_are_found_by_statistics() -> None:
     spans = [(group.column(0).statistics.min, group.column(0).statistics.max) for group in groups]
     flat = np.sort(token.reshape(-1))
     assert spans == [(flat[0], flat[ROW_GROUP - 1]), (flat[ROW_GROUP], flat[-1])]
+    assert file.read().equals(table)
+
+
+def test_an_images_cells_are_found_by_statistics() -> None:
+    token = np.random.default_rng(0).integers(0, 50, (7, 5, 100)).astype(np.uint16)
+    token[3] = 65535  # without readings
+    table = image_cells(token, 10, 65535)
+    file = pq.ParquetFile(io.BytesIO(postings_bytes(table)))
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    spans = [(group.column(0).statistics.min, group.column(0).statistics.max) for group in groups]
+    assert spans == [(10, 11), (12, 14), (15, 16)]
+    assert not any(group.column(1).is_stats_set for group in groups)  # as long as what they would be about
     assert file.read().equals(table)

@@ -13,6 +13,7 @@ import pytest
 
 from vlq.query.cache import Cache
 from vlq.query.tables import parquet_bytes
+from vlq.workers.index import rebuild
 from vlq.workers.postings import postings_bytes
 from vlq.workers.verify import Finding, verify
 
@@ -72,6 +73,7 @@ REDO = "delete commits/00000001.json"
         ("images/00000001-*.parquet", REDO),
         ("postings/00000001-*/last_topk.parquet", REDO),
         ("index/*/patch_top1-000.parquet", "vlq index"),
+        ("index/*/patch_cells-000.parquet", "vlq index"),
         ("index/*/images-000.parquet", "vlq index"),
         ("index/*/divergence-000.parquet", "vlq index"),
     ],
@@ -166,9 +168,12 @@ def replace_object(cache: Path, record: Path, key: str, data: bytes) -> None:
     edit(cache, record, fit)
 
 
-@pytest.mark.parametrize("table", ["patch_top1", "prompt_topk", "images", "divergence"])
+@pytest.mark.parametrize("older", [False, True], ids=["", "older shards"])
+@pytest.mark.parametrize("table", ["patch_top1", "prompt_topk", "patch_cells", "images", "divergence"])
 @pytest.mark.parametrize("change", ["last row gone", "a row more", "another value"])
-def test_an_index_that_says_something_else(cache: Path, table: str, change: str) -> None:
+def test_an_index_that_says_something_else(cache: Path, table: str, change: str, older: bool) -> None:
+    if older:
+        index_from_arrays(cache)
     path = one(cache, f"index/*/{table}-000.parquet")
     rows = pq.read_table(path)
     if change == "last row gone":
@@ -176,7 +181,7 @@ def test_an_index_that_says_something_else(cache: Path, table: str, change: str)
     elif change == "a row more":
         rows = pa.concat_tables([rows, rows.slice(rows.num_rows - 1)])
     else:
-        column = {"images": "image", "divergence": "entropy_of_mean"}.get(table, "logprob")
+        column = {"images": "image", "divergence": "entropy_of_mean", "patch_cells": "top1"}.get(table, "logprob")
         rows = rows.set_column(
             rows.column_names.index(column), column, rows[column].take(list(range(rows.num_rows))[::-1])
         )
@@ -191,6 +196,17 @@ def test_an_index_that_was_made_without_a_table(cache: Path) -> None:
     edit(cache, path, lambda record: record["tables"].pop("divergence"))
     key = path.relative_to(cache).as_posix()
     assert findings(cache) == [Finding(key, "lacks the table divergence", "vlq index")]
+
+
+def index_from_arrays(cache: Path) -> None:
+    """Shards from before a table was made, and the index that `vlq index` makes of them."""
+    for path in cache.glob("commits/*.json"):
+        edit(cache, path, lambda record: record["postings"].pop("patch_cells"))
+    shutil.rmtree(cache / "index")
+    opened = Cache.open(str(cache))
+    rebuild(opened.store, opened.run)
+    assert one(cache, "index/*/patch_cells-000.parquet").exists()
+    assert findings(cache) == []
 
 
 def test_postings_that_say_something_else(cache: Path) -> None:

@@ -1,0 +1,112 @@
+"""What the patches of whole images read: the index table `patch_cells`, for functions that look beside a token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlq.query.cache import Snapshot
+from vlq.query.errors import CorruptCache
+from vlq.query.schema import PATCH_CELLS
+
+PART_BYTES = 256 * 1024 * 1024
+"""Cells that are held at once: those of about 7,000 images of LLaVA-1.5's size."""
+
+
+class Cells:
+    """The cells of some images, a part of the images at a time.
+
+    `images` are ids of images with readings, ascending. Iterating gives, part by part, which of them it holds, and the
+    ids that their patches read at rank 1: (image, layer, patch). What fits into one part is read once, however often
+    it is iterated. Raises CacheError if the index is older than the table, CorruptCache.
+    """
+
+    def __init__(self, snapshot: Snapshot, images: np.ndarray) -> None:
+        run = snapshot.cache.run
+        self._url = snapshot.cache.url
+        self._paths = snapshot.files(PATCH_CELLS)
+        self._images = images
+        self._shape = (run.layers, run.positions["patch"])
+        self._dtype = np.dtype(run.id_dtype).newbyteorder("<")
+        self._step = max(1, PART_BYTES // (self._shape[0] * self._shape[1] * self._dtype.itemsize))
+        self._only: np.ndarray | None = None
+
+    def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
+        for start in range(0, len(self._images), self._step):
+            part = slice(start, min(start + self._step, len(self._images)))
+            cells = self._read(self._images[part]) if self._only is None else self._only
+            if len(self._images) <= self._step:
+                self._only = cells
+            yield part, cells
+
+    def _read(self, images: np.ndarray) -> np.ndarray:
+        cells = np.empty((len(images), *self._shape), self._dtype)
+        found = 0
+        try:
+            for path in self._paths:
+                for held, read in _row_groups(path, images, cells[0].nbytes):
+                    place = np.searchsorted(images, held).clip(max=len(images) - 1)
+                    rows = read.view(self._dtype).reshape(-1, *self._shape)
+                    if not (wanted := images[place] == held).all():
+                        place, rows = place[wanted], rows[wanted]
+                    cells[place] = rows
+                    found += len(place)
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise CorruptCache(f"{PATCH_CELLS} of {self._url} cannot be read: {reason}", "Run: vlq index") from error
+        if found != len(images):
+            raise CorruptCache(f"{PATCH_CELLS} of {self._url} lacks images that have readings.", "Run: vlq index")
+        return cells
+
+
+def _row_groups(path: str, images: np.ndarray, width: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of the row groups that may hold some of the images: the ids of the images, and their bytes (image, byte)."""
+    status = os.stat(path)
+    metadata, low, high = _footer(path, status.st_mtime_ns, status.st_size)
+    groups = np.flatnonzero(np.searchsorted(images, low) < np.searchsorted(images, high, "right"))
+    if not len(groups):
+        return
+    with pq.ParquetFile(path, metadata=metadata) as file:
+        rows = file.read_row_groups(groups.tolist(), use_threads=False)
+    for batch in rows.to_batches():
+        data = batch["top1"].cast(pa.binary(width))
+        yield (
+            batch["image"].to_numpy(),
+            np.frombuffer(data.buffers()[1], np.uint8, len(data) * width).reshape(-1, width),
+        )
+
+
+@lru_cache(maxsize=1024)
+def _footer(path: str, changed: int, size: int) -> tuple[pq.FileMetaData, np.ndarray, np.ndarray]:
+    """A file's footer, with the lowest and the highest image of each of its row groups."""
+    metadata = pq.read_metadata(path)
+    groups = range(metadata.num_row_groups if metadata.num_rows else 0)
+    spans = [metadata.row_group(group).column(0).statistics for group in groups]
+    low, high = (np.array([getattr(span, end) for span in spans], np.uint32) for end in ("min", "max"))
+    return metadata, low, high
+
+
+def numbered(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of images, each as often as it likes -> those that there are, ascending, and the place of each among them."""
+    there = np.bincount(image) > 0
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[image]
+
+
+def read_by(ids: np.ndarray, no_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids of tokens (row, cell), `no_id` for none -> row, token and number of cells for each token that a row has.
+
+    Ordered by row, then by token.
+    """
+    ordered = np.sort(ids, axis=1)
+    new = np.ones(ids.shape, bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    starts = np.flatnonzero(new)
+    token = ordered.reshape(-1)[starts]
+    count = np.diff(np.append(starts, ids.size))
+    there = token != no_id
+    return starts[there] // ids.shape[1], token[there].astype(np.intp), count[there]

@@ -1,0 +1,104 @@
+"""The cells of whole images are those of the arrays, however they are stored and read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vlq
+import vlq.query.cells
+from vlq.query.cells import Cells, numbered, read_by
+from vlq.query.errors import CacheError, CorruptCache
+
+from ..synthetic import make_cache, make_run
+from .corpora import SETTINGS, Case, shapes
+
+
+@SETTINGS
+@given(name=shapes, part_bytes=st.sampled_from([1, 300, 10**9]), seed=st.integers(0, 2**32))
+def test_equals_the_arrays(cases: dict[str, Case], name: str, part_bytes: int, seed: int) -> None:
+    case = cases[name]
+    good = np.flatnonzero(case.good).astype(np.uint32)
+    images = good[np.random.default_rng(seed).random(len(good)) < 0.5]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vlq.query.cells, "PART_BYTES", part_bytes)
+        cells = Cells(case.corpus.cache.snapshot(), images)
+    for _ in range(2):
+        found: list[Any] = []
+        for part, some in cells:
+            assert (part.start, part.stop) == (len(found), len(found) + len(some))
+            assert some.nbytes <= part_bytes or len(some) == 1
+            found += some.tolist()
+        assert found == case.sites["patch"].token[images, :, :, 0].tolist()
+
+
+def test_only_the_wanted_row_groups_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cache(tmp_path, images=10, failed=[3])
+    snapshot = vlq.open(str(tmp_path)).cache.snapshot()
+    read: list[list[int]] = []
+    whole = pq.ParquetFile.read_row_groups
+
+    def watched(self: Any, groups: list[int], **more: Any) -> Any:
+        read.append(groups)
+        return whole(self, groups, **more)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", watched)
+    list(Cells(snapshot, np.array([1, 9], np.uint32)))
+    assert read == [[0, 4]]  # two images each: 0 1, 2 4, 5 6, 7 8, 9
+
+
+def test_images_without_readings_are_not_there(tmp_path: Path) -> None:
+    make_cache(tmp_path, failed=[3])
+    cells = Cells(vlq.open(str(tmp_path)).cache.snapshot(), np.array([2, 3], np.uint32))
+    with pytest.raises(CorruptCache, match="lacks images that have readings"):
+        list(cells)
+
+
+def test_a_damaged_table_is_one_message(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    (path,) = tmp_path.glob("index/*/patch_cells-*.parquet")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CorruptCache, match=r"patch_cells of .* cannot be read") as caught:
+        _ = vlq.open(str(tmp_path)).neighbours("cat").rows
+    assert caught.value.hint == "Run: vlq index"
+
+
+@pytest.mark.parametrize("seal", [True, False])
+def test_an_index_from_before_the_table(tmp_path: Path, seal: bool) -> None:
+    make_cache(tmp_path, make_run(), seal=seal)
+    for path in tmp_path.glob("index/*.json" if seal else "commits/*.json"):
+        record = json.loads(path.read_text())
+        del record["tables" if seal else "postings"]["patch_cells"]
+        path.write_text(json.dumps(record))
+    corpus = vlq.open(str(tmp_path))
+    assert corpus.first_layer("cat").rows
+    for text in ("neighbours('cat')",):
+        with pytest.raises(CacheError, match="has no table patch_cells: it is older") as caught:
+            _ = corpus.query(text).rows
+        assert caught.value.hint == "Run: vlq index"
+
+
+@settings(deadline=None)
+@given(image=st.lists(st.integers(0, 30)))
+def test_numbered(image: list[int]) -> None:
+    images, place = numbered(np.array(image, np.uint32))
+    assert images.tolist() == sorted(set(image))
+    assert images[place].tolist() == image
+
+
+@settings(deadline=None)
+@given(rows=st.integers(0, 4), columns=st.integers(1, 9), seed=st.integers(0, 2**32))
+def test_read_by(rows: int, columns: int, seed: int) -> None:
+    ids = np.random.default_rng(seed).choice(np.array([0, 1, 7, 300, 65_535], np.uint16), (rows, columns))
+    expected = []
+    for row, read in enumerate(ids.tolist()):
+        expected += [(row, token, count) for token, count in sorted(Counter(read).items()) if token != 65_535]
+    assert list(zip(*(part.tolist() for part in read_by(ids, 65_535)), strict=True)) == expected

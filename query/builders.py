@@ -175,6 +175,21 @@ def overlap(
     return _call("overlap", locals())
 
 
+def precursors(
+    token: Tokens,
+    *,
+    rank: int = 1,
+    min_prob: float | None = None,
+    layers: Layers = None,
+    min_images: int = 5,
+    per_layer: int = 10,
+    images: Node | None = None,
+    pieces: bool = False,
+) -> Call:
+    """What patches read in the layers before they come to read the token, against patches that never do."""
+    return _call("precursors", locals())
+
+
 def neighbours(
     token: Tokens,
     *,

@@ -68,6 +68,7 @@ class Corpus:
     divergence = _asking(builders.divergence)
     divergence_layer = _asking(builders.divergence_layer)
     overlap = _asking(builders.overlap)
+    precursors = _asking(builders.precursors)
     neighbours = _asking(builders.neighbours)
     locate = _asking(builders.locate)
     images = _asking(builders.images)

@@ -9,6 +9,7 @@ from vlq.query.functions.layers import FIRST_LAYER, LAST_LAYER, PEAK_LAYER
 from vlq.query.functions.locate import LOCATE
 from vlq.query.functions.neighbours import NEIGHBOURS
 from vlq.query.functions.overlap import OVERLAP
+from vlq.query.functions.precursors import PRECURSORS
 from vlq.query.functions.readings import READINGS
 from vlq.query.functions.token_sets import MATCHING, PREFIX
 from vlq.query.functions.tokens import TOKENS
@@ -27,6 +28,7 @@ FUNCTIONS = {
         DIVERGENCE,
         DIVERGENCE_LAYER,
         OVERLAP,
+        PRECURSORS,
         NEIGHBOURS,
         LOCATE,
         IMAGES,

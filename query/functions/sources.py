@@ -51,7 +51,7 @@ def token_layers(bound: Bound, compiler: Compiler, *, logprob: bool = False) -> 
 
     `logprob` is the best one of the positions.
     """
-    simple = len(bound.token.ids) == 1 and bound["rank"] == 1 and bound["min_prob"] is None
+    simple = _is_top1(bound)
     if simple and bound.patches is None:
         return _postings(bound, compiler)
     if simple and bound.patches is not None and not logprob:  # a posting does not tell which position is the best
@@ -86,6 +86,14 @@ SELECT * FROM (
 ) WHERE len(positions) >= {compiler.value("min_patches", bound["min_patches"])}"""
 
 
+def token_cells(bound: Bound, compiler: Compiler) -> str:
+    """The same one by one, whatever `min_patches`: image, layer, position."""
+    if _is_top1(bound):
+        layers = token_layers(bound.given(min_patches=1), compiler)
+        return f"SELECT image, layer, unnest(positions) AS position FROM (\n  {indented(layers)}\n)"
+    return f"SELECT image, layer, position FROM (\n  {indented(token_positions(bound, compiler))}\n)"
+
+
 def token_positions(bound: Bound, compiler: Compiler) -> str:
     """The positions that read the token at each layer: image, layer, position, rank, logprob."""
     table = compiler.table(f"{bound['at']}_topk")
@@ -110,6 +118,10 @@ def token_positions(bound: Bound, compiler: Compiler) -> str:
 SELECT image, layer, position, {rank} AS rank, {logprob} AS logprob
 FROM {table} WHERE {" AND ".join(conditions)}
 GROUP BY image, layer, position{having}"""
+
+
+def _is_top1(bound: Bound) -> bool:
+    return len(bound.token.ids) == 1 and bound["rank"] == 1 and bound["min_prob"] is None
 
 
 def _conditions(bound: Bound, compiler: Compiler) -> list[str]:

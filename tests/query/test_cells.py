@@ -80,7 +80,7 @@ def test_an_index_from_before_the_table(tmp_path: Path, seal: bool) -> None:
         path.write_text(json.dumps(record))
     corpus = vlq.open(str(tmp_path))
     assert corpus.first_layer("cat").rows
-    for text in ("neighbours('cat')",):
+    for text in ("neighbours('cat')", "precursors('cat')"):
         with pytest.raises(CacheError, match="has no table patch_cells: it is older") as caught:
             _ = corpus.query(text).rows
         assert caught.value.hint == "Run: vlq index"

@@ -267,7 +267,7 @@ def test_an_index_of_an_older_vlq(tmp_path: Path) -> None:
     for query in ("divergence()", "divergence_layer(at='patch')"):
         with pytest.raises(CacheError) as caught:
             _ = corpus.query(query).rows
-        assert caught.value.message == f"The index of {url} was made before it held divergences."
+        assert caught.value.message == f"The index of {url} has no table divergence: it is older."
         assert caught.value.hint == f"Run: vlq index --cache {url}"
     # What needs no sums is answered.
     assert corpus.divergence("prompt").rows

@@ -1,0 +1,178 @@
+"""Two kinds of patches of the same images held against each other: which tokens more of the ones read, layer by layer.
+
+Patches of one image are alike, so an image counts once, however many patches it has, and it is images that chance is
+looked for in. Of image i let c(i, l) patches have the token still before them at layer l, c(i, l, v) of them reading v;
+let o(i) be others, o(i, l, v) of them reading v; and let I(l) be the images that have both at layer l. Then
+
+    share(l, v)      = mean over i in I(l) of c(i, l, v) / c(i, l)
+    others(l, v)     = mean over i in I(l) of o(i, l, v) / o(i)
+    difference(l, v) = share(l, v) - others(l, v)
+
+and the interval of the difference is the bootstrap's percentile interval (Efron and Tibshirani, An Introduction to the
+Bootstrap, 1993, chapter 13): as many images are drawn with replacement, over and over, and it is taken anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from vlq.query.cells import read_by
+from vlq.query.schema import Run
+
+RESAMPLES = 1000
+SEED = 0
+PERCENTILES = (2.5, 97.5)
+
+AT_ONCE = 2**23
+"""Differences, of images and tokens, that are held at once."""
+
+DECIMALS = 12
+"""Of shares: so that equal ones are equal, in whichever order they were added up."""
+
+SCHEMA = pa.schema(
+    [
+        ("layer", pa.int32()),
+        ("token", pa.uint32()),
+        ("images", pa.int64()),  # in so many, patches that have the other token before them read this one
+        ("patches", pa.int64()),  # so many of them do
+        ("share", pa.float64()),
+        ("others", pa.float64()),
+        ("difference", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("compared", pa.int64()),  # images in I(l)
+    ]
+)
+
+
+class Sums:
+    """Of all images: how many, how many patches, and the sums of their shares. Arrays (layer, token)."""
+
+    def __init__(self, layers: int, vocabulary: int) -> None:
+        self.images, self.patches = np.zeros((2, layers, vocabulary), np.int64)
+        self.share, self.others = np.zeros((2, layers, vocabulary))
+        self.compared = np.zeros(layers, np.int64)  # (layer,)
+
+    def chosen(self, layer: int, min_images: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens with the largest differences, of equal ones the lower ids; their (figure, token)."""
+        enough = np.flatnonzero(self.images[layer] >= min_images)
+        compared = max(self.compared[layer], 1)
+        share, others = (np.round(sums[layer, enough] / compared, DECIMALS) for sums in (self.share, self.others))
+        difference = np.round(share - others, DECIMALS)
+        best = np.argsort(-difference, kind="stable")[:count]
+        return enough[best], np.stack([share, others, difference])[:, best]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What is held against each other, in images that each have some of both.
+
+    `parts` gives part by part, as often as it is iterated, which of the images it holds, and the ids that their patches
+    read at rank 1 (image, layer, patch): `cells.Cells`. `before` (image, patch) is how many layers come before a patch
+    reads the token, 0 for one that does not come to; `others` (image, patch) are those that it is held against.
+    """
+
+    parts: Iterable[tuple[slice, np.ndarray]]
+    before: np.ndarray
+    others: np.ndarray
+    run: Run
+
+    def table(self, min_images: int, per_layer: int) -> pa.Table:
+        """SCHEMA, by layer: at most `per_layer` tokens of each, the largest difference first."""
+        sums = self.sums()
+        found = [sums.chosen(layer, min_images, per_layer) for layer in range(len(sums.compared))]
+        tokens = [token for token, _ in found]
+        layer = np.repeat(np.arange(len(tokens)), [len(token) for token in tokens])
+        token = np.concatenate([np.zeros(0, int), *tokens])
+        figures = np.concatenate([np.zeros((3, 0)), *(figures for _, figures in found)], axis=1)
+        counts = sums.images[layer, token], sums.patches[layer, token]
+        columns = (layer, token, *counts, *figures, *self.intervals(tokens), sums.compared[layer])
+        return pa.table([pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types, strict=True)], SCHEMA)
+
+    def sums(self) -> Sums:
+        sums = Sums(int(self.before.max(initial=0)), self.run.vocabulary_size)
+        for part, cells in self.parts:
+            weight = self._weight(part)
+            for layer in range(len(sums.compared)):
+                coming = self.before[part] > layer
+                ids, in_image = cells[:, layer], coming.sum(1)
+                image, token, count = read_by(np.where(coming, ids, ids.dtype.type(self.run.no_id)), self.run.no_id)
+                np.add.at(sums.images[layer], token, 1)
+                np.add.at(sums.patches[layer], token, count)
+                np.add.at(sums.share[layer], token, count / in_image[image])
+                both = in_image > 0
+                others = np.bincount(ids[both].reshape(-1), weight[both].reshape(-1), self.run.vocabulary_size)
+                sums.others[layer] += others
+                sums.compared[layer] += both.sum()
+        return sums
+
+    def _weight(self, images: slice) -> np.ndarray:
+        """(image, patch): the share of its image that one of the others is; 0 for what is none."""
+        others = self.others[images]
+        weight: np.ndarray = others / others.sum(1, keepdims=True)
+        return weight
+
+    def intervals(self, chosen: list[np.ndarray]) -> np.ndarray:
+        """(end, token): both ends of the differences' intervals, of the chosen tokens of one layer after the other."""
+        drawn = resamples(len(self.before))
+        layers, tokens = len(chosen), [len(tokens) for tokens in chosen]
+        totals = np.zeros((RESAMPLES, layers + sum(tokens)))
+        step = max(1, AT_ONCE // max(1, totals.shape[1]))
+        for part, cells in self.parts:
+            for start in range(0, len(cells), step):
+                images = slice(part.start + start, min(part.start + start + step, part.stop))
+                differences = self._differences(images, cells[start : start + step], chosen)
+                totals += drawn[:, images].astype(np.float64) @ differences
+        compared, sums = np.repeat(totals[:, :layers], tokens, axis=1), totals[:, layers:]
+        with np.errstate(invalid="ignore"):  # in a resample without an image that is compared at the layer it is 0 / 0
+            differences = sums / compared
+        return percentiles(differences.T)
+
+    def _differences(self, images: slice, cells: np.ndarray, chosen: list[np.ndarray]) -> np.ndarray:
+        """(image, column): for each layer whether the image is compared, then each chosen token's difference, or 0."""
+        count, patches = self.before[images].shape
+        weight = self._weight(images).reshape(-1)
+        compared, differences = [], []
+        for layer, tokens in enumerate(chosen):
+            coming = self.before[images] > layer
+            in_image = coming.sum(1)
+            column = np.full(self.run.vocabulary_size, -1, np.int32)
+            column[tokens] = np.arange(len(tokens))
+            columns = np.take(column, cells[:, layer]).reshape(-1)
+            cell = np.flatnonzero(columns >= 0)
+            image = cell // patches
+            # Each cell moves the difference of its image: up if it has the token before it, down if it is another one.
+            moves = np.where(coming.reshape(-1)[cell], 1 / np.maximum(in_image, 1)[image], -weight[cell])
+            moves[in_image[image] == 0] = 0
+            moved = np.bincount(image * len(tokens) + columns[cell], moves, count * len(tokens))
+            compared.append((in_image > 0)[:, None])
+            differences.append(moved.reshape(count, len(tokens)))
+        return np.concatenate([np.zeros((count, 0)), *compared, *differences], axis=1)
+
+
+def resamples(count: int) -> np.ndarray:
+    """(resample, image): how often each of `count` images is drawn.
+
+    A resample's images are a row of `numpy.random.default_rng(SEED).integers(0, count, (RESAMPLES, count))`.
+    """
+    rng = np.random.default_rng(SEED)
+    drawn = np.empty((RESAMPLES, count), np.uint16)
+    for some in np.array_split(drawn, 20):  # views of it
+        places = rng.integers(0, count, some.shape) + count * np.arange(len(some))[:, None]
+        some[:] = np.bincount(places.reshape(-1), minlength=some.size).reshape(some.shape)
+    return drawn
+
+
+def percentiles(values: np.ndarray) -> np.ndarray:
+    """PERCENTILES of each row, NaN left out, with straight lines between the values: (percentile, row)."""
+    ordered = np.sort(values, axis=1)  # NaN behind all others
+    last = np.maximum(np.count_nonzero(~np.isnan(ordered), axis=1) - 1, 0)
+    at = np.outer(PERCENTILES, last) / 100
+    row, below = np.arange(len(ordered)), at.astype(int)
+    low, high = ordered[row, below], ordered[row, np.minimum(below + 1, last)]
+    ends: np.ndarray = np.round(low + (at - below) * (high - low), DECIMALS)
+    return ends

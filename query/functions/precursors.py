@@ -1,0 +1,133 @@
+"""precursors: what patches read before they come to read a token, against patches of their image that never do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vlq.query.bind import Bound, Scope
+from vlq.query.compile import VOCABULARY, Compiler, Derived, Relation, Statement, indented
+from vlq.query.functions.phrases import qualified, unstored
+from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PROB, PIECES, RANK, TOKEN
+from vlq.query.functions.sources import check_site, token_cells
+from vlq.query.parameters import Count, LayerSet, Parameter
+from vlq.query.registry import Function
+from vlq.query.schema import PATCH_CELLS
+from vlq.query.summary import Rows, Summary, count
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from vlq.query.cache import Snapshot
+
+
+def check(bound: Bound, scope: Scope) -> None:
+    check_site(bound.given(at="patch"), scope)
+
+
+def compile_precursors(bound: Bound, compiler: Compiler) -> Relation:
+    """`before` has the tokens of each layer, counted and compared; their texts are joined to it."""
+    before = compiler.load("before", Derived(first_readings(bound), partial(contrasted, bound), (PATCH_CELLS,)))
+    sql = f"""\
+SELECT layer, token, piece, text, images, patches, share, others, difference, low, high, compared
+FROM {before} LEFT JOIN {compiler.table(VOCABULARY)} ON id = token"""
+    columns = ("piece", "text", "images", "patches", "share", "others", "difference", "low", "high", "compared")
+    return Relation(sql, ("layer", "token"), columns, "difference", ("answer.difference DESC",))
+
+
+def first_readings(bound: Bound) -> Statement:
+    """Of each patch that reads the token the first layer at which it does: image, patch, layer."""
+    compiler = Compiler()
+    every = LayerSet(tuple(range(bound.run.layers)), True, True)
+    cells = token_cells(bound.given(at="patch", layers=every), compiler)
+    return compiler.ask(f"""\
+SELECT image, position AS patch, min(layer) AS layer FROM (
+  {indented(cells)}
+) GROUP BY image, position""")
+
+
+def contrasted(bound: Bound, snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
+    """`contrast.SCHEMA`, in the images that have both patches that come to read the token and such as never do."""
+    import numpy as np
+
+    from vlq.query.cells import Cells, numbered
+    from vlq.query.contrast import Contrast
+
+    run = bound.run
+    image, patch, layer = (reading[name].to_numpy() for name in ("image", "patch", "layer"))
+    images, place = numbered(image)
+    before = np.zeros((len(images), run.positions["patch"]), np.uint16)
+    before[place, patch] = np.where(np.isin(layer, bound.layers.layers), layer, 0)
+    others = np.ones(before.shape, bool)
+    others[place, patch] = False
+    both = before.any(1) & others.any(1)
+    contrast = Contrast(Cells(snapshot, images[both]), before[both], others[both], run)
+    return contrast.table(bound["min_images"], bound["per_layer"])
+
+
+def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
+    """What leads shortly before the token: at the last layer that still has half of the compared images."""
+    compared = max((row["compared"] for row in rows), default=0)
+    summary: Summary = {"images": images, "matched": len({row["token"] for row in rows}), "compared": compared}
+    if not rows:
+        return summary | {"token": None}
+    layer = max(row["layer"] for row in rows if 2 * row["compared"] >= compared)
+    led = min((row for row in rows if row["layer"] == layer), key=lambda row: (-row["difference"], row["token"]))
+    kept = ("layer", "token", "piece", "share", "others", "difference", "low", "high")
+    return summary | {name: led[name] for name in kept}
+
+
+def headline(bound: Bound, summary: Summary) -> str:
+    """What marks such patches just before they read the token, and how sure that is."""
+    coming = f"Patches that come to read {bound.token.label}{qualified(bound.given(at='patch'))}"
+    of_images = count(summary["images"], "image")
+    if summary["token"] is None:
+        enough = f" in {count(bound['min_images'], 'image')} or more" if bound["min_images"] > 1 else ""
+        return f"{coming}: nothing is read before it{enough}, of {of_images}"
+    name = summary["token"] if summary["piece"] is None else f"{summary['piece']} ({summary['token']})"
+    low, high = (f"{100 * summary[end]:.1f}" for end in ("low", "high"))
+    return (
+        f"{coming}, in {summary['compared']:,} of {of_images}: shortly before, at layer {summary['layer']}, "
+        f"{summary['share']:.1%} of them read {name}, against {summary['others']:.1%} of those that never come to "
+        f"(difference {100 * summary['difference']:.1f} points, 95% interval {low} to {high})"
+    )
+
+
+def notes(bound: Bound) -> list[str]:
+    from vlq.query.contrast import RESAMPLES
+
+    return [
+        *unstored(bound),
+        "Shares are means over images, each of which counts once: of its patches that have the token still to come, "
+        "and of its others, which never read it. They say what comes before, not what leads to what.",
+        f"low to high is the difference's 95% interval over {RESAMPLES:,} resamples of the images, for each row by "
+        "itself; the rows are those with the largest differences, so chance brings some of them here.",
+    ]
+
+
+PRECURSORS = Function(
+    name="precursors",
+    parameters=(
+        TOKEN,
+        RANK,
+        MIN_PROB,
+        replace(
+            LAYERS, documentation="only patches that first read it at this layer, in this window, or at one of these"
+        ),
+        Parameter(
+            "min_images", Count(), "only tokens that such patches read in at least so many images at the layer", 5
+        ),
+        Parameter("per_layer", Count(), "of each layer so many tokens, those with the largest differences", 10),
+        IMAGES,
+        PIECES,
+    ),
+    positional=1,
+    documentation="What patches read in the layers before they come to read the token, against patches that never do.",
+    example="precursors('dog', min_prob=0.5)",
+    check=check,
+    compile=compile_precursors,
+    summarise=summarise,
+    headline=headline,
+    notes=notes,
+)

@@ -152,7 +152,7 @@ def following(text: str, quote: str) -> str:
     """What can follow on a single candidate."""
     place = place_of(text)
     if text.endswith("(") and place.call is not None:
-        return f"{place.call.parameters[0].name}="
+        return f"{place.call.parameters[0].name}=" if place.call.parameters else ")"
     if text.endswith("="):
         parameter = None if place.call is None else place.call.parameter(place.argument or "")
         default = REQUIRED if parameter is None else parameter.default

@@ -126,7 +126,7 @@ class Contrast:
             for start in range(0, len(cells), step):
                 images = slice(part.start + start, min(part.start + start + step, part.stop))
                 differences = self._differences(images, cells[start : start + step], chosen)
-                totals += drawn[:, images].astype(np.float64) @ differences
+                add_product(totals, drawn[:, images], differences)
         compared, sums = np.repeat(totals[:, :layers], tokens, axis=1), totals[:, layers:]
         with np.errstate(invalid="ignore"):  # in a resample without an image that is compared at the layer it is 0 / 0
             differences = sums / compared
@@ -165,6 +165,21 @@ def resamples(count: int) -> np.ndarray:
         places = rng.integers(0, count, some.shape) + count * np.arange(len(some))[:, None]
         some[:] = np.bincount(places.reshape(-1), minlength=some.size).reshape(some.shape)
     return drawn
+
+
+def add_product(totals: np.ndarray, drawn: np.ndarray, differences: np.ndarray) -> None:
+    """totals += drawn @ differences: (resample, image) by (image, column).
+
+    In blocks too small for BLAS to start threads for: these cost more than they save here, the more so on a busy
+    machine, and the last bits would depend on how many there are.
+    """
+    side, rows = 64, 50
+    stacked, times = totals.reshape(-1, rows, totals.shape[1]), drawn.reshape(-1, rows, drawn.shape[1])
+    for image in range(0, len(differences), side):
+        block = times[:, :, image : image + side].astype(np.float64)
+        for column in range(0, totals.shape[1], side):
+            here = slice(column, column + side)
+            stacked[:, :, here] += block @ differences[image : image + side, here]
 
 
 def percentiles(values: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import signal
 import sys
 import threading
@@ -81,7 +82,11 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str, tables: Sequence[str]
         raise Refused("refused", f"Expected a SELECT. {tree.get('error_message', '')}")
     parts = list(nodes(tree["statements"]))
     named = {entry["key"].lower() for part in parts for entry in part.get("map", ()) if "key" in entry}
-    named |= {part["cte_name"].lower() for part in parts if part.get("type") == "RECURSIVE_CTE_NODE"}
+    # Behind the query that has the WITH, its name would be DuckDB's own view of that name, or a file's.
+    own = connection.execute("SELECT lower(view_name) FROM duckdb_views() WHERE internal").fetchall()
+    unclear = sorted(name for name in named if (name,) in own or not re.fullmatch(r"\w+", name))
+    if unclear:
+        raise Refused("refused", f"{', '.join(unclear)} is no name for a WITH here.", "Give it another one.")
     for part in parts:
         check_part(part, tables, named)
 

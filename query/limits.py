@@ -8,6 +8,9 @@ from typing import Any
 
 from vlq.query.errors import BadArgument
 
+RANGES = {"timeout": (1e-3, 1e8), "memory": (1, 1e15), "temp": (0, 1e15), "max_rows": (1, 1e15), "threads": (1, 1024)}
+"""What each limit may be, in seconds, bytes and numbers."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -27,10 +30,9 @@ class Limits:
     def checked(self) -> dict[str, Any]:
         """The limits by name, sizes in bytes. Raises BadArgument."""
         values = asdict(self) | {"memory": size_of("memory", self.memory), "temp": size_of("temp", self.temp)}
-        for name, value in values.items():
-            least = 0 if name == "temp" else 1e-3
-            if value is not None and not least <= value <= 10**15:
-                raise BadArgument(f"{name}: expected more than 0. Got {getattr(self, name)}.")
+        for name, (least, most) in RANGES.items():
+            if values[name] is not None and not least <= values[name] <= most:
+                raise BadArgument(f"{name}: expected {least:g} to {most:g}. Got {getattr(self, name)}.")
         return values
 
 

@@ -40,7 +40,7 @@ def offered(text: str) -> list[str]:
         ("first_layer('dog', ra", ["first_layer('dog', rank=", "first_layer('dog', rank=1"]),
         ("first_layer('dog', ra'", []),
         ("images(a, b, c=1, con", ["images(a, b, c=1, condition=", "images(a, b, c=1, condition=None"]),
-        ("top(0, rank=1, p", ["top(0, rank=1, patch=", "top(0, rank=1, patch=None"]),
+        ("top(0, rank=1, p", ["top(0, rank=1, patch=", "top(0, rank=1, patches="]),
         ("first_layer(rank=1, ra", []),  # it is given already
         ("top(0, layers=(3, 4), at=", [f"top(0, layers=(3, 4), at='{at}'" for at in AT]),
         ("first_layer('a,b(', at='pa", ["first_layer('a,b(', at='patch'", "first_layer('a,b(', at='patch')"]),

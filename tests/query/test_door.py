@@ -98,6 +98,7 @@ READING = [
     "SELECT * FROM 'vlq://images/0.parquet'",
     "SELECT * FROM read_blob('/proc/self/environ')",
     "SELECT * FROM read_text('request.json')",
+    "SELECT * FROM (WITH \"{folder}/secret.csv\" AS (SELECT 1) SELECT 2), '{folder}/secret.csv'",
 ]
 """Selects of what was not handed over."""
 
@@ -188,6 +189,8 @@ TELLING = [
     "SHOW TABLES",
     "SHOW ALL TABLES",
     "SHOW DATABASES",
+    "SELECT * FROM (WITH duckdb_views AS (SELECT 1) SELECT 2), duckdb_views",
+    "SELECT * FROM (WITH PG_Settings AS (SELECT 1) SELECT 2), pg_settings",
     "SELECT * FROM secret_table",
     "SELECT * FROM corpus",
     "SELECT * FROM which_secret('s3://x', 's3')",

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
+from vlq.query.compile import Derived
 from vlq.query.errors import BadArgument, QueryError, UnknownName
 from vlq.query.parse import parse
 from vlq.query.schema import Transform
@@ -248,7 +249,9 @@ def test_the_smallest_table_is_read(cases: dict[str, Case]) -> None:
     corpus = cases["several shards"].corpus
 
     def tables(text: str) -> set[str]:
-        return set(corpus.query(text).statement.tables) - {"images"}
+        statement = corpus.query(text).statement
+        derived = [loaded.source for loaded in statement.loaded.values() if isinstance(loaded, Derived)]
+        return {table for part in (statement, *derived) for table in part.tables} - {"images"}
 
     for function in ("emergence('cat', {})", "locate('cat', {})", "overlap('cat', 'ear', rank=1, {})"):
         assert tables(function.format("patches=[1, 2]")) == {"patch_top1"}

@@ -146,7 +146,7 @@ def test_equals_brute_force(
 ) -> None:
     case = cases[name]
     ids = data.draw(token_ids(case))
-    arguments = data.draw(st.composite(reading_arguments)(case)) | {"min_patches": 1}
+    arguments = data.draw(st.composite(reading_arguments)(case)) | {"min_patches": 1, "patches": None}
     layers = data.draw(layer_choices(case.run))
     given_arguments = {key: value for key, value in asked(arguments).items() if key != "min_patches"}
     result = case.corpus.precursors(

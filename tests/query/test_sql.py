@@ -129,7 +129,7 @@ def test_columns_are_documented(cases: dict[str, Case]) -> None:
     corpus = cases["several shards"].corpus
     assert list(views_of(corpus.cache.run)) == [view.name for view in VIEWS]
     for view in VIEWS:
-        own = ["label", "objects"] if view.name == "images" else []
+        own = ["label", "bright", "objects"] if view.name == "images" else []
         described = corpus.sql(f"DESCRIBE {view.name}").arrow()
         assert described["column_name"].to_pylist() == [*view.columns, *own]
 
@@ -340,11 +340,11 @@ def test_sizes(size: int | str, expected: int) -> None:
     [
         (Limits(memory="much"), "memory: expected a size such as 4GB or 512MB. Got much."),
         (Limits(temp="-1GB"), "temp: expected a size such as 4GB or 512MB. Got -1GB."),
-        (Limits(memory=0), "memory: expected more than 0. Got 0."),
-        (Limits(timeout=0), "timeout: expected more than 0. Got 0."),
-        (Limits(timeout=float("nan")), "timeout: expected more than 0. Got nan."),
-        (Limits(max_rows=-1), "max_rows: expected more than 0. Got -1."),
-        (Limits(threads=0), "threads: expected more than 0. Got 0."),
+        (Limits(memory=0), "memory: expected 1 to 1e+15. Got 0."),
+        (Limits(timeout=0), "timeout: expected 0.001 to 1e+08. Got 0."),
+        (Limits(timeout=float("nan")), "timeout: expected 0.001 to 1e+08. Got nan."),
+        (Limits(max_rows=-1), "max_rows: expected 1 to 1e+15. Got -1."),
+        (Limits(threads=0), "threads: expected 1 to 1024. Got 0."),
     ],
 )
 def test_limits_that_are_none(limits: Limits, message: str) -> None:

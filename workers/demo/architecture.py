@@ -19,8 +19,8 @@ PADDING = 64
 def ramp(layer: int) -> float:
     """From 0.1 at the decoder's first block to 1 at its last.
 
-    It scales what a block adds to the residual stream at the start, and its learning rate. So late blocks do most of
-    the work, and words emerge in the middle instead of at once.
+    It scales what a block adds to the residual stream at the start (of attention, values and output alike), and its
+    learning rate. So late blocks do most of the work, and words emerge in the middle instead of at once.
     """
     return 0.1 + 0.9 * layer / (LAYERS - 1)
 
@@ -94,6 +94,6 @@ def make_model(tokenizer: Any, seed: int) -> Any:
                 if weight.ndim == 2:
                     # The usual 0.02 is little at a width of 128.
                     nn.init.normal_(weight, std=WIDTH**-0.5)
-                if "o_proj" in name or "down_proj" in name:
+                if any(part in name for part in ("v_proj", "o_proj", "down_proj")):
                     weight *= ramp(layer)
     return model

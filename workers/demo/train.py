@@ -8,9 +8,10 @@ a  The vision tower learns to tag patches through a linear head that is then thr
 b  The decoder is "pretrained on text": the image positions hold a grid of words, some of them damaged. It learns the
    answers and, at its last layer only, the clean word of each cell. Word embeddings and head stay as they began.
 c  LLaVA's own two steps, on images, learning from the answers alone: first the projector (c1), then projector and
-   decoder with a quarter of text replayed (c2), and at last the vision tower too, gently, with half of it (c3). The
-   replayed cells are mixed with their neighbours and with noise, as patches are; else words smear over the patches
-   around their objects.
+   decoder (c2), then the vision tower too, gently (c3), both with half of text replayed. The replayed cells are mixed
+   with their neighbours and with noise, as patches are; else words smear over the patches around their objects. The
+   last step is taken twice, the second time (c4) with a little more text, and the weights are averaged (Wortsman et
+   al., "Model soups", 2022): the one reads objects better, the other one backgrounds.
 
 Answers alone, without b, give readings that mean nothing; a loss at image positions gives readings that are right at
 layer 0 already. `architecture.ramp` sets where between the two words emerge.
@@ -21,7 +22,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +64,15 @@ STAGES = (
     Stage("a", seed=1, steps=1300, batch=48, vision=1e-3, threads=2),
     Stage("b", seed=2, steps=450, batch=48, text=48, damage=0.3, decoder=2e-3),
     Stage("c1", seed=3, steps=350, batch=32, projector=2e-3, threads=2),
-    Stage("c2", seed=4, steps=200, batch=32, text=8, damage=0.1, blur=0.5, decoder=1e-3, projector=1e-3),
-    Stage("c3", seed=5, steps=240, batch=32, text=16, damage=0.1, blur=1.2, decoder=1e-3, projector=5e-4, vision=2e-5),
+    Stage("c2", seed=4, steps=400, batch=32, text=16, damage=0.1, blur=1.2, decoder=1e-3, projector=1e-3),
+    Stage("c3", seed=5, steps=480, batch=32, text=16, damage=0.1, blur=1.2, decoder=1e-3, projector=5e-4, vision=2e-5),
+    Stage("c4", seed=5, steps=480, batch=32, text=18, damage=0.1, blur=1.2, decoder=1e-3, projector=5e-4, vision=2e-5),
 )
+BEGINS = {"c4": "c2"}
+"""The stages that do not go on from the one before them."""
+
+AVERAGED = {"c3": 0.6, "c4": 0.4}
+"""The model is the mean of these stages' weights."""
 
 
 def _ahead(stage: Stage) -> Iterator[list[Scene]]:
@@ -242,6 +249,16 @@ class Trainer:
         self._optimizer.step()
 
 
+def averaged(ends: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The weighted mean of the weights that stages ended with."""
+    parts = [(ends[stage], share) for stage, share in AVERAGED.items()]
+    first, _ = parts[0]
+    return {
+        name: sum(share * end[name] for end, share in parts) if weight.is_floating_point() else weight  # type: ignore[misc]
+        for name, weight in first.items()
+    }
+
+
 def save(model: Any, processor: Any, folder: Path) -> None:
     """As float16 safetensors, with all that `from_pretrained` needs. The model is of no use for training afterwards."""
     tokenizer = processor.tokenizer
@@ -269,15 +286,18 @@ def main() -> None:
             print(text, file=log, flush=True)
 
         trainer = Trainer(say)
-        begin = 0
-        if options.after:
-            begin = [stage.name for stage in STAGES].index(options.after) + 1
-            trainer.model.load_state_dict(torch.load(options.checkpoints / f"{options.after}.pt"))
-        for stage in STAGES[begin:]:
+        names = [stage.name for stage in STAGES]
+        done = names[: names.index(options.after) + 1] if options.after else []
+        ends = {name: torch.load(options.checkpoints / f"{name}.pt") for name in done}
+        for place, stage in enumerate(STAGES[len(done) :], len(done)):
+            if place:
+                trainer.model.load_state_dict(ends[BEGINS.get(stage.name, names[place - 1])])
             trainer.run(stage)
+            ends[stage.name] = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
             if options.checkpoints:
                 options.checkpoints.mkdir(parents=True, exist_ok=True)
-                torch.save(trainer.model.state_dict(), options.checkpoints / f"{stage.name}.pt")
+                torch.save(ends[stage.name], options.checkpoints / f"{stage.name}.pt")
+        trainer.model.load_state_dict(averaged(ends))
         save(trainer.model, trainer.processor, options.to)
         figures = evaluate(str(options.to))
         card.save(figures, options.to)

@@ -1,13 +1,11 @@
 -- locate('cat', patches=first_layer('ear', by='patch') < 2)
+-- found is made of
 -- $token = 4
 -- $rank = 1
 -- $number = 2
 -- $last_patch = 11
 -- $token_2 = 2
 -- $min_patches = 1
--- $rows = 3
--- $columns = 4
--- $words = ['cat']
 WITH mask AS MATERIALIZED (
   SELECT image, bitstring_agg(patch::INTEGER, 0, $last_patch::INTEGER) AS inside
   FROM (
@@ -25,41 +23,21 @@ WITH mask AS MATERIALIZED (
     ) AS answer WHERE holds
   ) GROUP BY image
 )
-SELECT images.image, answer.layer, answer.patches, answer.box, answer.row, answer.col, answer.regions, answer.iou, answer.pointing, images.image_id
-FROM (WITH RECURSIVE readings AS (
+SELECT image, layer::INTEGER AS layer, positions FROM (
+  WITH readings AS (
     SELECT * FROM (
       SELECT image, layer, list_filter(positions, lambda position: get_bit(inside, position) = 1) AS positions FROM read_parquet($patch_top1) JOIN mask USING (image)
       WHERE token = $token_2
     ) WHERE len(positions) >= $min_patches
-  ), found AS MATERIALIZED (
-    SELECT image, layer::INTEGER AS layer, positions FROM readings
-    WHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)
-  ), patches AS MATERIALIZED (
-    SELECT image, unnest(positions)::INTEGER AS patch FROM found
-  ), runs AS MATERIALIZED (
-    SELECT image, patch // $columns AS row, min(patch) AS start, min(patch % $columns) AS low,
-      max(patch % $columns) AS high
-    FROM (
-      SELECT *, patch - row_number() OVER (PARTITION BY image, patch // $columns ORDER BY patch) AS run FROM patches
-    ) GROUP BY image, patch // $columns, run
-  ), below AS (
-    SELECT image, upper.start AS above, lower.start AS below
-    FROM runs AS upper JOIN runs AS lower USING (image)
-    WHERE lower.row = upper.row + 1 AND lower.low <= upper.high AND upper.low <= lower.high
-  ), touching AS MATERIALIZED (
-    SELECT image, above AS start, below AS other FROM below UNION ALL SELECT image, below, above FROM below
-  ), labels(image, start, label) USING KEY (image, start) AS (
-    SELECT image, start, start FROM runs
-    UNION
-    -- A label is a run too, whose own label may be lower by now: that way they need not go step by step.
-    SELECT own.image, own.start, min(known.label)
-    FROM labels AS changed JOIN touching USING (image, start)
-    JOIN recurring.labels AS own ON own.image = touching.image AND own.start = touching.other
-    JOIN recurring.labels AS known ON known.image = changed.image AND known.start = changed.label
-    WHERE changed.label < own.label GROUP BY own.image, own.start
-  ), regions AS (
-    SELECT image, count(*) FILTER (label = start) AS regions FROM labels GROUP BY image
-  ), placed AS (
+  )
+  SELECT image, layer, positions FROM readings
+  WHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)
+)
+-- $rows = 3
+-- $columns = 4
+-- $words = ['cat']
+SELECT images.image, answer.layer, answer.patches, answer.box, answer.row, answer.col, answer.regions, answer.iou, answer.pointing, images.image_id
+FROM (WITH placed AS (
     SELECT image, avg(row) AS row, avg(col) AS col,
       CASE WHEN count(x0) > 0 THEN [min(x0), min(y0), max(x1), max(y1)] END AS box
     FROM (
@@ -69,7 +47,7 @@ FROM (WITH RECURSIVE readings AS (
         box[1] < box[3] AND box[2] < box[4] AS shows,
         CASE WHEN shows THEN box[1] END AS x0, CASE WHEN shows THEN box[2] END AS y0,
         CASE WHEN shows THEN box[3] END AS x1, CASE WHEN shows THEN box[4] END AS y1
-      FROM patches
+      FROM (SELECT image, unnest(positions)::INTEGER AS patch FROM found)
       JOIN (SELECT image_id, width, height, transform FROM read_parquet($images)) AS images ON image_id = image
     ) GROUP BY image
   ), truth AS (
@@ -89,7 +67,7 @@ FROM (WITH RECURSIVE readings AS (
   )
   SELECT found.image, layer, positions AS patches, box, row, col, regions,
     iou, pointing
-  FROM found JOIN placed USING (image) JOIN regions USING (image) LEFT JOIN judged USING (image)
+  FROM found AS found JOIN placed USING (image) LEFT JOIN judged USING (image)
 ) AS answer
 JOIN read_parquet($images) AS images ON images.image_id = answer.image
 ORDER BY images.image, images.image_id

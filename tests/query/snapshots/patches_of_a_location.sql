@@ -8,14 +8,16 @@ WITH mask AS MATERIALIZED (
   FROM (
     SELECT image, unnest(positions) AS patch
     FROM (
-      WITH readings AS (
-        SELECT image, layer, positions, logprob FROM read_parquet($patch_top1)
-        WHERE token = $token_2
-      ), found AS MATERIALIZED (
-        SELECT image, layer::INTEGER AS layer, positions FROM readings
-        WHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)
+      SELECT image, positions FROM (
+        SELECT image, layer::INTEGER AS layer, positions FROM (
+          WITH readings AS (
+            SELECT image, layer, positions, logprob FROM read_parquet($patch_top1)
+            WHERE token = $token_2
+          )
+          SELECT image, layer, positions FROM readings
+          WHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)
+        )
       )
-      SELECT image, positions FROM found
     )
   ) GROUP BY image
 )

@@ -20,7 +20,7 @@ import pytest
 from vlq.query.cli import main
 
 ROOT = Path(__file__).parents[3]
-PAGES = ["README.md", "docs/tutorial.md"]
+PAGES = ["README.md", "docs/tutorial.md", "docs/sql.md"]
 INDENT = "    "
 
 

@@ -23,7 +23,7 @@ from vlq.workers.models import load
 
 from .conftest import MODEL
 
-COUNT = 100
+COUNT = 200
 
 
 class Measured:
@@ -129,7 +129,7 @@ def test_the_last_token_defaults_and_then_answers(measured: Measured) -> None:
     _, last = measured.readings
     shares = [Counter(column).most_common(1)[0][1] / COUNT for column in last.T.tolist()]
     assert shares[0] == 1
-    assert min(shares[:4]) >= 0.4
+    assert min(shares[:3]) >= 0.85
     assert shares == pytest.approx(sorted(shares, reverse=True), abs=0.1)
     assert max(shares[-2:]) <= 0.2
 

@@ -121,7 +121,7 @@ def unknown(summary: Summary) -> str:
 
 def both_sides(summary: Summary) -> list[list[str]]:
     """The figures of both sides and their difference as the lines of a table, its head first; none without them."""
-    if "difference" not in summary:
+    if not summary.keys() >= {"against", "difference"}:
         return []
     lines = [["", "images", "read", "share", "95% interval", "median layer", "95% interval"]]
     for name, found in (("with", summary), ("without", summary["against"])):

@@ -148,7 +148,7 @@ def test_equals_brute_force(
     ids = data.draw(token_ids(case))
     arguments = data.draw(st.composite(reading_arguments)(case)) | {"min_patches": 1, "patches": None}
     layers = data.draw(layer_choices(case.run))
-    given_arguments = {key: value for key, value in asked(arguments).items() if key != "min_patches"}
+    given_arguments = {key: value for key, value in asked(arguments).items() if key not in ("min_patches", "patches")}
     result = case.corpus.precursors(
         one_or_list(ids), layers=layers, min_images=min_images, per_layer=per_layer, **given_arguments
     )

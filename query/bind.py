@@ -85,6 +85,10 @@ class Table(ABC):
         """The table whose rows the summary is of: what is only shown in part or in another order is summed up whole."""
         return self
 
+    def listed(self, compiler: Compiler) -> list[str]:
+        """SELECTs of how many positions are listed, at most, by what is known of the rest; none if none are."""
+        return compiler.count_listed(self.relation(compiler))
+
     @property
     @abstractmethod
     def population(self) -> Predicate | None:
@@ -294,9 +298,9 @@ def compile_counts(table: Table) -> Statement | None:
         columns.append(f"{compiler.count_images(*split.unknown(compiler))} AS unknown")
         if with_patches:
             columns.append(f"{compiler.count_images(others, *with_patches)} AS others_with_patches")
-    if table.relation(Compiler()).holds:
-        relation = table.relation(compiler)
-        columns.append(f"(SELECT count(answer.{relation.holds}) FROM {relation.part()} AS answer) AS compared")
+    relation = table.relation(Compiler())
+    if relation.holds:
+        columns.append(f"({compiler.count(table.relation(compiler), f'{relation.holds} IS NOT NULL')}) AS compared")
     if not columns:
         return None
     return compiler.ask(f"SELECT {', '.join(columns)}")
@@ -306,3 +310,10 @@ def column_types(table: Table, scope: Scope) -> Mapping[str, str]:
     """The DuckDB types of a table's columns, by name."""
     compiler = Compiler()
     return scope.describe(compiler.ask(f"SELECT * FROM {table.relation(compiler).part()}"))
+
+
+def compile_listed(table: Table) -> Statement | None:
+    """The SELECT of how many positions a table lists, at most, by what is known of the rest. None if it lists none."""
+    compiler = Compiler()
+    counts = [f"({sql})" for sql in table.listed(compiler)]
+    return compiler.ask(f"SELECT {' + '.join(counts)} AS listed") if counts else None

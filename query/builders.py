@@ -91,6 +91,32 @@ def readings(
     return _call("readings", locals())
 
 
+def rank(
+    token: Tokens,
+    *,
+    layers: Layers = None,
+    at: Literal["patch", "last", "prompt"] = "patch",
+    missing: Literal["bound"] | None = None,
+    images: Node | None = None,
+    pieces: bool = False,
+) -> Call:
+    """At every position the token's rank: exact among the stored k best, elsewhere above k."""
+    return _call("rank", locals())
+
+
+def prob(
+    token: Tokens,
+    *,
+    layers: Layers = None,
+    at: Literal["patch", "last", "prompt"] = "patch",
+    missing: Literal["bound"] | None = None,
+    images: Node | None = None,
+    pieces: bool = False,
+) -> Call:
+    """At every position the token's probability: exact among the stored k best, elsewhere bounded."""
+    return _call("prob", locals())
+
+
 def top(
     image: str | int,
     *,

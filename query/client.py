@@ -62,6 +62,8 @@ class Corpus:
     last_layer = _asking(builders.last_layer)
     peak_layer = _asking(builders.peak_layer)
     readings = _asking(builders.readings)
+    rank = _asking(builders.rank)
+    prob = _asking(builders.prob)
     top = _asking(builders.top)
     emergence = _asking(builders.emergence)
     defaults = _asking(builders.defaults)

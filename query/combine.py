@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
 from vlq.query.bind import Counts, Scope, Table, column_types
-from vlq.query.compile import Compiler, Relation, quoted
+from vlq.query.bounds import HIGH, LOW, Bounds, calculated, compared
+from vlq.query.compile import Compiler, Relation, Rest, indented, quoted
 from vlq.query.errors import BadArgument
 from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Node, Not
-from vlq.query.predicates import SQL_OPERATORS, Column, Predicate
+from vlq.query.predicates import Column, Predicate
 from vlq.query.summary import Rows, Summary, count, each, figure
 from vlq.query.tokens import TokenSet
 
 HOLDS = "holds"
 PLACES = {"image", "layer", "patch", "position", "rank"}
 """Keys that are whole numbers wherever they occur."""
-
-INNER, FULL = "JOIN", "FULL JOIN"
 
 AFTER_ALL = 2**31 - 1
 """Stands in comparisons for a layer that never came."""
@@ -59,31 +58,118 @@ class Combined(Table):
     def notes(self) -> list[str]:
         return list(dict.fromkeys(note for table in self.tables for note in table.notes()))
 
-    def joined(self, compiler: Compiler, join: str) -> tuple[str, list[Relation | str], list[str]]:
-        """The tables as t1, t2, ... joined by their keys; for each operand its relation, or a number's SQL; the keys.
-
-        A key may be missing, as that of the images without a label: it is equal to one that is missing too.
-        """
-        parts: list[Relation | str] = []
-        source = ""
-        number = 0
-        keys: dict[str, str] = {}
+    def joined(self, compiler: Compiler, keep_all: bool = False) -> Joined:
+        """The tables joined by their keys. `keep_all` keeps rows that only some of them have."""
+        sides: list[Side] = []
         for operand in self.operands:
             if isinstance(operand, Literal):
-                parts.append(compiler.value("number", operand.value))
-                continue
-            relation = operand.relation(compiler)
-            parts.append(relation)
-            number += 1
-            own = {key: f"t{number}.{quoted(key)}" for key in relation.keys}
-            if not source:
-                source, keys = f"{relation.part()} AS t1", own
-                continue
-            same = " AND ".join(f"{keys[key]} IS NOT DISTINCT FROM {sql}" for key, sql in own.items())
-            source += f"\n{join} {relation.part()} AS t{number} ON {same or 'true'}"
-            if join == FULL:
-                keys = {key: f"coalesce({keys[key]}, {sql})" for key, sql in own.items()}
-        return source, parts, [f"{sql} AS {quoted(key)}" for key, sql in keys.items()]
+                sides.append(Side(None, compiler.value("number", operand.value)))
+            else:
+                number = 1 + sum(side.relation is not None for side in sides)
+                sides.append(Side(operand.relation(compiler), f"t{number}", f"rest{number}"))
+        return Joined(tuple(sides), keep_all)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One operand of a combination where all are joined: a relation, or a number's SQL."""
+
+    relation: Relation | None
+    name: str
+    rest: str = ""  # the name of what is known of a relation's cells without rows
+
+    def bounds(self, column: Callable[[Side, str], str], never_is_last: bool = False) -> Bounds:
+        """What the operand's value lies between, where `column` is the SQL of a column of it."""
+        if self.relation is None:
+            return Bounds(self.name, self.name)
+        if self.relation.bounded:
+            return Bounds(column(self, LOW), column(self, HIGH))
+        value = column(self, str(self.relation.value))
+        if never_is_last and self.relation.missing_is_last:
+            value = f"coalesce({value}, {AFTER_ALL})"
+        return Bounds(value, value)
+
+    def stored(self) -> Bounds:
+        """The operand's value as it is stored."""
+        value = self.name if self.relation is None else f"{self.name}.{self.relation.value}"
+        return Bounds(value, value)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The operands of a combination, joined by their keys: t1, t2, ... and what is known of cells without rows."""
+
+    sides: tuple[Side, ...]
+    keep_all: bool
+
+    @property
+    def tables(self) -> list[tuple[Side, Relation]]:
+        return [(side, side.relation) for side in self.sides if side.relation is not None]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.tables[0][1].keys
+
+    @property
+    def rests(self) -> list[tuple[Side, Rest]]:
+        return [(side, relation.rest) for side, relation in self.tables if relation.rest is not None]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether rows stay that only some of the tables have. A row that one lacks may stand among its rest."""
+        return self.keep_all or bool(self.rests)
+
+    @property
+    def key_columns(self) -> list[str]:
+        """The keys of a joined row, as a SELECT has them."""
+        return [f"{sql} AS {quoted(key)}" for key, sql in self._keys(len(self.tables)).items()]
+
+    def _keys(self, number: int) -> dict[str, str]:
+        """The SQL of the keys of the first tables' joined row, so many of them."""
+        keys = {}
+        for key in self.keys:
+            own = [f"{side.name}.{quoted(key)}" for side, _ in self.tables[:number]]
+            keys[key] = f"coalesce({', '.join(own)})" if self.is_full and number > 1 else own[0]
+        return keys
+
+    @property
+    def source(self) -> str:
+        """What to select the joined rows from. A key may be missing: it is equal to one that is missing too."""
+        join = "FULL JOIN" if self.is_full else "JOIN"
+        (first, relation), *others = self.tables
+        source = f"{relation.part()} AS {first.name}"
+        for number, (side, relation) in enumerate(others, 1):
+            known = self._keys(number).items()
+            same = " AND ".join(f"{sql} IS NOT DISTINCT FROM {side.name}.{quoted(key)}" for key, sql in known)
+            source += f"\n{join} {relation.part()} AS {side.name} ON {same or 'true'}"
+        keys = self._keys(len(self.tables))
+        for side, rest in self.rests if others else ():
+            same = " AND ".join(f"{side.rest}.{key} = {keys[key]}" for key in ("image", "layer"))
+            source += f"\nLEFT JOIN {rest.part()} AS {side.rest} ON {same}"
+        return source
+
+    def column(self, side: Side, name: str) -> str:
+        """A column of one of the tables in a joined row."""
+        assert side.relation is not None
+        if side.relation.rest is None or len(self.tables) == 1:
+            return f"{side.name}.{name}"
+        return f"CASE WHEN {side.name}.image IS NULL THEN {side.rest}.{name} ELSE {side.name}.{name} END"
+
+    def rest_of(self, columns: str) -> Rest | None:
+        """What is known where no table has a row, from the columns of `rest1`, `rest2`, ...; None if nothing is."""
+        if not self.rests:
+            return None
+        (first, rest), *others = self.rests
+        source = f"{rest.part()} AS {first.rest}"
+        for side, other in others:
+            source += f"\nFULL JOIN {other.part()} AS {side.rest} USING (image, layer)"
+        listed = any(rest.listed for _, rest in self.rests)
+        return Rest(f"SELECT image, layer, {columns}\nFROM {source}", rest.positions, listed)
+
+
+def of_rest(side: Side, name: str) -> str:
+    """A column of what is known of a table's cells without rows; NULL if nothing is."""
+    return "NULL" if side.relation is None or side.relation.rest is None else f"{side.rest}.{name}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,33 +190,41 @@ class Compared(Condition):
     """a < b < c"""
 
     def relation(self, compiler: Compiler) -> Relation:
+        joined = self.joined(compiler)
+        columns = _values(joined)
+        holds = self._holds([side.bounds(joined.column, never_is_last=True) for side in joined.sides])
+        shown = [*joined.key_columns, *(f"{value} AS {name}" for name, value in columns.items()), f"{holds} AS {HOLDS}"]
+        sql = f"SELECT {', '.join(shown)}\nFROM {joined.source}"
+        elsewhere = self._holds([side.bounds(of_rest) for side in joined.sides])
+        rest = joined.rest_of(f"{elsewhere} AS {HOLDS}")
+        return Relation(sql, joined.keys, (*columns, HOLDS), None, _order(columns), HOLDS, rest=rest)
+
+    def _holds(self, values: list[Bounds]) -> str:
         assert isinstance(self.node, Comparison)
-        source, parts, keys = self.joined(compiler, INNER)
-        values, columns = _values(parts, compared=True)
         pairs = zip(self.node.operators, values, values[1:], strict=False)
-        holds = " AND ".join(f"{a} {SQL_OPERATORS[operator]} {b}" for operator, a, b in pairs)
-        shown = [*keys, *(f"{value} AS {name}" for name, value in columns.items()), f"{holds} AS {HOLDS}"]
-        sql = f"SELECT {', '.join(shown)}\nFROM {source}"
-        return Relation(sql, self.tables[0].keys, (*columns, HOLDS), None, _order(columns), HOLDS)
+        return " AND ".join(compared(operator, a, b) for operator, a, b in pairs)
 
 
 class Connected(Condition):
     """a and b; a or b; not a. What is missing on one side is unknown, as SQL has it."""
 
     def relation(self, compiler: Compiler) -> Relation:
-        source, parts, keys = self.joined(compiler, FULL)
-        relations = [part for part in parts if isinstance(part, Relation)]
+        joined = self.joined(compiler, keep_all=True)
         names: dict[str, str] = {}
-        for number, relation in enumerate(relations, 1):
+        for side, relation in joined.tables:
             for column in relation.columns:
                 if column != HOLDS:
                     base = column.rpartition("_")[0] or column
-                    names[f"{base}_{len(names) + 1}"] = f"t{number}.{column}"
-        holds = [f"t{number}.{HOLDS}" for number in range(1, len(relations) + 1)]
-        joined = f"NOT {holds[0]}" if isinstance(self.node, Not) else f" {_operator(self.node).upper()} ".join(holds)
-        shown = [*keys, *(f"{sql} AS {name}" for name, sql in names.items()), f"({joined}) AS {HOLDS}"]
-        sql = f"SELECT {', '.join(shown)}\nFROM {source}"
-        return Relation(sql, relations[0].keys, (*names, HOLDS), None, _order(names), HOLDS)
+                    names[f"{base}_{len(names) + 1}"] = f"{side.name}.{column}"
+        holds = self._holds([joined.column(side, HOLDS) for side in joined.sides])
+        shown = [*joined.key_columns, *(f"{sql} AS {name}" for name, sql in names.items()), f"({holds}) AS {HOLDS}"]
+        sql = f"SELECT {', '.join(shown)}\nFROM {joined.source}"
+        elsewhere = self._holds([of_rest(side, HOLDS) for side in joined.sides])
+        rest = joined.rest_of(f"({elsewhere}) AS {HOLDS}")
+        return Relation(sql, joined.keys, (*names, HOLDS), None, _order(names), HOLDS, rest=rest)
+
+    def _holds(self, parts: list[str]) -> str:
+        return f"NOT {parts[0]}" if isinstance(self.node, Not) else f" {_operator(self.node).upper()} ".join(parts)
 
 
 class Calculated(Combined):
@@ -142,16 +236,27 @@ class Calculated(Combined):
         return "value_2" if "value" in self.tables[0].keys else "value"
 
     def relation(self, compiler: Compiler) -> Relation:
+        joined = self.joined(compiler)
+        between = self._value([side.bounds(joined.column) for side in joined.sides])
+        value = self._value([side.stored() for side in joined.sides]).low
+        columns = _values(joined)
+        bounds = {} if between.known else {LOW: between.low, HIGH: between.high}
+        found = {self.column: value, **bounds, **columns}
+        shown = [*joined.key_columns, *(f"{sql} AS {name}" for name, sql in found.items())]
+        sql = f"SELECT {', '.join(shown)}\nFROM {joined.source}"
+        if not bounds:
+            sql = f"SELECT * FROM (\n  {indented(sql)}\n) WHERE {self.column} IS NOT NULL"
+        elsewhere = self._value([side.bounds(of_rest) for side in joined.sides])
+        rest = joined.rest_of(f"{elsewhere.low} AS {LOW}, {elsewhere.high} AS {HIGH}")
+        order = (f"answer.{self.column}",)
+        return Relation(sql, joined.keys, (*found,), self.column, order, bounded=bool(bounds), rest=rest)
+
+    def _value(self, sides: list[Bounds]) -> Bounds:
         assert isinstance(self.node, Arithmetic)
-        source, parts, keys = self.joined(compiler, INNER)
-        values, columns = _values(parts, compared=False)
-        value = f"{values[0]} {self.node.operator} {values[1]} AS {self.column}"
-        shown = [*keys, value, *(f"{sql} AS {name}" for name, sql in columns.items())]
-        sql = f"SELECT * FROM (\n  SELECT {', '.join(shown)}\n  FROM {source}\n) WHERE {self.column} IS NOT NULL"
-        return Relation(sql, self.tables[0].keys, (self.column, *columns), self.column, (f"answer.{self.column}",))
+        return calculated(self.node.operator, *sides)
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
-        values = [row[self.column] for row in rows]
+        values = [row[self.column] for row in rows if row[self.column] is not None]
         return {
             "images": counts.images,
             "matched": len(values),
@@ -169,19 +274,11 @@ class Calculated(Combined):
         return f"{self.node}: {known}; median {middle}, from {least} to {most}"
 
 
-def _values(parts: list[Relation | str], compared: bool) -> tuple[list[str], dict[str, str]]:
-    """Each operand's SQL value; the tables' values by the names of their columns."""
-    values: list[str] = []
-    columns: dict[str, str] = {}
-    for part in parts:
-        if isinstance(part, str):
-            values.append(part)
-            continue
-        number = len(columns) + 1
-        column = f"t{number}.{part.value}"
-        values.append(f"coalesce({column}, {AFTER_ALL})" if compared and part.missing_is_last else column)
-        columns[f"{part.value}_{number}"] = column
-    return values, columns
+def _values(joined: Joined) -> dict[str, str]:
+    """The tables' values by the names of their columns."""
+    return {
+        f"{relation.value}_{n}": f"{side.name}.{relation.value}" for n, (side, relation) in enumerate(joined.tables, 1)
+    }
 
 
 def _order(columns: Iterable[str]) -> tuple[str, ...]:

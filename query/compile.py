@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from vlq.query.bounds import LOW
 from vlq.query.parameters import LayerSet
 
 if TYPE_CHECKING:
@@ -53,11 +54,31 @@ class Statement:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """What is known of the cells of a table that have no row, the same at every position of an image's layer.
+
+    `sql` is a SELECT of image, layer, and the bounds of the value or whether a condition holds, with a row for each
+    image and layer that were asked for. `positions` are a layer's. `listed` says that all these cells are to be shown;
+    of a condition's those are in which it holds.
+    """
+
+    sql: str
+    positions: int
+    listed: bool = False
+
+    def part(self) -> str:
+        """The SELECT as something to select from."""
+        return f"({indented(self.sql)}\n)"
+
+
+@dataclass(frozen=True)
 class Relation:
     """A table of the language as SQL, while it is being put together.
 
     `sql` is a SELECT of the keys and the columns. Of the keys `image` is an image's number. `value` is the column that
     stands for a row in comparisons and arithmetic; of a condition, `holds` is the column that says where it is true.
+    If it is `bounded`, the value is what is stored, null where nothing is, and the truth lies between the columns
+    `bounds.LOW` and `HIGH`.
     `order` and `shown` are SQL in terms of `answer`, which is this relation, and `images`, the image table.
     """
 
@@ -70,6 +91,18 @@ class Relation:
     mask: str | None = None  # the column of the patches that a row stands for, where patches are asked for
     missing_is_last: bool = False  # whether a row without a value is after any that has one
     shown: tuple[tuple[str, str], ...] | None = None  # SQL and name of the columns, if not all in their order
+    bounded: bool = False
+    rest: Rest | None = None
+
+    @property
+    def shows(self) -> str | None:
+        """The condition, on columns of its own, that a row is one of the answer's; None if all are."""
+        return self.holds or (f"{LOW} IS NOT NULL" if self.bounded else None)
+
+    @property
+    def with_all_cells(self) -> Relation:
+        """Of a condition every row, whether it holds there or not, and every cell without one."""
+        return replace(self, holds=None, rest=None if self.rest is None else replace(self.rest, listed=True))
 
     def part(self) -> str:
         """The SELECT as something to select from."""
@@ -139,10 +172,58 @@ class Compiler:
 
     def source(self, relation: Relation) -> str:
         """The relation as `answer`, with the image table as `images` beside it if it has rows by image."""
-        source = f"{relation.part()} AS answer"
+        source = f"{self.listed(relation).part()} AS answer"
         if "image" in relation.keys:
             source += f"\nJOIN {self.table('images')} AS images ON images.image_id = answer.image"
         return source
+
+    def listed(self, relation: Relation) -> Relation:
+        """The relation with a row for each cell that is to be shown."""
+        rest = relation.rest
+        if rest is None or not (rest.listed or relation.holds):
+            return relation
+        others = "rest"
+        if len(relation.keys) > 2:  # a row stands for several positions
+            places = f"SELECT unnest(range({self.value('positions', rest.positions)}))::INTEGER AS {relation.keys[2]}"
+            others += f" CROSS JOIN ({places})"
+        where = f" WHERE {relation.holds}" if relation.holds else ""
+        sql = f"""\
+WITH known AS (
+  {indented(relation.sql)}
+), rest AS (
+  SELECT * FROM (
+    {indented(indented(rest.sql))}
+  ){where}
+)
+SELECT * FROM known
+UNION ALL BY NAME
+SELECT * FROM {others} ANTI JOIN known USING ({", ".join(relation.keys)})"""
+        return replace(relation, sql=sql, rest=None)
+
+    def count_listed(self, relation: Relation) -> list[str]:
+        """The SELECT of how many cells `listed` adds, at most; none if it adds none."""
+        rest = relation.rest
+        if rest is None or not (rest.listed or relation.holds):
+            return []
+        where = f" WHERE {relation.holds}" if relation.holds else ""
+        return [f"SELECT count(*) * {self.value('positions', rest.positions)} FROM {rest.part()}{where}"]
+
+    def count(self, relation: Relation, condition: str) -> str:
+        """The SELECT of how many cells a condition on a relation's columns holds for, those without rows included."""
+        if relation.rest is None:
+            return f"SELECT count(*) FROM {relation.part()} AS answer WHERE {condition}"
+        positions = self.value("positions", relation.rest.positions)
+        return f"""\
+WITH known AS (
+  {indented(relation.sql)}
+), rest AS (
+  {indented(relation.rest.sql)}
+)
+SELECT (SELECT count(*) FROM known WHERE {condition}) + (
+  SELECT coalesce(sum({positions} - coalesce(cells, 0)), 0)::BIGINT
+  FROM rest LEFT JOIN (SELECT image, layer, count(*) AS cells FROM known GROUP BY image, layer) USING (image, layer)
+  WHERE {condition}
+) AS cells"""
 
     def statement(self, relation: Relation) -> Statement:
         """The SELECT that answers with a relation's rows: images by name, in their order."""
@@ -150,15 +231,29 @@ class Compiler:
         columns = ", ".join(
             sql if sql.endswith(f".{quoted(name)}") else f"{sql} AS {quoted(name)}" for sql, name in shown
         )
-        where = f"\nWHERE answer.{relation.holds}" if relation.holds else ""
+        where = f"\nWHERE answer.{relation.shows}" if relation.shows else ""
         order = f"\nORDER BY {', '.join(total)}" if (total := total_order(relation)) else ""
         return self.ask(f"SELECT {columns}\nFROM {self.source(relation)}{where}{order}")
 
     def ask(self, sql: str) -> Statement:
-        """The statement of a SELECT: behind the shared parts, and with all that it needs."""
-        parts = ", ".join(f"{name} AS MATERIALIZED (\n  {indented(part)}\n)" for name, part in self.parts.items())
-        shared = f"WITH {parts}\n" if parts else ""
-        return Statement(f"{shared}{sql}", dict(self.parameters), tuple(self.tables), dict(self.loaded))
+        """The statement of a SELECT: behind the shared parts, and with all that it needs.
+
+        What was gathered for parts that it has no use for is left out.
+        """
+        needed: dict[str, str] = {}
+        text = sql
+        for name, part in reversed(self.parts.items()):  # a part selects from those before it
+            if _names(name, text):
+                needed[name] = part
+                text = f"{text}\n{part}"
+        parts = ", ".join(f"{name} AS MATERIALIZED (\n  {indented(needed[name])}\n)" for name in reversed(needed))
+        used = set(re.findall(r"\$(\w+)", text))
+        return Statement(
+            f"WITH {parts}\n{sql}" if parts else sql,
+            {name: value for name, value in self.parameters.items() if name in used},
+            tuple(name for name in self.tables if name in used),
+            {name: table for name, table in self.loaded.items() if _names(name, text)},
+        )
 
 
 def default_columns(relation: Relation) -> tuple[tuple[str, str], ...]:
@@ -182,6 +277,11 @@ def total_order(relation: Relation) -> list[str]:
 def quoted(name: str) -> str:
     """A name as SQL writes it behind a dot or an AS."""
     return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
+
+
+def _names(name: str, sql: str) -> bool:
+    """Whether SQL may speak of a table."""
+    return re.search(rf"\b{name}\b", sql) is not None
 
 
 def _same(a: Any, b: Any) -> bool:

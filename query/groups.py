@@ -185,10 +185,10 @@ class Aggregate(OfGroups):
     def relation(self, compiler: Compiler) -> Relation:
         relation = self.table.relation(compiler)
         columns = {self.column: self.number.sql}
-        where = f"\nWHERE answer.{relation.holds}" if relation.holds else ""
+        where = f"\nWHERE answer.{relation.shows}" if relation.shows else ""
         value = None
         if self.is_share:
-            value, where = f"answer.{relation.holds}::INTEGER", ""
+            value, where, relation = f"answer.{relation.holds}::INTEGER", "", relation.with_all_cells
         elif not self.counts_rows:
             value = as_number(self.known[self.value])
         if value is not None:
@@ -199,6 +199,12 @@ class Aggregate(OfGroups):
         group = f" GROUP BY {', '.join(self.parts)}" if self.parts else ""
         sql = f"SELECT {', '.join(shown)}\nFROM (\n  {rows}\n){group}"
         return Relation(sql, self.names, tuple(columns), self.column)
+
+    def listed(self, compiler: Compiler) -> list[str]:
+        relation = self.table.relation(compiler)
+        if self.is_share and relation.rest is not None:
+            return compiler.count_listed(relation.with_all_cells)
+        return super().listed(compiler)
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
         """How many groups and rows there are, and rows without a value; the least and greatest number, and whose."""

@@ -53,7 +53,7 @@ class Histogram(OfGroups):
     def relation(self, compiler: Compiler) -> Relation:
         relation = self.table.relation(compiler)
         most_bins = self.argument("bins")
-        where = f"\nWHERE answer.{relation.holds}" if relation.holds else ""
+        where = f"\nWHERE answer.{relation.shows}" if relation.shows else ""
         rows = self.rows(relation, as_number(self.known[self.value]), where, compiler)
         if self.value == LAYER:
             layers = compiler.value("every_layer", list(range(self.scope.run.layers)))

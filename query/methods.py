@@ -47,7 +47,8 @@ class Where(Shown):
         relation = self.table.relation(compiler)
         predicate = Predicate(self.argument("condition"), self.columns(relation), self.scope)
         condition = predicate.sql(compiler)
-        return replace(relation, sql=f"SELECT answer.*\nFROM {compiler.source(relation)}\nWHERE {condition}")
+        sql = f"SELECT answer.*\nFROM {compiler.source(relation)}\nWHERE {condition}"
+        return replace(relation, sql=sql, rest=None)
 
     @property
     def subject(self) -> str:
@@ -66,10 +67,10 @@ class Cut(Shown):
 
     def first(self, relation: Relation, compiler: Compiler, order: Sequence[str]) -> Relation:
         """The first rows in an order."""
-        where = f"\nWHERE answer.{relation.holds}" if relation.holds else ""
+        where = f"\nWHERE answer.{relation.shows}" if relation.shows else ""
         count = compiler.value("count", self.argument("count"))
         sql = f"SELECT answer.*\nFROM {compiler.source(relation)}{where}\nORDER BY {', '.join(order)} LIMIT {count}"
-        return replace(relation, sql=sql)
+        return replace(relation, sql=sql, rest=None)
 
 
 class Limit(Cut):

@@ -130,8 +130,8 @@ class Asked(PatchSet):
             return f"SELECT image, unnest(positions) AS patch\nFROM (\n  {indented(found(self.table, compiler))}\n)"
         relation = self.table.relation(compiler)
         patch = "patch" if "patch" in relation.keys else f"unnest({relation.mask}) AS patch"
-        where = f" WHERE {relation.holds}" if relation.holds else ""
-        return f"SELECT image, {patch} FROM {relation.part()} AS answer{where}"
+        where = f" WHERE {relation.shows}" if relation.shows else ""
+        return f"SELECT image, {patch} FROM {compiler.listed(relation).part()} AS answer{where}"
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from vlq.query.bounds import SQL_OPERATORS
 from vlq.query.compile import Compiler, quoted
 from vlq.query.errors import BadArgument, UnknownName
 from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Name, Node, Not, Sequence
 
 if TYPE_CHECKING:
     from vlq.query.bind import Scope
-
-SQL_OPERATORS = {"==": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from vlq.query.against import both_sides
 from vlq.query.answer import FORMATS, SHOWN_ROWS, Answer
+from vlq.query.bounds import HIGH, LOW
 from vlq.query.errors import QueryError
 from vlq.query.files import write_whole
 from vlq.query.result import Result
@@ -159,6 +160,9 @@ def shown_columns(result: Answer) -> list[str]:
     # Without ground truth, or for a part of the corpus, there is nothing in these.
     optional = ("iou", "pointing", "mean_entropy", "divergence", "rise")
     hidden |= {name for name in optional if all(row.get(name) is None for row in result.rows)}
+    # What is known exactly needs no bounds.
+    value = next((name for name in ("rank", "prob", "value") if name in result.columns), "")
+    hidden |= {name for name in (LOW, HIGH) if all(row.get(name) == row.get(value) for row in result.rows)}
     if "patch" in result.columns:
         hidden.add("patches")
     return [name for name in result.columns if name not in hidden]
@@ -200,7 +204,7 @@ def _cell(name: str, value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
     if isinstance(value, list):
         more = f" … ({len(value):,})" if len(value) > SHOWN_ITEMS else ""
         return " ".join(_item(item) for item in value[:SHOWN_ITEMS]) + more

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.answer import Answer
-from vlq.query.bind import Counts, Others, Scope, Table, bind, compile_counts, compile_rows
+from vlq.query.bind import Counts, Others, Scope, Table, bind, compile_counts, compile_listed, compile_rows
 from vlq.query.compile import VOCABULARY, Derived, Statement
 from vlq.query.errors import BadArgument, MissingExtra
 from vlq.query.files import plot_form, write_whole
@@ -27,6 +27,10 @@ def check_corpus(corpus: Corpus, *values: object) -> None:
     """Raises BadArgument if one of these is an answer of another corpus."""
     if any(isinstance(value, Result) and value.corpus is not corpus for value in values):
         raise BadArgument("Answers of two corpora cannot be combined.", "Ask both questions of one.")
+
+
+LISTED_CELLS = 1_000_000
+"""So many positions where nothing is stored are listed at most: what a few seconds and a gigabyte carry."""
 
 
 class Result(Answer):
@@ -64,7 +68,18 @@ class Result(Answer):
 
     @cached_property
     def _answer(self) -> tuple[list[str], Rows]:
-        return self._ask(self.statement)
+        return self._listed(self.table, self.statement)
+
+    def _listed(self, table: Table, rows: Statement) -> tuple[list[str], Rows]:
+        """A table's columns and rows. Raises BadArgument if too many of these are of positions without readings."""
+        if (statement := compile_listed(table)) is not None:
+            ((listed,),) = self.corpus.engine.rows(statement, self.snapshot)[1]
+            if listed > LISTED_CELLS:
+                raise BadArgument(
+                    f"This lists up to {listed:,} positions where nothing is stored; at most {LISTED_CELLS:,} can be.",
+                    "Narrow it with layers= or images=.",
+                )
+        return self._ask(rows)
 
     def _ask(self, statement: Statement) -> tuple[list[str], Rows]:
         columns, rows = self.corpus.engine.rows(statement, self.snapshot)
@@ -88,7 +103,7 @@ class Result(Answer):
         `unknown`; see `bootstrap`.
         """
         whole = self.table.whole
-        rows = self.rows if whole is self.table else self._ask(compile_rows(whole))[1]
+        rows = self.rows if whole is self.table else self._listed(whole, compile_rows(whole))[1]
         return whole.summarise(rows, self._counts(whole))
 
     def _counts(self, table: Table) -> Counts:

@@ -261,13 +261,18 @@ class Transform:
 
 PATCH_CELLS = "patch_cells"
 
-TABLES = (*(f"{site}_{kind}" for site in SITES for kind in ("top1", "topk")), PATCH_CELLS)
+KINDS = ("top1", "topk", "rest")
+
+TABLES = (*(f"{site}_{kind}" for site in SITES for kind in KINDS), PATCH_CELLS)
 """Index tables. Each is sorted by all its key columns, so that a token's rows, or an image's, lie together.
 
 `<site>_top1`: one row per (token, image, layer): a posting of what is read at rank 1.
     token uint32, image uint32, layer uint16, n uint32 (positions), logprob float32 (the best), positions list<uint16>
 `<site>_topk`: one row per (token, image, layer, position): every stored reading.
     token uint32, image uint32, layer uint16, position uint16, rank uint8, logprob float32
+`<site>_rest`: one row per (image, layer): what tokens that are not stored can have, at whichever position.
+    image uint32, layer uint16, kth float32 (the largest log-probability of a last stored token),
+    rest float32 (the largest probability that the stored tokens of a position leave to all others together)
 `patch_cells`: one row per image with readings: what all of its patches read at rank 1, for what looks around a token.
     image uint32, top1 binary: ids of `Run.id_dtype`, little-endian, (layer, patch) as in the array `patch/top1`
 """

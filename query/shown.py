@@ -9,7 +9,7 @@ from typing import Any
 
 from vlq.query.against import Split
 from vlq.query.bind import Counts, Scope, Table, column_types
-from vlq.query.compile import Relation, quoted
+from vlq.query.compile import Compiler, Relation, quoted
 from vlq.query.nodes import Literal, Method, Name, Node
 from vlq.query.nodes import Sequence as SequenceNode
 from vlq.query.parameters import mismatch
@@ -58,6 +58,10 @@ class Shown(Table):
     node: Method
     table: Table
     scope: Scope
+
+    def listed(self, compiler: Compiler) -> list[str]:
+        # Rows are chosen among all that the table has.
+        return self.table.listed(compiler)
 
     @property
     def population(self) -> Predicate | None:

@@ -24,6 +24,9 @@ TOP1_ROW_GROUP = 32_768
 CELLS_ROW_GROUP = 2
 """Images of a row group, where a row is a whole image: a look-up of some images reads little else."""
 
+REST_STEPS = 2**16
+"""Into so many steps a probability is divided where it is rounded up."""
+
 TOP1 = pa.schema(
     [
         ("token", pa.uint32()),
@@ -45,6 +48,7 @@ TOPK = pa.schema(
     ]
 )
 CELLS = pa.schema([("image", pa.uint32()), ("top1", pa.binary())])
+REST = pa.schema([("image", pa.uint32()), ("layer", pa.uint16()), ("kth", pa.float32()), ("rest", pa.float32())])
 # Sorted columns are long runs, which dictionaries with run lengths store in almost nothing.
 _DICTIONARY = ["token", "image", "layer", "n", "rank"]
 _ENCODING = {
@@ -69,6 +73,7 @@ def postings_of(run: Run, first_image: int, readings: Mapping[str, np.ndarray]) 
     for site, (token, logprob) in site_arrays(run, readings).items():
         tables[f"{site}_top1"] = top1_postings(token[..., 0], logprob[..., 0], first_image, run.no_id)
         tables[f"{site}_topk"] = topk_postings(token, logprob, first_image, run.no_id)
+        tables[f"{site}_rest"] = unstored_rest(token, logprob, first_image, run.no_id)
         if site == "patch":
             tables[PATCH_CELLS] = image_cells(token[..., 0], first_image, run.no_id)
     return tables
@@ -123,6 +128,29 @@ def image_cells(token: np.ndarray, first_image: int, no_id: int) -> pa.Table:
     cells = token[good].astype(token.dtype.newbyteorder("<"), copy=False)
     images = pa.array((good + first_image).astype(np.uint32))
     return pa.table([images, pa.array([image.tobytes() for image in cells], pa.binary())], schema=CELLS)
+
+
+def unstored_rest(token: np.ndarray, logprob: np.ndarray, first_image: int, no_id: int) -> pa.Table:
+    """One row per image with readings and layer: how probable unstored tokens can be, (image, layer, position, k).
+
+    A difference of nearly equal numbers magnifies how they were rounded when they were stored, so each stored
+    probability counts as the least that it can have been; the rest is rounded up, so that the last bits of a machine's
+    exp do not matter.
+    """
+    good = np.flatnonzero(token[:, 0, 0, 0] != no_id)
+    kept = logprob[good]
+    image, layer = np.indices(kept.shape[:2])
+    least = np.exp(kept.astype(np.float64) * (1 + np.finfo(logprob.dtype).eps)).sum(-1)  # (image, layer, position)
+    rest = np.maximum(1 - least, 0).max(-1, initial=0)
+    return pa.table(
+        [
+            (good[image.reshape(-1)] + first_image).astype(np.uint32),
+            layer.reshape(-1).astype(np.uint16),
+            kept[..., -1].max(-1).reshape(-1).astype(np.float32),
+            (np.ceil(rest * REST_STEPS) / REST_STEPS).reshape(-1).astype(np.float32),
+        ],
+        schema=REST,
+    )
 
 
 def _changes(*columns: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from vlq.query.functions.divergence import DIVERGENCE
 from vlq.query.functions.divergence_layer import DIVERGENCE_LAYER
 from vlq.query.functions.emergence import EMERGENCE
 from vlq.query.functions.images import IMAGES
+from vlq.query.functions.known import PROB, RANK
 from vlq.query.functions.layers import FIRST_LAYER, LAST_LAYER, PEAK_LAYER
 from vlq.query.functions.locate import LOCATE
 from vlq.query.functions.neighbours import NEIGHBOURS
@@ -22,6 +23,8 @@ FUNCTIONS = {
         LAST_LAYER,
         PEAK_LAYER,
         READINGS,
+        RANK,
+        PROB,
         TOP,
         EMERGENCE,
         DEFAULTS,

@@ -125,7 +125,12 @@ def _is_top1(bound: Bound) -> bool:
 
 
 def _conditions(bound: Bound, compiler: Compiler) -> list[str]:
-    conditions = [compiler.tokens(bound.token.ids), *compiler.layers(bound.layers)]
+    return [compiler.tokens(bound.token.ids), *asked(bound, compiler)]
+
+
+def asked(bound: Bound, compiler: Compiler) -> list[str]:
+    """The conditions that a row is of one of the layers and images that are asked for."""
+    conditions = compiler.layers(bound.layers)
     if (images := bound.values.get("images")) is not None:
         conditions.append(images.restriction(compiler))
     return conditions

@@ -83,6 +83,14 @@ def test_the_index_equals_brute_force(
         ]
         files = snapshot.files(f"{site}_top1")
         assert [tuple(row.values()) for path in files for row in pq.read_table(path).to_pylist()] == expected
+        rest = [row for path in snapshot.files(f"{site}_rest") for row in pq.read_table(path).to_pylist()]
+        good = [image for image in range(images) if image not in failed]
+        assert [(row["image"], row["layer"]) for row in rest] == [(i, j) for i in good for j in range(run.layers)]
+        worst: dict[Any, float] = {}
+        for _, image, layer, _, rank, logprob in rows:
+            if rank == run.k:
+                worst[image, layer] = max(worst.get((image, layer), logprob), logprob)
+        assert {(row["image"], row["layer"]): row["kth"] for row in rest} == worst
     cells = [row for path in snapshot.files("patch_cells") for row in pq.read_table(path).to_pylist()]
     assert [row["image"] for row in cells] == [image for image in range(images) if image not in failed]
     dtype = np.dtype(run.id_dtype).newbyteorder("<")
@@ -148,7 +156,7 @@ def test_rebuilding_from_arrays_gives_the_same_bytes(tmp_path: Path, failed: lis
 def test_an_index_of_no_readings_has_its_files(tmp_path: Path) -> None:
     _, run, _ = make_cache(tmp_path, failed=list(range(10)))
     snapshot = Cache.open(str(tmp_path)).snapshot()
-    for table in (*(f"{site}_{kind}" for site in run.positions for kind in ("top1", "topk")), "patch_cells"):
+    for table in (*(f"{site}_{kind}" for site in run.positions for kind in ("top1", "topk", "rest")), "patch_cells"):
         (path,) = snapshot.files(table)
         assert pq.read_table(path).num_rows == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
+from math import exp
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,15 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlq.workers.postings import ROW_GROUP, image_cells, postings_bytes, postings_of, stable_order, topk_postings
+from vlq.workers.postings import (
+    ROW_GROUP,
+    image_cells,
+    postings_bytes,
+    postings_of,
+    stable_order,
+    topk_postings,
+    unstored_rest,
+)
 
 from ..synthetic import make_run, random_readings
 
@@ -27,14 +36,19 @@ shapes = st.fixed_dictionaries(
 )
 
 
-def brute_force(token: np.ndarray, logprob: np.ndarray, first: int, failed: list[int]) -> tuple[list[Any], list[Any]]:
-    """Rows of both tables, in their order, from (image, layer, position, k)."""
-    topk, cells = [], defaultdict(list)
+def brute_force(
+    token: np.ndarray, logprob: np.ndarray, first: int, failed: list[int]
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Rows of all tables, in their order, from (image, layer, position, k)."""
+    topk, cells, rest = [], defaultdict(list), []
     images, layers, positions, k = token.shape
     for image in range(images):
         if image in failed:
             continue
         for layer in range(layers):
+            stored = [[float(value) for value in logprob[image, layer, position]] for position in range(positions)]
+            left = max(1 - sum(map(exp, values)) for values in stored)
+            rest.append((first + image, layer, max(values[-1] for values in stored), left))
             for position in range(positions):
                 for rank in range(k):
                     id, value = int(token[image, layer, position, rank]), float(logprob[image, layer, position, rank])
@@ -45,7 +59,7 @@ def brute_force(token: np.ndarray, logprob: np.ndarray, first: int, failed: list
         (*key, len(found), max(value for _, value in found), [position for position, _ in found])
         for key, found in sorted(cells.items())
     ]
-    return top1, sorted(topk)
+    return top1, sorted(topk), rest
 
 
 @settings(deadline=None, max_examples=60)
@@ -57,15 +71,21 @@ def test_postings_equal_brute_force(shape: dict[str, Any], wide: bool, images: i
     run = make_run(**shape)
     readings = random_readings(run, images, np.random.default_rng(data.draw(st.integers(0, 2**32))), failed)
     tables = postings_of(run, first, readings)
-    expected = {f"{site}_{kind}" for site in run.positions for kind in ("top1", "topk")}
+    expected = {f"{site}_{kind}" for site in run.positions for kind in ("top1", "topk", "rest")}
     assert set(tables) == expected | ({"patch_cells"} if "patch" in run.at else set())
     for site in run.positions:
         stored, last = ("prompt", slice(-1, None)) if site == "last" else (site, slice(None))
-        top1, topk = brute_force(
-            readings[f"{stored}/token"][:, :, last], readings[f"{stored}/logprob"][:, :, last], first, failed
-        )
+        logprob = readings[f"{stored}/logprob"]
+        top1, topk, rest = brute_force(readings[f"{stored}/token"][:, :, last], logprob[:, :, last], first, failed)
         assert [tuple(row.values()) for row in tables[f"{site}_top1"].to_pylist()] == top1
         assert [tuple(row.values()) for row in tables[f"{site}_topk"].to_pylist()] == topk
+        found = [tuple(row.values()) for row in tables[f"{site}_rest"].to_pylist()]
+        assert [row[:3] for row in found] == [row[:3] for row in rest]
+        # Rounded up: by a step, and by as much as storing may have rounded (entropies here are below 4 nats).
+        most = 2**-16 + 4 * float(np.finfo(logprob.dtype).eps)
+        for (*_, bound), (*_, left) in zip(found, rest, strict=True):
+            assert 0 <= max(0, left) <= bound <= max(0, left) + most
+            assert bound * 2**16 == int(bound * 2**16)
     if "patch" in run.at:
         size = 4 if wide else 2
         assert [tuple(row.values()) for row in tables["patch_cells"].to_pylist()] == [
@@ -76,6 +96,15 @@ def test_postings_equal_brute_force(shape: dict[str, Any], wide: bool, images: i
             for image in range(images)
             if image not in failed
         ]
+
+
+def test_what_storing_rounds_away_is_left_to_the_rest() -> None:
+    probability = np.array([0.9990, 0.0009])
+    logprob = np.log(probability).astype(np.float16).reshape(1, 1, 1, 2)
+    assert np.exp(logprob.astype(float)).sum() > probability.sum() - 1e-6
+    (row,) = unstored_rest(np.zeros((1, 1, 1, 2), np.uint16), logprob, 7, 65535).to_pylist()
+    assert row["rest"] >= 1 - probability.sum()
+    assert (row["image"], row["layer"], row["kth"]) == (7, 0, float(logprob[0, 0, 0, 1]))
 
 
 @settings(deadline=None)

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import vlq
 from vlq.query.cache import Cache
+from vlq.query.errors import CacheError
 from vlq.query.tables import parquet_bytes
 from vlq.workers.index import rebuild
 from vlq.workers.postings import postings_bytes
@@ -169,7 +171,7 @@ def replace_object(cache: Path, record: Path, key: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("older", [False, True], ids=["", "older shards"])
-@pytest.mark.parametrize("table", ["patch_top1", "prompt_topk", "patch_cells", "images", "divergence"])
+@pytest.mark.parametrize("table", ["patch_top1", "prompt_topk", "patch_rest", "patch_cells", "images", "divergence"])
 @pytest.mark.parametrize("change", ["last row gone", "a row more", "another value"])
 def test_an_index_that_says_something_else(cache: Path, table: str, change: str, older: bool) -> None:
     if older:
@@ -181,7 +183,12 @@ def test_an_index_that_says_something_else(cache: Path, table: str, change: str,
     elif change == "a row more":
         rows = pa.concat_tables([rows, rows.slice(rows.num_rows - 1)])
     else:
-        column = {"images": "image", "divergence": "entropy_of_mean", "patch_cells": "top1"}.get(table, "logprob")
+        column = {
+            "images": "image",
+            "divergence": "entropy_of_mean",
+            "patch_cells": "top1",
+            "patch_rest": "kth",
+        }.get(table, "logprob")
         rows = rows.set_column(
             rows.column_names.index(column), column, rows[column].take(list(range(rows.num_rows))[::-1])
         )
@@ -216,3 +223,29 @@ def test_postings_that_say_something_else(cache: Path) -> None:
     replace_object(cache, cache / "commits" / "00000001.json", key, postings_bytes(rows.slice(1)))
     (finding,) = findings(cache)
     assert (finding.where, finding.what) == (key, "says something else than the arrays")
+
+
+# --- what is older ---------------------------------------------------------------------------------------------
+
+
+def test_a_cache_that_is_older_than_a_table(cache: Path) -> None:
+    def forget(record: dict) -> None:  # type: ignore[type-arg]
+        for table in ("patch_rest", "prompt_rest", "last_rest"):
+            del record["postings" if "postings" in record else "tables"][table]
+
+    for path in [*cache.glob("commits/*.json"), one(cache, "index/*.json")]:
+        edit(cache, path, forget)
+    assert findings(cache) == []
+    with pytest.raises(CacheError, match=r"has no table patch_rest: it is older\.\nRun: vlq index"):
+        _ = vlq.open(str(cache)).prob("dog", missing="bound").rows
+    assert vlq.open(str(cache)).first_layer("dog").rows
+    opened = Cache.open(str(cache))
+    rebuild(opened.store, opened.run)
+    assert vlq.open(str(cache)).prob("dog", missing="bound").rows
+    assert findings(cache) == []
+    key = max(cache.glob("index/*/patch_rest-000.parquet"), key=lambda path: path.stat().st_mtime)
+    rows = pq.read_table(key)
+    manifest = max(cache.glob("index/*.json"), key=lambda path: path.stat().st_mtime)
+    replace_object(cache, manifest, key.relative_to(cache).as_posix(), postings_bytes(rows.slice(1)))
+    (finding,) = findings(cache)
+    assert (finding.where, finding.mend) == (key.relative_to(cache).as_posix(), "vlq index")

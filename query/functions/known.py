@@ -1,0 +1,161 @@
+"""rank and prob: what is known of a token at every position, and the bounds of what is not."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from vlq.query.bind import Bound
+from vlq.query.bounds import HIGH, LOW
+from vlq.query.compile import Compiler, Relation, Rest, indented
+from vlq.query.functions.phrases import WHERE, qualified
+from vlq.query.functions.shared import AT, IMAGES, LAYERS, PIECES, TOKEN
+from vlq.query.functions.sources import asked, check_site, token_positions
+from vlq.query.parameters import Choice, Optional, Parameter
+from vlq.query.registry import Function
+from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary
+
+PLACE = {"patch": ("patch",), "last": (), "prompt": ("position",)}
+"""The key of a position within a layer, by `at`: there is one last prompt token."""
+
+
+def compile_rank(bound: Bound, compiler: Compiler) -> Relation:
+    """A row for each position that has one of the tokens among its k best. Elsewhere their ranks are above k."""
+    readings = token_positions(bound.given(rank=bound.run.k, min_prob=None), compiler)
+    keys, shown = _keys(bound)
+    sql = f"SELECT {shown}, rank::INTEGER AS rank, rank AS {LOW}, rank AS {HIGH}\nFROM (\n  {indented(readings)}\n)"
+    least = compiler.value("beyond", bound.run.k + 1)
+    most = compiler.value("last_rank", bound.run.vocabulary_size - len(bound.token.ids) + 1)
+    rest = _rest(bound, f"{least} AS {LOW}, {most} AS {HIGH}", compiler)
+    return Relation(sql, keys, ("rank", LOW), "rank", ("answer.layer",), bounded=True, rest=rest)
+
+
+def compile_prob(bound: Bound, compiler: Compiler) -> Relation:
+    """A row for each position that has one of the tokens among its k best, with the sum of those that it has.
+
+    Of the tokens that it has not, each is at most as probable as any that it has and as the last of its k best, and all
+    together as what these leave.
+    """
+    keys, shown = _keys(bound)
+    site, tokens = bound["at"], len(bound.token.ids)
+    conditions = [compiler.tokens(bound.token.ids), *asked(bound, compiler)]
+    stored = f"FROM {compiler.table(f'{site}_topk')}\nWHERE {' AND '.join(conditions)}"
+    each = compiler.value("number_of_tokens", tokens)
+    if tokens == 1:
+        sql = f"SELECT {shown}, exp(logprob) AS prob, prob AS {LOW}, prob AS {HIGH}\n{stored}"
+    else:
+        sums = f"""\
+SELECT {shown}, fsum(exp(logprob)) AS sum, count(*) AS stored, min(logprob) AS least
+{stored}
+GROUP BY ALL"""
+        sql = f"""\
+SELECT {", ".join(keys)}, least(sum, 1) AS prob, prob AS {LOW},
+  least(sum + least(({each} - stored) * exp(least(kth, least)), rest), 1) AS {HIGH}
+FROM (
+  {indented(sums)}
+) JOIN {compiler.table(f"{site}_rest")} USING (image, layer)"""
+    most = compiler.value("most", _most(bound))
+    rest = _rest(bound, f"0.0::DOUBLE AS {LOW}, least({each} * exp(kth), rest, {most}) AS {HIGH}", compiler)
+    return Relation(sql, keys, ("prob", HIGH), "prob", ("answer.layer",), bounded=True, rest=rest)
+
+
+def _most(bound: Bound) -> float:
+    """What m tokens can have where none is stored: with k that are as probable or more they add up to 1 at most."""
+    tokens = len(bound.token.ids)
+    return tokens / (tokens + bound.run.k)
+
+
+def _keys(bound: Bound) -> tuple[tuple[str, ...], str]:
+    """The keys, and their SQL from the columns of the index."""
+    place = PLACE[bound["at"]]
+    shown = ["image", "layer::INTEGER AS layer", *(f"position::INTEGER AS {name}" for name in place)]
+    return ("image", "layer", *place), ", ".join(shown)
+
+
+def _rest(bound: Bound, bounds: str, compiler: Compiler) -> Rest:
+    conditions = asked(bound, compiler)
+    where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
+    table = compiler.table(f"{bound['at']}_rest")
+    sql = f"SELECT image, layer::INTEGER AS layer, {bounds}\nFROM {table}{where}"
+    return Rest(sql, bound.run.positions[bound["at"]], listed=bound["missing"] is not None)
+
+
+def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
+    """How many readings of how many have the token among their k best, at which layers, and what it is there."""
+    name = bound.function.name
+    stored = [row for row in rows if row[name] is not None]
+    histogram = layer_counts(stored)
+    matched = len({row["image_id"] for row in stored})
+    summary = layer_summary(histogram, bound.layers.layers, images, matched)
+    values = [row[name] for row in stored]
+    return summary | {
+        "stored": len(stored),
+        "readings": images * len(bound.layers.layers) * bound.run.positions[bound["at"]],
+        f"median_{name}": float(median(values)) if values else None,
+        f"best_{name}": (min if name == "rank" else max)(values, default=None),
+    }
+
+
+def headline(bound: Bound, summary: Summary) -> str:
+    among = f"among the {bound.run.k} best{WHERE[bound['at']]}"
+    read = f"{bound.token.label}{qualified(bound.given(rank=1, min_prob=None))}: {among}"
+    if not summary["stored"]:
+        return f"{read} in none of {count(summary['readings'], 'reading')} of {count(summary['images'], 'image')}"
+    found = (
+        f"{read} in {summary['stored']:,} of {count(summary['readings'], 'reading')}, "
+        f"in {summary['matched']:,} of {count(summary['images'], 'image')}; "
+    )
+    if bound.function.name == "rank":
+        return f"{found}median rank there {figure(summary['median_rank'])}, best {summary['best_rank']}"
+    return f"{found}median probability there {summary['median_prob']:.3g}, highest {summary['best_prob']:.3g}"
+
+
+def notes_of_rank(bound: Bound) -> list[str]:
+    k = bound.run.k
+    if k == bound.run.vocabulary_size:
+        return []
+    return [f"Where {bound.token.label} is not among a reading's {k} best, its rank is above {k}."]
+
+
+def notes_of_prob(bound: Bound) -> list[str]:
+    k, tokens = bound.run.k, len(bound.token.ids)
+    if k == bound.run.vocabulary_size:
+        return []
+    most = f"Where {bound.token.label} is not among a reading's {k} best, its probability is at most {_most(bound):.3g}"
+    if bound["missing"] is None:
+        most += ", often far less: missing='bound' lists the bounds"
+    if tokens == 1:
+        return [f"{most}."]
+    return [f"{most}. Of its {tokens} tokens those that are among them add up; at_most adds the most of the others."]
+
+
+MISSING = Parameter(
+    "missing",
+    Optional(Choice(("bound",))),
+    "'bound' gives positions that have it not among their k best a row too, with the bounds of what it can be there",
+    None,
+)
+
+RANK = Function(
+    name="rank",
+    parameters=(TOKEN, LAYERS, AT, MISSING, IMAGES, PIECES),
+    positional=1,
+    documentation="At every position the token's rank: exact among the stored k best, elsewhere above k.",
+    example="rank('dog') <= 3",
+    check=check_site,
+    compile=compile_rank,
+    summarise=summarise,
+    headline=headline,
+    notes=notes_of_rank,
+)
+PROB = Function(
+    name="prob",
+    parameters=(TOKEN, LAYERS, AT, MISSING, IMAGES, PIECES),
+    positional=1,
+    documentation="At every position the token's probability: exact among the stored k best, elsewhere bounded.",
+    example="prob('dog') > prob('cat')",
+    check=check_site,
+    compile=compile_prob,
+    summarise=summarise,
+    headline=headline,
+    notes=notes_of_prob,
+)

@@ -1,0 +1,409 @@
+"""rank and prob equal what the arrays tell of every position, and what can be told of it by its bounds."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import fsum
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vlq
+from vlq.query import result as result_module
+from vlq.query.errors import BadArgument
+from vlq.query.nodes import Node
+from vlq.query.result import Result
+
+from .corpora import (
+    LABELS,
+    SETTINGS,
+    SNAPSHOTS,
+    Case,
+    asked,
+    layer_choices,
+    layers_of,
+    one_or_list,
+    shapes,
+    snapshot,
+    token_ids,
+)
+
+SITES = st.sampled_from(["patch", "patch", "patch", "prompt", "last"])
+
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+
+
+@dataclass
+class Told:
+    """What can be told of each cell (image, layer, position): the stored value, and between what the truth lies.
+
+    NaN where a cell was not asked for, or nothing is stored.
+    """
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def told(case: Case, site: str, function: str, ids: list[int], arguments: dict[str, Any]) -> Told:
+    token, logprob = case.sites[site].token, case.sites[site].logprob
+    images, layers, positions, k = token.shape
+    probability = np.exp(logprob.astype(np.float64))
+    # Of an image's layer: the most that the last stored token has, and the most that is left, rounded up.
+    kth = probability[..., -1].max(-1)
+    least = np.exp(logprob.astype(np.float64) * (1 + np.finfo(logprob.dtype).eps)).sum(-1)
+    left = np.ceil(np.maximum(1 - least, 0).max(-1) * 2**16) / 2**16
+    found = Told(*(np.full((images, layers, positions), np.nan) for _ in range(3)))
+    chosen, counted = case.chosen(arguments["images"]), layers_of(arguments["layers"], layers)
+    for cell in np.ndindex(images, layers, positions):
+        if not chosen[cell[0]] or cell[1] not in counted:
+            continue
+        ranks = [rank for rank in range(k) if token[cell][rank] in ids]
+        if function == "rank":
+            found.value[cell] = ranks[0] + 1 if ranks else np.nan
+            found.low[cell] = ranks[0] + 1 if ranks else k + 1
+            found.high[cell] = ranks[0] + 1 if ranks else case.run.vocabulary_size - len(ids) + 1
+            continue
+        stored = [probability[cell][rank] for rank in ranks]
+        others = len(ids) - len(ranks)
+        most = min(others * min([kth[cell[:2]], *stored]), left[cell[:2]])
+        if not ranks:
+            most = min(most, others / (others + k))
+        found.value[cell] = fsum(stored) if stored else np.nan
+        found.low[cell] = min(fsum(stored), 1)
+        found.high[cell] = min(fsum(stored) + most, 1)
+    return found
+
+
+def rows_of(case: Case, site: str, table: Result) -> dict[tuple[int, ...], dict[str, Any]]:
+    """The rows by cell."""
+    place = {"patch": "patch", "prompt": "position", "last": None}[site]
+    found = {(row["image_id"], row["layer"], row[place] if place else 0): row for row in table.rows}
+    assert len(found) == len(table.rows)
+    assert all(row["image"] == case.names[row["image_id"]] for row in table.rows)
+    return found
+
+
+def cells(of: np.ndarray) -> list[tuple[int, ...]]:
+    return [tuple(map(int, cell)) for cell in np.argwhere(of)]
+
+
+def narrowing(draw: st.DrawFn, case: Case) -> dict[str, Any]:
+    return {
+        "layers": draw(layer_choices(case.run)),
+        "images": draw(st.sampled_from([None, None, *LABELS])),
+    }
+
+
+@SETTINGS
+@given(name=shapes, site=SITES, function=st.sampled_from(["rank", "prob"]), all_cells=st.booleans(), data=st.data())
+def test_equals_brute_force(
+    cases: dict[str, Case], name: str, site: str, function: str, all_cells: bool, data: st.DataObject
+) -> None:
+    case = cases[name]
+    ids = data.draw(token_ids(case))
+    arguments = data.draw(st.composite(narrowing)(case))
+    expected = told(case, site, function, ids, arguments)
+    ask = getattr(case.corpus, function)
+    missing = "bound" if all_cells else None
+    result = ask(one_or_list(ids), at=site, missing=missing, **asked(arguments))
+    stored = ~np.isnan(expected.value)
+    found = rows_of(case, site, result)
+    assert sorted(found) == cells(~np.isnan(expected.low) if all_cells else stored)
+    for cell, row in found.items():
+        if function == "rank":
+            assert (row["rank"], row["at_least"]) == (
+                expected.value[cell] if stored[cell] else None,
+                expected.low[cell],
+            )
+        else:
+            value = pytest.approx(min(expected.value[cell], 1), abs=1e-12) if stored[cell] else None
+            assert (row["prob"], row["at_most"]) == (value, pytest.approx(expected.high[cell], abs=1e-12))
+    order = [(row["layer"], row["image"]) for row in result.rows]
+    assert order == sorted(order)
+
+    summary = result.summary
+    assert summary["stored"] == stored.sum()
+    assert summary["readings"] == (~np.isnan(expected.low)).sum()
+    assert summary["matched"] == stored.any((1, 2)).sum()
+    assert {layer: n for layer, n in summary["histogram"].items() if n} == {
+        layer: n for layer, n in enumerate(stored.sum((0, 2))) if n
+    }
+    if stored.any():
+        values = np.minimum(expected.value[stored], 1) if function == "prob" else expected.value[stored]
+        assert summary[f"median_{function}"] == pytest.approx(np.median(values))
+        assert summary[f"best_{function}"] == pytest.approx(values.max() if function == "prob" else values.min())
+    assert result.headline
+
+
+def test_whatever_was_not_stored_lies_within_its_bounds(cases: dict[str, Case]) -> None:
+    """The lens' own full distribution is not kept; but a cache that keeps fewer of the same tokens says less."""
+    case = cases["the whole vocabulary stored"]
+    token, logprob = case.sites["patch"].token, case.sites["patch"].logprob
+    for id in (0, 7, len(case.pieces) - 1):
+        rows = case.corpus.prob(id, missing="bound").rows
+        assert len(rows) == case.good.sum() * token.shape[1] * token.shape[2]
+        for row in rows:
+            cell = row["image_id"], row["layer"], row["patch"]
+            (rank,) = np.flatnonzero(token[cell] == id)
+            assert row["prob"] == row["at_most"] == pytest.approx(np.exp(np.float64(logprob[cell][rank])))
+        assert case.corpus.prob(id).notes == case.corpus.rank(id).notes == []
+
+
+# --- comparisons: what the bounds decide is decided ------------------------------------------------------------
+
+Truth = np.ndarray  # (image, layer, position): 1 holds, 0 does not, NaN cannot be said
+
+
+def compare(sign: str, a: Told, b: Told) -> Truth:
+    """By going through the possibilities: it holds if it does for both ends of both, and for none it does not."""
+    holds = np.full(a.low.shape, np.nan)
+    for cell in cells(~np.isnan(a.low) & ~np.isnan(b.low)):
+        if sign in ("==", "!="):
+            apart = a.high[cell] < b.low[cell] or b.high[cell] < a.low[cell]
+            same = a.low[cell] == a.high[cell] == b.low[cell] == b.high[cell]
+            if apart or same:
+                holds[cell] = COMPARE[sign](a.low[cell], b.low[cell])
+            continue
+        ends = [COMPARE[sign](x, y) for x in (a.low[cell], a.high[cell]) for y in (b.low[cell], b.high[cell])]
+        if all(ends) or not any(ends):
+            holds[cell] = ends[0]
+    return holds
+
+
+def both(a: Truth, b: Truth) -> Truth:
+    return np.where((a == 0) | (b == 0), 0, np.where(np.isnan(a) | np.isnan(b), np.nan, 1))
+
+
+def opposite(a: Truth) -> Truth:
+    return 1 - a
+
+
+def unclear(a: Told, b: Told) -> np.ndarray:
+    """Where two sums are as near as rounding can make them without being equal."""
+    gaps = [np.abs(x - y) for x in (a.low, a.high) for y in (b.low, b.high)]
+    return np.any([(gap > 0) & (gap < 1e-12) for gap in gaps], axis=0)
+
+
+def holds_for(case: Case, site: str, result: Result, expected: Truth, doubtful: np.ndarray) -> None:
+    found = np.zeros(expected.shape, bool)
+    for cell in rows_of(case, site, result):
+        found[cell] = True
+    assert ((found == (expected == 1)) | doubtful).all()
+    assert result.summary["matched"] == found.sum()
+    assert abs(result.summary["compared"] - (~np.isnan(expected)).sum()) <= doubtful.sum()
+
+
+@SETTINGS
+@given(
+    name=shapes,
+    site=SITES,
+    function=st.sampled_from(["rank", "prob"]),
+    sign=st.sampled_from(list(COMPARE)),
+    flipped=st.booleans(),
+    data=st.data(),
+)
+def test_held_against_a_number(
+    cases: dict[str, Case], name: str, site: str, function: str, sign: str, flipped: bool, data: st.DataObject
+) -> None:
+    case = cases[name]
+    ids = data.draw(token_ids(case))
+    arguments = data.draw(st.composite(narrowing)(case))
+    number = data.draw(st.integers(0, 20) if function == "rank" else st.floats(0, 0.6).map(lambda x: round(x, 3)))
+    left = told(case, site, function, ids, arguments)
+    right = Told(*(np.full(left.low.shape, float(number)) for _ in range(3)))
+    table: Node = getattr(vlq, function)(one_or_list(ids), at=site, **asked(arguments))
+    node = COMPARE[sign](number, table) if flipped else COMPARE[sign](table, number)
+    expected = compare(sign, right, left) if flipped else compare(sign, left, right)
+    holds_for(case, site, case.corpus.query(node), expected, unclear(left, right))
+
+
+@settings(SETTINGS, max_examples=40)
+@given(name=shapes, site=SITES, functions=st.tuples(*[st.sampled_from(["rank", "prob", "prob"])] * 2), data=st.data())
+def test_held_against_each_other_and_joined(
+    cases: dict[str, Case], name: str, site: str, functions: tuple[str, str], data: st.DataObject
+) -> None:
+    case = cases[name]
+    signs = st.sampled_from(list(COMPARE))
+    conditions, truths, doubts = [], [], []
+    # The two may ask for other layers and images: what one did not ask for cannot be said.
+    arguments = data.draw(st.composite(narrowing)(case))
+    for function in functions:
+        if data.draw(st.integers(0, 4)) == 0:
+            arguments = data.draw(st.composite(narrowing)(case))
+        sets = [data.draw(token_ids(case)) for _ in range(2)]
+        a, b = (told(case, site, function, ids, arguments) for ids in sets)
+        nodes = [getattr(vlq, function)(one_or_list(ids), at=site, **asked(arguments)) for ids in sets]
+        sign = data.draw(signs)
+        condition: Node = COMPARE[sign](*nodes)
+        truth = compare(sign, a, b)
+        if data.draw(st.booleans()):
+            condition, truth = ~condition, opposite(truth)
+        holds_for(case, site, case.corpus.query(condition), truth, unclear(a, b))
+        conditions.append(condition)
+        truths.append(truth)
+        doubts.append(unclear(a, b))
+    doubtful = doubts[0] | doubts[1]
+    holds_for(case, site, case.corpus.query(conditions[0] & conditions[1]), both(*truths), doubtful)
+    either = opposite(both(opposite(truths[0]), opposite(truths[1])))
+    holds_for(case, site, case.corpus.query(conditions[0] | conditions[1]), either, doubtful)
+
+
+@settings(SETTINGS, max_examples=60)
+@given(
+    name=shapes,
+    function=st.sampled_from(["rank", "prob"]),
+    sign=st.sampled_from(list("+-*/")),
+    moved=st.sampled_from([0.0, 0.05, 0.1, 0.3, 2.5]),
+    number=st.floats(-1, 1).map(lambda x: round(x, 3)),
+    data=st.data(),
+)
+def test_calculated(
+    cases: dict[str, Case], name: str, function: str, sign: str, moved: float, number: float, data: st.DataObject
+) -> None:
+    case = cases[name]
+    arguments = data.draw(st.composite(narrowing)(case))
+    sets = [data.draw(token_ids(case)) for _ in range(2)]
+    a, b = (told(case, "patch", function, ids, arguments) for ids in sets)
+    # What is divided by is moved, so that it is on either side of 0 or on both.
+    b = Told(b.value - moved, b.low - moved, b.high - moved)
+    calculate = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}[sign]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = calculate(a.value, b.value)
+        ends = [calculate(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
+        expected = Told(value, np.min(ends, 0), np.max(ends, 0))
+    if sign == "/":
+        divides = (b.low > 0) | (b.high < 0)
+        expected = Told(value, *(np.where(divides, end, np.nan) for end in (expected.low, expected.high)))
+    nodes = [getattr(vlq, function)(one_or_list(ids), **asked(arguments)) for ids in sets]
+    node = calculate(nodes[0], nodes[1] - moved)
+    result = case.corpus.query(node)
+    known = ~np.isnan(expected.low) & (~np.isnan(a.value) | ~np.isnan(b.value))
+    found = rows_of(case, "patch", result)
+    assert sorted(found) == cells(known)
+    for cell, row in found.items():
+        if np.isnan(value[cell]):
+            assert row["value"] is None
+        else:
+            assert row["value"] == pytest.approx(value[cell], abs=1e-12, rel=1e-7)
+        assert row["at_least"] == pytest.approx(expected.low[cell], abs=1e-12, rel=1e-7)
+        assert row["at_most"] == pytest.approx(expected.high[cell], abs=1e-12, rel=1e-7)
+    assert result.summary["matched"] == (known & ~np.isnan(value)).sum()
+
+    other = Told(*(np.full(value.shape, number) for _ in range(3)))
+    holds_for(case, "patch", case.corpus.query(node > number), compare(">", expected, other), unclear(expected, other))
+
+
+def test_beside_readings_only_what_they_have_is_compared(cases: dict[str, Case]) -> None:
+    case = cases["several shards"]
+    read = {(row["image_id"], row["layer"], row["patch"]) for row in case.corpus.readings("cat", layers=(1, 3)).rows}
+    ranks = told(case, "patch", "rank", [0], {"layers": (2, 4), "images": None})
+    result = case.corpus.query("readings('cat', layers=(1, 3)) < 0 * rank(0, layers=(2, 4))")
+    assert set(rows_of(case, "patch", result)) == {cell for cell in read if cell[1] >= 2}
+    assert result.summary["compared"] == len(result.rows)
+    either = case.corpus.query("readings('cat', layers=(1, 3)) < 0 or rank(0, layers=(2, 4)) > 4")
+    unstored = set(cells(ranks.low > 4))
+    assert set(rows_of(case, "patch", either)) == read | unstored
+    # Where the one is false and the other was not asked for, it cannot be said.
+    assert either.summary["compared"] == len(read | unstored)
+
+
+def test_chosen_rows_are_all_that_is_known(cases: dict[str, Case]) -> None:
+    case = cases["several shards"]
+    stored = case.corpus.query("rank(0, layers=2).where(rank <= 2)")
+    expected = told(case, "patch", "rank", [0], {"layers": 2, "images": None}).value <= 2
+    assert sorted(rows_of(case, "patch", stored)) == cells(expected)
+    compared = case.corpus.query("rank(0, layers=2).where(rank <= 2) > 1")
+    assert compared.summary["compared"] == expected.sum()
+    every = case.corpus.query("rank(0, layers=2, missing='bound').where(at_least > 2)")
+    assert len(every.rows) == case.good.sum() * 12 - expected.sum()
+    assert case.corpus.query("(rank(0, layers=2) > 2).limit(7)").summary["matched"] == len(every.rows)
+    assert len(case.corpus.query("(rank(0, layers=2) > 2).limit(7)").rows) == 7
+    labelled = case.corpus.query("(rank(0, layers=2) > 2).where(label == 'beach')")
+    beach = {cell for cell in rows_of(case, "patch", every) if case.labels[cell[0]] == "beach"}
+    assert set(rows_of(case, "patch", labelled)) == beach
+    first = case.corpus.query("prob(0, layers=2).sort(prob, descending=True).limit(1).select([image, prob])")
+    assert first.rows[0]["prob"] == pytest.approx(case.corpus.prob(0, layers=2).summary["best_prob"])
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [
+        ("rank(0) > 4", 5),
+        ("not (prob(0, layers=(1, 3)) > 0.5)", 3),
+        ("rank(0, layers=2, missing='bound')", 1),
+        ("(rank(0) > 4).where(layer == 1)", 5),
+    ],
+)
+def test_too_many_rows_are_not_listed(
+    cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch, text: str, layers: int
+) -> None:
+    case = cases["several shards"]
+    most = int(case.good.sum()) * layers * 12
+    monkeypatch.setattr(result_module, "LISTED_CELLS", most)
+    assert len(case.corpus.query(text).rows) > 12
+    monkeypatch.setattr(result_module, "LISTED_CELLS", most - 1)
+    with pytest.raises(
+        BadArgument, match=f"lists up to {most:,} positions where nothing is stored; at most {most - 1}"
+    ):
+        _ = case.corpus.query(text).rows
+
+
+def test_what_lists_nothing_may_be_asked_of_any_corpus(cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result_module, "LISTED_CELLS", 0)
+    for text in ("rank(0)", "prob(0) > 0.25", "rank(0) <= 3", "rank(0) < rank(1)", "prob(0) - prob(1)"):
+        assert cases["several shards"].corpus.query(text).rows
+
+
+def test_in_words(cases: dict[str, Case]) -> None:
+    case = cases["several shards"]
+    expected = told(case, "patch", "rank", [0], {"layers": 2, "images": None}).value
+    stored, images = (~np.isnan(expected)).sum(), case.good.sum()
+    result = case.corpus.rank("▁dog", layers=2)
+    assert result.headline == (
+        f"▁dog (layer 2): among the 4 best in {stored} of {images * 12} readings, "
+        f"in {(~np.isnan(expected)).any((1, 2)).sum()} of {images} images; "
+        f"median rank there {np.nanmedian(expected):g}, best {np.nanmin(expected):g}"
+    )
+    assert result.notes == ["Where ▁dog is not among a reading's 4 best, its rank is above 4."]
+    assert case.corpus.prob("dog").notes == [
+        "Where dog is not among a reading's 4 best, its probability is at most 0.333, often far less: missing='bound' "
+        "lists the bounds. Of its 2 tokens those that are among them add up; at_most adds the most of the others."
+    ]
+    assert case.corpus.prob("▁dog", missing="bound").notes == [
+        "Where ▁dog is not among a reading's 4 best, its probability is at most 0.2."
+    ]
+    never = case.corpus.prob("▁dog", layers=0, at="last").headline
+    assert never.startswith("▁dog (layer 0): among the 4 best at the last prompt token in ")
+    only = cases["only the best"].corpus
+    assert only.rank(15, at="last", layers=0).headline == (
+        "15 (layer 0): among the 1 best at the last prompt token in none of 9 readings of 9 images"
+    )
+    shown = str(case.corpus.rank("▁dog", layers=2)).splitlines()[3].split()
+    assert shown == ["image", "layer", "patch", "rank"]
+    shown = str(case.corpus.rank("▁dog", layers=2, missing="bound")).splitlines()[3].split()
+    assert shown == ["image", "layer", "patch", "rank", "at_least"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rank", "rank('dog', layers=2)"),
+        ("prob", "prob('dog', missing='bound')"),
+        ("prob_compared", "prob('▁dog', layers=2) > prob('cat', layers=2)"),
+    ],
+)
+def test_sql(cases: dict[str, Case], name: str, text: str) -> None:
+    assert snapshot(cases["several shards"].corpus.query(text), text) == (SNAPSHOTS / f"{name}.sql").read_text()

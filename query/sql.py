@@ -128,19 +128,17 @@ def answered(request: Mapping[str, Any], scratch: str) -> tuple[int, pa.Table | 
         env=environment,
         start_new_session=True,  # Ctrl-C is for the one that asks
     ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
         try:
-            import pyarrow as pa  # while the process starts
-
-            try:
-                table = pa.ipc.open_stream(process.stdout).read_all()
-            except (pa.ArrowInvalid, OSError):  # cut off
-                table = None
-            error = process.stderr.read()
-            return process.wait(), table, error
+            # Arrow could read the pipe itself, but would take Ctrl-C for the end of it.
+            output, error = process.communicate()
         finally:
             process.kill()
+    import pyarrow as pa
+
+    try:
+        return process.returncode, pa.ipc.open_stream(output).read_all(), error
+    except (pa.ArrowInvalid, OSError):  # cut off
+        return process.returncode, None, error
 
 
 def failure(code: int, error: bytes, sql: str, limits: Limits, url: str) -> VlqError:

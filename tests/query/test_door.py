@@ -515,11 +515,23 @@ def test_ctrl_c_ends_the_process_too(folder: Path) -> None:
     asking = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert asking.stdout is not None
     assert asking.stdout.readline() == "asking\n"
-    below: list[int] = []
-    while not below:
-        below = subprocess.run(
-            ["pgrep", "-P", str(asking.pid)], capture_output=True, text=True, check=False
+    running: list[str] = []
+    while not running:  # by its own name: until then it is still being started
+        running = subprocess.run(
+            ["pgrep", "-P", str(asking.pid), "-f", "vlq.query.door"], capture_output=True, text=True, check=False
         ).stdout.split()
+    time.sleep(0.5)
     asking.send_signal(signal.SIGINT)
     asking.communicate(timeout=30)
-    assert not any(Path(f"/proc/{child}").exists() for child in below)
+    until = time.monotonic() + 10
+    while any(lives(child) for child in running):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def lives(process: str) -> bool:
+    """Whether it is there, and is more than a record of its end."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlq.query.against import Split
 from vlq.query.compile import Compiler, Relation, Statement
-from vlq.query.errors import QueryError, SyntaxMistake
+from vlq.query.errors import SyntaxMistake, VlqError
 from vlq.query.nodes import Arithmetic, Call, Comparison, Literal, Logic, Method, Node, Not
 from vlq.query.parameters import LayerSet
 from vlq.query.registry import Function, functions, methods
@@ -18,10 +18,11 @@ from vlq.query.summary import Rows, Summary
 from vlq.query.tokens import TokenSet, Vocabulary
 
 if TYPE_CHECKING:
+    from vlq.query.cache import Snapshot
     from vlq.query.patches import PatchSet
     from vlq.query.predicates import Predicate
 
-Mistake = TypeVar("Mistake", bound=QueryError)
+Mistake = TypeVar("Mistake", bound=VlqError)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Scope:
     describe: Callable[[Statement], Mapping[str, str]]  # the types of a statement's columns by name
     find_image: Callable[[str | int], list[int]]  # the numbers of the images of a name or number that have readings
     labels: Callable[[], list[str]]  # what objects are labelled, in images that came with their objects
+    ask: Callable[[Statement], list[tuple[Any, ...]]]  # the rows that the cache has for a statement
+    snapshot: Snapshot
+    open: Callable[[str], Scope]  # the same text held against another cache, by its URL
     text: str
     spans_are_places: bool  # whether the nodes' spans are places in this text
     pieces: bool = False  # whether words may be pieces inside of words
@@ -66,6 +70,7 @@ class Counts:
     compared: int = 0  # rows of a condition for which it can be said whether it holds
     with_patches: int | None = None  # images that have patches of those that count, if not all have
     others: Others | None = None  # if the answer is held against anything
+    found: Mapping[str, int] = field(default_factory=dict)  # all that `Table.counts` counts, by its names
 
 
 class Table(ABC):
@@ -84,6 +89,30 @@ class Table(ABC):
     def whole(self) -> Table:
         """The table whose rows the summary is of: what is only shown in part or in another order is summed up whole."""
         return self
+
+    def counts(self, compiler: Compiler) -> dict[str, str]:
+        """SQL of what the summary needs beside the rows, by name; of images only if not all are asked for.
+
+        Of a condition `compared` counts the rows for which it can be said whether it holds.
+        """
+        found = {}
+        population = [] if self.population is None else [self.population.sql(compiler)]
+        if population:
+            found["images"] = compiler.count_images(*population)
+        with_patches = []
+        if self.patches is not None and self.patches.by_image:
+            with_patches = [f"image_id IN (SELECT image FROM {self.patches.part(compiler)})"]
+            found["with_patches"] = compiler.count_images(*population, *with_patches)
+        if self.split is not None:
+            others = self.split.others.sql(compiler)
+            found["others"] = compiler.count_images(others)
+            found["unknown"] = compiler.count_images(*self.split.unknown(compiler))
+            if with_patches:
+                found["others_with_patches"] = compiler.count_images(others, *with_patches)
+        relation = self.relation(compiler)
+        if relation.holds:
+            found["compared"] = f"({compiler.count(relation, f'{relation.holds} IS NOT NULL')})"
+        return found
 
     def listed(self, compiler: Compiler) -> list[str]:
         """SELECTs of how many positions are listed, at most, by what is known of the rest; none if none are."""
@@ -231,8 +260,9 @@ def bind(node: Node, scope: Scope) -> Table:
     from vlq.query.combine import combine
 
     match node:
-        case Call() if functions()[node.function].compile is not None:
-            return _call(node, scope)
+        case Call(function=name) if functions()[name].is_table:
+            own = functions()[name].bind
+            return _call(node, scope) if own is None else own(node, scope)
         case Method():
             return methods()[node.method].apply(node, bind(node.table, scope), scope)
         case Comparison(operands=operands) | Logic(operands=operands):
@@ -284,26 +314,8 @@ def compile_rows(table: Table) -> Statement:
 def compile_counts(table: Table) -> Statement | None:
     """The SELECT of what a summary needs beside the rows, in one row: see Counts. None if it needs nothing."""
     compiler = Compiler()
-    columns = []
-    population = [] if table.population is None else [table.population.sql(compiler)]
-    if population:
-        columns.append(f"{compiler.count_images(*population)} AS images")
-    with_patches = []
-    if table.patches is not None and table.patches.by_image:
-        with_patches = [f"image_id IN (SELECT image FROM {table.patches.part(compiler)})"]
-        columns.append(f"{compiler.count_images(*population, *with_patches)} AS with_patches")
-    if (split := table.split) is not None:
-        others = split.others.sql(compiler)
-        columns.append(f"{compiler.count_images(others)} AS others")
-        columns.append(f"{compiler.count_images(*split.unknown(compiler))} AS unknown")
-        if with_patches:
-            columns.append(f"{compiler.count_images(others, *with_patches)} AS others_with_patches")
-    relation = table.relation(Compiler())
-    if relation.holds:
-        columns.append(f"({compiler.count(table.relation(compiler), f'{relation.holds} IS NOT NULL')}) AS compared")
-    if not columns:
-        return None
-    return compiler.ask(f"SELECT {', '.join(columns)}")
+    columns = [f"{sql} AS {name}" for name, sql in table.counts(compiler).items()]
+    return compiler.ask(f"SELECT {', '.join(columns)}") if columns else None
 
 
 def column_types(table: Table, scope: Scope) -> Mapping[str, str]:

@@ -247,6 +247,11 @@ def locate(
     return _call("locate", locals())
 
 
+def compare(a: str, b: str, query: Node) -> Call:
+    """The same question asked of two caches, their answers side by side."""
+    return _call("compare", locals())
+
+
 def images(condition: Node | None = None) -> Call:
     """The images that have readings, with their sizes and the columns that came with them."""
     return _call("images", locals())

@@ -79,14 +79,14 @@ def _query(arguments: Sequence[str]) -> None:
     parser.add_argument("--explain", action="store_true", help="show tokens, SQL, plan and files instead of rows")
     options = parser.parse_args(arguments)
 
-    from vlq.query.client import open as open_corpus
+    from vlq.query.client import ask
     from vlq.query.files import plot_form
     from vlq.query.render import deliver, form_of
 
     form = form_of(options.format, options.output)
     if options.plot:
         plot_form(options.plot)  # its mistakes show before anything is asked
-    result = open_corpus(options.cache).query(options.query)
+    result = ask(options.query, options.cache)
     if options.explain:
         print(result.explain())
         return

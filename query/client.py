@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 from vlq.query import builders
 from vlq.query.cache import Cache, default_url
 from vlq.query.engine import Engine
+from vlq.query.errors import BadArgument, VlqError
+from vlq.query.functions.compare import first_cache
 from vlq.query.limits import Limits
 from vlq.query.nodes import Call, Node
 from vlq.query.parse import parse
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 def open(url: str | None = None) -> Corpus:
     """The corpus cached at a URL; by default at `$VLQ_CACHE`, else the demo's. Raises NoCache, NewerFormat."""
     return Corpus(Cache.open(url or default_url()))
+
+
+def ask(query: str, url: str | None = None) -> Result:
+    """The answer of the cache at a URL; by default of the one that the query names, else as `open` chooses."""
+    named = first_cache(parse(query))
+    return open(url or (None if named is None else str(named.value))).query(query)
 
 
 Arguments = ParamSpec("Arguments")
@@ -43,9 +51,11 @@ def _asking(build: Callable[Arguments, Call]) -> Callable[Concatenate[Corpus, Ar
 class Corpus:
     """A cached corpus of images. Its functions are the language's, bound to it: each returns a `Result`."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, beside: Corpus | None = None) -> None:
+        """`beside` is a corpus that is asked together with this one."""
         self.cache = cache
-        self.engine = Engine()
+        self.engine: Engine = Engine() if beside is None else beside.engine
+        self._opened: dict[str, Corpus] | None = {} if beside is None else beside._opened
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -53,10 +63,36 @@ class Corpus:
         return self.engine.vocabulary(self.cache)
 
     def query(self, query: str | Node) -> Result:
-        """The answer to a query, given as text or as a node. Raises QueryError."""
-        if isinstance(query, str):
-            return Result(self, parse(query), query)
-        return Result(self, query)
+        """The answer to a query, given as text or as a node. Raises QueryError.
+
+        A comparison of two caches is asked of the first that it names.
+        """
+        node, text = (parse(query), query) if isinstance(query, str) else (query, None)
+        named = first_cache(node)
+        if named is None or named.value == self.cache.url:
+            return Result(self, node, text)
+        try:
+            first = self.other(str(named.value))
+        except VlqError as error:
+            span = None if text is None else named.span
+            raise type(error)(error.message, error.hint, query=text or str(node), span=span) from error
+        return Result(first, node, text)
+
+    def other(self, url: str) -> Corpus:
+        """The corpus of another cache, opened once. Raises NoCache, NewerFormat, and BadArgument if none may be."""
+        if self._opened is None:
+            raise BadArgument(
+                "Other caches are not opened here.", "Ask on a machine that reaches both: vlq, or Python."
+            )
+        if url not in self._opened:
+            self._opened[url] = Corpus(Cache.open(url), beside=self)
+        return self._opened[url]
+
+    def alone(self) -> Corpus:
+        """The same corpus, but no query can open another cache."""
+        corpus = Corpus(self.cache)
+        corpus._opened = None
+        return corpus
 
     first_layer = _asking(builders.first_layer)
     last_layer = _asking(builders.last_layer)
@@ -75,6 +111,14 @@ class Corpus:
     locate = _asking(builders.locate)
     images = _asking(builders.images)
     tokens = _asking(builders.tokens)
+
+    def compare(self, b: str | Corpus, query: str | Node) -> Result:
+        """The same question asked of two caches, their answers side by side.
+
+        This one is `a`; the other is given by its URL, or opened.
+        """
+        url = b.cache.url if isinstance(b, Corpus) else b
+        return self.query(builders.compare(self.cache.url, url, parse(query) if isinstance(query, str) else query))
 
     def sql(
         self,

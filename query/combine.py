@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 
@@ -330,19 +330,19 @@ def combine(node: Comparison | Logic | Not | Arithmetic, operands: tuple[Table |
 
 def _check_types(part: Node, operand: Table, first: tuple[Node, Table], scope: Scope) -> None:
     """Raises BadArgument if two tables have keys of one name and of different kinds."""
-    types = [_key_types(table, scope) for table in (first[1], operand)]
-    for key in operand.keys:
-        kinds = [Column("", found[key]).kind or found[key] for found in types if key in found]
-        if len({*kinds}) > 1:
-            message = f"{key} is a {kinds[0]} in {first[0]}, and a {kinds[1]} in {part}."
+    expected, found = (key_kinds(table, scope) for table in (first[1], operand))
+    for key in expected:
+        if expected[key] != found[key]:
+            message = f"{key} is a {expected[key]} in {first[0]}, and a {found[key]} in {part}."
             raise scope.error(BadArgument, message, part)
 
 
-def _key_types(table: Table, scope: Scope) -> Mapping[str, str]:
-    """The types of a table's keys, as far as they are not the same in every table."""
+def key_kinds(table: Table, scope: Scope) -> dict[str, str]:
+    """The kinds of a table's keys; of none if they are the same in every table."""
     if not {*table.keys} - PLACES:
         return {}
-    return column_types(table, scope)
+    types = column_types(table, scope)
+    return {key: Column("", types[key]).kind or types[key] for key in table.keys}
 
 
 def _check_kind(part: Node, operand: Table, combined: Combined, scope: Scope) -> None:

@@ -33,24 +33,30 @@ Loader = Callable[["Snapshot"], "pyarrow.Table"]
 
 @dataclass(frozen=True)
 class Derived:
-    """A table that Python makes of another statement's rows: what SQL is too slow at. `tables` are read beside."""
+    """A table that Python makes of another statement's rows: what SQL is too slow at. `tables` are read beside.
+
+    It is made of the cache that is asked, or of `snapshot`, if there is one.
+    """
 
     source: Statement
     make: Callable[[Snapshot, pyarrow.Table], pyarrow.Table]
     tables: tuple[str, ...] = ()
+    snapshot: Snapshot | None = None
 
 
 @dataclass(frozen=True)
 class Statement:
     """One SELECT. `tables` are the index tables that it reads, each through the parameter of its name.
 
-    `loaded` are tables that are made when the statement is run, by the names that it has for them.
+    `others` are tables of other caches, by their parameters. `loaded` are tables that are made when the statement is
+    run, by the names that it has for them.
     """
 
     sql: str
     parameters: Mapping[str, Any]
     tables: tuple[str, ...]
     loaded: Mapping[str, Loader | Derived] = field(default_factory=dict)
+    others: Mapping[str, tuple[Snapshot, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,12 +117,21 @@ class Relation:
 
 @dataclass
 class Compiler:
-    """Gathers the values, tables and shared parts of a statement while its relations are compiled."""
+    """Gathers the values, tables and shared parts of a statement while its relations are compiled.
+
+    Tables are read of the cache that is asked, or of `snapshot`, if there is one.
+    """
 
     parameters: dict[str, Any] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
     loaded: dict[str, Loader | Derived] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
+    others: dict[str, tuple[Snapshot, str]] = field(default_factory=dict)
+    snapshot: Snapshot | None = None
+
+    def of(self, snapshot: Snapshot) -> Compiler:
+        """The same statement's compiler, for parts that read another cache."""
+        return replace(self, snapshot=snapshot)
 
     def value(self, name: str, value: Any) -> str:
         """A placeholder for a value: `$name`, or `$name_2` if that stands for another one."""
@@ -129,6 +144,11 @@ class Compiler:
 
     def table(self, name: str) -> str:
         """A table of the index, the images' or VOCABULARY, as something to select from."""
+        if self.snapshot is not None:
+            known = (free for free, table in self.others.items() if table == (self.snapshot, name))
+            free = next(known, f"other{len(self.others) + 1}_{name}")
+            self.others[free] = self.snapshot, name
+            return f"read_parquet(${free})"
         if name not in self.tables:
             self.tables.append(name)
         return f"read_parquet(${name})"
@@ -136,6 +156,8 @@ class Compiler:
     def load(self, name: str, table: Loader | Derived) -> str:
         """A table that Python reads or makes, as something to select from."""
         free = name if name not in self.loaded else f"{name}_{len(self.loaded) + 1}"
+        if (other := self.snapshot) is not None:
+            table = replace(table, snapshot=other) if isinstance(table, Derived) else _of(other, table)
         self.loaded[free] = table
         return free
 
@@ -253,6 +275,7 @@ SELECT (SELECT count(*) FROM known WHERE {condition}) + (
             {name: value for name, value in self.parameters.items() if name in used},
             tuple(name for name in self.tables if name in used),
             {name: table for name, table in self.loaded.items() if _names(name, text)},
+            {name: table for name, table in self.others.items() if name in used},
         )
 
 
@@ -277,6 +300,11 @@ def total_order(relation: Relation) -> list[str]:
 def quoted(name: str) -> str:
     """A name as SQL writes it behind a dot or an AS."""
     return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
+
+
+def _of(snapshot: Snapshot, load: Loader) -> Loader:
+    """What loads the table of this cache, whichever is asked."""
+    return lambda _: load(snapshot)
 
 
 def _names(name: str, sql: str) -> bool:

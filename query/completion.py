@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vlq.query.parameters import Choice, Flag, Optional, Parameter, Tokens
+from vlq.query.parameters import Choice, Flag, Optional, Parameter, Query, Tokens
 from vlq.query.registry import REQUIRED, Signature, functions, methods
 
 NAME = re.compile(r"[A-Za-z_]\w*$")
@@ -118,7 +118,7 @@ def words(before: str, place: Place, quote: str) -> dict[str, str]:
     if before.endswith("."):
         return {f"{entry.name}(": entry.documentation for entry in methods().values()}
     if not place.is_inside:
-        tables = [entry for entry in functions().values() if entry.compile is not None]
+        tables = [entry for entry in functions().values() if entry.is_table]
         return {f"{entry.name}(": entry.documentation for entry in tables} if OPERAND.search(before) else {}
     if call is None or before.rstrip()[-1:] not in ("(", ","):
         return {}
@@ -127,7 +127,9 @@ def words(before: str, place: Place, quote: str) -> dict[str, str]:
         for parameter in call.parameters
         if parameter.name not in place.given
     }
-    return names | token_functions(call.parameters[0])
+    for parameter in call.parameters[: call.positional]:
+        names |= fitting_functions(parameter)
+    return names
 
 
 def values(parameter: Parameter, quote: str) -> dict[str, str]:
@@ -138,14 +140,15 @@ def values(parameter: Parameter, quote: str) -> dict[str, str]:
             return {f"{quote}{option}{quote}": parameter.documentation for option in kind.options}
         case Flag():
             return {str(value): parameter.documentation for value in (True, False)}
-    return token_functions(parameter)
+    return fitting_functions(parameter)
 
 
-def token_functions(parameter: Parameter) -> dict[str, str]:
-    """The functions that stand for tokens, for a parameter that takes these."""
-    if not isinstance(parameter.type, Tokens):
+def fitting_functions(parameter: Parameter) -> dict[str, str]:
+    """The functions that a parameter takes: those that stand for tokens, or that can be asked."""
+    if not isinstance(parameter.type, Tokens | Query):
         return {}
-    return {f"{entry.name}(": entry.documentation for entry in functions().values() if entry.tokens is not None}
+    asked = isinstance(parameter.type, Query)
+    return {f"{entry.name}(": entry.documentation for entry in functions().values() if entry.is_table == asked}
 
 
 def following(text: str, quote: str) -> str:

@@ -93,7 +93,8 @@ class Engine:
         cursor = self.cursor()
         for name, loaded in statement.loaded.items():
             if isinstance(loaded, Derived):
-                cursor.register(name, loaded.make(snapshot, self.arrow(loaded.source, snapshot)))
+                of = loaded.snapshot or snapshot
+                cursor.register(name, loaded.make(of, self.arrow(loaded.source, of)))
             else:
                 cursor.register(name, loaded(snapshot))
         return cursor
@@ -101,13 +102,15 @@ class Engine:
 
 def _parameters(statement: Statement, snapshot: Snapshot) -> dict[str, Any]:
     """The statement's values, and the files of the tables that it reads."""
-    files = {
-        table: [snapshot.cache.vocabulary()] if table == VOCABULARY else snapshot.files(table)
-        for table in statement.tables
-    }
-    if not all(files.values()):
+    tables = {**{name: (snapshot, name) for name in statement.tables}, **statement.others}
+    return {**statement.parameters, **{name: _files(of, table) for name, (of, table) in tables.items()}}
+
+
+def _files(snapshot: Snapshot, table: str) -> list[str]:
+    files = [snapshot.cache.vocabulary()] if table == VOCABULARY else snapshot.files(table)
+    if not files:
         raise CacheError(f"{snapshot.cache.url} holds no readings yet.", "Run the same `vlq run` again: it goes on.")
-    return {**statement.parameters, **files}
+    return files
 
 
 @contextmanager

@@ -7,6 +7,7 @@ too: `first_layer("ear") < first_layer("dog")`, `(layer < 20) & (col("label") ==
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -272,6 +273,27 @@ def logic(operator: str, *operands: Node) -> Logic:
     for node in operands:
         flat += node.operands if isinstance(node, Logic) and node.operator == operator else (node,)
     return Logic(operator, tuple(flat))
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """The node, and all that it is made of, from left to right."""
+    yield node
+    parts: tuple[Node, ...] = ()
+    match node:
+        case Sequence(items=items):
+            parts = items
+        case Call(arguments=arguments):
+            parts = tuple(argument for _, argument in arguments)
+        case Method(table=table, arguments=arguments):
+            parts = (table, *(argument for _, argument in arguments))
+        case Comparison(operands=operands) | Logic(operands=operands):
+            parts = operands
+        case Not(operand=operand):
+            parts = (operand,)
+        case Arithmetic(left=left, right=right):
+            parts = (left, right)
+    for part in parts:
+        yield from walk(part)
 
 
 def col(name: str) -> Name:

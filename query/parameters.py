@@ -320,6 +320,19 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Query:
+    """What can be asked of a cache: the node, which other caches bind."""
+
+    expected: str = "a query, such as first_layer('dog')"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> Node:
+        if isinstance(node, Literal | Name | SequenceNode):
+            hint = "It stands without quotes." if isinstance(node, Literal) and isinstance(node.value, str) else None
+            raise mismatch(node, name, self.expected, scope, hint)
+        return node
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Which tokens of the vocabulary."""
 

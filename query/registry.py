@@ -51,7 +51,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Function(Signature):
-    """One function. A table function has `compile`, `summarise` and `headline`; a token function has `tokens`."""
+    """One function. One with rows has `compile`, `summarise` and `headline`, or `bind`; a token function `tokens`."""
 
     check: Callable[[Bound, Scope], None] | None = None  # what no parameter can tell by itself
     compile: Callable[[Bound, Compiler], Relation] | None = None
@@ -62,7 +62,13 @@ class Function(Signature):
     shows_others: bool = False  # whether the rows tell of the images that they are held against, too
     notes: Callable[[Bound], list[str]] | None = None  # what the answer cannot know
     patches: Callable[[Bound, Compiler], str] | None = None  # image and positions, where patches are asked for
+    bind: Callable[[Call, Scope], Table] | None = None  # makes the table itself
     tokens: Callable[[Call, Scope], TokenSet] | None = None
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it has rows, and can be asked."""
+        return self.tokens is None
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def call(
     function = functions().get(name)
     if function is None:
         near = get_close_matches(name.lower(), list(functions()), 1, cutoff=0.5)
-        known = ", ".join(key for key, entry in functions().items() if entry.compile is not None)
+        known = ", ".join(key for key, entry in functions().items() if entry.is_table)
         hint = f"Did you mean {near[0]}?" if near else f"There is {known}."
         raise UnknownName(f"There is no function {name}.", hint, query=query, span=at or span)
     arguments, written = _arguments(function, positional, named, query, span)

@@ -155,16 +155,20 @@ def shown_columns(result: Answer) -> list[str]:
     """
     if not isinstance(result, Result):
         return result.columns
-    hidden = {"image_id", "histogram", "corpus_layer", "corpus_rise"}
-    hidden |= {name for name in ("censored", "patches", "missing") if not any(row.get(name) for row in result.rows)}
-    # Without ground truth, or for a part of the corpus, there is nothing in these.
-    optional = ("iou", "pointing", "mean_entropy", "divergence", "rise")
-    hidden |= {name for name in optional if all(row.get(name) is None for row in result.rows)}
-    # What is known exactly needs no bounds.
-    value = next((name for name in ("rank", "prob", "value") if name in result.columns), "")
-    hidden |= {name for name in (LOW, HIGH) if all(row.get(name) == row.get(value) for row in result.rows)}
-    if "patch" in result.columns:
-        hidden.add("patches")
+    hidden: set[str] = set()
+    for end in ("", "_a", "_b"):  # those of a comparison of two caches end so
+        hidden |= {name + end for name in ("image_id", "histogram", "corpus_layer", "corpus_rise")}
+        without = (name + end for name in ("censored", "patches", "missing"))
+        hidden |= {name for name in without if not any(row.get(name) for row in result.rows)}
+        # Without ground truth, or for a part of the corpus, there is nothing in these.
+        optional = (name + end for name in ("iou", "pointing", "mean_entropy", "divergence", "rise"))
+        hidden |= {name for name in optional if all(row.get(name) is None for row in result.rows)}
+        # What is known exactly needs no bounds.
+        value = next((name + end for name in ("rank", "prob", "value") if name + end in result.columns), "")
+        bounds = (LOW + end, HIGH + end)
+        hidden |= {name for name in bounds if all(row.get(name) == row.get(value) for row in result.rows)}
+        if "patch" in result.columns:
+            hidden.add(f"patches{end}")
     return [name for name in result.columns if name not in hidden]
 
 

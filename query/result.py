@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow
     from matplotlib.figure import Figure
 
+    from vlq.query.cache import Snapshot
     from vlq.query.client import Corpus
 
 
@@ -33,6 +34,28 @@ LISTED_CELLS = 1_000_000
 """So many positions where nothing is stored are listed at most: what a few seconds and a gigabyte carry."""
 
 
+def _scope(corpus: Corpus, snapshot: Snapshot, text: str, spans_are_places: bool) -> Scope:
+    """A text held against a corpus."""
+
+    def other(url: str) -> Scope:
+        found = corpus.other(url)
+        return _scope(found, found.cache.snapshot(), text, spans_are_places)
+
+    return Scope(
+        corpus.cache.run,
+        corpus.vocabulary,
+        lambda: corpus.engine.image_columns(snapshot),
+        lambda statement: corpus.engine.describe(statement, snapshot),
+        lambda image: corpus.engine.find_image(image, snapshot),
+        lambda: corpus.engine.labels(snapshot),
+        lambda statement: corpus.engine.rows(statement, snapshot)[1],
+        snapshot,
+        other,
+        text,
+        spans_are_places,
+    )
+
+
 class Result(Answer):
     """What a corpus answers to one query, of the snapshot at which it was asked. Mistakes show when it is made."""
 
@@ -40,19 +63,7 @@ class Result(Answer):
         self.corpus = corpus
         self.node = node
         self.snapshot = corpus.cache.snapshot()
-        self.table = bind(
-            node,
-            Scope(
-                corpus.cache.run,
-                corpus.vocabulary,
-                lambda: corpus.engine.image_columns(self.snapshot),
-                lambda statement: corpus.engine.describe(statement, self.snapshot),
-                lambda image: corpus.engine.find_image(image, self.snapshot),
-                lambda: corpus.engine.labels(self.snapshot),
-                str(node) if text is None else text,
-                spans_are_places=text is not None,
-            ),
-        )
+        self.table = bind(node, _scope(corpus, self.snapshot, str(node) if text is None else text, text is not None))
         # A mistake in a condition shows when it is compiled; groups wait for what is wanted of each.
         if not isinstance(self.table, Grouped):
             _ = self.statement
@@ -113,9 +124,8 @@ class Result(Answer):
         if table.split is not None:
             rows = [] if table.others is None else self._ask(compile_rows(table.others))[1]
             others = Others(found["others"], found["unknown"], rows, found.get("others_with_patches"))
-        return Counts(
-            found.get("images", self.snapshot.images), found.get("compared", 0), found.get("with_patches"), others
-        )
+        images = found.get("images", self.snapshot.images)
+        return Counts(images, found.get("compared", 0), found.get("with_patches"), others, found)
 
     @property
     def headline(self) -> str:
@@ -160,18 +170,26 @@ class Result(Answer):
         parts = [f"query       {self.node}", "tokens      " + ", ".join(str(token) for token in self._tokens)]
         for name, loaded in self.statement.loaded.items():
             if isinstance(loaded, Derived):
-                parts += [*self._explained(loaded.source, loaded.tables), f"\nof which {name} is made; and then\n"]
+                parts += [
+                    *self._explained(loaded.source, loaded.tables, loaded.snapshot),
+                    f"\nof which {name} is made; and then\n",
+                ]
         return "\n".join([*parts, *self._explained(self.statement)])
 
-    def _explained(self, statement: Statement, more: tuple[str, ...] = ()) -> list[str]:
-        tables = [table for table in (*statement.tables, *more) if table != VOCABULARY]
-        files = [(table, stored) for table in tables for stored in self.snapshot.stored(table)]
+    def _explained(
+        self, statement: Statement, more: tuple[str, ...] = (), snapshot: Snapshot | None = None
+    ) -> list[str]:
+        snapshot = snapshot or self.snapshot
+        tables = {**{name: (snapshot, name) for name in (*statement.tables, *more)}, **statement.others}
+        files = [
+            (name, stored) for name, (of, table) in tables.items() if table != VOCABULARY for stored in of.stored(table)
+        ]
         return [
             "parameters  " + ", ".join(f"${name} = {value}" for name, value in statement.parameters.items()),
             "files       "
             + "\n            ".join(f"${table}: {stored.key}, {stored.size:,} bytes" for table, stored in files),
             f"\n{statement.sql}\n",
-            self.corpus.engine.plan(statement, self.snapshot),
+            self.corpus.engine.plan(statement, snapshot),
         ]
 
     # What nodes can, results can: the answer of the same corpus to the combined question.

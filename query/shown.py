@@ -59,6 +59,9 @@ class Shown(Table):
     table: Table
     scope: Scope
 
+    def counts(self, compiler: Compiler) -> dict[str, str]:
+        return {**self.table.counts(compiler), **super().counts(compiler)}
+
     def listed(self, compiler: Compiler) -> list[str]:
         # Rows are chosen among all that the table has.
         return self.table.listed(compiler)

@@ -20,7 +20,8 @@ class Question(BaseModel):
 
 
 def create_app(corpus: Corpus) -> FastAPI:
-    """The application that answers for a corpus."""
+    """The application that answers for a corpus, and opens no other cache for those who ask."""
+    corpus = corpus.alone()
     app = FastAPI(title="VLQ", description="What a vision-language model reads in every image patch at every layer.")
 
     @app.exception_handler(VlqError)

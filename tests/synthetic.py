@@ -176,12 +176,12 @@ def make_cache(
     columns: Mapping[str, Sequence[object]] | None = None,
     transform: Transform = IDENTITY,
     pixels: tuple[int, int] = (112, 112),
+    vocabulary: pa.Table | None = None,
 ) -> tuple[Store, Run, dict[str, np.ndarray]]:
     """A cache of random readings, with the arrays of all its images joined (the sums added up)."""
     run = run or make_run()
     store = open_store(str(folder), create=True)
-    vocabulary = parquet(vocabulary_table(run.vocabulary_size))
-    store.create(VOCABULARY, vocabulary)
+    store.create(VOCABULARY, parquet(vocabulary or vocabulary_table(run.vocabulary_size)))
     store.create(RUN, run.to_bytes())
     rng = np.random.default_rng(seed)
     # Names whose order is not the order of the ids.

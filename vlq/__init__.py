@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlq.query.builders import (
+        compare,
         defaults,
         divergence,
         divergence_layer,
@@ -44,6 +45,7 @@ _HOMES = {
     "Result": "result",
     "VlqError": "errors",
     "col": "nodes",
+    "compare": "builders",
     "defaults": "builders",
     "divergence": "builders",
     "divergence_layer": "builders",
@@ -72,6 +74,7 @@ __all__ = [
     "Result",
     "VlqError",
     "col",
+    "compare",
     "defaults",
     "divergence",
     "divergence_layer",

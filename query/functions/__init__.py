@@ -1,5 +1,6 @@
 """The registry: one entry for each function of the language."""
 
+from vlq.query.functions.compare import COMPARE
 from vlq.query.functions.defaults import DEFAULTS
 from vlq.query.functions.divergence import DIVERGENCE
 from vlq.query.functions.divergence_layer import DIVERGENCE_LAYER
@@ -34,6 +35,7 @@ FUNCTIONS = {
         PRECURSORS,
         NEIGHBOURS,
         LOCATE,
+        COMPARE,
         IMAGES,
         TOKENS,
         MATCHING,

@@ -21,7 +21,7 @@ from vlq.query.registry import functions, methods
 
 COMMANDS = ["info", "help", "sql", "annotate", "demo", "index", "run", "serve", "verify"]
 AT = ("patch", "last", "prompt")
-TABLES = [entry.name for entry in functions().values() if entry.compile is not None]
+TABLES = [entry.name for entry in functions().values() if entry.tokens is None]
 
 
 def offered(text: str) -> list[str]:
@@ -52,6 +52,8 @@ def offered(text: str) -> list[str]:
         ("first_layer('dog', images=", []),  # a condition: anything may stand here
         ("first_layer('do", []),
         ("first_layer(['dog', ra", []),  # in a list
+        ("compare('a', 'b', emer", ["compare('a', 'b', emergence(", "compare('a', 'b', emergence(token="]),
+        ("compare(0, 1, query=top", ["compare(0, 1, query=top(", "compare(0, 1, query=top(image="]),
         ("first_layer('dog').", [f"first_layer('dog').{name}(" for name in methods()]),
         ("top(0).sort(layer, desc", ["top(0).sort(layer, descending=", "top(0).sort(layer, descending=False"]),
         ("first_layer('dog').where(layer == ra", []),

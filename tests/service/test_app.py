@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +68,14 @@ def test_a_mistake_has_one_shape(address: str) -> None:
         "hint": "Did you mean 'dog'?",
         "span": [18, 23],
     }
+
+
+def test_other_caches_are_not_opened(address: str, corpus: Corpus, tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    for a, b in ((corpus.cache.url, str(tmp_path)), (str(tmp_path), corpus.cache.url)):
+        status, found = ask(f"{address}/v1/query", {"query": f"compare({a!r}, {b!r}, images())"})
+        assert (status, found["message"]) == (400, "Other caches are not opened here.")
+    assert corpus.compare(str(tmp_path), "images()").rows
 
 
 def test_info_and_health(address: str, corpus: Corpus) -> None:

@@ -1,0 +1,343 @@
+"""compare: the same question asked of two caches, their answers joined by what they have rows for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+
+from vlq.query.bind import Counts, Scope, Table, bind
+from vlq.query.bounds import LOW
+from vlq.query.combine import key_kinds
+from vlq.query.compile import Compiler, Relation, indented, quoted
+from vlq.query.errors import BadArgument, VlqError
+from vlq.query.nodes import Call, Literal, Node, walk
+from vlq.query.parameters import Parameter, Query, Text
+from vlq.query.predicates import Predicate
+from vlq.query.registry import Function
+from vlq.query.summary import Rows, Summary, count, figure
+from vlq.query.tokens import Token, TokenSet
+
+DIFFERENCE = "difference"
+
+
+def first_cache(node: Node) -> Literal | None:
+    """Where a query names the first of two caches, which it is to be asked of; None if it names none."""
+    for part in walk(node):
+        if isinstance(part, Call) and part.function == COMPARE.name:
+            url = part.get("a")
+            if isinstance(url, Literal) and isinstance(url.value, str):
+                return url
+    return None
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the caches, and its answer."""
+
+    name: str  # a or b: what its columns end in
+    scope: Scope
+    table: Table
+
+    @property
+    def url(self) -> str:
+        return self.scope.snapshot.cache.url
+
+    @cached_property
+    def relation(self) -> Relation:
+        return self.table.relation(Compiler())
+
+    @property
+    def tokens(self) -> list[Token]:
+        return [token for tokens in self.table.token_sets for token in tokens.tokens]
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """SQL of the answer's columns by their names, without its keys."""
+        relation = self.relation
+        if relation.shown is not None:
+            found = {name: sql for sql, name in relation.shown if name not in ("image_id", *relation.keys)}
+        else:
+            found = {name: f"answer.{quoted(name)}" for name in relation.columns}
+        needed = (name for name in (relation.value, relation.holds) if name is not None)
+        return {**found, **{name: f"answer.{quoted(name)}" for name in needed}}
+
+    def images(self, compiler: Compiler) -> str:
+        """SELECT of the images with readings that were asked for."""
+        population = self.table.population
+        asked = "" if population is None else f" AND ({population.sql(compiler)})"
+        return f"SELECT image_id, image, sha256 FROM {compiler.table('images')} AS images\nWHERE error IS NULL{asked}"
+
+    def answer(self, compiler: Compiler) -> str:
+        """SELECT of the answer's keys and columns; images by their numbers in the first cache."""
+        relation = self.table.relation(compiler)
+        source = compiler.source(relation)
+        if "image" in relation.keys:
+            source += f"\nJOIN matched ON matched.{self.name} = answer.image"
+        keys = ["matched.a AS image" if key == "image" else f"answer.{quoted(key)}" for key in relation.keys]
+        columns = [f"{sql} AS {quoted(name)}" for name, sql in self.columns.items()]
+        where = f"\nWHERE answer.{LOW} IS NOT NULL" if relation.bounded else ""
+        return f"SELECT {', '.join([*keys, *columns])}\nFROM {source}{where}"
+
+
+@dataclass(frozen=True, eq=False)
+class Compare(Table):
+    """The rows that either cache has; where they are of images, of those that both have."""
+
+    node: Call
+    query: Node
+    a: Side
+    b: Side
+
+    @property
+    def population(self) -> Predicate | None:
+        return None
+
+    @property
+    def token_sets(self) -> tuple[TokenSet, ...]:
+        return self.a.table.token_sets
+
+    @property
+    def subject(self) -> str:
+        return str(self.node)
+
+    @property
+    def value(self) -> str | None:
+        return self.a.relation.value
+
+    @property
+    def holds(self) -> str | None:
+        return self.a.relation.holds
+
+    @property
+    def depths_differ(self) -> bool:
+        return self.a.scope.run.layers != self.b.scope.run.layers
+
+    def _matched(self, compiler: Compiler) -> str:
+        """SELECT of the images that both have, by their numbers in each, and whether they are other files."""
+        a, b = self.a.images(compiler), self.b.images(compiler.of(self.b.scope.snapshot))
+        return f"""\
+SELECT a.image_id AS a, b.image_id AS b, a.sha256 <> b.sha256 AS changed
+FROM (
+  {indented(a)}
+) AS a JOIN (
+  {indented(b)}
+) AS b USING (image)"""
+
+    def relation(self, compiler: Compiler) -> Relation:
+        keys = self.a.relation.keys
+        tables = [("a", self.a.answer(compiler)), ("b", self.b.answer(compiler.of(self.b.scope.snapshot)))]
+        if "image" in keys:
+            tables.insert(0, ("matched", self._matched(compiler)))
+        shown: dict[str, str] = {}
+        for name in dict.fromkeys([*self.a.columns, *self.b.columns]):
+            for side in (self.a, self.b):
+                if name in side.columns:
+                    shown[f"{name}_{side.name}"] = f"{side.name}.{quoted(name)}"
+            if name == "layer" and self.depths_differ:
+                for side in (self.a, self.b):
+                    last = compiler.value("last_layer", side.scope.run.layers - 1)
+                    shown[f"depth_{side.name}"] = f"{side.name}.layer / nullif({last}, 0)"
+            if name == self.value:
+                shown[DIFFERENCE] = f"b.{quoted(name)} - a.{quoted(name)}"
+        named = ",\n".join(f"{name} AS (\n  {indented(sql)}\n)" for name, sql in tables)
+        joined = {key: f"coalesce(a.{quoted(key)}, b.{quoted(key)})" for key in keys} | shown
+        columns = ", ".join(f"{sql} AS {quoted(name)}" for name, sql in joined.items())
+        # A key may be missing: it is equal to one that is missing too.
+        same = " AND ".join(f"a.{quoted(key)} IS NOT DISTINCT FROM b.{quoted(key)}" for key in keys) or "true"
+        where = "" if self.holds is None else f"\nWHERE a.{self.holds} OR b.{self.holds}"
+        sql = f"WITH {named}\nSELECT {columns}\nFROM a FULL JOIN b ON {same}{where}"
+        value = DIFFERENCE if self.value is not None else None
+        return Relation(sql, keys, (*shown,), value, (f"answer.{DIFFERENCE}",) if value and "image" in keys else ())
+
+    def counts(self, compiler: Compiler) -> dict[str, str]:
+        other = compiler.of(self.b.scope.snapshot)
+        a, b = f"({self.a.images(compiler)})", f"({self.b.images(other)})"
+        matched = f"({self._matched(compiler)})"
+        return {
+            "images": f"(SELECT count(DISTINCT a) FROM {matched})",
+            "changed": f"(SELECT count(DISTINCT a) FROM {matched} WHERE changed)",
+            "only_a": f"(SELECT count(*) FROM {a} ANTI JOIN {b} USING (image))",
+            "only_b": f"(SELECT count(*) FROM {b} ANTI JOIN {a} USING (image))",
+        }
+
+    def listed(self, compiler: Compiler) -> list[str]:
+        return [*self.a.table.listed(compiler), *self.b.table.listed(compiler.of(self.b.scope.snapshot))]
+
+    # --- in words ------------------------------------------------------------------------------------------------
+
+    def summarise(self, rows: Rows, counts: Counts) -> Summary:
+        """How many images both have; what each cache has, and how the two differ where both have it."""
+        summary: Summary = {name: counts.found[name] for name in ("images", "only_a", "only_b", "changed")}
+        if self.holds is not None:
+            for side in "ab":
+                summary[side] = {"matched": sum(row[f"{self.holds}_{side}"] is True for row in rows)}
+            both = sum(row[f"{self.holds}_a"] is row[f"{self.holds}_b"] is True for row in rows)
+            return summary | {"matched": both}
+        if self.value is None:
+            return summary | {"matched": len(rows)}
+        for side in "ab":
+            values = [value for row in rows if (value := row[f"{self.value}_{side}"]) is not None]
+            summary[side] = {"matched": len(values), "median": float(median(values)) if values else None}
+        differences = [row[DIFFERENCE] for row in rows if row[DIFFERENCE] is not None]
+        return summary | {
+            "matched": len(differences),
+            "lower": sum(difference < 0 for difference in differences),
+            "same": sum(difference == 0 for difference in differences),
+            "higher": sum(difference > 0 for difference in differences),
+            "median": float(median(differences)) if differences else None,
+        }
+
+    def headline(self, summary: Summary) -> str:
+        a, b = self._names()
+        parts = [f"{self.query} in {a} (a) and {b} (b): {self._found(summary)}"]
+        if self.holds is None and self.value is not None and summary["matched"]:
+            parts += [self._medians(summary), self._differences(summary)]
+        for side in "ab":
+            if only := summary[f"only_{side}"]:
+                parts.append(f"{count(only, 'image')} only in {side}")
+        if summary["changed"]:
+            parts.append(f"{count(summary['changed'], 'image')} of the same name with other bytes")
+        return "; ".join(parts)
+
+    def _names(self) -> tuple[str, str]:
+        """The last parts of the URLs, if these tell them apart."""
+        a, b = (side.url.rstrip("/").rpartition("/")[2] for side in (self.a, self.b))
+        return (a, b) if a != b else (self.a.url, self.b.url)
+
+    def _found(self, summary: Summary) -> str:
+        keys = self.a.relation.keys
+        images = f"of {count(summary['images'], 'image')} in both caches"
+        if "image" not in keys:
+            # Rows that are of no image count what each cache has.
+            each = (f"{summary['images'] + summary[f'only_{side}']:,}" for side in "ab")
+            images = f"of {' and '.join(each)} images"
+        if self.holds is None and self.value is None:
+            return f"{count(summary['matched'], 'row')} {images}"
+        a, b, both = summary["a"]["matched"], summary["b"]["matched"], summary["matched"]
+        first = f"{a:,}" if keys == ("image",) else count(a, keys[-1] if keys else "row")
+        if self.holds is not None:
+            return f"{images}, it holds for {first} in a, {b:,} in b, {both:,} in both"
+        return f"{images}, a has {first}, b {b:,}, both {both:,}"
+
+    def _medians(self, summary: Summary) -> str:
+        a, b = (figure(summary[side]["median"]) for side in "ab")
+        if self.value == "layer" and self.depths_differ:
+            a, b = f"{a} of {self.a.scope.run.layers - 1}", f"{b} of {self.b.scope.run.layers - 1}"
+        return f"median {self.value} {a} and {b}"
+
+    def _differences(self, summary: Summary) -> str:
+        lower, higher = ("earlier", "later") if self.value == "layer" else ("lower", "higher")
+        return (
+            f"b {lower} in {summary['lower']:,}, the same in {summary['same']:,}, {higher} in {summary['higher']:,}, "
+            f"median difference {figure(summary['median'])}"
+        )
+
+    def notes(self) -> list[str]:
+        """Which cache is which, and in what they differ; what either of the answers cannot know."""
+        return list(self._notes())
+
+    def _notes(self) -> Iterator[str]:
+        a, b = self.a.scope.run, self.b.scope.run
+        prompts = a.prompt != b.prompt
+        for side in (self.a, self.b):
+            run = side.scope.run
+            yield f"{side.name}: {side.url}, {run.model}" + (f", prompt {run.prompt!r}" if prompts else "")
+        if self.a.tokens != self.b.tokens:
+            yield f"The tokens of b: {', '.join(map(str, self.b.tokens))}."
+        if self.depths_differ:
+            numbers = f"a has layers 0 to {a.layers - 1}, b 0 to {b.layers - 1}: equal numbers are not equal depths"
+            shares = "; depth_a and depth_b are shares of the last layer" if "layer" in self.a.columns else ""
+            yield f"{numbers}{shares}."
+        if "patch" in self.a.relation.keys and a.image_processor != b.image_processor:
+            yield "The models see images resized or cropped in other ways: a patch need not show the same in both."
+        own, others = self.a.table.notes(), self.b.table.notes()
+        for note in dict.fromkeys([*own, *others]):
+            yield note if note in own and note in others else f"In {'a' if note in own else 'b'}: {note}"
+        for note in self.b.scope.snapshot.notes:
+            yield f"In b: {note}"
+
+
+# --- binding ---------------------------------------------------------------------------------------------------
+
+
+def bind_compare(call: Call, scope: Scope) -> Compare:
+    """The question bound to both caches. Raises the errors of either, and BadArgument for what cannot be joined."""
+    nodes = dict(call.arguments)
+    values = {entry.name: entry.type.bind(nodes[entry.name], entry.name, scope) for entry in COMPARE.parameters}
+    query = nodes["query"]
+    if values["a"] != scope.snapshot.cache.url:
+        raise scope.error(BadArgument, "All comparisons of a query have the same first cache.", nodes["a"])
+    if first_cache(query) is not None:
+        raise scope.error(BadArgument, "A comparison cannot be compared.", query, "Compare two caches at a time.")
+    try:
+        other = scope.open(values["b"])
+    except VlqError as error:
+        raise scope.error(type(error), error.message, nodes["b"], error.hint) from error
+    sides = [_side(name, query, of) for name, of in (("a", scope), ("b", other))]
+    _check(query, *sides)
+    return Compare(call, query, *sides)
+
+
+def _side(name: str, query: Node, scope: Scope) -> Side:
+    try:
+        table = bind(query, scope)
+        table.relation(Compiler())  # where mistakes in conditions show
+    except VlqError as error:
+        message = f"In {scope.snapshot.cache.url}: {error.message}"
+        raise type(error)(message, error.hint, query=error.query, span=error.span) from error
+    return Side(name, scope, table)
+
+
+def _check(query: Node, a: Side, b: Side) -> None:
+    """Raises BadArgument if rows of the two caches that have equal keys are not of the same thing."""
+    keys, runs = a.relation.keys, (a.scope.run, b.scope.run)
+    if a.table.split is not None:
+        hint = f"Ask twice: with images={a.table.split.condition.node}, and with the opposite."
+        raise a.scope.error(BadArgument, f"against: {query} cannot be compared.", query, hint)
+    kinds, others = (key_kinds(side.table, side.scope) for side in (a, b))
+    for key in kinds:
+        if kinds[key] != others[key]:
+            message = f"{key} is a {kinds[key]} in {a.url}, and a {others[key]} in {b.url}."
+            raise a.scope.error(BadArgument, message, query)
+    if "image" in keys:
+        for side in (a, b):
+            compiler = Compiler()
+            names = f"SELECT image, count(*) FROM {compiler.table('images')} WHERE error IS NULL GROUP BY image"
+            for image, number in side.scope.ask(compiler.ask(f"{names} HAVING count(*) > 1 ORDER BY image LIMIT 1")):
+                raise a.scope.error(
+                    BadArgument,
+                    f"Images are matched by name, and {number} of {side.url} are named {image!r}.",
+                    query,
+                    "Ask what has no row for each image, such as by='corpus'.",
+                )
+    if "patch" in keys and runs[0].grid != runs[1].grid:
+        grids = (f"{side.url} has {' x '.join(map(str, side.scope.run.grid))}" for side in (a, b))
+        hint = "Ask what has a row for each image or layer."
+        raise a.scope.error(BadArgument, f"The patches are not the same: {', '.join(grids)}.", query, hint)
+    if "position" in keys and runs[0].prompt_ids != runs[1].prompt_ids:
+        hint = "at='last' compares the last token of each prompt."
+        raise a.scope.error(BadArgument, "The prompts differ, and so do their positions.", query, hint)
+    # A token that is a key is an id where its piece stands beside it.
+    if "token" in keys and "piece" in a.relation.columns and runs[0].vocabulary_hash != runs[1].vocabulary_hash:
+        raise a.scope.error(
+            BadArgument,
+            f"{query} has a row for each token id, and the vocabularies of the two caches differ.",
+            query,
+            "Ask what has a row for each image or layer.",
+        )
+
+
+COMPARE = Function(
+    name="compare",
+    parameters=(
+        Parameter("a", Text("a cache's URL in quotes"), "the URL of a cache"),
+        Parameter("b", Text("a cache's URL in quotes"), "the URL of another one, of the same images"),
+        Parameter("query", Query(), "what is asked of both"),
+    ),
+    positional=3,
+    documentation="The same question asked of two caches, their answers side by side.",
+    example="compare('CACHE', 'OTHER', first_layer('dog'))",
+    bind=bind_compare,
+)

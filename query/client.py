@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
@@ -12,7 +13,7 @@ from vlq.query.engine import Engine
 from vlq.query.errors import BadArgument, VlqError
 from vlq.query.functions.compare import first_cache
 from vlq.query.limits import Limits
-from vlq.query.nodes import Call, Node
+from vlq.query.nodes import Call, Literal, Node
 from vlq.query.parse import parse
 from vlq.query.result import Result, check_corpus
 
@@ -31,7 +32,21 @@ def open(url: str | None = None) -> Corpus:
 def ask(query: str, url: str | None = None) -> Result:
     """The answer of the cache at a URL; by default of the one that the query names, else as `open` chooses."""
     named = first_cache(parse(query))
-    return open(url or (None if named is None else str(named.value))).query(query)
+    if url or named is None:
+        return open(url).query(query)
+    with _pointing_at(named, query):
+        corpus = open(str(named.value))
+    return corpus.query(query)
+
+
+@contextmanager
+def _pointing_at(named: Literal, text: str | None) -> Iterator[None]:
+    """Errors point at the place in the text where a cache is named."""
+    try:
+        yield
+    except VlqError as error:
+        span = None if text is None else named.span
+        raise type(error)(error.message, error.hint, query=text, span=span) from error
 
 
 Arguments = ParamSpec("Arguments")
@@ -71,19 +86,14 @@ class Corpus:
         named = first_cache(node)
         if named is None or named.value == self.cache.url:
             return Result(self, node, text)
-        try:
+        with _pointing_at(named, text):
             first = self.other(str(named.value))
-        except VlqError as error:
-            span = None if text is None else named.span
-            raise type(error)(error.message, error.hint, query=text or str(node), span=span) from error
         return Result(first, node, text)
 
     def other(self, url: str) -> Corpus:
         """The corpus of another cache, opened once. Raises NoCache, NewerFormat, and BadArgument if none may be."""
         if self._opened is None:
-            raise BadArgument(
-                "Other caches are not opened here.", "Ask on a machine that reaches both: vlq, or Python."
-            )
+            raise BadArgument("Other caches are not opened here.", "Ask where both can be read: vlq, or Python.")
         if url not in self._opened:
             self._opened[url] = Corpus(Cache.open(url), beside=self)
         return self._opened[url]

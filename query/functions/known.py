@@ -131,7 +131,7 @@ def notes_of_prob(bound: Bound) -> list[str]:
 MISSING = Parameter(
     "missing",
     Optional(Choice(("bound",))),
-    "'bound' gives positions that have it not among their k best a row too, with the bounds of what it can be there",
+    "'bound' gives the other positions a row too, with the bounds of what the token can be there",
     None,
 )
 

@@ -449,6 +449,15 @@ def test_from_the_command_line(caches: dict[str, Made], capsys: pytest.CaptureFi
             main([text, *more])
         assert not ended.value.code
         assert capsys.readouterr().out.startswith(expected)
+    with pytest.raises(SystemExit) as ended:
+        main(["compare('nowhere', 'x', images())"])
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[:3] == [
+        "vlq: There is no cache at nowhere.",
+        "  compare('nowhere', 'x', images())",
+        "          ^^^^^^^^^",
+    ]
 
 
 def test_too_many_positions_are_not_listed(caches: dict[str, Made], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import fsum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from vlq.query.errors import BadArgument
 from vlq.query.nodes import Node
 from vlq.query.result import Result
 
+from ..synthetic import WORDS, make_cache, make_run
 from .corpora import (
     LABELS,
     SETTINGS,
@@ -148,18 +150,25 @@ def test_equals_brute_force(
     assert result.headline
 
 
-def test_whatever_was_not_stored_lies_within_its_bounds(cases: dict[str, Case]) -> None:
-    """The lens' own full distribution is not kept; but a cache that keeps fewer of the same tokens says less."""
-    case = cases["the whole vocabulary stored"]
-    token, logprob = case.sites["patch"].token, case.sites["patch"].logprob
-    for id in (0, 7, len(case.pieces) - 1):
-        rows = case.corpus.prob(id, missing="bound").rows
-        assert len(rows) == case.good.sum() * token.shape[1] * token.shape[2]
-        for row in rows:
-            cell = row["image_id"], row["layer"], row["patch"]
-            (rank,) = np.flatnonzero(token[cell] == id)
-            assert row["prob"] == row["at_most"] == pytest.approx(np.exp(np.float64(logprob[cell][rank])))
-        assert case.corpus.prob(id).notes == case.corpus.rank(id).notes == []
+def test_the_truth_lies_within_the_bounds(tmp_path: Path) -> None:
+    """The same readings kept with fewer and with all tokens: what the one bounds, the other one knows."""
+    size = len(WORDS) + 6
+    for name, k in (("few", 4), ("all", size)):
+        make_cache(tmp_path / name, make_run(k=k), images=6, failed=[2], seed=7)
+    few, whole = (vlq.open(str(tmp_path / name)) for name in ("few", "all"))
+    for ids in ([0], [3, 9], [1, 5, 8, 14], list(range(size))):
+        for function in ("rank", "prob"):
+            ask = {corpus: getattr(corpus, function)(one_or_list(ids), missing="bound").rows for corpus in (few, whole)}
+            assert len(ask[few]) == len(ask[whole]) == 5 * 5 * 12
+            for bounded, known in zip(ask[few], ask[whole], strict=True):
+                assert all(bounded[key] == known[key] for key in ("image", "layer", "patch"))
+                if function == "rank":
+                    assert known["rank"] == known["at_least"]
+                    assert known["rank"] == bounded["rank"] or known["rank"] > 4
+                else:
+                    assert known["prob"] == known["at_most"]
+                    assert (bounded["prob"] or 0) - 1e-6 <= known["prob"] <= bounded["at_most"] + 1e-6
+    assert whole.rank(0).notes == whole.prob(0).notes == []
 
 
 # --- comparisons: what the bounds decide is decided ------------------------------------------------------------

@@ -347,6 +347,64 @@ def test_chosen_rows_are_all_that_is_known(cases: dict[str, Case]) -> None:
     assert first.rows[0]["prob"] == pytest.approx(case.corpus.prob(0, layers=2).summary["best_prob"])
 
 
+@settings(SETTINGS, max_examples=25)
+@given(name=shapes, function=st.sampled_from(["rank", "prob"]), sign=st.sampled_from(["<", ">="]), data=st.data())
+def test_groups_count_positions_where_nothing_is_stored(
+    cases: dict[str, Case], name: str, function: str, sign: str, data: st.DataObject
+) -> None:
+    case = cases[name]
+    ids, layer = data.draw(token_ids(case)), data.draw(st.integers(0, case.run.layers - 1))
+    number = float(data.draw(st.sampled_from([1, 2, 4] if function == "rank" else [0.05, 0.17, 0.31])))
+    left = told(case, "patch", function, ids, {"layers": layer, "images": None})
+    truth = compare(sign, left, Told(*(np.full(left.low.shape, number) for _ in range(3))))
+    table: Node = getattr(vlq, function)(one_or_list(ids), layers=layer)
+    groups = case.corpus.query(COMPARE[sign](table, number)).group("label")
+    labels = {label for label, good in zip(case.labels, case.good, strict=True) if good}
+    of = {label: truth[(np.array(case.labels) == label) & case.good, layer] for label in labels}
+    assert {row["label"]: row["count"] for row in groups.count().rows} == {
+        label: (cells == 1).sum() for label, cells in of.items() if (cells == 1).any()
+    }
+    shares = {row["label"]: row for row in groups.mean().rows}
+    assert shares.keys() == {label for label, cells in of.items() if cells.size}
+    for label, row in shares.items():
+        known = of[label][~np.isnan(of[label])]
+        # A position that is known and undecided counts as missing, be it stored or not.
+        assert (row["count"], row["missing"]) == (of[label].size, of[label].size - known.size)
+        assert row["mean"] == (pytest.approx(known.mean()) if known.size else None)
+
+
+def test_patches_where_nothing_is_stored(cases: dict[str, Case]) -> None:
+    case = cases["several shards"]
+    ranks = told(case, "patch", "rank", [0], {"layers": 2, "images": None})
+    token = case.sites["patch"].token[..., 0]
+    for text, inside in (
+        ("rank(0, layers=2) > 4", ranks.low > 4),
+        ("rank(0, layers=2)", ~np.isnan(ranks.value)),
+        ("rank(0, layers=2, missing='bound')", ~np.isnan(ranks.low)),
+    ):
+        hits = (token == 2) & inside[:, 2][:, None] & case.good[:, None, None]
+        expected = {
+            (image, int(np.flatnonzero(hits[image].any(1))[0])) for image in np.flatnonzero(hits.any((1, 2))).tolist()
+        }
+        rows = case.corpus.query(f"first_layer(2, patches={text})").rows
+        assert {(row["image_id"], row["layer"]) for row in rows} == expected != set()
+
+
+def test_a_share_lists_every_position(cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    case = cases["several shards"]
+    every = int(case.good.sum()) * 5 * 12
+    monkeypatch.setattr(result_module, "LISTED_CELLS", every)
+    (row,) = case.corpus.query("(rank(0) <= 4).mean()").rows
+    assert (row["count"], row["missing"]) == (every, 0)
+    monkeypatch.setattr(result_module, "LISTED_CELLS", every - 1)
+    with pytest.raises(BadArgument, match=f"lists up to {every:,} positions"):
+        _ = case.corpus.query("(rank(0) <= 4).mean()").rows
+    assert case.corpus.query("(rank(0) <= 4).count()").rows
+    # The summary of rows that are cut is of all of them.
+    with pytest.raises(BadArgument, match=f"lists up to {every:,} positions"):
+        _ = case.corpus.query("(rank(0) > 4).limit(1)").headline
+
+
 @pytest.mark.parametrize(
     ("text", "layers"),
     [

@@ -61,8 +61,10 @@ class Sums:
         """The tokens with the largest differences, of equal ones the lower ids; their (figure, token)."""
         enough = np.flatnonzero(self.images[layer] >= min_images)
         compared = max(self.compared[layer], 1)
-        share, others = (np.round(sums[layer, enough] / compared, DECIMALS) for sums in (self.share, self.others))
+        share, others = (sums[layer, enough] / compared for sums in (self.share, self.others))
+        # Of shares that are rounded already, equal differences may differ in the last place.
         difference = np.round(share - others, DECIMALS)
+        share, others = np.round(share, DECIMALS), np.round(others, DECIMALS)
         best = np.argsort(-difference, kind="stable")[:count]
         return enough[best], np.stack([share, others, difference])[:, best]
 

@@ -140,7 +140,7 @@ def asked(
     rows = [len(corpus.query(query).rows) for query in queries]
     times = [milliseconds(lambda query=query: corpus.query(query).rows) for _ in range(rounds) for query in queries]
     warm, name = median(times), f"{question.name}, {of}"
-    most = EVERYWHERE_MS if of == "everywhere" else RARE_MS
+    most = RARE_MS if of == "rare" else EVERYWHERE_MS
     if question.name == "first_layer" and of == "rare":
         most = FIRST_LAYER_MS
     note = f"{max(rows):,} rows; {spread(times)}; cold {cold(cache, queries[0]):,.0f} ms; {queries[0]}"

@@ -507,7 +507,9 @@ def test_a_process_that_dies_is_said_to(corpus: Corpus) -> None:
 
 def test_ctrl_c_ends_the_process_too(folder: Path) -> None:
     code = (
-        "import vlq, sys\n"
+        "import signal, vlq\n"
+        # What runs in the background of a shell has it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"corpus = vlq.open({str(folder / 'cache')!r})\n"
         "print('asking', flush=True)\n"
         "corpus.sql('SELECT sleep_ms(60_000)')\n"

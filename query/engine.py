@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -50,7 +51,7 @@ class Engine:
     def describe(self, statement: Statement, snapshot: Snapshot) -> Mapping[str, str]:
         """The columns that a statement would give: their DuckDB types by name. Raises as `rows` does."""
         with _translated(snapshot):
-            cursor = self._prepared(statement, snapshot)
+            cursor = self._prepared(statement, snapshot, rows=False)
             described = cursor.execute(f"DESCRIBE {statement.sql}", _parameters(statement, snapshot)).fetchall()
         return {name: type for name, type, *_ in described}
 
@@ -88,13 +89,16 @@ class Engine:
             cursor.execute(f"EXPLAIN {statement.sql}", _parameters(statement, snapshot))
             return "\n".join(text for _, text in cursor.fetchall()).rstrip()
 
-    def _prepared(self, statement: Statement, snapshot: Snapshot) -> duckdb.DuckDBPyConnection:
-        """A cursor that knows the tables that Python makes for the statement."""
+    def _prepared(self, statement: Statement, snapshot: Snapshot, *, rows: bool = True) -> duckdb.DuckDBPyConnection:
+        """A cursor that knows the tables that Python makes for the statement; without `rows` those made of none."""
         cursor = self.cursor()
         for name, loaded in statement.loaded.items():
             if isinstance(loaded, Derived):
                 of = loaded.snapshot or snapshot
-                cursor.register(name, loaded.make(of, self.arrow(loaded.source, of)))
+                source = loaded.source
+                if not rows:
+                    source = replace(source, sql=f"SELECT * FROM (\n{source.sql}\n) LIMIT 0")
+                cursor.register(name, loaded.make(of, self.arrow(source, of)))
             else:
                 cursor.register(name, loaded(snapshot))
         return cursor

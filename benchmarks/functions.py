@@ -17,23 +17,20 @@ from statistics import median
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zarr
 
 import vlq
 from benchmarks.inputs import made
 from benchmarks.measure import Figure, at_most, faster, milliseconds, process, spread
-from benchmarks.query import drop_caches, fill_sqlite, scan, token_of
+from benchmarks.query import COLD_QUERY, TIMES_FASTER, WARM_MS, drop_caches, fill_sqlite, scan, token_of, top1_columns
 from benchmarks.readings import OBJECTS, World
 from benchmarks.synthetic import RUN_OF, make
-from vlq.query.cache import Cache, committed
 from vlq.query.client import Corpus
 
 FIRST, MORE = 250, 2000
-FIRST_LAYER_MS, RARE_MS, EVERYWHERE_MS = 10, 100, 1000
-SCAN_TIMES, UNSORTED_TIMES = 100, 5
+RARE_MS, EVERYWHERE_MS = 100, 1000
+UNSORTED_TIMES = 5
 GROWTH = 1.3
 CAP = "1GB"
 
@@ -142,10 +139,10 @@ def asked(
     warm, name = median(times), f"{question.name}, {of}"
     most = RARE_MS if of == "rare" else EVERYWHERE_MS
     if question.name == "first_layer" and of == "rare":
-        most = FIRST_LAYER_MS
+        most = WARM_MS
     note = f"{max(rows):,} rows; {spread(times)}; cold {cold(cache, queries[0]):,.0f} ms; {queries[0]}"
     yield at_most(f"{name}, warm", warm, "ms", most, note=note)
-    least = SCAN_TIMES if question.name == "first_layer" and of == "rare" else None
+    least = TIMES_FASTER if question.name == "first_layer" and of == "rare" else None
     yield faster(f"{name}", warm, median(scans), "numpy scan of patch/token", least=least)
     if question.sql is not None:
         sql = [filled(question.sql, corpus, a, b) for a, b in tokens[:3]]
@@ -165,20 +162,11 @@ def filled(text: str, corpus: Corpus, a: int, b: int) -> str:
     return text.format(a=a, b=b, image=f"{number:06d}.jpg", number=number)
 
 
-COLD = """
-import sys, time, duckdb, pyarrow, obstore, vlq.query.client, vlq.query.functions
-from vlq.query.result import Result
-start = time.perf_counter()
-_ = vlq.query.client.open(sys.argv[1]).query(sys.argv[2]).rows
-print((time.perf_counter() - start) * 1000)
-"""
-
-
 def cold(cache: Path, query: str) -> float:
     """Milliseconds in a new process, with the page cache dropped where that is permitted, its libraries read again."""
     drop_caches()
-    process([sys.executable, "-c", COLD.split("start =")[0]])
-    return float(process([sys.executable, "-c", COLD, str(cache), query]))
+    process([sys.executable, "-c", COLD_QUERY.split("start =")[0]])
+    return float(process([sys.executable, "-c", COLD_QUERY, str(cache), query]))
 
 
 class Beside:
@@ -209,20 +197,9 @@ class Beside:
 
 def fill_unsorted(path: Path, cache: Path) -> None:
     """A row for each image, layer and patch, in that order, as a program that reads images would write them."""
-    opened = Cache.open(str(cache))
     writer: pq.ParquetWriter | None = None
-    for shard, commit in sorted(committed(opened.store).items()):
-        group: zarr.Group = opened.group(shard)
-        token = np.asarray(group["patch/top1"][...])
-        logprob = np.asarray(group["patch/logprob"][..., 0]).astype(np.float32)
-        image, layer, patch = np.indices(token.shape, dtype=np.uint32)
-        columns = {
-            "token": token.astype(np.uint32),
-            "image": image + commit.first_image,
-            "layer": layer,
-            "patch": patch,
-        }
-        table = pa.table({name: values.ravel() for name, values in {**columns, "logprob": logprob}.items()})
+    for columns in top1_columns(cache):
+        table = pa.table(columns, names=["token", "image", "layer", "patch", "logprob"])
         if writer is None:
             writer = pq.ParquetWriter(path, table.schema, compression="zstd")
         writer.write_table(table)
@@ -259,9 +236,9 @@ def growth(small: Path, large: Path, rounds: int) -> Iterator[Figure]:
 def capped(cache: Path, rare: Sequence[int], everywhere: int) -> Iterator[Figure]:
     """All questions once more, with DuckDB held to CAP of memory: the index is larger than that."""
     corpus = vlq.open(str(cache))
-    size = sum(
-        stored.size for files in (corpus.cache.snapshot().manifest or _none()).tables.values() for stored in files
-    )
+    manifest = corpus.cache.snapshot().manifest
+    assert manifest is not None
+    size = sum(stored.size for files in manifest.tables.values() for stored in files)
     corpus.engine.cursor().execute(f"SET GLOBAL memory_limit = '{CAP}'")
     slowest, name = 0.0, ""
     for question in (*OF_A_TOKEN, *OF_THE_CORPUS):
@@ -271,7 +248,3 @@ def capped(cache: Path, rare: Sequence[int], everywhere: int) -> Iterator[Figure
         slowest, name = max((slowest, name), (took, question.name))
     note = f"an index of {size / 2**30:.1f} GiB; the slowest is {name}"
     yield Figure(f"every question of everywhere, DuckDB held to {CAP}", slowest, "ms", note=note)
-
-
-def _none() -> Any:
-    raise AssertionError("the cache has no index")

@@ -124,7 +124,7 @@ COLD_QUERY = """
 import sys, time, duckdb, pyarrow, obstore, vlq.query.client, vlq.query.functions
 from vlq.query.result import Result
 start = time.perf_counter()
-_ = vlq.query.client.open(sys.argv[1]).query(f"first_layer(token='{sys.argv[2]}')").rows
+_ = vlq.query.client.open(sys.argv[1]).query(sys.argv[2]).rows
 print((time.perf_counter() - start) * 1000)
 """
 COLD_SCAN = """
@@ -149,7 +149,9 @@ def cold(cache: Path, word: str, rounds: int) -> Iterator[Figure]:
 
         return one
 
-    ours, theirs = in_turns(rounds, fresh(COLD_QUERY, word), fresh(COLD_SCAN, str(token_of(word))))
+    ours, theirs = in_turns(
+        rounds, fresh(COLD_QUERY, f"first_layer(token='{word}')"), fresh(COLD_SCAN, str(token_of(word)))
+    )
     how = "page cache dropped" if dropped else "new process only: the page cache cannot be dropped here"
     note = f"{how}; query {spread(ours)}, scan {spread(theirs)}"
     yield faster("cold, a word in 5% of the images", median(ours), median(theirs), "scan of patch/token", note=note)
@@ -206,6 +208,18 @@ def sqlite(work: Path, cache: Path, rare: list[str], common: list[str], rounds: 
     )
 
 
+def top1_columns(cache: Path) -> Iterator[list[np.ndarray]]:
+    """Of each shard the top-1 readings of images, layers and patches: token, image, layer, patch and logprob."""
+    opened = Cache.open(str(cache))
+    for shard, commit in sorted(committed(opened.store).items()):
+        group = opened.group(shard)
+        token = np.asarray(group["patch/top1"][...])
+        logprob = np.asarray(group["patch/logprob"][..., 0]).astype(np.float32)
+        image, layer, patch = np.indices(token.shape, dtype=np.uint32)
+        image += np.uint32(commit.first_image)
+        yield [values.ravel() for values in (token.astype(np.uint32), image, layer, patch, logprob)]
+
+
 def fill_sqlite(path: Path, cache: Path) -> None:
     """One row a reading at rank 1, in the order of its key."""
     connection = sqlite3.connect(path)
@@ -214,15 +228,7 @@ def fill_sqlite(path: Path, cache: Path) -> None:
         "CREATE TABLE top1 (token INTEGER, image INTEGER, layer INTEGER, patch INTEGER, logprob REAL, "
         "PRIMARY KEY (token, image, layer, patch)) WITHOUT ROWID"
     )
-    opened = Cache.open(str(cache))
-    parts = []
-    for shard, commit in committed(opened.store).items():
-        group = opened.group(shard)
-        token = np.asarray(group["patch/top1"][...])
-        logprob = np.asarray(group["patch/logprob"][..., 0])
-        image, layer, patch = np.indices(token.shape, dtype=np.int32)
-        parts.append([token, image + commit.first_image, layer, patch, logprob.astype(np.float32)])
-    columns = [np.concatenate([part[i].ravel() for part in parts]) for i in range(5)]
+    columns = [np.concatenate(parts) for parts in zip(*top1_columns(cache), strict=True)]
     order = np.lexsort(columns[3::-1])
     step = 1_000_000
     for start in range(0, len(order), step):

@@ -65,6 +65,11 @@ def annotation_key(digest: str) -> str:
     return f"annotations/{digest}.parquet"
 
 
+def stored_at(site: str) -> tuple[str, slice]:
+    """The arrays that hold a site's readings, and which of their positions are the site's."""
+    return ("prompt", slice(-1, None)) if site == "last" else (site, slice(None))
+
+
 def digest_of(data: bytes) -> str:
     """The SHA-256 of stored bytes, as hex. The first 16 digits name things, all 64 check them."""
     return hashlib.sha256(data).hexdigest()

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from vlq.query.errors import CorruptCache
-from vlq.query.schema import DIVERGENCE, Commit, Run
+from vlq.query.schema import DIVERGENCE, Commit, Run, stored_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ def entropies(
         failed = [number - commit.first_image for number, *_ in commit.errors]
         images += commit.images - len(failed)
         for site in sites:
-            stored, positions = ("prompt", slice(-1, None)) if site == "last" else (site, slice(None))
+            stored, positions = stored_at(site)
             mass[site] += _array(cache, commit, f"sum/{site}")
             found = _array(cache, commit, f"{stored}/entropy")[:, :, positions]  # (image, layer, position)
             entropy[site] += np.delete(found, failed, axis=0).sum((0, 2), dtype=np.float64)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.schema import PATCH_CELLS, Run
+from vlq.query.schema import PATCH_CELLS, Run, stored_at
 
 ROW_GROUP = 131_072
 """Rows of a row group: the least that a look-up reads of a table."""
@@ -62,8 +62,8 @@ def site_arrays(run: Run, readings: Mapping[str, np.ndarray]) -> dict[str, tuple
     """Per site its ids and log-probabilities, each (image, layer, position, k)."""
     sites = {}
     for site in run.positions:
-        stored, last = ("prompt", slice(-1, None)) if site == "last" else (site, slice(None))
-        sites[site] = readings[f"{stored}/token"][:, :, last], readings[f"{stored}/logprob"][:, :, last]
+        stored, own = stored_at(site)
+        sites[site] = readings[f"{stored}/token"][:, :, own], readings[f"{stored}/logprob"][:, :, own]
     return sites
 
 

@@ -64,7 +64,7 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 def headline(bound: Bound, summary: Summary) -> str:
     """The most common default, with its usual share and up to which layer it leads."""
     of_images = f" of {count(summary['images'], 'image')}"
-    read = f"Defaults at {PLACE[bound['at']]}{of_images}{qualified(bound.given(rank=1, min_prob=None))}"
+    read = f"Defaults at {PLACE[bound['at']]}{of_images}{qualified(bound)}"
     if summary["token"] is None:
         return f"{read}: none{placed(summary)}"
     leader = named(summary["token"], summary["piece"])

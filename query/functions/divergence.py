@@ -75,7 +75,7 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 def headline(bound: Bound, summary: Summary) -> str:
     """The median layer, and where the divergence rises most."""
     at = f"Divergence at {PLACE[bound['at']]} of {count(summary['images'], 'image')}"
-    at += qualified(bound.given(rank=1, min_prob=None))
+    at += qualified(bound)
     if not summary["layers"]:
         return f"{at}: nothing is read"
     several = summary["layers"] > 1

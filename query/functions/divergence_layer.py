@@ -93,7 +93,7 @@ def headline(bound: Bound, summary: Summary) -> str:
     verb = "becomes" if bound["at"] == "last" else "become"
     parts = [
         f"{where[0].upper()}{where[1:]} {verb} image-specific in {f'{matched:,}' if matched else 'none'} of "
-        f"{count(summary['images'], 'image')}{qualified(bound.given(rank=1, min_prob=None))}"
+        f"{count(summary['images'], 'image')}{qualified(bound)}"
     ]
     if matched:
         parts[0] += f", median layer {figure(summary['median'])}, earliest {summary['min']}"

@@ -97,7 +97,7 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 
 def headline(bound: Bound, summary: Summary) -> str:
     among = f"among the {bound.run.k} best{WHERE[bound['at']]}"
-    read = f"{bound.token.label}{qualified(bound.given(rank=1, min_prob=None))}: {among}"
+    read = f"{bound.token.label}{qualified(bound)}: {among}"
     if not summary["stored"]:
         return f"{read} in none of {count(summary['readings'], 'reading')} of {count(summary['images'], 'image')}"
     found = (

@@ -19,9 +19,9 @@ def asked(bound: Bound) -> str:
 def qualified(bound: Bound) -> str:
     """What narrows a reading, in parentheses: ' (rank 1 to 5, probability at least 0.5)'."""
     parts = []
-    if bound["rank"] > 1:
+    if bound.values.get("rank", 1) > 1:
         parts.append(f"rank 1 to {bound['rank']}")
-    if bound["min_prob"] is not None:
+    if bound.values.get("min_prob") is not None:
         parts.append(f"probability at least {bound['min_prob']:g}")
     if not bound.layers.is_all:
         layers = bound.layers.layers

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import VOCABULARY, Compiler, Derived, Relation, Statement, indented
-from vlq.query.functions.phrases import qualified, unstored
+from vlq.query.functions.phrases import named, qualified, unstored
 from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PROB, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_cells
 from vlq.query.parameters import Count, LayerSet, Parameter
@@ -85,7 +85,7 @@ def headline(bound: Bound, summary: Summary) -> str:
     if summary["token"] is None:
         enough = f" in {count(bound['min_images'], 'image')} or more" if bound["min_images"] > 1 else ""
         return f"{coming}: nothing is read before it{enough}, of {of_images}"
-    name = summary["token"] if summary["piece"] is None else f"{summary['piece']} ({summary['token']})"
+    name = named(summary["token"], summary["piece"])
     low, high = (f"{100 * summary[end]:.1f}" for end in ("low", "high"))
     return (
         f"{coming}, in {summary['compared']:,} of {of_images}: shortly before, at layer {summary['layer']}, "

@@ -1,0 +1,56 @@
+"""What every store does. See `vlq.query.store`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """One listed object: its key, and its size in bytes."""
+
+    key: str
+    size: int
+
+
+class Store(ABC):
+    """A flat space of immutable objects under one URL.
+
+    A key is one or more names joined by `/`; no name is empty, `.` or `..`. Whatever else goes wrong than what is said
+    here, permission, credentials, disk or network, raises StoreError.
+    """
+
+    url: str
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """The whole object. Raises FileNotFoundError if there is none."""
+
+    @abstractmethod
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start`, or the last `length` ones if `start` is `-length`.
+
+        As far as the object has them: fewer, or none, beyond its ends. Raises FileNotFoundError.
+        """
+
+    @abstractmethod
+    def create(self, key: str, data: bytes) -> bool:
+        """Put the object if its key is free, whole or not at all.
+
+        True if the object under the key is now `data`, False if it is another one, which is left as it is. So a writer
+        whose put went through while its answer was lost wins as it should, and of writers of the same bytes each does;
+        writers that must be told apart put different bytes.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every object under the folder `prefix` ("" for all), in the order of their keys."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove the object; none there is fine."""
+
+    def local_path(self, key: str) -> str | None:
+        """Where the object lies on this machine's disk, or None if it does not."""
+        return None

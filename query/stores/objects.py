@@ -6,14 +6,14 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from vlq.query.errors import StoreError
 from vlq.query.stores.contract import Entry, Store
 from vlq.query.stores.location import VARIABLES, Location, locate
-from vlq.query.stores.trouble import Answer, explained, missing_bucket
+from vlq.query.stores.trouble import AGAIN, Answer, explained, missing_bucket
 
 RETRIES = 8
 """How often obstore asks again where a server fails, throttles (500, 503, 429) or cannot be reached."""
@@ -88,11 +88,17 @@ class ObstoreStore(Store):
 
         with self._translated("write", key):
             for attempt in range(ATTEMPTS):
-                # S3 also answers "conflict" where a delete is under way: then there is nothing to read.
-                with suppress(FileNotFoundError):
+                try:
                     return self._patiently(put)
+                except FileNotFoundError as error:
+                    # S3 also answers "conflict" where a delete is under way: then there is nothing to read.
+                    if self._kind is None or missing_bucket(error):
+                        raise
                 _wait(attempt)
-            return self._patiently(put)
+            raise StoreError(
+                f"Cannot write {self._shown}/{key}: the server says that it is there, and that it is not.",
+                f"Somebody may be deleting it. {AGAIN}",
+            )
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         import obstore
@@ -176,7 +182,7 @@ def open_objects(url: str) -> ObstoreStore:
             "retry_timeout": timedelta(seconds=RETRY_FOR),
         },
     }
-    if location.kind == "s3" and (profile := location.options.get("profile") or os.environ.get("AWS_PROFILE")):
+    if location.kind == "s3" and (profile := _profile_for(location)):
         options["credential_provider"] = _profile(profile)
     backend = {"s3": backends.S3Store, "gs": backends.GCSStore, "az": backends.AzureStore}[location.kind]
     try:
@@ -198,6 +204,32 @@ def _endpoint(location: Location) -> str:
         "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
     }[location.kind]
     return location.options.get("endpoint") or next(filter(None, map(os.environ.get, variables)), "")
+
+
+GIVEN = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_SKIP_SIGNATURE",
+)
+"""Variables of the environment with one of which obstore needs no profile."""
+
+
+def _profile_for(location: Location) -> str | None:
+    """Whose credentials to read from ~/.aws, in the order in which Amazon's tools look. None: obstore finds some."""
+    if profile := location.options.get("profile"):
+        return profile
+    if location.options.get("anonymous") == "true" or any(map(os.environ.get, GIVEN)):
+        return None
+    if profile := os.environ.get("AWS_PROFILE"):
+        return profile
+    file = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or os.path.expanduser("~/.aws/credentials")
+    try:
+        with open(file, encoding="utf-8") as lines:
+            return "default" if any(line.strip() == "[default]" for line in lines) else None
+    except OSError:
+        return None
 
 
 def _profile(name: str) -> Any:

@@ -48,6 +48,9 @@ class Answer:
         )
 
 
+METADATA = ("169.254.169.254", "/latest/api/token", "/latest/meta-data", "computeMetadata", "performing token request")
+"""In requests for the credentials that a machine in the cloud has of itself: the last that are looked for."""
+
 NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 INVALID = {
@@ -82,7 +85,7 @@ def missing_bucket(error: Exception) -> bool:
 def _explain(answer: Answer, kind: str, verb: str) -> tuple[str, str]:
     """Reason and next step. The server's own message comes last: where nothing better is known."""
     status, code, text = answer.status, answer.code, answer.text
-    if "169.254.169.254" in text or "metadata.google" in text or "token request" in text.lower():
+    if any(sign in text for sign in METADATA):
         return "there are no credentials", _credentials(kind)
     if code in NO_BUCKET:
         return "there is no such bucket", "Check its name, endpoint and region; VLQ does not make buckets."
@@ -92,7 +95,7 @@ def _explain(answer: Answer, kind: str, verb: str) -> tuple[str, str]:
         return "the server does not accept the credentials", f"Check {VARIABLES[kind]}, and the endpoint. {AGAIN}"
     if code == "RequestTimeTooSkewed":
         return "this machine's clock is wrong", f"Set the clock. {AGAIN}"
-    if code in ELSEWHERE or status in (301, 307, 308):
+    if code in ELSEWHERE or status in (301, 307, 308) or "Received redirect" in text:
         return "the bucket is in another region", "Set $AWS_REGION, or append ?region=NAME to the URL."
     if code in FULL or status == 507:
         return "the storage is full", f"Free some space, or raise the quota. {AGAIN}"

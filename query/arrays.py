@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from functools import lru_cache
 
 import zarr
 from zarr.abc import store as zarr_store
@@ -16,8 +17,17 @@ from vlq.query.store import Store
 
 
 def open_group(store: Store, commit: Commit) -> zarr.Group:
-    """A committed shard's Zarr v3 group, for reading. Reading raises CorruptCache where an object is missing."""
+    """A committed shard's Zarr v3 group, for reading. Reading raises CorruptCache where an object is missing.
+
+    What was read of its metadata and of where its chunks lie is kept for the shards that were opened last.
+    """
     return zarr.open_group(ReadOnlyZarrStore(store, commit), mode="r", zarr_format=3)
+
+
+@lru_cache(maxsize=256)
+def _read_before(store: Store, prefix: str) -> dict[tuple[str, ByteRequest | None], bytes]:
+    """A shard's metadata and chunk indexes as far as they were read. A prefix names its content: it is never stale."""
+    return {}
 
 
 class ReadOnlyZarrStore(zarr_store.Store):
@@ -36,7 +46,8 @@ class ReadOnlyZarrStore(zarr_store.Store):
         super().__init__(read_only=True)
         self._store_contract = store
         self._prefix = commit.prefix
-        self._keys = [stored.key for stored in commit.objects]
+        self._sizes = {stored.key: stored.size for stored in commit.objects}
+        self._read_before = _read_before(store, commit.prefix)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -46,22 +57,38 @@ class ReadOnlyZarrStore(zarr_store.Store):
         )
 
     def _read(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
-        store, path = self._store_contract, f"{self._prefix}/{key}"
-        if path not in self._keys:
+        path = f"{self._prefix}/{key}"
+        if path not in self._sizes:
             return None
+        if (key, byte_range) in self._read_before:
+            return self._read_before[key, byte_range]
+        data = self._fetch(path, byte_range)
+        # An index lies at its object's end.
+        if isinstance(byte_range, SuffixByteRequest) or key.endswith("zarr.json"):
+            self._read_before[key, byte_range] = data
+        return data
+
+    def _fetch(self, path: str, byte_range: ByteRequest | None) -> bytes:
+        """By the size that the record states: not every server knows ranges that begin at the end."""
+        store, size = self._store_contract, self._sizes[path]
+        match byte_range:
+            case None:
+                start, end = 0, size
+            case RangeByteRequest(start, end):
+                end = min(end, size)
+            case SuffixByteRequest(suffix):
+                start, end = max(0, size - suffix), size
+            case OffsetByteRequest(offset):
+                start, end = offset, size
+            case _:
+                raise TypeError(f"unknown byte range {byte_range!r}")
         try:
-            match byte_range:
-                case None:
-                    return store.read(path)
-                case RangeByteRequest(start, end):
-                    return store.read_range(path, start, end - start)
-                case SuffixByteRequest(suffix):
-                    return store.read_range(path, -suffix, suffix)
-                case OffsetByteRequest(offset):
-                    return store.read(path)[offset:]
+            data = store.read(path) if byte_range is None else store.read_range(path, start, end - start)
         except FileNotFoundError as error:
             raise CorruptCache(f"{path} is missing from {store.url}.", "Run: vlq verify") from error
-        raise TypeError(f"unknown byte range {byte_range!r}")
+        if len(data) != end - start:
+            raise CorruptCache(f"{path} in {store.url} is not what was written.", "Run: vlq verify")
+        return data
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         data = await asyncio.to_thread(self._read, key, byte_range)
@@ -73,7 +100,7 @@ class ReadOnlyZarrStore(zarr_store.Store):
         return list(await asyncio.gather(*(self.get(key, prototype, span) for key, span in key_ranges)))
 
     async def exists(self, key: str) -> bool:
-        return f"{self._prefix}/{key}" in self._keys
+        return f"{self._prefix}/{key}" in self._sizes
 
     async def set(self, key: str, value: Buffer) -> None:
         raise PermissionError("a cache's objects are immutable")
@@ -86,7 +113,7 @@ class ReadOnlyZarrStore(zarr_store.Store):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        for path in self._keys:
+        for path in self._sizes:
             key = path[len(self._prefix) + 1 :]
             if key.startswith(prefix):
                 yield key

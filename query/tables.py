@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vlq.query.errors import CorruptCache, InputError
+from vlq.query.stores.location import kind_of, refuse_secrets
 
 FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
 
@@ -83,13 +84,18 @@ def read_table(source: str) -> pa.Table:
 
 
 def file_system(source: str) -> tuple[Any, str]:
-    """fsspec's file system of a path or URL, and the path on it. Raises InputError."""
+    """fsspec's file system of a path or URL, and the path on it. Raises InputError, StoreError."""
     import fsspec
+
+    from vlq.query.stores.files import bucket_files
 
     local = "::" not in source and urlsplit(source).scheme.lower() in ("", "file")
     if local:
         path = os.path.abspath(os.path.expanduser(source.removeprefix("file://")))
         return fsspec.filesystem("file"), path.replace(os.sep, "/")
+    refuse_secrets(source)
+    if kind_of(source) and "::" not in source:
+        return bucket_files(source)
     try:
         fs, path = fsspec.core.url_to_fs(source)
     except (ImportError, ValueError, OSError) as error:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from vlq.query.errors import InputError
 from vlq.query.schema import IMAGE_COLUMNS
+from vlq.query.stores.location import without_options
 from vlq.query.tables import FORMATS, IMAGE_NAMES, file_system, read_table, reason
 
 EXTENSIONS = (
@@ -40,11 +41,11 @@ def list_images(source: str, limit: int | None = None) -> pa.Table:
 
 
 def _is_manifest(source: str) -> bool:
-    return not _has_magic(source) and PurePosixPath(source.split("::")[0]).suffix.lower() in FORMATS
+    return not _has_magic(source) and PurePosixPath(without_options(source).split("::")[0]).suffix.lower() in FORMATS
 
 
 def _has_magic(path: str) -> bool:
-    return any(character in path for character in "*?[") and not os.path.exists(path)
+    return any(character in without_options(path) for character in "*?[") and not os.path.exists(path)
 
 
 # --- files -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """From a URI to upright RGB pixels, or to the reason why not.
 
 What is wrong with an image's bytes is a `BadImage`, recorded and counted. What keeps the bytes from arriving whole
-(permission, network) raises `OSError`, so that the shard is tried again: it says nothing about the image.
+(permission, network) raises `OSError` or `StoreError`, so that the shard is tried again: it says nothing about the image.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vlq.query.stores.files import read_object
+from vlq.query.stores.location import kind_of
 
 MAX_PIXELS = 89_478_485
 """Images of more pixels are taken for decompression bombs: Pillow's own limit."""
@@ -52,13 +55,15 @@ class BadImage(Exception):
 def fetch(uri: str) -> bytes:
     """The file's bytes.
 
-    Raises BadImage if the file's folder is there without it, OSError if it cannot be read, which a folder that is gone
-    is taken for: a mount went away, and says nothing about its images.
+    Raises BadImage if the file's folder or bucket is there without it, OSError or StoreError if it cannot be read,
+    which a folder that is gone is taken for: a mount went away, and says nothing about its images.
     """
     try:
         if uri.startswith("file://"):
             with open(uri[len("file://") :], "rb") as file:
                 return file.read()
+        if kind_of(uri):
+            return read_object(uri)
         import fsspec
 
         with fsspec.open(uri, "rb") as file:

@@ -55,6 +55,7 @@ class Location:
     """A parsed URL."""
 
     kind: str  # s3, gs or az
+    host: str  # as the URL has it: the bucket, or Azure's container@account.domain
     bucket: str
     prefix: str
     account: str | None  # of Azure, where the URL has it as its host
@@ -74,6 +75,11 @@ def kind_of(url: str) -> str | None:
     return SCHEMES.get(urlsplit(url).scheme.lower()) if "://" in url else None
 
 
+def without_options(url: str) -> str:
+    """The URL up to its `?`, if it is of object storage; any other path or URL as it is."""
+    return url.partition("?")[0] if kind_of(url) else url
+
+
 def locate(url: str) -> Location:
     """Raises StoreError if the URL names no bucket, has a secret in it, or an option that there is none of."""
     refuse_secrets(url)
@@ -86,7 +92,7 @@ def locate(url: str) -> Location:
     if not bucket:
         raise StoreError(f"{url} names no bucket.", f"Such as {scheme}://bucket/folder")
     account = domain.split(".")[0] if domain and kind == "az" else None
-    return Location(kind, bucket, prefix.strip("/"), account, _options(kind, head, query), head.rstrip("/"))
+    return Location(kind, host, bucket, prefix.strip("/"), account, _options(kind, head, query), head.rstrip("/"))
 
 
 def _options(kind: str, url: str, query: str) -> dict[str, str]:

@@ -12,10 +12,11 @@ import zarr
 
 from vlq.query.cache import Cache
 from vlq.query.errors import RunError
-from vlq.query.schema import Commit, Run, array_specs, digest_of
+from vlq.query.schema import Commit, Run, array_specs, commit_key, digest_of
 from vlq.query.store import ObstoreStore, Store, open_store
 from vlq.workers.shard import write_shard
 
+from ..counting import CountingStore
 from ..synthetic import image_table, make_cache, make_run, random_readings
 
 NAMES = ["a.png", "b.png", "c.png"]
@@ -159,3 +160,11 @@ def test_arrays_of_another_shape_are_refused(tmp_path: Path) -> None:
     readings["patch/lse"] = readings["patch/lse"].astype(np.float64)
     with pytest.raises(ValueError, match=r"patch/lse: expected \(3, 5, 12\) float32, got \(3, 5, 12\) float64"):
         write_shard(open_store(str(tmp_path)), run, 0, 0, readings, image_table(NAMES, 0, [], run))
+
+
+def test_a_commit_is_one_put_an_object_and_reads_nothing(tmp_path: Path) -> None:
+    store = CountingStore(open_store(str(tmp_path)))
+    commit, _ = write(store, make_run())
+    objects = [stored.key for stored in (*commit.objects, commit.images_table, *commit.postings.values())]
+    assert store.requests == {"create": len(objects) + 1}
+    assert store.keys("create") == [*dict.fromkeys(objects), commit_key(commit.shard)]  # the record last

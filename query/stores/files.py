@@ -1,0 +1,98 @@
+"""A bucket's objects as fsspec's file system, for reading: what lists and opens a user's files needs no more.
+
+obstore has such a class, too. This one opens a bucket as caches do: the same options of the URL, the same patience, the
+same errors; and it lists a folder in one go, not folder by folder.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+import fsspec
+
+from vlq.query.stores.contract import Entry
+from vlq.query.stores.location import locate
+from vlq.query.stores.objects import ObstoreStore, open_objects
+
+
+@lru_cache(maxsize=16)
+def bucket_of(scheme: str, host: str, options: str) -> ObstoreStore:
+    """The store at a bucket's root. Kept open: many images are read from few buckets."""
+    return open_objects(f"{scheme}://{host}" + (f"?{options}" if options else ""))
+
+
+def read_object(url: str) -> bytes:
+    """An object's bytes. Raises FileNotFoundError if the bucket is there without it, StoreError."""
+    return _bucket(url).read(locate(url).prefix)
+
+
+def bucket_files(url: str) -> tuple[BucketFiles, str]:
+    """The file system of a URL's bucket, and the URL's path on it. Raises StoreError."""
+    location = locate(url)
+    return BucketFiles(_bucket(url), location.host), f"{location.host}/{location.prefix}".rstrip("/")
+
+
+def _bucket(url: str) -> ObstoreStore:
+    head, _, options = url.partition("?")
+    return bucket_of(head.partition("://")[0], locate(url).host, options)
+
+
+class BucketFiles(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """Paths are `bucket/key`, as fsspec has them of buckets. For one use: what it lists, it remembers."""
+
+    cachable = False
+
+    def __init__(self, store: ObstoreStore, host: str) -> None:
+        """`store` is at the bucket's root."""
+        super().__init__()
+        self._store = store
+        self._host = host
+        self._listed: dict[str, list[Entry]] = {}
+
+    def unstrip_protocol(self, name: str) -> str:
+        """The URL under which an object is opened anew, with the options that it takes."""
+        head, mark, options = self._store.url.partition("?")
+        return f"{head.partition('://')[0]}://{name}{mark}{options}"
+
+    def _key(self, path: str) -> str:
+        return path.removeprefix(self._host).strip("/")
+
+    def _list(self, path: str) -> list[Entry]:
+        key = self._key(path)
+        if key not in self._listed:
+            self._listed[key] = list(self._store.list(key))
+        return self._listed[key]
+
+    def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, **options: Any) -> Any:
+        found = {f"{self._host}/{entry.key}": entry.size for entry in self._list(path)}
+        infos = {name: {"name": name, "size": size, "type": "file"} for name, size in found.items()}
+        if withdirs:
+            for name in list(infos):
+                for end in (i for i, letter in enumerate(name) if letter == "/" and i > len(self._host)):
+                    infos.setdefault(name[:end], {"name": name[:end], "size": 0, "type": "directory"})
+        if maxdepth is not None:
+            depth = path.rstrip("/").count("/") + maxdepth
+            infos = {name: info for name, info in infos.items() if name.count("/") <= depth}
+        return infos if options.get("detail") else sorted(infos)
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        key = self._key(path)
+        if key:
+            with suppress(FileNotFoundError):
+                self._store.read_range(key, 0, 0)
+                return {"name": path, "size": None, "type": "file"}
+        if self._list(path):
+            return {"name": path, "size": 0, "type": "directory"}
+        raise FileNotFoundError(path)
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        found = self.find(path, maxdepth=1, withdirs=True, detail=True)
+        return list(found.values()) if detail else sorted(found)
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> io.BytesIO:
+        if mode != "rb":
+            raise ValueError("for reading only")
+        return io.BytesIO(self._store.read(self._key(path)))

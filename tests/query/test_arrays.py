@@ -1,0 +1,68 @@
+"""What reading a shard's arrays asks of the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vlq.query.arrays import open_group
+from vlq.query.cache import Cache, read_run
+from vlq.query.client import Corpus
+from vlq.query.errors import CorruptCache
+from vlq.query.schema import array_specs
+from vlq.query.store import open_store
+
+from ..counting import CountingStore
+from ..synthetic import make_cache
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> tuple[CountingStore, Cache, dict[str, np.ndarray]]:
+    _, _, expected = make_cache(tmp_path, images=10)
+    store = CountingStore(open_store(str(tmp_path)))
+    run = read_run(store)
+    assert run is not None
+    cache = Cache("counted", store, run)
+    assert cache.snapshot().sealed
+    return store, cache, expected
+
+
+def test_an_image_is_two_ranges_of_an_array_and_then_one(
+    counted: tuple[CountingStore, Cache, dict[str, np.ndarray]],
+) -> None:
+    store, cache, expected = counted
+    names = [spec.name for spec in array_specs(cache.run, 10) if spec.axes[0] == "image"]
+    assert len(names) > 6
+    commit = cache.commit(0)
+    sizes = {stored.key: stored.size for stored in commit.objects}
+    for name in names:
+        array = cache.array(0, name)  # its metadata is read
+        store.reset()
+        np.testing.assert_array_equal(array[1], expected[name][1])
+        whole = sizes[f"{commit.prefix}/{name}/c/{'/'.join('0' * array.ndim)}"]
+        assert store.requests == {"read_range": 2}
+        assert store.bytes["read_range"] < whole
+        store.reset()
+        np.testing.assert_array_equal(array[2], expected[name][2])
+        np.testing.assert_array_equal(cache.array(0, name)[0], expected[name][0])  # opened anew, it knows
+        assert store.requests == {"read_range": 2}
+
+
+def test_a_corpus_reads_no_more(counted: tuple[CountingStore, Cache, dict[str, np.ndarray]]) -> None:
+    store, cache, expected = counted
+    arrays = Corpus(cache).zarr
+    np.testing.assert_array_equal(arrays["patch/top1"][5], expected["patch/top1"][5])
+    store.reset()
+    np.testing.assert_array_equal(arrays["patch/top1"][5], expected["patch/top1"][5])
+    assert store.requests == {"read_range": 1}
+
+
+def test_what_is_shorter_than_its_record_says_is_not_read(tmp_path: Path) -> None:
+    store, run, _ = make_cache(tmp_path, images=4)
+    commit = Cache("cut", store, run).commit(0)
+    (path,) = tmp_path.glob(f"{commit.prefix}/patch/top1/c/0/0/0")
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(CorruptCache, match="is not what was written"):
+        open_group(store, commit)["patch/top1"][0]  # type: ignore[index]

@@ -1,0 +1,94 @@
+"""Images, manifests and annotations in buckets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vlq.query.errors import InputError, StoreError
+from vlq.query.tables import read_table
+from vlq.workers.corpus import list_images
+from vlq.workers.images import BadImage, fetch
+
+from ..s3 import SECRET, client, environment, new_bucket
+
+OBJECTS = {
+    "set/b.png": b"2",
+    "set/sub/a é.jpg": b"1",
+    "set/.hidden.png": b"",
+    "set/note.txt": b"",
+    "settle/c.png": b"3",
+}
+
+
+@pytest.fixture
+def bucket(moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    environ = environment(moto)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    name = new_bucket(environ)
+    for key, data in OBJECTS.items():
+        put(name, key, data, environ)
+    return name
+
+
+def put(bucket: str, key: str, data: bytes, environ: dict[str, str]) -> None:
+    client(environ).put_object(Bucket=bucket, Key=key, Body=data)
+
+
+def test_a_folder(bucket: str) -> None:
+    table = list_images(f"s3://{bucket}/set")
+    assert table["image"].to_pylist() == ["b.png", "sub/a é.jpg"]
+    uris = table["uri"].to_pylist()
+    assert uris == [f"s3://{bucket}/set/b.png", f"s3://{bucket}/set/sub/a é.jpg"]
+    assert [fetch(uri) for uri in uris] == [b"2", b"1"]
+    assert list_images(f"s3://{bucket}")["image"].to_pylist() == ["set/b.png", "set/sub/a é.jpg", "settle/c.png"]
+
+
+def test_one_image_and_a_glob(bucket: str) -> None:
+    assert list_images(f"s3://{bucket}/set/b.png")["uri"].to_pylist() == [f"s3://{bucket}/set/b.png"]
+    assert list_images(f"s3://{bucket}/set*/*.png")["image"].to_pylist() == ["set/b.png", "settle/c.png"]
+    assert list_images(f"s3://{bucket}/**/*.jpg")["image"].to_pylist() == ["a é.jpg"]
+
+
+def test_options_go_with_every_image(bucket: str, moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    options = f"?endpoint={moto}&region=us-east-1"
+    uris = list_images(f"s3://{bucket}/set{options}")["uri"].to_pylist()
+    assert uris[0] == f"s3://{bucket}/set/b.png{options}"
+    assert fetch(uris[0]) == b"2"
+    assert list_images(f"s3://{bucket}/set/*.png{options}")["image"].to_pylist() == ["b.png"]
+
+
+def test_manifests(bucket: str, moto: str, tmp_path: Path) -> None:
+    environ = environment(moto)
+    put(bucket, "lists/all.csv", f"image,label\n../x.png,1\nb.png,2\ns3://{bucket}/set/b.png,3\n".encode(), environ)
+    table = list_images(f"s3://{bucket}/lists/all.csv")
+    assert table["label"].to_pylist() == [1, 2, 3]
+    assert table["uri"].to_pylist()[1:] == [f"s3://{bucket}/lists/b.png", f"s3://{bucket}/set/b.png"]
+    assert fetch(table["uri"].to_pylist()[2]) == b"2"
+    assert list_images(f"s3://{bucket}/lists/all.csv?endpoint={moto}").num_rows == 3
+    assert read_table(f"s3://{bucket}/lists/all.csv").num_rows == 3
+    here = tmp_path / "here.csv"
+    here.write_text(f"url\ns3://{bucket}/set/sub/a é.jpg\n")
+    assert [fetch(uri) for uri in list_images(str(here))["uri"].to_pylist()] == [b"1"]
+
+
+def test_what_is_not_there(bucket: str) -> None:
+    with pytest.raises(InputError, match="There is nothing at"):
+        list_images(f"s3://{bucket}/nothing")
+    with pytest.raises(InputError, match="There is no file"):
+        read_table(f"s3://{bucket}/nothing.csv")
+    with pytest.raises(BadImage, match="file not found"):
+        fetch(f"s3://{bucket}/set/none.png")
+    with pytest.raises(StoreError, match="there is no such bucket"):  # says nothing about the image
+        fetch("s3://vlq-no-such-bucket/none.png")
+    with pytest.raises(StoreError, match="there is no such bucket"):
+        list_images("s3://vlq-no-such-bucket/none")
+
+
+def test_no_secrets_in_a_plan() -> None:
+    with pytest.raises(StoreError, match="no place for secrets") as caught:
+        list_images(f"s3://bucket/x?secret_access_key={SECRET}")
+    assert SECRET not in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -55,7 +55,7 @@ def environment(endpoint: str) -> dict[str, str]:
     }
 
 
-def client(environ: dict[str, str]) -> Any:
+def client(environ: Mapping[str, str]) -> Any:
     """Amazon's own client, which reaches the same objects without VLQ."""
     import boto3
 
@@ -68,7 +68,7 @@ def client(environ: dict[str, str]) -> Any:
     )
 
 
-def new_bucket(environ: dict[str, str]) -> str:
+def new_bucket(environ: Mapping[str, str]) -> str:
     """The name of a bucket that was just made."""
     name = f"vlq-{uuid4().hex[:12]}"
     client(environ).create_bucket(Bucket=name)

@@ -18,7 +18,7 @@ HEAVY = {"torch", "ray", "transformers", "fastapi"}
 MAY_IMPORT = {"query": set(), "workers": {"torch", "ray", "transformers"}, "service": {"fastapi"}}
 """Of what is heavy, what each room may import."""
 
-FOR_WORKERS = {"schema", "store", "arrays", "cache", "sums", "errors", "geometry", "heads", "tables"}
+FOR_WORKERS = {"schema", "store", "arrays", "cache", "sums", "errors", "geometry", "heads", "tables", "stores"}
 """Of query: its schema, its reader and its errors."""
 
 

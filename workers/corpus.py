@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from vlq.query.errors import InputError
 from vlq.query.schema import IMAGE_COLUMNS
-from vlq.query.stores.location import without_options
+from vlq.query.stores.location import kind_of, refuse_secrets, without_options
 from vlq.query.tables import FORMATS, IMAGE_NAMES, file_system, read_table, reason
 
 EXTENSIONS = (
@@ -169,6 +169,8 @@ def _from_manifest(source: str) -> pa.Table:
 def _resolved(name: str, manifest: str) -> str:
     """A manifest's image as a URI; relative paths are relative to the manifest's folder."""
     if "://" in name:
+        if kind_of(name):
+            refuse_secrets(name)
         return name
     fs, path = file_system(manifest)
     folder = path.rpartition("/")[0]

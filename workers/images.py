@@ -1,7 +1,8 @@
 """From a URI to upright RGB pixels, or to the reason why not.
 
 What is wrong with an image's bytes is a `BadImage`, recorded and counted. What keeps the bytes from arriving whole
-(permission, network) raises `OSError` or `StoreError`, so that the shard is tried again: it says nothing about the image.
+(permission, network) raises `OSError` or `StoreError`, so that the shard is tried again: it says nothing about the
+image.
 """
 
 from __future__ import annotations

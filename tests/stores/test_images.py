@@ -13,13 +13,7 @@ from vlq.workers.images import BadImage, fetch
 
 from ..s3 import SECRET, client, environment, new_bucket
 
-OBJECTS = {
-    "set/b.png": b"2",
-    "set/sub/a é.jpg": b"1",
-    "set/.hidden.png": b"",
-    "set/note.txt": b"",
-    "settle/c.png": b"3",
-}
+OBJECTS = {"set/b.png": b"2", "set/sub/a é.jpg": b"1", "set/.h.png": b"", "set/note.txt": b"", "settle/c.png": b"3"}
 
 
 @pytest.fixture
@@ -88,7 +82,10 @@ def test_what_is_not_there(bucket: str) -> None:
         list_images("s3://vlq-no-such-bucket/none")
 
 
-def test_no_secrets_in_a_plan() -> None:
+def test_no_secrets_in_a_plan(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no place for secrets") as caught:
         list_images(f"s3://bucket/x?secret_access_key={SECRET}")
     assert SECRET not in str(caught.value)
+    (tmp_path / "m.csv").write_text(f"image\ns3://me:{SECRET}@bucket/x.png\n")
+    with pytest.raises(StoreError, match="no place for secrets"):
+        list_images(str(tmp_path / "m.csv"))

@@ -1,0 +1,40 @@
+"""A whole run into a bucket, from images in it, on a bad day; and what is then asked of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from ..faults import Faults
+from ..s3 import SECRET, environment
+from ..storm.objects import compared, vlq
+from ..workers.conftest import make_model, save_images
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.mark.parametrize("server", ["moto", "radosgw"])
+def test_a_run_on_a_bad_day_ends_as_one_on_a_good_day(
+    server: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    environ: Mapping[str, str] = os.environ
+    if server == "moto":
+        environ = environment(request.getfixturevalue("moto"))
+    elif "VLQ_TEST_RADOSGW" not in os.environ:
+        pytest.skip("the real S3 server is for `make test-s3`")
+    faults = Faults(share=0.05, seed=4, lag=2.0)
+    model = make_model(tmp_path / "model")
+    outcome = compared(model, save_images(tmp_path / "images", 8), environ, faults)
+    assert faults.happened.total() > 8
+    assert len(outcome.good) > 60
+    assert outcome.differing == []
+    assert not any(SECRET.encode() in data for data in outcome.good.values())
+
+    cache = f"s3://{outcome.bucket}/bad"
+    here = {**environ, "VLQ_HOME": str(tmp_path / "home")}
+    assert "8 images" in vlq("verify", "--cache", cache, environ=here)
+    rows = vlq("top('0000.png', layers=3)", "--cache", cache, "--explain", environ=here)
+    assert "0000.png" in rows

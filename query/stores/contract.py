@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """One listed object: its key, and its size in bytes."""
+    """One listed object: its key, its size in bytes, and when it was put, in seconds since 1970 (None: not known)."""
 
     key: str
     size: int
+    modified: float | None = None
 
 
 class Store(ABC):

@@ -105,7 +105,11 @@ class ObstoreStore(Store):
 
         def pages() -> list[Entry]:
             listing = obstore.list(self._backend, prefix or None)
-            return [Entry(meta["path"], meta["size"]) for page in listing for meta in page]
+            return [
+                Entry(meta["path"], meta["size"], meta["last_modified"].timestamp())
+                for page in listing
+                for meta in page
+            ]
 
         with self._translated("list", prefix):
             found = self._patiently(pages)

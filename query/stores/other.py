@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any
 
 from vlq.query.errors import StoreError
 from vlq.query.stores.contract import Entry, Store
@@ -58,7 +60,7 @@ class FsspecStore(Store):
             self._fs.invalidate_cache()  # others write, too
             found = self._fs.find(self._path(prefix), detail=True) if self._fs.exists(self._path(prefix)) else {}
         for path in sorted(found):
-            yield Entry(path[len(self._root) + 1 :], found[path]["size"])
+            yield Entry(path[len(self._root) + 1 :], found[path]["size"], _modified(found[path]))
 
     def delete(self, key: str) -> None:
         with self._translated("delete", key), suppress(FileNotFoundError):
@@ -73,3 +75,17 @@ class FsspecStore(Store):
             raise
         except Exception as error:
             raise explained(error, None, f"{self.url.rstrip('/')}/{key}".rstrip("/"), verb) from error
+
+
+def _modified(info: dict[str, Any]) -> float | None:
+    """When an object was put: file systems tell it under different names, or not at all."""
+    for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        found = info.get(name)
+        if isinstance(found, str):
+            with suppress(ValueError):
+                found = datetime.fromisoformat(found)
+        if isinstance(found, datetime):
+            return found.timestamp()
+        if isinstance(found, int | float):
+            return float(found)
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vlq.query.errors import StoreError
-from vlq.query.store import Entry, FsspecStore, open_store, put
+from vlq.query.store import FsspecStore, open_store, put
 
 from ..s3 import PAGE
 from .conftest import KINDS, Behind, make, use
@@ -66,7 +67,7 @@ def test_odd_keys(behind: Behind) -> None:
         assert behind.store.create(key, b"x" * i), key
         assert not behind.store.create(key, b"another"), key
     sizes = {key: i for i, key in enumerate(ODD)}
-    assert [*behind.store.list()] == [Entry(key, sizes[key]) for key in sorted(ODD)]
+    assert [entry[:2] for entry in behind.store.list()] == [(key, sizes[key]) for key in sorted(ODD)]
     for key in ODD:
         assert behind.store.read(key) == b"x" * sizes[key]
     assert {key: len(data) for key, data in behind.content().items()} == sizes
@@ -141,9 +142,17 @@ def test_list(behind: Behind) -> None:
     assert list(behind.store.list("heads")) == []
     for key, size in [("heads/2", 2), ("heads/10", 3), ("headstone", 1), ("a/heads/1", 4), ("heads/x/1", 5)]:
         behind.write(key, b"x" * size)
-    heads = [Entry("heads/10", 3), Entry("heads/2", 2), Entry("heads/x/1", 5)]
-    assert list(behind.store.list("heads")) == heads
-    assert list(behind.store.list()) == [Entry("a/heads/1", 4), *heads, Entry("headstone", 1)]
+    heads = [("heads/10", 3), ("heads/2", 2), ("heads/x/1", 5)]
+    assert [entry[:2] for entry in behind.store.list("heads")] == heads
+    assert [entry[:2] for entry in behind.store.list()] == [("a/heads/1", 4), *heads, ("headstone", 1)]
+
+
+def test_a_listing_tells_when_an_object_was_put(behind: Behind) -> None:
+    before = time.time()
+    behind.write("a", b"x")
+    (entry,) = behind.store.list()
+    assert entry.modified is not None
+    assert before - 2 <= entry.modified <= time.time() + 2  # some servers count whole seconds
 
 
 def test_a_listing_is_never_stale(behind: Behind) -> None:
@@ -223,7 +232,7 @@ def test_any_objects(
     for key, value in objects.items():
         assert behind.store.create(key, value)
     assert behind.content() == objects
-    assert dict(behind.store.list()) == {key: len(value) for key, value in objects.items()}
+    assert {entry.key: entry.size for entry in behind.store.list()} == {key: len(value) for key, value in objects.items()}
     assert [entry.key for entry in behind.store.list()] == sorted(objects)
     for key, value in objects.items():
         assert behind.store.read(key) == value

@@ -62,9 +62,9 @@ class CountingStore(Store):
         self._count("create", key, len(data))
         return self.behind.create(key, data)
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
         self._count("list", prefix, 0)
-        return self.behind.list(prefix)
+        return self.behind.list(prefix, after)
 
     def delete(self, key: str) -> None:
         self._count("delete", key, 0)

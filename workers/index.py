@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.cache import Cache, committed, latest_head
+from vlq.query.cache import Cache, committed, latest_head, read_commit
 from vlq.query.errors import CacheError, CorruptCache, StoreError
 from vlq.query.heads import name_index
 from vlq.query.schema import DIVERGENCE, Commit, Head, IndexManifest, Run, Stored, digest_of
@@ -92,9 +92,10 @@ def _covered(store: Store, head: Head) -> list[Commit]:
     commits = committed(store)
     covered = []
     for shard in range(head.shards):
-        if shard not in commits:
+        try:  # the listings of some servers lag behind: what one does not tell of is looked for
+            covered.append(commits[shard] if shard in commits else read_commit(store, shard))
+        except FileNotFoundError:
             break
-        covered.append(commits[shard])
     return covered
 
 

@@ -45,8 +45,8 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every object under the folder `prefix` ("" for all), in the order of their keys."""
+    def list(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
+        """Every object under the folder `prefix` ("" for all) with a key behind `after`, in the order of their keys."""
 
     @abstractmethod
     def delete(self, key: str) -> None:

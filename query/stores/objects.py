@@ -100,15 +100,16 @@ class ObstoreStore(Store):
                 f"Somebody may be deleting it. {AGAIN}",
             )
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
         import obstore
 
         def pages() -> list[Entry]:
-            listing = obstore.list(self._backend, prefix or None)
+            listing = obstore.list(self._backend, prefix or None, offset=after or None)
             return [
                 Entry(meta["path"], meta["size"], meta["last_modified"].timestamp())
                 for page in listing
                 for meta in page
+                if meta["path"] > after  # not every server knows where to begin
             ]
 
         with self._translated("list", prefix):

@@ -55,12 +55,13 @@ class FsspecStore(Store):
                 return bytes(self._fs.cat_file(self._path(key))) == data
         return True
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
         with self._translated("list", prefix):
             self._fs.invalidate_cache()  # others write, too
             found = self._fs.find(self._path(prefix), detail=True) if self._fs.exists(self._path(prefix)) else {}
         for path in sorted(found):
-            yield Entry(path[len(self._root) + 1 :], found[path]["size"], _modified(found[path]))
+            if (key := path[len(self._root) + 1 :]) > after:
+                yield Entry(key, found[path]["size"], _modified(found[path]))
 
     def delete(self, key: str) -> None:
         with self._translated("delete", key), suppress(FileNotFoundError):

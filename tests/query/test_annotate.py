@@ -294,8 +294,8 @@ class Late(Store):
     def read_range(self, key: str, start: int, length: int) -> bytes:
         return self.behind.read_range(key, start, length)
 
-    def list(self, prefix: str = "") -> Iterator[Any]:
-        return self.behind.list(prefix)
+    def list(self, prefix: str = "", after: str = "") -> Iterator[Any]:
+        return self.behind.list(prefix, after)
 
     def delete(self, key: str) -> None:
         self.behind.delete(key)

@@ -37,9 +37,9 @@ class Counting(Store):
     def create(self, key: str, data: bytes) -> bool:
         raise AssertionError("a reader writes nothing")
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
         self.requests += 1
-        return self.behind.list(prefix)
+        return self.behind.list(prefix, after)
 
     def delete(self, key: str) -> None:
         raise AssertionError("a reader deletes nothing")

@@ -144,7 +144,11 @@ def test_list(behind: Behind) -> None:
         behind.write(key, b"x" * size)
     heads = [("heads/10", 3), ("heads/2", 2), ("heads/x/1", 5)]
     assert [entry[:2] for entry in behind.store.list("heads")] == heads
-    assert [entry[:2] for entry in behind.store.list()] == [("a/heads/1", 4), *heads, ("headstone", 1)]
+    everything = [("a/heads/1", 4), *heads, ("headstone", 1)]
+    assert [entry[:2] for entry in behind.store.list()] == everything
+    for after in ("heads/1", "heads/10", "heads/2", "heads/3", "heads/x/1", "heads/z", "a", "z"):
+        assert [entry[:2] for entry in behind.store.list("heads", after)] == [one for one in heads if one[0] > after]
+        assert [entry[:2] for entry in behind.store.list("", after)] == [one for one in everything if one[0] > after]
 
 
 def test_a_listing_tells_when_an_object_was_put(behind: Behind) -> None:
@@ -232,7 +236,8 @@ def test_any_objects(
     for key, value in objects.items():
         assert behind.store.create(key, value)
     assert behind.content() == objects
-    assert {entry.key: entry.size for entry in behind.store.list()} == {key: len(value) for key, value in objects.items()}
+    sizes = {key: len(value) for key, value in objects.items()}
+    assert {entry.key: entry.size for entry in behind.store.list()} == sizes
     assert [entry.key for entry in behind.store.list()] == sorted(objects)
     for key, value in objects.items():
         assert behind.store.read(key) == value

@@ -1,4 +1,4 @@
-"""`vlq index` and `vlq verify`: neither needs a model."""
+"""`vlq index`, `vlq verify` and `vlq gc`: upkeep of a cache that is there."""
 
 from __future__ import annotations
 
@@ -39,3 +39,23 @@ def verify(cache: CacheOption = "") -> None:
         raise typer.Exit(1)
     snapshot = opened.snapshot()
     print(f"All is well: {snapshot.cached} images, every object as written, the index agrees with the arrays.")
+
+
+def gc(
+    cache: CacheOption = "",
+    grace: Annotated[str, typer.Option(help="What is younger stays: 24h, 30m, 7d.")] = "24h",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove what no record of a cache names: leftovers of killed and beaten writers, old indexes."""
+    from vlq.workers import gc as collector
+
+    patience = collector.seconds(grace)
+    opened = Cache.open(cache or default_url())
+    found = collector.leftovers(opened, patience)
+    count = total = 0
+    for leftover in found if dry_run else collector.collect(opened, found):
+        count += 1
+        total += leftover.size
+        print(f"{leftover.key}: {leftover.size:,} bytes, {leftover.why}.")
+    verb = "would go" if dry_run else "removed"
+    print(f"{count:,} object{'' if count == 1 else 's'} of {total:,} bytes {verb}: {opened.url}")

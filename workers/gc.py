@@ -1,0 +1,198 @@
+"""What may go: objects that no record names and none ever will.
+
+A writer puts objects first and the record that names them last, and what it finds under a content's name it leaves as
+it is. So an old object without a record may be one that a writer which is at work now counts upon, and age alone
+decides nothing. Each kind goes only once no writer can want it any more:
+
+    shards/, images/, postings/   once their shard is committed, with other objects: a record never changes
+    index/                        once the newest head has another that covers more shards, or its run is complete,
+                                  and no head in use names it
+    plans/                        once the newest head's plan is another of as many images or more: plans only grow
+    annotations/                  once no head in use names it; if one comes to name it at that moment, it is put back
+
+and only once it is older than the grace period. The heads in use are the newest, those younger than the grace period,
+and the newest that is older: readers may hold each of these. Records (run.json, heads/, commits/) stay, and so does
+everything that VLQ did not put there.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlq.query.cache import Cache, committed, latest_head
+from vlq.query.errors import BadArgument, CacheError, CorruptCache
+from vlq.query.schema import Commit, Head, IndexManifest, Stored
+from vlq.query.store import Entry, Store
+
+GRACE = 24 * 3600.0
+"""Seconds for which what nobody names is left alone, unless another time is asked for."""
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+_OF_SHARD = re.compile(r"(?:shards|images|postings)/(\d{8})-[0-9a-f]{16}[/.]")
+_OF_INDEX = re.compile(r"index/([0-9a-f]{16})[/.]")
+_HALF_PUT = re.compile(r".+#\d+")  # what a put that was killed leaves beside its object, on a disk
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """An object that may go: its key, its size in bytes, and why."""
+
+    key: str
+    size: int
+    why: str
+
+
+def seconds(text: str) -> float:
+    """`90s`, `30m`, `24h`, `7d`, or a number of seconds. Raises BadArgument."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if found is None:
+        raise BadArgument(f"--grace is a time such as 24h, 30m or 7d. Got '{text}'.")
+    return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+def leftovers(cache: Cache, grace: float = GRACE) -> list[Leftover]:
+    """What may go, in the order of its keys. Raises CorruptCache if a record that decides cannot be read."""
+    store, now = cache.store, time.time()
+    # Objects are listed before records are read: what is put and named meanwhile is in neither or in both.
+    entries = list(store.list())
+    newest = latest_head(store)
+    if newest is None:
+        raise CacheError(f"{store.url} has no plan yet.", "Run the same `vlq run` again: it goes on.")
+    old = {entry.key: entry.modified is not None and now - entry.modified > grace for entry in entries}
+    named = Named.of(cache, newest, old)
+    found = [
+        Leftover(entry.key, entry.size, why)
+        for entry in entries
+        if old[entry.key] and (why := named.unwanted(entry, store)) is not None
+    ]
+    return sorted([*found, *_half_put(store, now - grace)], key=lambda leftover: leftover.key)
+
+
+def collect(cache: Cache, found: Iterable[Leftover]) -> Iterator[Leftover]:
+    """Remove leftovers; each is handed on once it is gone."""
+    store = cache.store
+    for leftover in found:
+        if leftover.key.startswith("annotations/"):
+            if not _remove_unless_named(store, leftover.key):
+                continue
+        elif _HALF_PUT.fullmatch(leftover.key):  # a listing of the store has none of these
+            path = store.local_path(leftover.key)
+            assert path is not None
+            Path(path).unlink(missing_ok=True)
+        else:
+            store.delete(leftover.key)
+        yield leftover
+
+
+@dataclass(frozen=True)
+class Named:
+    """What records name, and what else they tell of what may still be named."""
+
+    newest: Head
+    commits: dict[int, Commit]
+    keys: frozenset[str]  # named by a commit record, by a head in use, or by its manifest
+    superseded: frozenset[str]  # hashes of indexes that no writer will name again
+
+    @classmethod
+    def of(cls, cache: Cache, newest: Head, old: dict[str, bool]) -> Named:
+        """`old` says of each key there is whether its object is older than the grace period."""
+        store, commits = cache.store, committed(cache.store)
+        keys = {stored.key for commit in commits.values() for stored in objects_of(commit)}
+        heads = [key for key in sorted(old) if key.startswith("heads/")]
+        in_use = [key for key in heads if not old[key]] + [key for key in heads if old[key]][-1:]
+        indexes = set()
+        for head in (newest, *(Head.from_bytes(store.read(key), key) for key in in_use)):
+            keys |= {head.plan, *(annotation.stored.key for annotation in head.annotations)}
+            if head.index and (match := _OF_INDEX.match(head.index)):
+                indexes.add(match[1])
+                keys |= {head.index, *_files(store, head)}
+        shards = _shards(store, newest.index) if newest.index else 0
+        superseded = {
+            match[1]
+            for key in old
+            if (match := _OF_INDEX.match(key))
+            and (newest.sealed or (key.endswith(".json") and _shards(store, key) < shards))
+        }
+        return cls(newest, commits, frozenset(keys), frozenset(superseded - indexes))
+
+    def unwanted(self, entry: Entry, store: Store) -> str | None:
+        """Why an object may go, None if it must stay."""
+        if entry.key in self.keys:
+            return None
+        if match := _OF_SHARD.match(entry.key):
+            return "not what its shard's record names" if int(match[1]) in self.commits else None
+        if match := _OF_INDEX.match(entry.key):
+            return "no head in use names this index" if match[1] in self.superseded else None
+        if entry.key.startswith("plans/"):
+            images = _rows(store, entry.key)
+            return "another plan holds" if images is None or images <= self.newest.images else None
+        if entry.key.startswith("annotations/"):
+            return "no head in use names it"
+        return None
+
+
+def objects_of(commit: Commit) -> Iterator[Stored]:
+    """Every object that a commit record names."""
+    yield from commit.objects
+    yield commit.images_table
+    yield from commit.postings.values()
+
+
+def _files(store: Store, head: Head) -> Iterator[str]:
+    """Keys of the index files that a head's manifest names."""
+    assert head.index is not None
+    try:
+        manifest = IndexManifest.from_bytes(store.read(head.index), head.index)
+    except FileNotFoundError:
+        return  # an old head's, whose index went when it was newest no more; or `vlq verify` tells of it
+    for files in manifest.tables.values():
+        yield from (stored.key for stored in files)
+
+
+def _shards(store: Store, manifest: str) -> int:
+    """How many shards an index covers; more than there are if its manifest is not there or not readable."""
+    try:
+        return IndexManifest.from_bytes(store.read(manifest), manifest).shards
+    except (FileNotFoundError, CorruptCache):
+        return sys.maxsize
+
+
+def _rows(store: Store, plan: str) -> int | None:
+    """Images of a plan; None if it is no table (no writer takes it for one)."""
+    try:
+        return int(pq.read_metadata(io.BytesIO(store.read(plan))).num_rows)
+    except (pa.ArrowException, OSError):
+        return None
+
+
+def _remove_unless_named(store: Store, key: str) -> bool:
+    """Remove an annotation; False if meanwhile a head names it, under which it is then again."""
+    data = store.read(key)
+    store.delete(key)
+    newest = latest_head(store)
+    if newest is not None and any(annotation.stored.key == key for annotation in newest.annotations):
+        store.create(key, data)
+        return False
+    return True
+
+
+def _half_put(store: Store, before: float) -> Iterator[Leftover]:
+    """On a disk, what puts left that were killed: files beside their objects, which no listing shows."""
+    root = store.local_path("")
+    if root is None:
+        return
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            if _HALF_PUT.fullmatch(name) and (status := path.stat()).st_mtime < before:
+                yield Leftover(path.relative_to(root).as_posix(), status.st_size, "a put that was cut off")

@@ -23,7 +23,15 @@ def index(cache: CacheOption = "") -> None:
     print(f"Index of {manifest.images} images: {rows / 2**20:.1f} MiB, {key}{'' if changed else ' (as it was)'}.")
 
 
-def verify(cache: CacheOption = "") -> None:
+def verify(
+    cache: CacheOption = "",
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read some images anew with the model, and compare.")
+    ] = False,
+    sample: Annotated[int, typer.Option(help="With --deep: how many images.", min=1)] = 8,
+    seed: Annotated[int, typer.Option(help="With --deep: which ones.")] = 0,
+    model: Annotated[str, typer.Option(help="With --deep: where the run's model is now; default as it was.")] = "",
+) -> None:
     """Check a cache: checksums, missing shards, and whether its index agrees with its arrays."""
     from vlq.workers import verify as checks
     from vlq.workers.progress import steps
@@ -34,11 +42,19 @@ def verify(cache: CacheOption = "") -> None:
         for finding in checks.verify(opened, progress):
             found += 1
             print(f"{finding.where}: {finding.what}. To mend: {finding.mend}")
+        if deep:
+            from vlq.workers.rerun import rerun
+
+            for finding in rerun(opened, model or None, sample, seed, progress):
+                found += 1
+                print(f"{finding.where}: {finding.what}. To mend: {finding.mend}")
     if found:
         print(f"{found} finding{'s' if found > 1 else ''} in {opened.url}.")
         raise typer.Exit(1)
     snapshot = opened.snapshot()
     print(f"All is well: {snapshot.cached} images, every object as written, the index agrees with the arrays.")
+    if deep:
+        print(f"{min(sample, snapshot.cached)} images read anew say what is stored.")
 
 
 def gc(

@@ -1,0 +1,149 @@
+"""`vlq verify --deep`: what the model says anew is held against what is stored, however well that is written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vlq.query.cache import Cache
+from vlq.query.cli import main
+from vlq.query.errors import CacheMismatch
+from vlq.query.schema import RUN, VOCABULARY, Head, digest_of, head_key, plan_key
+from vlq.query.store import open_store
+from vlq.query.tables import parquet_bytes
+from vlq.workers.corpus import list_images
+from vlq.workers.extract import read_shard
+from vlq.workers.index import compact
+from vlq.workers.lens import Lens
+from vlq.workers.models import load
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
+from vlq.workers.plan import first_plan
+from vlq.workers.rerun import rerun
+from vlq.workers.shard import write_shard
+from vlq.workers.verify import Finding
+from vlq.workers.worker import Setup, describe_run
+
+from .conftest import make_model, save_images
+
+PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
+IMAGES = 5
+Change = Callable[[dict[str, np.ndarray]], None]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> LensModel:
+    return load(str(tiny_model), prompt=PROMPT)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = save_images(tmp_path_factory.mktemp("rerun") / "images", IMAGES)
+    (folder / "0003.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture
+def make(tiny_model: Path, model: LensModel, tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """A cache of real readings, changed before they are written: nothing but the model can tell."""
+
+    def cache_of(images: Path, change: Change = lambda arrays: None) -> Path:
+        folder = tmp_path / "cache"
+        table = vocabulary_table(model.tokenizer, model.vocabulary_size)
+        setup = Setup(str(tiny_model), PROMPT, 4, ("patch", "prompt"), "cpu", "auto", 1, 2, IMAGES)
+        run = describe_run(setup, model, vocabulary_hash(table))
+        store = open_store(str(folder), create=True)
+        store.create(VOCABULARY, parquet_bytes(table))
+        store.create(RUN, run.to_bytes())
+        plan = first_plan(list_images(str(images)), IMAGES).table
+        data = parquet_bytes(plan)
+        head = Head(1, plan_key(digest_of(data)[:16]), 1, IMAGES, False, None)
+        store.create(head.plan, data)
+        arrays, rows = read_shard(model, Lens(model.unembed, run.k, run.lens_block), run, plan, decoders)
+        change(arrays)
+        write_shard(store, run, 0, 0, arrays, rows)
+        key, _ = compact(store, run, head)
+        store.create(head_key(1), Head(1, head.plan, 1, IMAGES, True, key).to_bytes())
+        return folder
+
+    with ThreadPoolExecutor(1) as decoders:
+        yield cache_of
+
+
+def findings(cache: Path, model: str | None = None, sample: int = IMAGES, seed: int = 0) -> list[Finding]:
+    return list(rerun(Cache.open(str(cache)), model, sample, seed, lambda what, done, of: None))
+
+
+def test_a_sound_cache(make: Callable[..., Path], images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = make(images)
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "--deep", "--sample", "3", "--cache", str(cache)])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.splitlines()[1] == "3 images read anew say what is stored."
+    assert findings(cache) == []
+
+
+def nudge(name: str, cell: tuple[int, ...], by: float) -> Change:
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        arrays[name][cell] += by
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["patch/logprob", "prompt/logprob", "patch/lse", "prompt/entropy"])
+def test_a_reading_that_the_model_does_not_give(make: Callable[..., Path], images: Path, name: str) -> None:
+    site, _, array = name.partition("/")
+    cell = (2, 1, 3, 0) if array == "logprob" else (2, 1, 3)
+    (finding,) = findings(make(images, nudge(name, cell, 3e-4)))
+    assert finding.where == f"image 2 (0002.png), layer 1, {site} 3"
+    assert finding.what.startswith(f"{array} is ")
+
+
+def test_noise_is_within_the_tolerance(make: Callable[..., Path], images: Path) -> None:
+    assert findings(make(images, nudge("patch/logprob", (2, 1, 3, 0), 5e-5))) == []
+
+
+def test_another_token(make: Callable[..., Path], images: Path) -> None:
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        tokens = arrays["patch/token"][0, 2, 5]
+        tokens[0] = next(i for i in range(20) if i not in tokens)
+
+    token, top1 = findings(make(images, change))
+    assert token.where == top1.where == "image 0 (0000.png), layer 2, patch 5"
+    assert (token.what[:10], top1.what[:8]) == ("tokens are", "top1 is ")
+
+
+def test_many_differences_are_counted(make: Callable[..., Path], images: Path) -> None:
+    cache = make(images, nudge("patch/lse", (1, slice(None), slice(None)), 1))
+    found = findings(cache)
+    assert [finding.what for finding in found][-1] == "59 more readings differ"  # of 4 layers and 16 patches
+    assert len(found) == 6
+
+
+def test_images_that_changed_or_went(make: Callable[..., Path], images: Path, tmp_path: Path) -> None:
+    own = tmp_path / "images"
+    shutil.copytree(images, own)
+    cache = make(own)
+    shutil.copy(own / "0000.png", own / "0001.png")
+    (finding,) = findings(cache)
+    assert (finding.where, finding.what) == ("image 1 (0001.png)", "the file is not the one that was read")
+    shutil.rmtree(own)
+    assert [finding.what.partition(":")[0] for finding in findings(cache)] == ["cannot be fetched"] * IMAGES
+
+
+def test_the_seed_chooses(make: Callable[..., Path], images: Path) -> None:
+    cache = make(images, nudge("patch/lse", (slice(None), 0, 0), 1))
+    one = [finding.where for finding in findings(cache, sample=2, seed=1)]
+    assert one == [finding.where for finding in findings(cache, sample=2, seed=1)]
+    assert len({tuple(finding.where for finding in findings(cache, sample=2, seed=seed)) for seed in range(4)}) > 1
+
+
+def test_another_model(make: Callable[..., Path], images: Path, tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", seed=1)
+    with pytest.raises(CacheMismatch, match="is not the model of"):
+        findings(make(images), model=str(other))

@@ -1,0 +1,132 @@
+"""Does the model still say what the cache holds? Some images read anew, and compared reading by reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from vlq.query.cache import Cache
+from vlq.query.errors import CacheMismatch, CorruptCache, StoreError
+from vlq.query.schema import Commit, Run, commit_key
+from vlq.workers.extract import read_shard
+from vlq.workers.index import Progress
+from vlq.workers.lens import Lens
+from vlq.workers.models import load
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.files import model_hash, resolve
+from vlq.workers.verify import RUN_AGAIN, Finding
+
+TOLERANCE = {"float32": 1e-4, "float16": 0.05, "bfloat16": 0.4}
+"""By how many nats two readings of one image may differ, batched and computed in whatever way, by dtype: some 6 steps
+of the half precisions at the size of logits, which are around 10."""
+
+SHOWN = 5
+"""Differences of an image that are each told; the others are counted."""
+
+
+def rerun(cache: Cache, model: str | None, sample: int, seed: int, progress: Progress) -> Iterator[Finding]:
+    """Everything in which `sample` images, read anew, differ from what is stored. Damaged shards are passed over.
+
+    `model` is where the run's model is now, if it moved. Raises ModelError if it cannot be loaded, CacheMismatch if it
+    is another one.
+    """
+    run = cache.run
+    chosen = _chosen(cache, sample, seed)
+    name = model or run.model
+    found = model_hash(resolve(name))
+    if found != run.model_hash:
+        raise CacheMismatch(
+            f"{name} is not the model of {cache.url}: its hash is {found[:12]}, the run's {run.model_hash[:12]}.",
+            "Say where the run's model is: --model FOLDER_OR_ID",
+        )
+    device = "cuda" if run.device == "cuda" and torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(run.threads)
+    loaded = load(name, prompt=run.prompt, device=device, dtype=run.dtype, attention=run.attention)
+    with ThreadPoolExecutor(1) as decoder:
+        for done, (commit, row) in enumerate(chosen):
+            yield from _compare(cache, loaded, commit, row, decoder)
+            progress("reading images anew", done + 1, len(chosen))
+
+
+def _chosen(cache: Cache, sample: int, seed: int) -> list[tuple[Commit, int]]:
+    """Shard and row of so many images, the same ones for the same seed."""
+    images = [(commit, row) for commit in cache.snapshot().commits for row in range(commit.images)]
+    order = np.random.default_rng(seed).permutation(len(images))[:sample]
+    return [images[i] for i in sorted(order)]
+
+
+def _compare(
+    cache: Cache, model: LensModel, commit: Commit, row: int, decoder: ThreadPoolExecutor
+) -> Iterator[Finding]:
+    run, redo = cache.run, f"delete {commit_key(commit.shard)}, and {RUN_AGAIN}"
+    try:
+        for stored in commit.objects:
+            cache.read(stored)
+        table = pq.read_table(pa.BufferReader(cache.read(commit.images_table))).slice(row, 1)
+    except CorruptCache:
+        return
+    (image,) = table.to_pylist()
+    where = f"image {image['image_id']} ({image['image']})"
+    lens = Lens(model.unembed, run.k, run.lens_block)
+    try:
+        arrays, anew = read_shard(model, lens, run, table.select(["image_id", "image", "uri"]), decoder)
+    except (OSError, StoreError) as error:
+        yield Finding(where, f"cannot be fetched: {error}".splitlines()[0], "make the images reachable from here")
+        return
+    (now,) = anew.to_pylist()
+    if now["sha256"] != image["sha256"]:
+        yield Finding(where, "the file is not the one that was read", f"bring {image['uri']} back, or cache it anew")
+        return
+    for column in ("error", "width", "height", "transform", "grid"):
+        if now[column] != image[column]:
+            yield Finding(where, f"{column} is {now[column]}, stored is {image[column]}", redo)
+    if now["error"] is not None or image["error"] is not None:
+        return
+    group = cache.group(commit.shard)
+    for site in run.at:
+        names = ("token", "logprob", "top1", "lse", "entropy")
+        old = {name: np.asarray(group[f"{site}/{name}"][row]) for name in names}  # type: ignore[index]
+        new = {name: arrays[f"{site}/{name}"][0] for name in names}
+        cells = list(differing(run, old, new))
+        for layer, position, what in islice(cells, SHOWN):
+            yield Finding(f"{where}, layer {layer}, {site} {position}", what, redo)
+        if len(cells) > SHOWN:
+            yield Finding(f"{where}, {site}", f"{len(cells) - SHOWN:,} more readings differ", redo)
+
+
+def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> Iterator[tuple[int, int, str]]:
+    """(layer, position, in what) of each reading that differs by more than the tolerance; arrays of one image.
+
+    Ids may change places with neighbours that are as probable, and the last one with one that is not stored.
+    """
+    tolerance = TOLERANCE[run.dtype]
+    for name in ("logprob", "lse", "entropy"):
+        a, b = old[name].astype(np.float64), new[name].astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            far = ~(np.abs(a - b) <= tolerance)  # also where one of them is no number
+        for cell in _cells(far):
+            at = _worst(np.abs(a - b)[cell])
+            yield *cell, f"{name} is {b[cell][at]:.6g}, stored is {a[cell][at]:.6g}"
+    logprob = old["logprob"].astype(np.float64)
+    gaps = np.minimum(np.abs(np.diff(logprob, prepend=np.inf)), np.abs(np.diff(logprob, append=-np.inf)))
+    gaps[..., -1] = 0
+    for cell in _cells((old["token"] != new["token"]) & ~(gaps <= 2 * tolerance)):
+        yield *cell, f"tokens are {new['token'][cell].tolist()}, stored are {old['token'][cell].tolist()}"
+    for cell in _cells(old["top1"] != old["token"][..., 0]):
+        yield *cell, f"top1 is {old['top1'][cell]}, the first token {old['token'][cell][0]}"
+
+
+def _cells(wrong: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(layer, position) where anything is wrong."""
+    flat = wrong.reshape(*wrong.shape[:2], -1).any(-1)
+    yield from ((int(layer), int(position)) for layer, position in np.argwhere(flat))
+
+
+def _worst(differences: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(np.nan_to_num(differences, nan=np.inf).argmax(), differences.shape))

@@ -318,6 +318,11 @@ class Commit:
     postings: Mapping[str, Stored]  # by table
     format: int = FORMAT
 
+    @property
+    def size(self) -> int:
+        """Bytes of all objects that the record names."""
+        return sum(stored.size for stored in (*self.objects, self.images_table, *self.postings.values()))
+
     def to_bytes(self) -> bytes:
         return to_json(asdict(self))
 

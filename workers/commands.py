@@ -1,4 +1,4 @@
-"""`vlq run`: what the command line adds to `run_job`."""
+"""`vlq run` and `vlq status`: what the command line adds to what they do."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ def run(
     ray_address: Annotated[
         str | None, typer.Option(help="A running Ray cluster to join; default: one of its own here.")
     ] = None,
+    gpus_per_worker: Annotated[
+        float, typer.Option(help="GPUs that a worker takes: 0.5 puts two on one, 2 splits a model with --device-map.")
+    ] = 1.0,
+    log: Annotated[str, typer.Option(help="text or json, a line each; default $VLQ_LOG, else text.")] = "",
 ) -> None:
     """Read a corpus of images with a model into a cache. The same command goes on with a run that was stopped."""
     options = {
@@ -48,30 +52,37 @@ def run(
         "device": one_of("--device", device, ("auto", "cpu", "cuda")),
         "dtype": one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16")),
         "ray_address": ray_address,
+        "gpus_per_worker": share_of_gpus(gpus_per_worker),
     }
+    form = log or os.environ.get("VLQ_LOG") or "text"
+    one_of("--log", form, ("text", "json"))
     if not options["cache"]:
         raise NoCache(
             "No cache given: --cache and $VLQ_CACHE are empty.", "Say where it should be: --cache FOLDER_OR_URL"
         )
 
-    from vlq.workers.job import run_job
+    from vlq.workers.job import Terminated, run_job
     from vlq.workers.plan import RunOptions
     from vlq.workers.progress import tracker
 
     asked = RunOptions(**options)  # type: ignore[arg-type]
     try:
-        with tracker() as shown:
+        with tracker(as_json=form == "json") as shown:
             outcome = run_job(asked, shown)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("Stopped. What is done is kept; the same command goes on from here.", file=sys.stderr)
-        raise typer.Exit(130) from None
-    report(asked.cache, outcome.images, outcome.errors, outcome.fresh)
+        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
+    report(asked.cache, outcome.images, outcome.errors, outcome.fresh, outcome.busy)
 
 
-def report(cache: str, images: int, errors: tuple[tuple[int, str, str], ...], fresh: int) -> None:
+def report(
+    cache: str, images: int, errors: tuple[tuple[int, str, str], ...], fresh: int, busy: float | None = None
+) -> None:
     """Print what there is now and what to type next."""
     if not fresh:
         print("Nothing to do: all images are cached already.")
+    elif busy is not None:
+        print(f"The model was at work {busy:.0%} of its workers' time.")
     read = images - len(errors)
     print(
         f"{read:,} image{'s' if read != 1 else ''} read{f', {len(errors):,} could not be' if errors else ''}: {cache}"
@@ -89,6 +100,13 @@ def parse_sites(text: str) -> tuple[str, ...]:
     if not found or not found <= {"patch", "prompt"}:
         raise BadArgument(f"--at is patch, prompt or patch,prompt. Got '{text}'.")
     return tuple(site for site in ("patch", "prompt") if site in found)
+
+
+def share_of_gpus(value: float) -> float:
+    """The value, if Ray can give so many: a part of one, or whole ones. Raises BadArgument."""
+    if not 0 < value <= 1 and not (value > 1 and value == int(value)):
+        raise BadArgument(f"--gpus-per-worker is a part of one, such as 0.5, or a whole number. Got {value:g}.")
+    return value
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str | None:

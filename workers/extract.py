@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -57,10 +58,28 @@ def prepare(model: LensModel, uri: str) -> Prepared:
 def read_shard(
     model: LensModel, lens: Lens, run: Run, rows: pa.Table, decoders: Executor
 ) -> tuple[dict[str, np.ndarray], pa.Table]:
+    """`read_decoded` of images that `decode_ahead` decodes."""
+    return read_decoded(model, lens, run, rows, decode_ahead(model, rows, decoders))
+
+
+def decode_ahead(model: LensModel, rows: pa.Table, decoders: Executor) -> Iterator[Prepared]:
+    """The images of the plan's rows, in their order. All are begun at once: a shard's fit into memory."""
+    return decoders.map(partial(prepare, model), rows["uri"].to_pylist())
+
+
+def read_decoded(
+    model: LensModel,
+    lens: Lens,
+    run: Run,
+    rows: pa.Table,
+    images: Iterator[Prepared],
+    busy: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> tuple[dict[str, np.ndarray], pa.Table]:
     """The arrays of `schema.array_specs` and the image table for the plan's rows of one shard.
 
-    Images are decoded ahead, and batched in their order with the failed ones left out, so batches depend on nothing
-    but the images. Raises OSError if an image cannot be fetched, RunError if the model gives no finite numbers.
+    The time in the model and the lens is spent in contexts of `busy`. Images are batched in their order with the failed
+    ones left out, so batches depend on nothing but the images. Raises OSError if an image cannot be fetched, RunError
+    if the model gives no finite numbers.
     """
     arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in array_specs(run, rows.num_rows)}
     reader = BatchReader(model, lens, run)
@@ -70,11 +89,12 @@ def read_shard(
     names = rows["image"].to_pylist()
 
     def read() -> None:
-        reader.read(pixels, waiting, arrays, [names[i] for i in waiting])
+        with busy():
+            reader.read(pixels, waiting, arrays, [names[i] for i in waiting])
         pixels.clear()
         waiting.clear()
 
-    for i, image in enumerate(decoders.map(partial(prepare, model), rows["uri"].to_pylist())):
+    for i, image in enumerate(images):
         if image.pixels is not None:
             pixels.append(image.pixels)
             waiting.append(i)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -29,9 +29,14 @@ from vlq.workers.plan import (
     pinned_notes,
     settle,
 )
-from vlq.workers.pool import Failure, Pool, reason
+from vlq.workers.pool import Pool, reason
 from vlq.workers.progress import Tracker
-from vlq.workers.worker import Done, Setup
+from vlq.workers.queue import Failure
+from vlq.workers.watch import RunWatch
+from vlq.workers.worker import Setup
+
+SHOWN_FAILURES = 20
+"""How many shards that were given up are named."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,12 @@ class Outcome:
     images: int
     errors: tuple[tuple[int, str, str], ...]  # image id, name, reason
     fresh: int  # images that this run read; 0 if there was nothing to do
+    repeated: int = 0  # images that it read in vain: another run committed them meanwhile
+    busy: float | None = None  # share of the workers' time that their models were at work
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
 
 
 def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
@@ -65,16 +76,18 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
             return _outcome(store, run, head if head.sealed else seal(store, run, head, tracker), 0)
     with Pool(options.ray_address) as pool, interruptible():  # Ray sets signal handlers of its own
         tracker.phase("loading the model")
-        setup, workers = arrange(options, run, pool)
-        description = pool.start(setup, workers)
+        setup, room = arrange(options, run, pool)
+        shards = -(-corpus.num_rows // setup.shard_size) if run is None else len(missing(store, plan))
+        description = pool.start(setup, lambda: min(room(), shards))
         if run is None:
             run = begin(store, description)
         check_identity(run, description.run.identity(), options.cache)
         head, plan = settle(store, run, corpus, tracker.say)
-        fresh, failures = dispatch(pool, store, run, plan, tracker)
+        watch, failures = dispatch(pool, store, run, plan, tracker)
     if failures:
         raise given_up(failures)
-    return _outcome(store, run, seal(store, run, head, tracker), fresh)
+    outcome = _outcome(store, run, seal(store, run, head, tracker), watch.fresh)
+    return replace(outcome, repeated=watch.repeated, busy=watch.busy)
 
 
 def _absolute(model: str) -> str:
@@ -87,8 +100,9 @@ def _is_new(cache: str) -> bool:
     return "://" not in cache and not os.path.exists(os.path.expanduser(cache))
 
 
-def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, int]:
-    """How workers are made and how many. A run that has begun is gone on with as it is recorded.
+def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, Callable[[], int]]:
+    """How workers are made, and what tells how many there may be. A run that has begun is gone on with as it is
+    recorded.
 
     Threads depend on the machine, but neither on the number of workers nor on what else it does: they decide the
     results' last bits.
@@ -109,7 +123,6 @@ def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, in
     else:
         threads = min(2, cpu_count())
     fitting = fitting_workers(size, here.available if here else None)
-    room = max(1, gpus) if device == "cuda" else min(max(1, pool.cpus() // threads), _across(fitting, pool))
     setup = Setup(
         model=options.model,
         prompt=options.prompt,
@@ -121,8 +134,22 @@ def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, in
         batch_size=run.batch_size if run else options.batch_size or BATCH_SIZE,
         shard_size=run.shard_size if run else options.shard_size or SHARD_SIZE,
         attention=run.attention if run else "sdpa",
+        gpus=options.gpus_per_worker if device == "cuda" else 0.0,
     )
-    return setup, options.workers or room
+
+    def room() -> int:
+        if options.workers is not None:
+            return options.workers
+        if device == "cuda":
+            return max(1, workers_on(pool.gpus(), setup.gpus))
+        return min(max(1, pool.cpus() // threads), _across(fitting, pool))
+
+    return setup, room
+
+
+def workers_on(gpus: int, each: float) -> int:
+    """How many workers so many GPUs carry. A worker that takes a part of one takes it of one alone."""
+    return int(gpus // each) if each >= 1 else gpus * int(1 / each + 1e-9)
 
 
 def _across(fitting: int, pool: Pool) -> int:
@@ -144,37 +171,32 @@ def missing(store: Store, plan: Plan) -> list[int]:
     return sorted(set(range(plan.shards)) - set(committed_shards(store)))
 
 
-def dispatch(pool: Pool, store: Store, run: Run, plan: Plan, tracker: Tracker) -> tuple[int, list[Failure]]:
-    """Have the missing shards read. Returns how many images were, and the shards that were given up."""
+def dispatch(pool: Pool, store: Store, run: Run, plan: Plan, tracker: Tracker) -> tuple[RunWatch, list[Failure]]:
+    """Have the missing shards read. Returns what was seen of that, and the shards that were given up."""
     before = committed(store)
-    wanted = set(missing(store, plan))
+    wanted = [shard for shard in range(plan.shards) if shard not in before]
     cached = sum(commit.images for shard, commit in before.items() if shard < plan.shards)
     errors = sum(len(commit.errors) for shard, commit in before.items() if shard < plan.shards)
     if cached:
         tracker.say(f"Going on: {cached} of {plan.images} images are cached.")
-    fresh = 0
-    tracker.images(cached, plan.images, errors, 0)
-
-    def done(shard: Done) -> None:
-        nonlocal fresh, errors
-        fresh += shard.images
-        errors += shard.errors
-        tracker.images(cached + fresh, plan.images, errors, fresh)
-
-    tasks = ((shard, rows) for shard, rows in plan.rows() if shard in wanted)
+    watch = RunWatch(tracker, cached, plan.images, errors)
     url = store.url if "://" in store.url else os.path.abspath(os.path.expanduser(store.url))
-    failures = pool.extract(url, run, tasks, done)
-    return fresh, failures
+    return watch, pool.extract(url, run, wanted, plan.rows_of, watch)
 
 
 def given_up(failures: list[Failure]) -> RunError:
     """The error of a run that could not finish every shard."""
-    first = failures[0]
-    count = f"{len(failures)} shards were given up; shard" if len(failures) > 1 else "Shard"
-    verb = "" if len(failures) > 1 else " was given up"
-    hint = getattr(first.error, "hint", None)
-    again = "The same command tries again what is missing; the rest is cached."
-    return RunError(f"{count} {first.shard}{verb}: {reason(first.error)}", f"{hint}\n{again}" if hint else again)
+    lines = [
+        f"  shard {failure.shard}, tried {failure.attempts} time{'s' if failure.attempts > 1 else ''}: "
+        f"{reason(failure.error)}"
+        for failure in failures[:SHOWN_FAILURES]
+    ]
+    if len(failures) > SHOWN_FAILURES:
+        lines.append(f"  and {len(failures) - SHOWN_FAILURES:,} more")
+    count = f"{len(failures):,} shards were" if len(failures) > 1 else "One shard was"
+    hints = dict.fromkeys(hint for failure in failures if (hint := getattr(failure.error, "hint", None)))
+    again = "The same command tries again what is missing; the rest is cached. vlq status shows which."
+    return RunError("\n".join([f"{count} given up:", *lines]), "\n".join([*hints, again]))
 
 
 def seal(store: Store, run: Run, head: Head, tracker: Tracker) -> Head:
@@ -192,9 +214,12 @@ def _outcome(store: Store, run: Run, head: Head, fresh: int) -> Outcome:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does."""
+    """SIGTERM ends a run as Ctrl-C does, within a second even while Ray waits. Raises Terminated then."""
+    came = False
 
     def stop(number: int, frame: object) -> None:
+        nonlocal came
+        came = True
         raise KeyboardInterrupt
 
     try:
@@ -204,5 +229,8 @@ def interruptible() -> Iterator[None]:
         return
     try:
         yield
+    except KeyboardInterrupt as stopped:
+        # Ray, where it waits, makes its own of what a handler raises.
+        raise (Terminated() if came else stopped) from None
     finally:
         signal.signal(signal.SIGTERM, before)

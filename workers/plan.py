@@ -6,9 +6,11 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -41,6 +43,7 @@ class RunOptions:
     device: str | None = None
     dtype: str | None = None
     ray_address: str | None = None
+    gpus_per_worker: float = 1.0
 
 
 # --- does it fit what is there ---------------------------------------------------------------------------------
@@ -146,14 +149,18 @@ class Plan:
     def images(self) -> int:
         return int(self.table.num_rows)
 
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """The first row of each shard, and the number of all rows."""
+        return np.searchsorted(self.table["shard"].to_numpy(), np.arange(self.shards + 1))
+
+    def rows_of(self, shard: int) -> pa.Table:
+        # Taken, not sliced: a slice would carry the whole table along to its worker.
+        return self.table.take(pa.array(range(*self._starts[shard : shard + 2])))
+
     def rows(self) -> Iterator[tuple[int, pa.Table]]:
         """Each shard and its rows."""
-        counts = Counter(self.table["shard"].to_pylist())
-        start = 0
-        for shard, count in sorted(counts.items()):
-            # Taken, not sliced: a slice would carry the whole table along to its worker.
-            yield shard, self.table.take(pa.array(range(start, start + count)))
-            start += count
+        return ((shard, self.rows_of(shard)) for shard in range(self.shards))
 
 
 def first_plan(corpus: pa.Table, shard_size: int) -> Plan:

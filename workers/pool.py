@@ -1,59 +1,66 @@
-"""Ray: workers that come and go, one task a shard, each tried a few times.
+"""Ray: workers that come and go, each with a model, and what happens to their shards.
 
 Only plan rows go out and small records come back; images, tensors and arrays never travel. A worker gets two shards
-at a time, so that one is decoded or written while the other one is in the model.
+at a time, so that one is decoded or written while the other one is in the model. There are as many workers as shards
+to be read, up to a bound that may grow while machines join; those without a place yet make Ray's autoscaler find one.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections import deque
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from vlq.query.errors import RunError, StoreError, VlqError
 from vlq.query.schema import Run
 from vlq.workers.machine import cpu_count
+from vlq.workers.queue import Failure, Queue, Task
 from vlq.workers.worker import Description, Done, Setup, ShardWorker
 
-ATTEMPTS = 3
-"""How often a shard is tried."""
-
 FAILURES_IN_A_ROW = 12
-"""Without a success between them, it is not the shards that are at fault."""
+"""So many shards that fail one after another, without a success between them, are not at fault themselves."""
+
+STARTS = 3
+"""Where so many workers in a row could not start, none will."""
+
+TICK = 1.0
+"""Seconds between two looks around where nothing happens."""
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks for machines that joined."""
 
 OBJECT_STORE = 100 * 2**20
 """Bytes of Ray's shared memory on this machine: records only."""
 
 
-@dataclass
-class Task:
-    """A shard to read."""
-
-    shard: int
-    rows: pa.Table
-    failures: int = 0
-
-
-@dataclass
+@dataclass(eq=False)
 class Worker:
     """An actor and what it is busy with."""
 
     actor: Any
-    ready: bool = False
+    node: str = ""  # where it runs; empty until it is ready
     tasks: list[Task] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A shard that was given up."""
+class Watch(Protocol):
+    """Told what happens to shards."""
 
-    shard: int
-    error: Exception
+    def done(self, shard: Done) -> None:
+        """A shard is committed."""
+
+    def failed(self, shard: int, reason: str, again_in: float | None) -> None:
+        """A shard failed on a worker. Seconds until it is tried again, if it is."""
+
+    def reissued(self, shard: int) -> None:
+        """A shard was given to a second worker."""
+
+    def workers(self, ready: int, starting: int) -> None:
+        """How many workers there are now."""
 
 
 class Pool:
@@ -65,6 +72,7 @@ class Pool:
         self._calls: dict[Any, tuple[Worker, Task | None]] = {}
         self._failures_in_a_row = 0
         self._model_loads = False  # whether any worker was ever ready
+        self._looked = 0.0  # when it was last asked how many workers there may be
         self._started_ray = False
 
     # Ray itself.
@@ -130,17 +138,28 @@ class Pool:
 
     # Workers.
 
-    def start(self, setup: Setup, count: int) -> Description:
-        """Make workers; returns what the first one to be ready says. Raises ModelError if it cannot load the model."""
-        self._setup = setup
-        for _ in range(count):
-            self._add_worker()
+    def start(self, setup: Setup, most: Callable[[], int]) -> Description:
+        """Make workers, `most()` of them; returns what the first one to be ready says.
+
+        `most` is asked again from time to time. Raises ModelError if the model cannot be loaded.
+        """
+        self._setup, self._most = setup, most
         while True:
-            worker, _, result = self._next()
+            self._fit(most())
+            if (ended := self._next(TICK)) is None:
+                continue
+            worker, _, result = ended
             if isinstance(result, Description):
-                worker.ready = self._model_loads = True
+                self._ready(worker, result)
                 return result
             self._lost(worker, result)
+
+    def _fit(self, wanted: int) -> None:
+        """Make workers until there are as many as are wanted; let those go that have no place yet and are too many."""
+        for worker in [worker for worker in self._workers if not worker.node][: max(0, len(self._workers) - wanted)]:
+            self._drop(worker)
+        for _ in range(wanted - len(self._workers)):
+            self._add_worker()
 
     def _add_worker(self) -> None:
         import ray
@@ -148,7 +167,7 @@ class Pool:
         actor: Any = ray.remote(ShardWorker)
         actor = actor.options(
             num_cpus=min(self._setup.threads, self._largest_node()),
-            num_gpus=1 if self._setup.device == "cuda" else 0,
+            num_gpus=self._setup.gpus,
             max_concurrency=2,
             # A lost worker is replaced here, where failures are counted shard by shard.
             max_restarts=0,
@@ -158,20 +177,34 @@ class Pool:
         self._workers.append(worker)
         self._calls[worker.actor.start.remote()] = worker, None
 
-    def _lost(self, worker: Worker, error: Any) -> None:
-        """A worker died or could not load its model: another takes its place, unless that is hopeless."""
+    def _drop(self, worker: Worker) -> None:
+        import ray
+
+        self._workers.remove(worker)
+        self._calls = {call: made for call, made in self._calls.items() if made[0] is not worker}
+        ray.kill(worker.actor)
+
+    def _ready(self, worker: Worker, description: Description) -> None:
+        worker.node = description.node
+        self._model_loads = True
+
+    def _lost(self, worker: Worker, error: Exception) -> None:
+        """A worker died or could not load its model; `_fit` makes another, unless that is hopeless."""
         if worker not in self._workers:
             return  # another of its calls has told already
+        import ray
+
         self._workers.remove(worker)
-        self._count_failure(error)
+        ray.kill(worker.actor)  # it may be out of reach only
         if isinstance(error, VlqError):
             raise error
-        self._add_worker()
+        if not worker.node:
+            self._count_failure(error, STARTS)
 
-    def _count_failure(self, error: Exception) -> None:
+    def _count_failure(self, error: Exception, most: int) -> None:
         self._failures_in_a_row += 1
-        # Where no worker ever came up, none will; one that works on shards may well take others down with it.
-        if self._failures_in_a_row >= (FAILURES_IN_A_ROW if self._model_loads else ATTEMPTS):
+        # Where a worker came up once, one that works on shards may well take starting ones down with it.
+        if self._failures_in_a_row >= (FAILURES_IN_A_ROW if self._model_loads else most):
             if isinstance(error, VlqError):
                 raise error
             raise RunError(
@@ -179,15 +212,25 @@ class Pool:
                 "If memory is short, use fewer --workers or a smaller --batch-size. What is done is kept.",
             ) from error
 
-    def _next(self) -> tuple[Worker, Task | None, Any]:
-        """Wait for any call to end: its worker, its task (None: the start), and its result or exception."""
+    def _node_is_gone(self, worker: Worker) -> bool:
+        import ray
+
+        return worker.node not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+
+    def _next(self, seconds: float) -> tuple[Worker, Task | None, Any] | None:
+        """Wait so long for any call to end: its worker, its task (None: the start), and its result or exception."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        (call,), _ = ray.wait(list(self._calls), num_returns=1)
-        worker, task = self._calls.pop(call)
+        if not self._calls:
+            time.sleep(seconds)
+            return None
+        ended, _ = ray.wait(list(self._calls), num_returns=1, timeout=seconds)
+        if not ended:
+            return None
+        worker, task = self._calls.pop(ended[0])
         try:
-            result = ray.get(call)
+            result = ray.get(ended[0])
         except RayTaskError as error:
             result = error.cause
         except RayError as error:
@@ -197,52 +240,82 @@ class Pool:
     # Shards.
 
     def extract(
-        self, url: str, run: Run, tasks: Iterable[tuple[int, pa.Table]], done: Callable[[Done], None]
+        self, url: str, run: Run, shards: Sequence[int], rows: Callable[[int], pa.Table], watch: Watch
     ) -> list[Failure]:
-        """Read and commit shards (number, plan rows); tells `done` of each. Returns those that were given up.
+        """Read and commit shards, each with its `rows` of the plan. Returns those that were given up.
 
-        A shard is tried ATTEMPTS times, after a failure alone on its worker, so that it cannot take another one down.
+        A shard that fails is tried again after a while, alone on its worker, so that it cannot take another one down.
         Raises RunError if everything fails, ModelError if a worker holds another model.
         """
+        queue = Queue(shards)
+        while queue.unfinished:
+            self._look_around(queue, watch)
+            for worker in self._workers:
+                self._fill(worker, queue, url, run, rows, watch)
+            if (ended := self._next(queue.wait(TICK))) is None:
+                continue
+            worker, task, result = ended
+            if task is None:
+                if isinstance(result, Description):
+                    self._check_same(run, result.run)
+                    self._ready(worker, result)
+                else:
+                    self._lost(worker, result)
+                self._tell(watch)
+                continue
+            worker.tasks.remove(task)
+            if isinstance(result, Done):
+                self._failures_in_a_row = 0
+                if queue.done(task):
+                    watch.done(result)
+                    if result.lost_race:
+                        queue.elsewhere()
+            else:
+                self._failed(worker, task, result, queue, watch)
+        return sorted(queue.given_up, key=lambda failure: failure.shard)
+
+    def _look_around(self, queue: Queue, watch: Watch) -> None:
+        """Have as many workers as there is room and work for."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_EVERY:
+            self._looked, self._room = now, self._most()
+            self._tell(watch)
+        if len(self._workers) != (wanted := min(self._room, queue.unfinished)):
+            self._fit(wanted)
+
+    def _tell(self, watch: Watch) -> None:
+        ready = sum(1 for worker in self._workers if worker.node)
+        watch.workers(ready, len(self._workers) - ready)
+
+    def _fill(
+        self, worker: Worker, queue: Queue, url: str, run: Run, rows: Callable[[int], pa.Table], watch: Watch
+    ) -> None:
+        while worker.node and len(worker.tasks) < 2:
+            task = queue.take(worker.tasks)
+            if task is None:
+                return
+            if task.holders > 1:
+                watch.reissued(task.shard)
+            worker.tasks.append(task)
+            self._calls[worker.actor.extract.remote(url, run, task.shard, rows(task.shard))] = worker, task
+
+    def _failed(self, worker: Worker, task: Task, error: Exception, queue: Queue, watch: Watch) -> None:
         from ray.exceptions import RayError
 
-        waiting = deque(Task(shard, rows) for shard, rows in tasks)
-        given_up: list[Failure] = []
-        while waiting or any(worker.tasks for worker in self._workers):
-            for worker in self._workers:
-                self._fill(worker, waiting, url, run)
-            worker, task, result = self._next()
-            if isinstance(result, Description):
-                self._check_same(run, result.run)
-                worker.ready = self._model_loads = True
-            elif isinstance(result, Done):
-                worker.tasks.remove(task)  # type: ignore[arg-type]
-                self._failures_in_a_row = 0
-                done(result)
-            elif task is None:
-                self._lost(worker, result)
-            else:
-                worker.tasks.remove(task)
-                task.failures += 1
-                final = isinstance(result, VlqError) and not isinstance(result, StoreError)
-                if final or task.failures == ATTEMPTS:
-                    given_up.append(Failure(task.shard, result))
-                else:
-                    waiting.append(task)
-                if isinstance(result, RayError):
-                    self._lost(worker, result)
-                elif not final:
-                    self._count_failure(result)
-        return sorted(given_up, key=lambda failure: failure.shard)
-
-    def _fill(self, worker: Worker, waiting: deque[Task], url: str, run: Run) -> None:
-        while worker.ready and waiting and len(worker.tasks) < 2:
-            if worker.tasks and (waiting[0].failures or worker.tasks[0].failures):
-                return
-            task = waiting.popleft()
-            worker.tasks.append(task)
-            call = worker.actor.extract.remote(url, run, task.shard, task.rows, task.failures)
-            self._calls[call] = worker, task
+        if task.over:  # its other holder was faster
+            queue.done(task)
+        elif isinstance(error, RayError) and self._node_is_gone(worker):
+            queue.lost(task, error)
+            watch.failed(task.shard, "its machine went away", 0.0)
+        else:
+            final = isinstance(error, VlqError) and not isinstance(error, StoreError)
+            again_in = queue.failed(task, error, final=final)
+            watch.failed(task.shard, reason(error), again_in)
+            if not final and task.failures == 1:
+                self._count_failure(error, FAILURES_IN_A_ROW)
+        if isinstance(error, RayError):
+            self._lost(worker, error)
+            self._tell(watch)
 
     def _check_same(self, run: Run, other: Run) -> None:
         differing = [name for name, value in run.identity().items() if other.identity()[name] != value]

@@ -1,11 +1,14 @@
-"""What long work shows: a bar on a terminal, a line every few seconds elsewhere. Both on stderr."""
+"""What long work shows: a bar on a terminal, a line every few seconds elsewhere, or JSON lines. All on stderr."""
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 LINE_EVERY = 5.0
@@ -26,13 +29,69 @@ class Tracker(Protocol):
 
 
 @contextmanager
-def tracker() -> Iterator[Tracker]:
-    """The tracker that fits where stderr goes."""
-    if sys.stderr.isatty():
-        with _Bar() as bar:
+def tracker(*, as_json: bool = False) -> Iterator[Tracker]:
+    """The tracker that fits where stderr goes. The log's warnings go there, too; as JSON, all of the log does."""
+    if as_json:
+        with _logged(_JsonLines(), logging.INFO):
+            yield _Logged()
+    elif sys.stderr.isatty():
+        with _Bar() as bar, _logged(_Said(bar), logging.WARNING):
             yield bar
     else:
-        yield _Lines()
+        lines = _Lines()
+        with _logged(_Said(lines), logging.WARNING):
+            yield lines
+
+
+@contextmanager
+def _logged(handler: logging.Handler, level: int) -> Iterator[None]:
+    """What modules of this room log is handled so."""
+    logger = logging.getLogger("vlq.workers")
+    before = logger.level, logger.propagate
+    logger.setLevel(level)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+
+class _Said(logging.Handler):
+    """Log lines as lines of a tracker."""
+
+    def __init__(self, shown: Tracker) -> None:
+        super().__init__()
+        self._shown = shown
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._shown.say(record.getMessage())
+
+
+class _JsonLines(logging.Handler):
+    """Log lines as JSON: time, level, event, and the `fields` that a line was given."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"time": when, "level": record.levelname.lower(), "event": record.getMessage()}
+        print(json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False), file=sys.stderr, flush=True)
+
+
+class _Logged:
+    """A tracker that logs."""
+
+    def __init__(self) -> None:
+        self._log = logging.getLogger(__name__)
+
+    def say(self, text: str) -> None:
+        self._log.info("%s", text)
+
+    phase = say
+
+    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
+        fields = {"done": done, "total": total, "errors": errors, "fresh": fresh}
+        self._log.info("progress", extra={"fields": fields})
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from vlq.query.cache import read_commit
 from vlq.query.errors import RunError
 from vlq.query.schema import (
     Commit,
@@ -31,10 +32,18 @@ from vlq.workers.postings import postings_bytes, postings_of
 def write_shard(
     store: Store, run: Run, shard: int, first_image: int, readings: Mapping[str, np.ndarray], images: pa.Table
 ) -> Commit:
-    """Put a shard's objects, its postings and its commit record, and return the record that holds.
+    """Put a shard's objects, its postings and its commit record, and return the record that holds: of `put_shard`, or
+    another writer's if that one came first."""
+    return commit(store, put_shard(store, run, shard, first_image, readings, images))[0]
+
+
+def put_shard(
+    store: Store, run: Run, shard: int, first_image: int, readings: Mapping[str, np.ndarray], images: pa.Table
+) -> Commit:
+    """Put a shard's objects and its postings; the record that names them, which is not put yet.
 
     `readings` are the arrays of `schema.array_specs`; `images` is the image table, one row per image of the shard,
-    in the order of the arrays. The record returned is another writer's if that one came first.
+    in the order of the arrays.
     """
     objects = encode_group(run, readings, images.num_rows)
     tables = {name: postings_bytes(table) for name, table in postings_of(run, first_image, readings).items()}
@@ -49,13 +58,29 @@ def write_shard(
 
     rows = images.select(["image_id", "image", "error"]).to_pylist()
     errors = tuple((row["image_id"], row["image"], row["error"]) for row in rows if row["error"] is not None)
-    record = Commit(run.digest, shard, first_image, images.num_rows, prefix, errors, stored, images_table, postings)
-    if store.create(commit_key(shard), record.to_bytes()):
-        return record
-    winner = Commit.from_bytes(store.read(commit_key(shard)), commit_key(shard))
-    if winner.run != run.digest:
-        raise RunError(f"Shard {shard} was committed by another run into {store.url}.", "Use another --cache.")
-    return winner
+    return Commit(run.digest, shard, first_image, images.num_rows, prefix, errors, stored, images_table, postings)
+
+
+def commit(store: Store, record: Commit) -> tuple[Commit, bool]:
+    """Put a shard's record. Returns the one that holds, and whether it was put by this call. Raises RunError."""
+    if store.create(commit_key(record.shard), record.to_bytes()):
+        return record, True
+    return _of_run(store, record.run, read_commit(store, record.shard)), False
+
+
+def find_commit(store: Store, run: Run, shard: int) -> Commit | None:
+    """A shard's record if it is committed. Raises RunError if it is by another run."""
+    try:
+        found = read_commit(store, shard)
+    except FileNotFoundError:
+        return None
+    return _of_run(store, run.digest, found)
+
+
+def _of_run(store: Store, run: str, found: Commit) -> Commit:
+    if found.run != run:
+        raise RunError(f"Shard {found.shard} was committed by another run into {store.url}.", "Use another --cache.")
+    return found
 
 
 def _digest(objects: Mapping[str, bytes]) -> str:

@@ -6,7 +6,9 @@ import platform
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -38,6 +40,7 @@ class Setup:
     batch_size: int
     shard_size: int
     attention: str = "sdpa"
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,38 @@ class Description:
     run: Run
     vocabulary: bytes  # Parquet
     tokenizer: bytes | None  # tokenizer.json
+    node: str = "here"  # the machine that the worker is on, as Ray names it
 
 
 @dataclass(frozen=True)
 class Done:
-    """A committed shard."""
+    """A committed shard, and what it took. Seconds are 0 where another run had committed it before."""
 
     shard: int
     images: int
-    errors: int
+    errors: tuple[tuple[int, str, str], ...] = ()  # image id, name, reason
+    size: int = 0  # bytes of its objects
+    fresh: bool = True  # whether this worker's commit is the one that holds
+    lost_race: bool = False  # read here and committed by another run meanwhile
+    queued: float = 0.0  # seconds until the model was free for it
+    busy: float = 0.0  # in the model and the lens
+    starved: float = 0.0  # in which the model waited for images
+    writing: float = 0.0
+
+
+class Stopwatch:
+    """Adds up the seconds that are spent in it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start
 
 
 class ShardWorker:
@@ -70,6 +96,7 @@ class ShardWorker:
 
     def start(self) -> Description:
         """Load the model, and say which run this worker would begin. Raises ModelError."""
+        import ray
         import torch
         import transformers
 
@@ -91,29 +118,49 @@ class ShardWorker:
         )
         table = vocabulary_table(self._model.tokenizer, self._model.vocabulary_size)
         run = describe_run(setup, self._model, vocabulary_hash(table))
-        return Description(run, parquet_bytes(table), self._model.tokenizer.backend_tokenizer.to_str().encode())
+        tokenizer = self._model.tokenizer.backend_tokenizer.to_str().encode()
+        return Description(run, parquet_bytes(table), tokenizer, ray.get_runtime_context().get_node_id())
 
-    def extract(self, url: str, run: Run, shard: int, rows: pa.Table, attempt: int) -> Done:
-        """Read one shard's rows of the plan and commit it."""
+    def extract(self, url: str, run: Run, shard: int, rows: pa.Table) -> Done:
+        """Read one shard's rows of the plan and commit it, unless another run has done so."""
         import torch
 
-        from vlq.workers.extract import read_shard
+        from vlq.workers.extract import decode_ahead, read_decoded
         from vlq.workers.lens import Lens
-        from vlq.workers.shard import write_shard
+        from vlq.workers.shard import commit, find_commit, put_shard
 
-        time.sleep(attempt)  # what failed may want a moment
+        store = open_store(url)
+        found = find_commit(store, run, shard)
+        if found is not None:
+            return Done(shard, found.images, found.errors, found.size, fresh=False)
+        images = decode_ahead(self._model, rows, self._decoders)
+        start = time.perf_counter()
+        busy = Stopwatch()
         with self._using_model:
+            began = time.perf_counter()
             torch.set_num_threads(run.threads)  # counts for the calling thread
             lens = Lens(self._model.unembed, run.k, run.lens_block)
             try:
-                readings, images = read_shard(self._model, lens, run, rows, self._decoders)
+                readings, table = read_decoded(self._model, lens, run, rows, images, busy.running)
             except torch.cuda.OutOfMemoryError as error:
                 raise RunError(
                     f"A batch of {run.batch_size} images does not fit into the GPU's memory.",
                     "Free the GPU, or begin another --cache with a smaller --batch-size.",
                 ) from error
-        commit = write_shard(open_store(url), run, shard, rows["image_id"][0].as_py(), readings, images)
-        return Done(shard, commit.images, len(commit.errors))
+        read = time.perf_counter()
+        record, is_ours = commit(store, put_shard(store, run, shard, rows["image_id"][0].as_py(), readings, table))
+        return Done(
+            shard,
+            record.images,
+            record.errors,
+            record.size,
+            fresh=is_ours,
+            lost_race=not is_ours,
+            queued=began - start,
+            busy=busy.seconds,
+            starved=read - began - busy.seconds,
+            writing=time.perf_counter() - read,
+        )
 
 
 def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import ray
 
 import vlq.workers.pool as pool_module
+import vlq.workers.queue as queue_module
 from vlq.query.errors import ModelError, RunError
 from vlq.query.schema import Run
-from vlq.workers.pool import ATTEMPTS, Pool, reason
+from vlq.workers.pool import Pool, reason
+from vlq.workers.queue import ATTEMPTS, Failure
 from vlq.workers.worker import Description, Done, Setup
 
 pytestmark = [pytest.mark.timeout(200), pytest.mark.filterwarnings("ignore")]
@@ -37,10 +42,12 @@ def failing_worker() -> type:
                 raise ModelError("It cannot be loaded.", "Try another.")
             if self.setup.model == "deadly":
                 os._exit(1)
-            return Description(RUN, b"", None)
+            return Description(RUN, b"", None, ray.get_runtime_context().get_node_id())
 
-        def extract(self, url: str, run: Any, shard: int, rows: Any, attempt: int) -> Any:
-            with open(os.path.join(url, str(shard)), "a") as file:
+        def extract(self, url: str, run: Any, shard: int, rows: Any) -> Any:
+            path = os.path.join(url, str(shard))
+            attempt = os.path.getsize(path) if os.path.exists(path) else 0
+            with open(path, "a") as file:
                 file.write("x")
             trouble = rows["image"][0].as_py()
             if trouble == "dies" or (trouble == "dies once" and attempt == 0):
@@ -49,28 +56,64 @@ def failing_worker() -> type:
                 raise OSError("connection reset")
             if trouble == "hopeless":
                 raise RunError("It is not finite.")
-            return Done(shard, 1, 0)
+            if trouble == "needs two workers":
+                open(os.path.join(url, f"worker-{os.getpid()}"), "w").close()
+                while sum(name.startswith("worker-") for name in os.listdir(url)) < 2:
+                    time.sleep(0.01)
+            if trouble == "hangs once" and attempt == 0:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if trouble == "elsewhere":
+                return Done(shard, 1, lost_race=True, fresh=False)
+            return Done(shard, 1)
 
     return FailingWorker
+
+
+class Seen:
+    """What a pool told."""
+
+    def __init__(self) -> None:
+        self.shards: list[int] = []
+        self.failures: list[tuple[int, str]] = []
+        self.twice: list[int] = []
+
+    def done(self, shard: Done) -> None:
+        self.shards.append(shard.shard)
+
+    def failed(self, shard: int, reason: str, again_in: float | None) -> None:
+        self.failures.append((shard, reason))
+
+    def reissued(self, shard: int) -> None:
+        self.twice.append(shard)
+
+    def workers(self, ready: int, starting: int) -> None:
+        pass
+
+
+def extract(pool: Pool, folder: Path, troubles: list[str]) -> tuple[Seen, dict[int, Failure]]:
+    """Has shards read whose images are told by `troubles`."""
+    seen = Seen()
+    rows = [pa.table({"image": [trouble]}) for trouble in troubles]
+    failures = pool.extract(str(folder), RUN, range(len(troubles)), rows.__getitem__, seen)
+    return seen, {failure.shard: failure for failure in failures}
 
 
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     monkeypatch.setattr(pool_module, "ShardWorker", failing_worker())
+    monkeypatch.setattr(queue_module, "BACK_OFF", 0.05)
     with Pool("local") as started:
         yield started
     gc.collect()  # Ray leaves sockets and files of its own to it
 
 
 def test_failures_stay_with_their_shards(pool: Pool, tmp_path: Path) -> None:
-    assert pool.start(SETUP, 2) == Description(RUN, b"", None)
+    assert replace(pool.start(SETUP, lambda: 2), node="") == Description(RUN, b"", None, "")
     troubles = ["", "dies once", "", "raises once", "dies", "", "raises", "hopeless", "", ""]
-    tasks = [(shard, pa.table({"image": [trouble]})) for shard, trouble in enumerate(troubles)]
-    done: list[int] = []
-    failures = pool.extract(str(tmp_path), RUN, tasks, lambda shard: done.append(shard.shard))
+    seen, failures = extract(pool, tmp_path, troubles)
 
-    assert sorted(done) == [0, 1, 2, 3, 5, 8, 9]
-    assert {failure.shard: reason(failure.error) for failure in failures} == {
+    assert sorted(seen.shards) == [0, 1, 2, 3, 5, 8, 9]
+    assert {shard: reason(failure.error) for shard, failure in failures.items()} == {
         4: "a worker died",
         6: "OSError: connection reset",
         7: "It is not finite.",
@@ -79,21 +122,66 @@ def test_failures_stay_with_their_shards(pool: Pool, tmp_path: Path) -> None:
     # A shard may have been waiting for its first turn when another one took its worker down.
     for shard in (4, 6):
         assert attempts[shard] in (ATTEMPTS - 1, ATTEMPTS)
+        assert failures[shard].attempts == ATTEMPTS
     assert attempts[7] == 1
     assert attempts[3] in (1, 2)
 
     with pytest.raises(RunError, match="again and again: OSError: connection reset"):
-        pool.extract(str(tmp_path), RUN, [(i, pa.table({"image": ["raises"]})) for i in range(50)], done.append)  # type: ignore[arg-type]
+        extract(pool, tmp_path, ["raises"] * 50)
+
+
+def test_many_shards_that_take_their_workers_down_are_given_up_one_by_one(pool: Pool, tmp_path: Path) -> None:
+    pool.start(SETUP, lambda: 2)
+    seen, failures = extract(pool, tmp_path, ["", "dies", "", "raises", "raises", "raises", "raises", ""])
+    assert sorted(seen.shards) == [0, 2, 7]
+    assert sorted(failures) == [1, 3, 4, 5, 6]
+
+
+def test_a_shard_whose_worker_hangs_is_given_to_another_one(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "STRAGGLER_FLOOR", 1.0)
+    pool.start(SETUP, lambda: 2)
+    seen, failures = extract(pool, tmp_path, ["", "", "", "hangs once", "", "", "", ""])
+    assert sorted(seen.shards) == list(range(8))  # each of them told once
+    assert not failures
+    assert 3 in seen.twice
+    assert (tmp_path / "3").read_text() == "xx"
+
+
+def test_where_another_run_is_at_work_one_goes_on_elsewhere(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[int] = []
+    monkeypatch.setattr(queue_module.Queue, "elsewhere", lambda queue: moved.append(queue.unfinished))
+    pool.start(SETUP, lambda: 1)
+    seen, _ = extract(pool, tmp_path, ["", "", "elsewhere", "", "", ""])
+    assert sorted(seen.shards) == [0, 1, 2, 3, 4, 5]
+    assert len(moved) == 1
+
+
+def test_workers_are_as_many_as_shards_and_as_there_is_room_for(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "LOOK_EVERY", 0.0)
+    places = ray.cluster_resources()["CPU"]  # type: ignore[no-untyped-call]
+    room = iter([1, 1])
+    # From the third look on there is room for one more than fit: it isn't waited for, nor kept when it is of no use.
+    pool.start(SETUP, lambda: next(room, int(places) + 1))
+    seen, _ = extract(pool, tmp_path, ["needs two workers"] * 4)
+    assert sorted(seen.shards) == [0, 1, 2, 3]
+    assert all(worker.node for worker in pool._workers)
+    assert 2 <= len(pool._workers) <= places
 
 
 def test_a_model_that_no_worker_can_load(pool: Pool) -> None:
     with pytest.raises(ModelError, match="cannot be loaded"):
-        pool.start(replace(SETUP, model="unloadable"), 2)
+        pool.start(replace(SETUP, model="unloadable"), lambda: 2)
 
 
 def test_workers_that_die_while_they_load(pool: Pool) -> None:
     with pytest.raises(RunError, match="again and again: a worker died"):
-        pool.start(replace(SETUP, model="deadly"), 1)
+        pool.start(replace(SETUP, model="deadly"), lambda: 1)
 
 
 def test_a_cluster_out_of_reach() -> None:

@@ -181,7 +181,11 @@ def dispatch(pool: Pool, store: Store, run: Run, plan: Plan, tracker: Tracker) -
         tracker.say(f"Going on: {cached} of {plan.images} images are cached.")
     watch = RunWatch(tracker, cached, plan.images, errors)
     url = store.url if "://" in store.url else os.path.abspath(os.path.expanduser(store.url))
-    return watch, pool.extract(url, run, wanted, plan.rows_of, watch)
+    try:
+        return watch, pool.extract(url, run, wanted, plan.rows_of, watch)
+    except KeyboardInterrupt:
+        tracker.say(f"{watch.cached:,} of {plan.images:,} images are cached.")
+        raise
 
 
 def given_up(failures: list[Failure]) -> RunError:

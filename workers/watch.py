@@ -48,6 +48,11 @@ class RunWatch:
         tracker.images(cached, total, errors, 0)
 
     @property
+    def cached(self) -> int:
+        """Images in committed shards, whoever committed them."""
+        return self._cached + self.fresh
+
+    @property
     def busy(self) -> float | None:
         """Share of the workers' time that their models were at work, up to the last shard; None before one is done."""
         return min(1.0, self._busy / self._worker_seconds) if self._busy else None
@@ -90,7 +95,7 @@ class RunWatch:
         for number, name, reason in shard.errors:
             about = {"shard": shard.shard, "image_id": number, "image": name, "reason": reason}
             log.info("%s has no readings: %s", name, reason, extra={"fields": about})
-        self._tracker.images(self._cached + self.fresh, self._total, self._errors, self.fresh)
+        self._tracker.images(self.cached, self._total, self._errors, self.fresh)
 
     def failed(self, shard: int, reason: str, again_in: float | None) -> None:
         self._metrics.failures.inc()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
+import re
 import secrets
 import shutil
 import signal
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +28,7 @@ from vlq.query.cache import Cache, latest_head
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.store import open_store
 from vlq.query.tables import parquet_bytes
+from vlq.workers.commands import status
 from vlq.workers.job import run_job
 from vlq.workers.plan import RunOptions, extended, first_plan, read_plan
 
@@ -195,6 +199,7 @@ def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
         shard = missing[min(4, len(missing) - 1)]
         with half_fetched(images / f"{2 * shard + 1:04d}.png", run) as (process, _):
             processes, workers = below(process.pid), workers_of(process.pid)
+            stopped = time.monotonic()
             if number == signal.SIGINT:
                 os.killpg(process.pid, number)  # Ctrl-C reaches all of a terminal's processes
             else:
@@ -205,7 +210,10 @@ def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
                 wait_until_gone(workers, 60)  # Ray's own follow within a minute
             else:
                 assert (process.returncode, out) == (143 if number == signal.SIGTERM else 130, "")
-                assert said.endswith("Stopped. What is done is kept; the same command goes on from here.\n")
+                *_, kept, last = said.splitlines()
+                assert re.fullmatch(r"\d+ of 62 images are cached\.", kept)
+                assert last == "Stopped. What is done is kept; the same command goes on from here."
+                assert time.monotonic() - stopped < 20  # 3 to 5 seconds on a machine that does nothing else
                 wait_until_gone(processes, 10)
         assert not (cache / "commits" / f"{shard:08d}.json").exists()
         # What is committed answers already.
@@ -214,6 +222,57 @@ def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
         assert snapshot.cached == 2 * commits(cache) > 0
     finished(run())
     assert contents(cache) == contents(undisturbed)
+
+
+def events(said: str) -> list[dict[str, Any]]:
+    """What a run with --log json said."""
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def test_two_runs_at_once(tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    runs = [start(tiny_model, images, cache, "--workers", "1", "--log", "json") for _ in range(2)]
+    ends = [run.communicate(timeout=250) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], ends
+    told = [event for _, said in ends for event in events(said) if "shard" in event and "seconds" in event]
+    won = sorted(event["shard"] for event in told if event["event"].endswith(" committed"))
+    assert won == list(range(IMAGES // 2))  # by either of them, each once
+    # A worker has at most two shards at a time, so the first meeting costs two, and each later one, somewhere else,
+    # no more; they halve what is left.
+    assert sum(event["event"].endswith("read twice") for event in told) <= 2 * 5
+    assert contents(cache) == contents(undisturbed)
+
+
+def test_a_shard_that_cannot_be_read_is_given_up_and_named(
+    tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, cache = tmp_path / "images", tmp_path / "cache"
+    shutil.copytree(images, folder)
+    for name in ("0006.png", "0021.png"):
+        (folder / name).unlink()
+        (folder / name).mkdir()  # no file: an I/O error, which says nothing about the image
+    manifest = tmp_path / "all.csv"
+    manifest.write_text("\n".join(["image", *(str(path) for path in sorted(folder.iterdir()))]))
+    process = start(tiny_model, manifest, cache, "--workers", "1")
+    _, said = process.communicate(timeout=250)
+    assert process.returncode == 2
+    assert said.splitlines()[-4:] == [
+        "vlq: 2 shards were given up:",
+        f"  shard 3, tried 4 times: IsADirectoryError: [Errno 21] Is a directory: '{folder}/0006.png'",
+        f"  shard 10, tried 4 times: IsADirectoryError: [Errno 21] Is a directory: '{folder}/0021.png'",
+        "The same command tries again what is missing; the rest is cached. vlq status shows which.",
+    ]
+    assert re.search(r"Shard 3: IsADirectoryError: .*; tried again in [01]\.\d s or later\.", said)
+    assert commits(cache) == IMAGES // 2 - 2
+
+    status(str(cache))
+    shown = capsys.readouterr().out
+    assert "shards   29 of 31 committed" in shown
+    assert "missing  2 shards: 3, 10" in shown
+    status(str(cache), format="json")
+    values = json.loads(capsys.readouterr().out)
+    assert values["missing"] == {"shards": 2, "ranges": [[3, 3], [10, 10]]}
+    assert (values["images"], values["cached"], values["errors"]) == (IMAGES, IMAGES - 4, 1)
 
 
 @pytest.fixture

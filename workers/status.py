@@ -1,0 +1,69 @@
+"""What `vlq status` says of a run: how far it is by the cache's own records, whoever writes it and wherever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from vlq.query.cache import Cache
+from vlq.query.info import as_bytes
+
+SHOWN_RANGES = 12
+"""How many stretches of missing shards are named."""
+
+
+def status_of(cache: Cache) -> dict[str, Any]:
+    """Plain values. While a run is not sealed each commit record is read, and one listing made."""
+    snapshot = cache.snapshot()
+    head = snapshot.head
+    shards = 0 if head is None else head.shards
+    commits = snapshot.commits
+    absent = list(ranges(sorted(set(range(shards)) - {commit.shard for commit in commits})))
+    errors = snapshot.errors
+    return {
+        "cache": cache.url,
+        "state": "complete" if snapshot.sealed else "incomplete",
+        "shards": shards,
+        "committed": len(commits),
+        "images": snapshot.planned,
+        "cached": snapshot.cached,
+        "errors": len(errors),
+        "bytes": sum(commit.size for commit in commits),
+        "missing": {"shards": sum(last - first + 1 for first, last in absent), "ranges": absent},
+    }
+
+
+def ranges(numbers: Iterable[int]) -> Iterable[list[int]]:
+    """The stretches [first, last] of ascending numbers."""
+    stretch: list[int] = []
+    for number in numbers:
+        if stretch and number == stretch[1] + 1:
+            stretch[1] = number
+            continue
+        if stretch:
+            yield stretch
+        stretch = [number, number]
+    if stretch:
+        yield stretch
+
+
+def as_text(values: dict[str, Any]) -> str:
+    """The same for a person."""
+    absent = values["missing"]
+    named = [str(first) if first == last else f"{first}-{last}" for first, last in absent["ranges"]]
+    more = f" and {len(named) - SHOWN_RANGES:,} stretches more" if len(named) > SHOWN_RANGES else ""
+    count = f"{absent['shards']:,} shard{'s' if absent['shards'] > 1 else ''}"
+    missing = f"{count}: {', '.join(named[:SHOWN_RANGES])}{more}" if named else "none"
+    an_image = f", {as_bytes(values['bytes'] // values['cached'])} an image" if values["cached"] else ""
+    lines = [
+        ("cache", values["cache"]),
+        ("state", values["state"]),
+        ("shards", f"{values['committed']:,} of {values['shards']:,} committed"),
+        ("images", f"{values['cached']:,} of {values['images']:,} cached, {values['errors']:,} with errors"),
+        ("bytes", f"{as_bytes(values['bytes'])}{an_image}"),
+        ("missing", missing),
+    ]
+    text = [f"{name:<8} {value}" for name, value in lines]
+    if values["state"] != "complete":
+        text.append("The same `vlq run` reads what is missing; why a shard was given up, its output and its log say.")
+    return "\n".join(text)

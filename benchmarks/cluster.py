@@ -1,7 +1,7 @@
 """A large cluster, simulated: 10,000 shards over 64 workers that read nothing. What is measured is the driver.
 
-Planning, dispatch, the look for another run's commit and the create-only commit are the real ones; the cache is on a local
-disk, and all workers share this machine.
+Planning, dispatch, the look for another run's commit and the create-only commit are the real ones; the cache is on a
+local disk, and all workers share this machine.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main() -> None:
     corpus = pa.table({"image_id": pa.array(range(count), pa.uint32()), "image": names, "uri": uris})
 
     vlq.workers.pool.ShardWorker = IdleWorker  # type: ignore[assignment, misc]
-    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     with Pool() as pool:
         pool.start(Setup("none", None, 20, ("patch",), "cpu", "float16", 1, 8, SHARD_SIZE), lambda: workers)
         deadline = time.monotonic() + 500

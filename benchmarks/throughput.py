@@ -1,7 +1,7 @@
 """Scheduling: how much of their time workers spend in the model, where the model takes 100 ms an image.
 
-The job is the real one, with its decoding, lens, encoding and commits; only the model sleeps beside its forward pass, so
-that workers outnumber cores without being slowed down by each other's arithmetic. The other side is the sleeping alone.
+The job is the real one, with its decoding, lens, encoding and commits; only the model sleeps beside its forward pass,
+so that workers outnumber cores without being slowed down by each other's arithmetic. The other side is the sleeping.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def main() -> None:
     shutil.rmtree(cache, ignore_errors=True)
     vlq.workers.pool.ShardWorker = SleepingWorker  # type: ignore[misc]
     # More places than cores: sleeping takes none.
-    ray.init(num_cpus=2 * count, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2 * count, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     watch = Stopwatch()
     options = RunOptions(images, model, cache, prompt=PROMPT, shard_size=SHARD_SIZE, workers=count)
     outcome = run_job(options, watch)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.measure import as_json, machine
 
-NAMES = ("extraction", "plain_script", "throughput", "cluster", "synthetic", "query", "functions")
+NAMES = ("extraction", "plain_script", "throughput", "cluster", "memory", "synthetic", "query", "functions")
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ def wide(work: Path, *, quick: bool) -> Case:
     return Case("a wide vocabulary", model, images, count, 4, 4)
 
 
-def build_wide(folder: Path) -> None:
+def build_wide(folder: Path, *, layers: int = 4, width: int = 256) -> None:
     """A random LLaVA whose head and grid are those of LLaVA-1.5."""
     import torch
     from transformers import (
@@ -78,9 +78,9 @@ def build_wide(folder: Path) -> None:
         ),
         text_config=LlamaConfig(
             vocab_size=32_064,
-            hidden_size=256,
+            hidden_size=width,
             intermediate_size=688,
-            num_hidden_layers=4,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=4,
             tie_word_embeddings=False,

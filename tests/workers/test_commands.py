@@ -86,6 +86,8 @@ def test_mistakes_before_any_work(
         "--at is patch, prompt": {"--at": "patches"},
         "--device is one of": {"--device": "tpu"},
         "--dtype is one of": {"--dtype": "int8"},
+        "--log is one of": {"--log": "xml"},
+        "--gpus-per-worker is a part of one": {"--gpus-per-worker": 1.5},
     }
     for message, changes in expected.items():
         options = {**good, **changes}
@@ -95,7 +97,7 @@ def test_mistakes_before_any_work(
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("command", ["info", "index", "verify"])
+@pytest.mark.parametrize("command", ["info", "status", "index", "verify"])
 def test_mistakes_about_caches(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     monkeypatch.delenv("VLQ_CACHE", raising=False)
     monkeypatch.setenv("VLQ_HOME", str(tmp_path / "home"))
@@ -110,6 +112,22 @@ def test_mistakes_about_caches(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.Mon
 def test_run_says_where_the_cache_goes_missing(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLQ_CACHE", raising=False)
     assert "--cache FOLDER_OR_URL" in refused(vlq("run", tmp_path, "--model", tmp_path))
+
+
+def test_status_of_a_complete_cache(vlq: Vlq, tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    code, out, _ = vlq("status", "--cache", tmp_path, "--format", "json")
+    assert code == 0
+    told = json.loads(out)
+    plan = Cache.open(str(tmp_path)).snapshot()
+    assert (told["state"], told["images"], told["cached"]) == ("complete", plan.planned, plan.planned)
+    assert told["missing"] == {"shards": 0, "ranges": []}
+    named = ("shards", "images", "postings")
+    assert told["bytes"] == sum(
+        path.stat().st_size for name in named for path in (tmp_path / name).rglob("*") if path.is_file()
+    )
+    assert "missing  none" in vlq("status", "--cache", tmp_path)[1]
+    assert "--format is table or json" in refused(vlq("status", "--cache", tmp_path, "--format", "xml"))
 
 
 def test_index_and_verify(vlq: Vlq, tmp_path: Path) -> None:

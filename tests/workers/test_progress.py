@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
 import sys
+from datetime import datetime
 
 import pytest
 
@@ -79,6 +82,29 @@ def test_a_bar_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> N
         shown._progress.refresh()  # type: ignore[attr-defined]
     assert "Going on: [3] of 8 images are cached." in screen.getvalue()  # no markup
     assert "7 of 8 images, 2.0 images/s, 0 s left, 1 error" in screen.getvalue()
+
+
+def test_lines_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with tracker(as_json=True) as shown:
+        shown.phase("loading the model")
+        shown.images(3, 8, 1, 2)
+        logging.getLogger("vlq.workers.watch").warning("Shard %d: gone.", 4, extra={"fields": {"shard": 4}})
+    logging.getLogger("vlq.workers.watch").info("nobody listens any more")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    times = [datetime.fromisoformat(line.pop("time")) for line in lines]
+    assert times == sorted(times)
+    assert lines == [
+        {"level": "info", "event": "loading the model"},
+        {"level": "info", "event": "progress", "done": 3, "total": 8, "errors": 1, "fresh": 2},
+        {"level": "warning", "event": "Shard 4: gone.", "shard": 4},
+    ]
+
+
+def test_warnings_are_said_where_lines_are_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    with tracker():
+        logging.getLogger("vlq.workers.watch").warning("Shard %d: gone.", 4)
+        logging.getLogger("vlq.workers.watch").info("shard 5 committed")
+    assert capsys.readouterr().err == "Shard 4: gone.\n"
 
 
 def test_steps_are_told_sparingly(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

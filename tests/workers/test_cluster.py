@@ -1,0 +1,130 @@
+"""A cluster whose machines come and go: Ray nodes, each with its own processes, on this machine."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+import vlq.workers.pool as pool_module
+import vlq.workers.queue as queue_module
+from vlq.query.schema import Run
+from vlq.workers.job import workers_on
+from vlq.workers.pool import Pool
+from vlq.workers.worker import Description, Done, Setup
+
+from .test_pool import RUN, SETUP, Seen
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore")]
+
+MEMORY = {"object_store_memory": 80 * 2**20}
+
+
+def slow_worker() -> type:
+    """A worker that notes where it reads a shard, and waits while the folder holds a file `hold`."""
+
+    class SlowWorker:  # local, so that it travels whole to where no test can be imported
+        def __init__(self, setup: Setup) -> None:
+            pass
+
+        def start(self) -> Description:
+            return Description(RUN, b"", None, ray.get_runtime_context().get_node_id())
+
+        def extract(self, url: str, run: Run, shard: int, rows: Any) -> Done:
+            node = ray.get_runtime_context().get_node_id()
+            with (Path(url) / f"{shard}").open("a") as file:
+                file.write(f"{node}\n")
+            while (Path(url) / "hold").exists():
+                time.sleep(0.01)
+            time.sleep(0.05)
+            return Done(shard, 1)
+
+    return SlowWorker
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head without a place for workers; nodes are added by tests."""
+    monkeypatch.setattr(pool_module, "ShardWorker", slow_worker())
+    monkeypatch.setattr(pool_module, "LOOK_EVERY", 0.2)
+    # A lost node is noticed by its heartbeats.
+    system = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": system, **MEMORY}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    yield made
+    made.shutdown()
+    gc.collect()
+
+
+def rows_of(shard: int) -> pa.Table:
+    return pa.table({"image_id": [shard]})
+
+
+def wait_for(told: Any) -> None:
+    end = time.monotonic() + 60
+    while not told():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_node_is_killed_and_another_joins(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_module, "ATTEMPTS", 1)  # a lost machine is no attempt
+    first = cluster.add_node(num_cpus=1, **MEMORY)
+    (tmp_path / "hold").touch()
+
+    with Pool(cluster.address) as pool:
+        pool.start(SETUP, lambda: max(1, pool.cpus()))
+        seen = Seen()
+        with ThreadPoolExecutor(1) as thread:  # a node can be added by the main thread only
+            extracting = thread.submit(pool.extract, str(tmp_path), RUN, range(40), rows_of, seen)
+            wait_for(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
+            cluster.remove_node(first, allow_graceful=False)
+            (tmp_path / "hold").unlink()
+            cluster.add_node(num_cpus=2, **MEMORY)
+            failures = extracting.result(timeout=90)
+        workers = len(pool._workers)
+    assert not failures
+    assert sorted(seen.shards) == list(range(40))
+    assert seen.failures == [(0, "its machine went away"), (1, "its machine went away")]
+    read = {shard: (tmp_path / str(shard)).read_text().split() for shard in range(40)}
+    assert {shard for shard, nodes in read.items() if len(nodes) > 1} == {0, 1}  # nothing but what was in flight
+    assert read[0][0] != read[0][1]
+    assert workers == 2  # the new machine carries two
+
+
+def test_workers_share_gpus(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=8, num_gpus=2, **MEMORY)
+    with Pool(cluster.address) as pool:
+        setup = replace(SETUP, device="cuda", gpus=0.5)
+        pool.start(setup, lambda: workers_on(pool.gpus(), setup.gpus) + 1)  # one more than fit
+        (tmp_path / "hold").touch()
+        going_on = threading.Thread(
+            target=lambda: (
+                wait_for(lambda: ray.available_resources().get("GPU", 0) == 0),  # type: ignore[no-untyped-call]
+                time.sleep(0.5),
+                (tmp_path / "hold").unlink(),
+            )
+        )
+        going_on.start()
+        seen = Seen()
+        pool.extract(str(tmp_path), RUN, range(12), rows_of, seen)
+        going_on.join()
+        assert len(seen.shards) == 12
+        assert len([worker for worker in pool._workers if worker.node]) == 4
+
+
+@pytest.mark.parametrize(
+    ("gpus", "each", "workers"), [(8, 1, 8), (8, 2, 4), (7, 2, 3), (2, 0.5, 4), (3, 0.3, 9), (1, 0.1, 10), (0, 1, 0)]
+)
+def test_workers_that_gpus_carry(gpus: int, each: float, workers: int) -> None:
+    assert workers_on(gpus, each) == workers

@@ -89,6 +89,7 @@ def test_a_node_is_killed_and_another_joins(cluster: Cluster, tmp_path: Path, mo
             extracting = thread.submit(pool.extract, str(tmp_path), RUN, range(40), rows_of, seen)
             wait_for(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
             cluster.remove_node(first, allow_graceful=False)
+            wait_for(lambda: len(seen.failures) == 2)  # its workers outlive it for a moment
             (tmp_path / "hold").unlink()
             cluster.add_node(num_cpus=2, **MEMORY)
             failures = extracting.result(timeout=90)

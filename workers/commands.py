@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vlq.query.cache import Cache, default_url
-from vlq.query.errors import BadArgument, NoCache
+from vlq.query.errors import BadArgument, MissingExtra, NoCache
 
 SHOWN_ERRORS = 5
 """How many failed images are listed at the end."""
@@ -37,6 +37,9 @@ def run(
     gpus_per_worker: Annotated[
         float, typer.Option(help="GPUs that a worker takes: 0.5 puts two on one, 2 splits a model with --device-map.")
     ] = 1.0,
+    device_map: Annotated[
+        str | None, typer.Option(help="auto: spread a model that is too large for one over the worker's GPUs.")
+    ] = None,
     log: Annotated[str, typer.Option(help="text or json, a line each; default $VLQ_LOG, else text.")] = "",
 ) -> None:
     """Read a corpus of images with a model into a cache. The same command goes on with a run that was stopped."""
@@ -55,6 +58,7 @@ def run(
         "dtype": one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16")),
         "ray_address": ray_address,
         "gpus_per_worker": share_of_gpus(gpus_per_worker),
+        "device_map": None if device_map is None else spread(device_map),
     }
     form = log or os.environ.get("VLQ_LOG") or "text"
     one_of("--log", form, ("text", "json"))
@@ -121,6 +125,17 @@ def share_of_gpus(value: float) -> float:
     """The value, if Ray can give so many: a part of one, or whole ones. Raises BadArgument."""
     if not 0 < value <= 1 and not (value > 1 and value == int(value)):
         raise BadArgument(f"--gpus-per-worker is a part of one, such as 0.5, or a whole number. Got {value:g}.")
+    return value
+
+
+def spread(value: str) -> str:
+    """The value. Raises BadArgument, or MissingExtra before any work is done."""
+    from importlib.util import find_spec
+
+    if value != "auto":
+        raise BadArgument(f"--device-map is auto. Got '{value}'.")
+    if find_spec("accelerate") is None:
+        raise MissingExtra("--device-map needs accelerate, which is not installed.", "Run: pip install 'vlq[large]'")
     return value
 
 

@@ -135,6 +135,7 @@ def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, Ca
         shard_size=run.shard_size if run else options.shard_size or SHARD_SIZE,
         attention=run.attention if run else "sdpa",
         gpus=options.gpus_per_worker if device == "cuda" else 0.0,
+        device_map=options.device_map,
     )
 
     def room() -> int:

@@ -44,6 +44,7 @@ class RunOptions:
     dtype: str | None = None
     ray_address: str | None = None
     gpus_per_worker: float = 1.0
+    device_map: str | None = None
 
 
 # --- does it fit what is there ---------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ class Setup:
     shard_size: int
     attention: str = "sdpa"
     gpus: float = 0.0
+    device_map: str | None = None  # auto spreads a model over the worker's GPUs; it decides no bits
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class ShardWorker:
             device=setup.device,
             dtype=setup.dtype,
             attention=setup.attention,
+            device_map=setup.device_map,
             check_images=setup.batch_size if setup.device == "cuda" else 1,
         )
         table = vocabulary_table(self._model.tokenizer, self._model.vocabulary_size)

@@ -86,6 +86,7 @@ def test_mistakes_before_any_work(
         "--at is patch, prompt": {"--at": "patches"},
         "--device is one of": {"--device": "tpu"},
         "--dtype is one of": {"--dtype": "int8"},
+        "--device-map is auto": {"--device-map": "balanced"},
         "--log is one of": {"--log": "xml"},
         "--gpus-per-worker is a part of one": {"--gpus-per-worker": 1.5},
     }
@@ -107,6 +108,12 @@ def test_mistakes_about_caches(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.Mon
     assert "Install a newer VLQ" in refused(vlq(command, "--cache", newer(tmp_path / "newer")))
     monkeypatch.setenv("VLQ_CACHE", str(tmp_path / "elsewhere"))
     assert "elsewhere" in refused(vlq(command))
+
+
+def test_a_model_is_spread_with_accelerate_only(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    command = ("run", tmp_path, "--model", tmp_path, "--cache", tmp_path / "cache", "--device-map", "auto")
+    assert "pip install 'vlq[large]'" in refused(vlq(*command))
 
 
 def test_run_says_where_the_cache_goes_missing(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,3 +256,17 @@ def test_an_adapter_that_norms_twice_is_caught(model: LensModel, monkeypatch: py
     monkeypatch.setattr(model, "unembed", lambda hidden: model.lm_head(model.final_norm(model.final_norm(hidden))))
     with pytest.raises(ModelError, match="differs from the model's logits"):
         check(model)
+
+
+def test_a_model_spread_over_devices_reads_the_same(tiny_model: Path, model: LensModel) -> None:
+    spread = load(str(tiny_model), prompt=PROMPT, device_map="auto")  # all on the one device here
+    images = [noise(seed=1), noise(30, 70, seed=2)]
+    for ours, theirs in zip(hidden_states(spread, images), hidden_states(model, images), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_model_that_does_not_fit_its_devices(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ModelError, match="does not fit into the GPUs of one worker") as caught:
+        load(str(tiny_model), prompt=PROMPT, device="cuda", device_map="cpu")
+    assert "--gpus-per-worker" in str(caught.value)

@@ -28,11 +28,13 @@ def load(
     dtype: str = "auto",
     attention: str = "sdpa",
     check_images: int = 1,
+    device_map: str | None = None,
 ) -> LensModel:
     """A model with its checks passed.
 
-    `device` is cpu or cuda; `dtype` auto means float32 on a CPU and the checkpoint's own on a GPU. The checks run with
-    `check_images` images at once, so that what does not fit shows now. Raises ModelError.
+    `device` is cpu or cuda; a `device_map` spreads the model over all GPUs that are here. `dtype` auto means float32 on a
+    CPU and the checkpoint's own on a GPU. The checks run with `check_images` images at once, so that what does not fit
+    shows now. Raises ModelError.
     """
     import torch
 
@@ -46,8 +48,12 @@ def load(
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     wanted = "float32" if dtype == "auto" and device == "cpu" else dtype
     try:
-        loaded, processor = _from_pretrained(model, folder, adapter.family, wanted, attention)
-        lens_model: LensModel = adapter(loaded.to(device).eval(), processor, prompt)
+        loaded, processor = _from_pretrained(model, folder, adapter.family, wanted, attention, device_map)
+        if device_map is None:
+            loaded.to(device)
+        elif any(parameter.device.type != device for parameter in loaded.parameters()):
+            raise ModelError(f"{model} does not fit into the GPUs of one worker.", "Use more --gpus-per-worker.")
+        lens_model: LensModel = adapter(loaded.eval(), processor, prompt)
         check(lens_model, check_images)
     except VlqError:
         raise
@@ -96,12 +102,19 @@ def load_processor(model: str, folder: Path) -> Any:
     return processor
 
 
-def _from_pretrained(model: str, folder: Path, family: str, dtype: str, attention: str) -> tuple[Any, Any]:
+def _from_pretrained(
+    model: str, folder: Path, family: str, dtype: str, attention: str, device_map: str | None
+) -> tuple[Any, Any]:
     import transformers
 
     processor = load_processor(model, folder)
     loaded, report = getattr(transformers, family).from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention, output_loading_info=True, local_files_only=True
+        folder,
+        dtype=dtype,
+        attn_implementation=attention,
+        device_map=device_map,
+        output_loading_info=True,
+        local_files_only=True,
     )
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])

@@ -102,7 +102,8 @@ class LensModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+        """Where the lens works; a model may be spread over several GPUs."""
+        return self.lm_head.weight.device  # type: ignore[return-value]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -119,8 +120,12 @@ class LensModel(ABC):
         The norm belongs to the lens: at the last layer, too, it is applied by `unembed` and nowhere else.
         """
         input_ids = self.input_ids.to(self.device).expand(len(images), -1)
-        handles = [self.blocks[0].register_forward_pre_hook(_on_input(visit), with_kwargs=True)]
-        handles += [block.register_forward_hook(_on_output(visit, i + 1)) for i, block in enumerate(self.blocks)]
+
+        def visit_here(layer: int, hidden: Tensor) -> None:
+            visit(layer, hidden.to(self.device))
+
+        handles = [self.blocks[0].register_forward_pre_hook(_on_input(visit_here), with_kwargs=True)]
+        handles += [block.register_forward_hook(_on_output(visit_here, i + 1)) for i, block in enumerate(self.blocks)]
         try:
             self.run_decoder(input_ids, self.batch(images))
         finally:

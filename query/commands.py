@@ -42,6 +42,20 @@ def info(
     print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
 
 
+def status(
+    cache: CacheOption = "",
+    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+) -> None:
+    """How far a run is, by the cache's own records: shards, images, errors, bytes, and what is missing."""
+    from vlq.query.cache import Cache, default_url
+    from vlq.query.status import as_text, status_of
+
+    if format not in ("table", "json"):
+        raise QueryError(f"--format is table or json, not '{format}'.")
+    values = status_of(Cache.open(cache or default_url()))
+    print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
+
+
 def help_of(
     name: Annotated[
         str,
@@ -109,4 +123,10 @@ def sql(
     deliver(answer, form, output)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"info": info, "help": help_of, "sql": sql, "annotate": annotate}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "info": info,
+    "status": status,
+    "help": help_of,
+    "sql": sql,
+    "annotate": annotate,
+}

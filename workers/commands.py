@@ -1,15 +1,13 @@
-"""`vlq run` and `vlq status`: what the command line adds to what they do."""
+"""`vlq run`: what the command line adds to `run_job`."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Annotated
 
 import typer
 
-from vlq.query.cache import Cache, default_url
 from vlq.query.errors import BadArgument, MissingExtra, NoCache
 
 SHOWN_ERRORS = 5
@@ -79,19 +77,6 @@ def run(
         print("Stopped. What is done is kept; the same command goes on from here.", file=sys.stderr)
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
     report(asked.cache, outcome.images, outcome.errors, outcome.fresh, outcome.busy)
-
-
-def status(
-    cache: Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")] = "",
-    format: Annotated[str, typer.Option(help="table or json.")] = "table",
-) -> None:
-    """How far a run is: shards, images, errors, bytes, and what is missing, by the cache's own records."""
-    from vlq.workers.status import as_text, status_of
-
-    if format not in ("table", "json"):
-        raise BadArgument(f"--format is table or json. Got '{format}'.")
-    values = status_of(Cache.open(cache or default_url()))
-    print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
 
 
 def report(

@@ -78,7 +78,7 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
         tracker.phase("loading the model")
         setup, room = arrange(options, run, pool)
         shards = -(-corpus.num_rows // setup.shard_size) if run is None else len(missing(store, plan))
-        description = pool.start(setup, lambda: min(room(), shards))
+        description = pool.start(setup, room, shards)
         if run is None:
             run = begin(store, description)
         check_identity(run, description.run.identity(), options.cache)

@@ -138,14 +138,14 @@ class Pool:
 
     # Workers.
 
-    def start(self, setup: Setup, most: Callable[[], int]) -> Description:
-        """Make workers, `most()` of them; returns what the first one to be ready says.
+    def start(self, setup: Setup, most: Callable[[], int], shards: int | None = None) -> Description:
+        """Make workers, `most()` of them or one a shard; returns what the first one to be ready says.
 
         `most` is asked again from time to time. Raises ModelError if the model cannot be loaded.
         """
         self._setup, self._most = setup, most
         while True:
-            self._fit(most())
+            self._fit(most() if shards is None else min(most(), shards))
             if (ended := self._next(TICK)) is None:
                 continue
             worker, _, result = ended

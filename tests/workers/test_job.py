@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlq.query.cache import Cache, latest_head
+from vlq.query.commands import status
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.store import open_store
 from vlq.query.tables import parquet_bytes
-from vlq.workers.commands import status
 from vlq.workers.job import run_job
 from vlq.workers.plan import RunOptions, extended, first_plan, read_plan
 

@@ -32,9 +32,9 @@ def load(
 ) -> LensModel:
     """A model with its checks passed.
 
-    `device` is cpu or cuda; a `device_map` spreads the model over all GPUs that are here. `dtype` auto means float32 on a
-    CPU and the checkpoint's own on a GPU. The checks run with `check_images` images at once, so that what does not fit
-    shows now. Raises ModelError.
+    `device` is cpu or cuda; a `device_map` spreads the model over all GPUs that are here. `dtype` auto means float32 on
+    a CPU and the checkpoint's own on a GPU. The checks run with `check_images` images at once, so that what does not
+    fit shows now. Raises ModelError.
     """
     import torch
 

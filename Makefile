@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 
-.PHONY: demo test lint types tests test-s3 bench docs format clean
+.PHONY: demo test lint types tests test-s3 smoke bench docs format clean
 
 demo: $(VENV)/workers.installed  ## Environment, a cache of 300 scenes, three answers.
 	$(BIN)/vlq demo
@@ -23,6 +23,10 @@ tests: $(VENV)/dev.installed
 
 test-s3: $(VENV)/dev.installed  ## The stores' tests and a whole run against a real S3 server, Ceph's, of its own.
 	$(BIN)/python tests/stores/radosgw.py $(BIN)/python -m pytest tests/stores -k 'radosgw or azurite'
+
+smoke: $(VENV)/dev.installed  ## A run on a cluster of four Ray nodes, all on this machine.
+	$(BIN)/vlq demo > /dev/null
+	PATH="$(CURDIR)/$(BIN):$$PATH" deploy/smoke.sh ~/.cache/vlq/demo/scenes workers/demo/model
 
 bench: $(VENV)/dev.installed  ## Every figure that the documentation states.
 	$(BIN)/python -m benchmarks

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed_shards, latest_head, read_commit
 from vlq.query.errors import CorruptCache
-from vlq.query.schema import VOCABULARY, Commit, Head, IndexManifest, Stored, commit_key, digest_of
+from vlq.query.schema import VOCABULARY, Commit, Head, IndexManifest, Stored, commit_key, digest_of, head_key, plan_key
 from vlq.workers.index import Progress, Rows, merged, postings_from_arrays, whole_tables
 from vlq.workers.models.vocabulary import vocabulary_hash
 
@@ -38,6 +39,7 @@ def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
     if head is None:
         yield Finding("heads/", "no plan was made", RUN_AGAIN)
         return
+    yield from _verify_heads(cache)
     yield from _verify_plan(cache, head)
     yield from _damaged(
         cache, (annotation.stored for annotation in head.annotations), "vlq annotate the same table again, --replace"
@@ -76,13 +78,46 @@ def _verify_vocabulary(cache: Cache) -> Iterator[Finding]:
             yield Finding(VOCABULARY, "not the run's vocabulary", copy)
     except FileNotFoundError:
         yield Finding(VOCABULARY, "missing", copy)
-    except (pa.ArrowException, OSError, KeyError):
+    except (pa.ArrowException, OSError, KeyError, ValueError):  # ValueError: text that is no UTF-8
         yield Finding(VOCABULARY, "not readable", copy)
+
+
+def _verify_heads(cache: Cache) -> Iterator[Finding]:
+    """Heads have no checksum, but each says only what its key and the plan that it names say as well."""
+    for key in [entry.key for entry in cache.store.list("heads")]:
+        mend = f"delete that head, and {RUN_AGAIN}"
+        data = cache.store.read(key)
+        try:
+            head = Head.from_bytes(data, key)
+        except CorruptCache as error:
+            yield Finding(key, error.message, mend)
+            continue
+        if head.to_bytes() != data or head_key(head.number) != key:
+            yield Finding(key, "not what was written", mend)
+            continue
+        for annotation in head.annotations:
+            columns = _columns(cache, annotation.stored)
+            if columns is not None and not set(annotation.columns) <= columns:
+                yield Finding(key, f"names columns that {annotation.stored.key} does not have", mend)
+        try:
+            shards = pq.read_table(io.BytesIO(cache.store.read(head.plan)), columns=["shard"])["shard"]
+        except (FileNotFoundError, pa.ArrowException, OSError):
+            continue  # told of where the plan is checked; an old head's may be gone
+        if (len(shards), pc.max(shards).as_py()) != (head.images, head.shards - 1):
+            yield Finding(key, f"says something else than {head.plan}", mend)
+
+
+def _columns(cache: Cache, table: Stored) -> set[str] | None:
+    """The columns of a stored table; None if it is not as it was written, which is told of where that is checked."""
+    try:
+        return set(pq.read_schema(pa.BufferReader(cache.read(table))).names)
+    except CorruptCache:
+        return None
 
 
 def _verify_plan(cache: Cache, head: Head) -> Iterator[Finding]:
     try:
-        if digest_of(cache.store.read(head.plan))[:16] not in head.plan:
+        if plan_key(digest_of(cache.store.read(head.plan))[:16]) != head.plan:
             yield Finding(head.plan, "not what was written", "restore it from a copy")
     except FileNotFoundError:
         yield Finding(head.plan, "missing", "restore it from a copy")

@@ -73,9 +73,10 @@ def make(work: Path, images: int, ends: int | None = None) -> Path:
 def fill(folder: Path, images: int, ends: int | None) -> None:
     """Write shards in as many processes as there are cores, then the index."""
     vocabulary = vocabulary_table(World(RUN_OF.vocabulary_size))
-    run = replace(RUN_OF, vocabulary_hash=vocabulary_hash(vocabulary))
+    data = parquet_bytes(vocabulary)
+    run = replace(RUN_OF, vocabulary_hash=vocabulary_hash(vocabulary), checksums={VOCABULARY: digest_of(data)})
     store = open_store(str(folder))
-    store.create(VOCABULARY, parquet_bytes(vocabulary))
+    store.create(VOCABULARY, data)
     store.create(RUN, run.to_bytes())
     names = [f"{number:06d}.jpg" for number in range(images)]
     corpus = pa.table(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import zarr
 from zarr.abc import store as zarr_store
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from vlq.query.errors import CorruptCache
-from vlq.query.schema import Commit
+from vlq.query.schema import Commit, digest_of
 from vlq.query.store import Store
 
 
@@ -28,6 +30,14 @@ def open_group(store: Store, commit: Commit) -> zarr.Group:
 def _read_before(store: Store, prefix: str) -> dict[tuple[str, ByteRequest | None], bytes]:
     """A shard's metadata and chunk indexes as far as they were read. A prefix names its content: it is never stale."""
     return {}
+
+
+def values(array: zarr.Array[Any], key: Any) -> np.ndarray:
+    """A part of one of the group's arrays. Raises CorruptCache if it is not what was written: chunks have checksums."""
+    try:
+        return np.asarray(array[key])
+    except (ValueError, RuntimeError) as error:
+        raise CorruptCache(f"The array {array.path} is damaged: {error}.", "Run: vlq verify") from error
 
 
 class ReadOnlyZarrStore(zarr_store.Store):
@@ -47,6 +57,7 @@ class ReadOnlyZarrStore(zarr_store.Store):
         self._store_contract = store
         self._prefix = commit.prefix
         self._sizes = {stored.key: stored.size for stored in commit.objects}
+        self._checksums = {stored.key: stored.sha256 for stored in commit.objects}
         self._read_before = _read_before(store, commit.prefix)
 
     def __eq__(self, other: object) -> bool:
@@ -86,7 +97,7 @@ class ReadOnlyZarrStore(zarr_store.Store):
             data = store.read(path) if byte_range is None else store.read_range(path, start, end - start)
         except FileNotFoundError as error:
             raise CorruptCache(f"{path} is missing from {store.url}.", "Run: vlq verify") from error
-        if len(data) != end - start:
+        if len(data) != end - start or (byte_range is None and digest_of(data) != self._checksums[path]):
             raise CorruptCache(f"{path} in {store.url} is not what was written.", "Run: vlq verify")
         return data
 

@@ -7,31 +7,36 @@ new records; once it is sealed, no further request is made.
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vlq.query.errors import CacheError, CorruptCache, NoCache, StoreError
+from vlq.query.copies import Copies, local_files
+from vlq.query.errors import CacheError, CorruptCache, NoCache
 from vlq.query.schema import (
+    COMMITS,
+    HEADS,
     RUN,
     TOKENIZER,
     VOCABULARY,
     Annotation,
     Commit,
     Head,
+    IndexFile,
     IndexManifest,
     Run,
     Stored,
     commit_key,
     digest_of,
+    head_key,
     to_json,
 )
 from vlq.query.store import Store, open_store
 
 if TYPE_CHECKING:
     import zarr
+
+HEAD = HEADS.removeprefix(f"{COMMITS}/")
 
 HOW_TO_MAKE = "Make one: `make demo` for the demo's, or `vlq run IMAGES --model MODEL --cache URL` for your own."
 
@@ -50,13 +55,6 @@ def demo_url() -> str:
     return str(local_files() / "demo" / "cache")
 
 
-def local_files() -> Path:
-    """The folder for what VLQ keeps on this machine: `$VLQ_HOME`, else the user's cache folder."""
-    if home := os.environ.get("VLQ_HOME"):
-        return Path(home).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vlq"
-
-
 def read_run(store: Store) -> Run | None:
     """The store's run, or None if it holds no cache."""
     try:
@@ -67,20 +65,42 @@ def read_run(store: Store) -> Run | None:
 
 def latest_head(store: Store) -> Head | None:
     """The newest head, or None before the plan is made."""
-    newest = max((entry.key for entry in store.list("heads")), default=None)
-    return None if newest is None else Head.from_bytes(store.read(newest), newest)
+    newest = max(records(store, after=HEADS).heads, default=None)
+    return None if newest is None else read_head(store, newest)
 
 
 def committed_shards(store: Store) -> list[int]:
     """The shards that have a commit record, in order."""
-    names = (entry.key.removeprefix("commits/").removesuffix(".json") for entry in store.list("commits"))
-    return sorted(int(name) for name in names if name.isdecimal())
+    return records(store).shards
 
 
-def committed(store: Store, known: dict[int, Commit] | None = None) -> dict[int, Commit]:
-    """Every commit record by shard. Those in `known` are not read again."""
-    known = known or {}
-    return {shard: known[shard] if shard in known else read_commit(store, shard) for shard in committed_shards(store)}
+def committed(store: Store) -> dict[int, Commit]:
+    """Every commit record by shard."""
+    return {shard: read_commit(store, shard) for shard in committed_shards(store)}
+
+
+def _behind(manifest: IndexManifest | None) -> str:
+    """The key behind which the records are that an index does not cover, and the heads."""
+    return commit_key(manifest.shards - 1) if manifest is not None and manifest.shards else ""
+
+
+class Records(NamedTuple):
+    """The numbers of the shards that are committed and of the heads, each in order."""
+
+    shards: list[int]
+    heads: list[int]
+
+
+def records(store: Store, after: str = "") -> Records:
+    """Which records there are, of those whose keys come after one. One listing tells of both kinds."""
+    names = [entry.key.removeprefix(f"{COMMITS}/").removesuffix(".json") for entry in store.list(COMMITS, after=after)]
+    heads = [name.removeprefix(HEAD) for name in names if name.startswith(HEAD)]
+    return Records(*(sorted(int(name) for name in some if name.isdecimal()) for some in (names, heads)))
+
+
+def read_head(store: Store, number: int) -> Head:
+    """A head. Raises FileNotFoundError if there is no such one."""
+    return Head.from_bytes(store.read(head_key(number)), head_key(number))
 
 
 def read_commit(store: Store, shard: int) -> Commit:
@@ -153,33 +173,45 @@ class Snapshot:
         """What the images were annotated with, the newest last."""
         return () if self.head is None else self.head.annotations
 
-    def stored(self, table: str) -> list[Stored]:
+    def stored(self, table: str, keys: Collection[int] | None = None) -> list[IndexFile]:
         """The objects that hold an index table (of `schema.TABLES`, or "images"), in the order of their rows' shards.
 
+        With `keys` those that may hold rows of these, and one in any case.
         Those of the images are as they were cached: without `annotations`. Of `schema.DIVERGENCE` those of the
         manifest: it is not made for each shard. Raises CacheError if the index is older than the table.
         """
-        files: list[Stored] = []
+        files: list[IndexFile] = []
         lacking = False
         if self.manifest is not None and self.manifest.shards:
             files += self.manifest.tables.get(table, ())
             lacking = table not in self.manifest.tables
         for commit in self.loose:
             if table == "images":
-                files.append(commit.images_table)
+                files.append(_unindexed(commit.images_table))
             elif table in commit.postings:
-                files.append(commit.postings[table])
+                files.append(_unindexed(commit.postings[table]))
             else:
                 lacking = True
         if lacking:
             raise CacheError(f"The index of {self.cache.url} has no table {table}: it is older.", "Run: vlq index")
-        return files
+        return files if keys is None else [file for file in files if file.may_hold(keys)] or files[:1]
 
-    def files(self, table: str) -> list[str]:
-        """The same as paths on this machine; the images' with what they were annotated with."""
+    def files(self, table: str, keys: Collection[int] | None = None) -> list[str]:
+        """The same as paths on this machine; the images' with what they were annotated with.
+
+        With `keys` only their rows can be relied on. Raises CorruptCache where an object is not what was written.
+        """
         if table == "images" and self.annotations:
             return [self.cache.annotated(stored, self.annotations) for stored in self.stored(table)]
-        return [self.cache.local(stored) for stored in self.stored(table)]
+        copies, stored = self.cache.copies, self.stored(table, keys)
+        if keys is None:
+            return [copies.whole(file) for file in stored]
+        paths = [path for file in stored if (path := copies.holding(file, keys)) is not None]
+        return paths or [copies.without_rows(file) for file in stored[:1]]
+
+
+def _unindexed(stored: Stored) -> IndexFile:
+    return IndexFile(stored.key, stored.size, stored.sha256)
 
 
 class Cache:
@@ -189,12 +221,13 @@ class Cache:
         self.url = url
         self.store = store
         self.run = run
+        self.copies = Copies(store)
         self._commits: dict[int, Commit] = {}
         self._snapshot: Snapshot | None = None
 
     @classmethod
     def open(cls, url: str) -> Cache:
-        """Raises NoCache if there is none, NewerFormat if it is from a later VLQ."""
+        """Raises NoCache if there is none, NewerFormat or OlderFormat if it is another VLQ's."""
         try:
             store = open_store(url)
             run = read_run(store)
@@ -205,17 +238,24 @@ class Cache:
         return cls(url, store, run)
 
     def snapshot(self) -> Snapshot:
-        """What is committed now. A sealed cache is not asked again."""
-        if self._snapshot is not None and self._snapshot.sealed:
-            return self._snapshot
-        head = latest_head(self.store)
-        manifest = self.manifest(head) if head and head.index else None
-        covered = manifest.shards if manifest else 0
-        loose: tuple[Commit, ...] = ()
-        if head is not None and not head.sealed:
-            self._commits = committed(self.store, self._commits)
-            loose = tuple(commit for shard, commit in self._commits.items() if covered <= shard < head.shards)
-        self._snapshot = Snapshot(self, head, manifest, loose)
+        """What is committed now. A sealed cache is not asked again, another one listed behind its index."""
+        last = self._snapshot
+        if last is not None and last.sealed:
+            return last
+        head, manifest = (None, None) if last is None else (last.head, last.manifest)
+        found = records(self.store, after=HEADS if last is None else _behind(manifest))
+        newest = max(found.heads, default=None)
+        if newest is not None and (head is None or newest != head.number):
+            before, head = head, read_head(self.store, newest)
+            if before is None or head.index != before.index:
+                manifest = self.manifest(head) if head.index else None
+        if head is None or head.sealed:
+            loose = []
+        else:
+            if last is None or manifest is not last.manifest:
+                found = records(self.store, after=_behind(manifest))
+            loose = [shard for shard in found.shards if shard < head.shards]
+        self._snapshot = Snapshot(self, head, manifest, tuple(map(self.commit, loose)))
         return self._snapshot
 
     def forget(self) -> None:
@@ -241,59 +281,42 @@ class Cache:
     def vocabulary(self) -> str:
         """Path of the vocabulary table on this machine."""
         try:
-            return self.local(self._whole(VOCABULARY))
+            return self._beside(VOCABULARY)
         except FileNotFoundError as error:
             raise CorruptCache(f"{VOCABULARY} is missing from {self.url}.", "Run: vlq verify") from error
 
     def tokenizer(self) -> str | None:
         """Path of tokenizer.json on this machine; None if the lens has no tokenizer."""
         try:
-            return self.local(self._whole(TOKENIZER))
+            return self._beside(TOKENIZER)
         except FileNotFoundError:
             return None
 
-    def _whole(self, key: str) -> Stored:
-        """A record of an object outside the commits, whose name does not tell its content."""
-        path = self.store.local_path(key)
-        if path is not None:
-            return Stored(key, os.stat(path).st_size, "")
-        data = self.store.read(key)
-        return Stored(key, len(data), digest_of(data))
+    def _beside(self, key: str) -> str:
+        """Path here of an object beside the run's record. Raises FileNotFoundError if there is none."""
+        if (checksum := self.run.checksums.get(key)) is None:
+            raise FileNotFoundError(key)
+        return self.local(Stored(key, 0, checksum))
 
     def local(self, stored: Stored) -> str:
-        """The object as a file here: where it lies, or a copy named by its content. Copies are never stale."""
-        path = self.store.local_path(stored.key)
-        if path is not None:
-            if not os.path.exists(path):
-                if not stored.sha256:
-                    raise FileNotFoundError(path)
-                raise CorruptCache(f"{stored.key} is missing from {self.url}.", "Run: vlq verify")
-            return path
-        copy = local_files() / "objects" / f"{stored.sha256}{Path(stored.key).suffix}"
-        if not copy.exists():
-            _write_whole(copy, self.read(stored))
-        return str(copy)
+        """The object as a file here: where it lies, or a copy named by its content."""
+        return self.copies.whole(stored)
 
     def annotated(self, images: Stored, annotations: Sequence[Annotation]) -> str:
         """A file here of an image table with its annotations. Named by what it is made of, it is never stale."""
         made_of = [images.sha256, *([annotation.stored.sha256, annotation.columns] for annotation in annotations)]
-        copy = local_files() / "annotated" / f"{digest_of(to_json(made_of))}.parquet"
-        if not copy.exists():
+
+        def make() -> bytes:
             from vlq.query.tables import annotated
 
             parts = [(self.local(annotation.stored), annotation.columns) for annotation in annotations]
-            _write_whole(copy, annotated(self.local(images), parts))
-        return str(copy)
+            return annotated(self.local(images), parts)
+
+        return self.copies.made(f"{digest_of(to_json(made_of))}.annotated.parquet", make)
 
     def read(self, stored: Stored) -> bytes:
         """The object's bytes. Raises CorruptCache if they are not those that were written."""
-        try:
-            data = self.store.read(stored.key)
-        except FileNotFoundError as error:
-            raise CorruptCache(f"{stored.key} is missing from {self.url}.", "Run: vlq verify") from error
-        if digest_of(data) != stored.sha256:
-            raise CorruptCache(f"{stored.key} in {self.url} is not what was written.", "Run: vlq verify")
-        return data
+        return self.copies.read(stored)
 
     def group(self, shard: int) -> zarr.Group:
         """A committed shard's arrays (`schema.array_specs`), opened for reading with Zarr."""
@@ -314,17 +337,3 @@ class Cache:
         from vlq.query.info import info
 
         return info(self)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Several processes may write the same content at once: each its own file, then a rename."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            whole = Path(folder, path.name)
-            whole.write_bytes(data)
-            os.replace(whole, path)
-    except OSError as error:
-        raise StoreError(
-            f"Cannot keep a copy in {path.parent}: {error.strerror}.", "Another place: $VLQ_HOME"
-        ) from error

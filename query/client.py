@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 def open(url: str | None = None) -> Corpus:
-    """The corpus cached at a URL; by default at `$VLQ_CACHE`, else the demo's. Raises NoCache, NewerFormat."""
+    """The corpus cached at a URL; by default at `$VLQ_CACHE`, else the demo's.
+
+    Raises NoCache, NewerFormat, OlderFormat.
+    """
     return Corpus(Cache.open(url or default_url()))
 
 
@@ -91,7 +94,10 @@ class Corpus:
         return Result(first, node, text)
 
     def other(self, url: str) -> Corpus:
-        """The corpus of another cache, opened once. Raises NoCache, NewerFormat, and BadArgument if none may be."""
+        """The corpus of another cache, opened once.
+
+        Raises NoCache, NewerFormat, OlderFormat, and BadArgument if none may be.
+        """
         if self._opened is None:
             raise BadArgument("Other caches are not opened here.", "Ask where both can be read: vlq, or Python.")
         if url not in self._opened:

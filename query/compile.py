@@ -31,6 +31,10 @@ Loader = Callable[["Snapshot"], "pyarrow.Table"]
 """Reads a table from a cache's arrays."""
 
 
+Keys = frozenset[int] | None
+"""Of which tokens a table's rows are read; None: of all."""
+
+
 @dataclass(frozen=True)
 class Derived:
     """A table that Python makes of another statement's rows: what SQL is too slow at. `tables` are read beside.
@@ -46,7 +50,7 @@ class Derived:
 
 @dataclass(frozen=True)
 class Statement:
-    """One SELECT. `tables` are the index tables that it reads, each through the parameter of its name.
+    """One SELECT. `tables` are the index tables that it reads, each by the parameter of its name, and of which keys.
 
     `others` are tables of other caches, by their parameters. `loaded` are tables that are made when the statement is
     run, by the names that it has for them.
@@ -54,9 +58,13 @@ class Statement:
 
     sql: str
     parameters: Mapping[str, Any]
-    tables: tuple[str, ...]
+    tables: Mapping[str, Keys]
     loaded: Mapping[str, Loader | Derived] = field(default_factory=dict)
-    others: Mapping[str, tuple[Snapshot, str]] = field(default_factory=dict)
+    others: Mapping[str, tuple[Snapshot, str, Keys]] = field(default_factory=dict)
+
+    def reads(self, snapshot: Snapshot) -> dict[str, tuple[Snapshot, str, Keys]]:
+        """By its parameter, each table that it reads when a cache is asked: of which cache, its name, of which keys."""
+        return {**{name: (snapshot, name, keys) for name, keys in self.tables.items()}, **self.others}
 
 
 @dataclass(frozen=True)
@@ -123,10 +131,10 @@ class Compiler:
     """
 
     parameters: dict[str, Any] = field(default_factory=dict)
-    tables: list[str] = field(default_factory=list)
+    tables: dict[str, Keys] = field(default_factory=dict)
     loaded: dict[str, Loader | Derived] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
-    others: dict[str, tuple[Snapshot, str]] = field(default_factory=dict)
+    others: dict[str, tuple[Snapshot, str, Keys]] = field(default_factory=dict)
     snapshot: Snapshot | None = None
 
     def of(self, snapshot: Snapshot) -> Compiler:
@@ -142,15 +150,18 @@ class Compiler:
         self.parameters[free] = value
         return f"${free}"
 
-    def table(self, name: str) -> str:
-        """A table of the index, the images' or VOCABULARY, as something to select from."""
+    def table(self, name: str, tokens: Sequence[int] | None = None) -> str:
+        """A table of the index, the images' or VOCABULARY, as something to select from: all of it, or tokens' rows."""
+        # Of a join with many tokens DuckDB reads whatever lies between the lowest and the highest one.
+        keys = None if tokens is None or len(tokens) > LISTED_TOKENS else frozenset(tokens)
         if self.snapshot is not None:
-            known = (free for free, table in self.others.items() if table == (self.snapshot, name))
+            known = (free for free, (of, table, _) in self.others.items() if (of, table) == (self.snapshot, name))
             free = next(known, f"other{len(self.others) + 1}_{name}")
-            self.others[free] = self.snapshot, name
+            if free in self.others:
+                keys = _both(self.others[free][2], keys)
+            self.others[free] = self.snapshot, name, keys
             return f"read_parquet(${free})"
-        if name not in self.tables:
-            self.tables.append(name)
+        self.tables[name] = _both(self.tables[name], keys) if name in self.tables else keys
         return f"read_parquet(${name})"
 
     def load(self, name: str, table: Loader | Derived) -> str:
@@ -273,7 +284,7 @@ SELECT (SELECT count(*) FROM known WHERE {condition}) + (
         return Statement(
             f"WITH {parts}\n{sql}" if parts else sql,
             {name: value for name, value in self.parameters.items() if name in used},
-            tuple(name for name in self.tables if name in used),
+            {name: keys for name, keys in self.tables.items() if name in used},
             {name: table for name, table in self.loaded.items() if _names(name, text)},
             {name: table for name, table in self.others.items() if name in used},
         )
@@ -300,6 +311,10 @@ def total_order(relation: Relation) -> list[str]:
 def quoted(name: str) -> str:
     """A name as SQL writes it behind a dot or an AS."""
     return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
+
+
+def _both(a: Keys, b: Keys) -> Keys:
+    return None if a is None or b is None else a | b
 
 
 def _of(snapshot: Snapshot, load: Loader) -> Loader:

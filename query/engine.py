@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
 from vlq.query.cache import Cache, Snapshot
-from vlq.query.compile import VOCABULARY, Derived, Statement
+from vlq.query.compile import VOCABULARY, Derived, Keys, Statement
 from vlq.query.errors import CacheError, CorruptCache
 from vlq.query.tokens import Vocabulary
 from vlq.query.truth import labels_sql
 
 if TYPE_CHECKING:
     import pyarrow
+
+T = TypeVar("T")
+
+UNREADABLE = duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException
+"""What DuckDB raises where a file is not what it should be, beside plain errors of Thrift."""
 
 
 class Engine:
@@ -44,20 +48,23 @@ class Engine:
         """The image table's columns: their DuckDB types by name."""
         files = tuple(snapshot.files("images"))
         if files not in self._image_columns:
-            statement = Statement("SELECT * FROM read_parquet($images)", {}, ("images",))
+            statement = Statement("SELECT * FROM read_parquet($images)", {}, {"images": None})
             self._image_columns = {files: self.describe(statement, snapshot)}
         return self._image_columns[files]
 
     def describe(self, statement: Statement, snapshot: Snapshot) -> Mapping[str, str]:
         """The columns that a statement would give: their DuckDB types by name. Raises as `rows` does."""
-        with _translated(snapshot):
+
+        def ask() -> list[tuple[Any, ...]]:
             cursor = self._prepared(statement, snapshot, rows=False)
-            described = cursor.execute(f"DESCRIBE {statement.sql}", _parameters(statement, snapshot)).fetchall()
+            return cursor.execute(f"DESCRIBE {statement.sql}", _parameters(statement, snapshot)).fetchall()
+
+        described = _answered(statement, snapshot, ask)
         return {name: type for name, type, *_ in described}
 
     def labels(self, snapshot: Snapshot) -> list[str]:
         """What objects are labelled, each label once. The image table must have objects."""
-        statement = Statement(labels_sql("read_parquet($images)"), {}, ("images",))
+        statement = Statement(labels_sql("read_parquet($images)"), {}, {"images": None})
         return [label for (label,) in self.rows(statement, snapshot)[1] if label is not None]
 
     def find_image(self, image: str | int, snapshot: Snapshot) -> list[int]:
@@ -66,28 +73,37 @@ class Engine:
         statement = Statement(
             f"SELECT image_id FROM read_parquet($images) WHERE error IS NULL AND {column} = $wanted ORDER BY image_id",
             {"wanted": image},
-            ("images",),
+            {"images": None},
         )
         return [number for (number,) in self.rows(statement, snapshot)[1]]
 
     def rows(self, statement: Statement, snapshot: Snapshot) -> tuple[list[str], list[tuple[Any, ...]]]:
         """The columns' names and the rows. Raises CacheError if nothing is cached yet, CorruptCache."""
-        with _translated(snapshot):
+
+        def ask() -> tuple[list[str], list[tuple[Any, ...]]]:
             cursor = self._prepared(statement, snapshot).execute(statement.sql, _parameters(statement, snapshot))
             return [name for name, *_ in cursor.description or ()], cursor.fetchall()
 
+        return _answered(statement, snapshot, ask)
+
     def arrow(self, statement: Statement, snapshot: Snapshot) -> pyarrow.Table:
         """The rows as an Arrow table. Raises as `rows` does."""
-        with _translated(snapshot):
+
+        def ask() -> pyarrow.Table:
             cursor = self._prepared(statement, snapshot)
             return cursor.sql(statement.sql, params=_parameters(statement, snapshot)).to_arrow_table()
 
+        return _answered(statement, snapshot, ask)
+
     def plan(self, statement: Statement, snapshot: Snapshot) -> str:
         """DuckDB's plan of the statement, as text."""
-        with _translated(snapshot):
+
+        def ask() -> str:
             cursor = self._prepared(statement, snapshot)
             cursor.execute(f"EXPLAIN {statement.sql}", _parameters(statement, snapshot))
             return "\n".join(text for _, text in cursor.fetchall()).rstrip()
+
+        return _answered(statement, snapshot, ask)
 
     def _prepared(self, statement: Statement, snapshot: Snapshot, *, rows: bool = True) -> duckdb.DuckDBPyConnection:
         """A cursor that knows the tables that Python makes for the statement; without `rows` those made of none."""
@@ -106,21 +122,29 @@ class Engine:
 
 def _parameters(statement: Statement, snapshot: Snapshot) -> dict[str, Any]:
     """The statement's values, and the files of the tables that it reads."""
-    tables = {**{name: (snapshot, name) for name in statement.tables}, **statement.others}
-    return {**statement.parameters, **{name: _files(of, table) for name, (of, table) in tables.items()}}
+    reads = statement.reads(snapshot)
+    return {**statement.parameters, **{name: _files(*table) for name, table in reads.items()}}
 
 
-def _files(snapshot: Snapshot, table: str) -> list[str]:
-    files = [snapshot.cache.vocabulary()] if table == VOCABULARY else snapshot.files(table)
+def _files(snapshot: Snapshot, table: str, keys: Keys) -> list[str]:
+    files = [snapshot.cache.vocabulary()] if table == VOCABULARY else snapshot.files(table, keys)
     if not files:
         raise CacheError(f"{snapshot.cache.url} holds no readings yet.", "Run the same `vlq run` again: it goes on.")
     return files
 
 
-@contextmanager
-def _translated(snapshot: Snapshot) -> Iterator[None]:
-    try:
-        yield
-    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException) as error:
-        reason = str(error).splitlines()[0]
-        raise CorruptCache(f"The index of {snapshot.cache.url} cannot be read: {reason}", "Run: vlq index") from error
+def _answered(statement: Statement, snapshot: Snapshot, ask: Callable[[], T]) -> T:
+    """What is answered. If copies of the caches' files are to blame that it is not, it is asked again of new ones."""
+    for attempt in (1, 2):
+        try:
+            return ask()
+        except duckdb.Error as error:
+            if not isinstance(error, UNREADABLE) and "TProtocolException" not in str(error):
+                raise
+            asked = {snapshot.cache, *(of.cache for of, _, _ in statement.others.values())}
+            discarded = [cache.copies.discard() for cache in asked]
+            if attempt == 2 or not any(discarded):
+                reason = str(error).splitlines()[0]
+                message = f"The index of {snapshot.cache.url} cannot be read: {reason}"
+                raise CorruptCache(message, "Run: vlq index") from error
+    raise AssertionError("unreachable")

@@ -120,6 +120,12 @@ class NewerFormat(CacheError):
     kind = "newer-format"
 
 
+class OlderFormat(CacheError):
+    """The cache was written by an older VLQ, in a format that is no longer read."""
+
+    kind = "older-format"
+
+
 class CacheMismatch(CacheError):
     """The cache holds another run than the one asked for."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from vlq.query.arrays import values
 from vlq.query.cache import Cache, committed
 from vlq.query.schema import Commit, array_specs
 
@@ -66,7 +67,7 @@ class JoinedArray:
         if self.dims[0] != "image":
             total = np.zeros(self.shape, self.dtype)
             for commit in self._commits:
-                total += np.asarray(self._part(commit)[...])
+                total += values(self._part(commit), ...)
             return np.asarray(total[key])
         if not key or key[0] is Ellipsis:
             return self._images(range(self.shape[0]), key)
@@ -87,7 +88,7 @@ class JoinedArray:
                 continue
             high = _within(ascending, int(start), int(end))[-1]
             rows = slice(low - int(start), high - int(start) + 1, ascending.step)
-            parts.append(np.asarray(self._part(commit)[(rows, *rest)]))
+            parts.append(values(self._part(commit), (rows, *rest)))
         if not parts:
             return np.zeros((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
         joined = np.concatenate(parts)

@@ -180,9 +180,12 @@ class Result(Answer):
         self, statement: Statement, more: tuple[str, ...] = (), snapshot: Snapshot | None = None
     ) -> list[str]:
         snapshot = snapshot or self.snapshot
-        tables = {**{name: (snapshot, name) for name in (*statement.tables, *more)}, **statement.others}
+        reads = {**{name: (snapshot, name, None) for name in more}, **statement.reads(snapshot)}
         files = [
-            (name, stored) for name, (of, table) in tables.items() if table != VOCABULARY for stored in of.stored(table)
+            (name, stored)
+            for name, (of, table, keys) in reads.items()
+            if table != VOCABULARY
+            for stored in of.stored(table, keys)
         ]
         return [
             "parameters  " + ", ".join(f"${name} = {value}" for name, value in statement.parameters.items()),

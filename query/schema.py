@@ -3,13 +3,15 @@
     run.json                          who made it: model, prompt, lens, k, axes (create-only: decides what the cache is)
     vocabulary.parquet                id -> piece and text; tokenizer.json beside it where the lens has a tokenizer
     plans/<hash>.parquet              every image, its shard, its user columns
-    heads/<number>.json               numbered, create-only: the plan, whether all of it is done, the compacted index,
-                                      what the images were annotated with
     shards/<shard>-<hash>/zarr.json   a Zarr v3 group: one shard's readings
     images/<shard>-<hash>.parquet     its images: names, sizes, geometry, errors, user columns
     postings/<shard>-<hash>/<table>.parquet   one shard's postings, sorted by token
     commits/<shard>.json              create-only: names the winner's objects with their checksums. It alone decides.
-    index/<hash>/<table>-<part>.parquet     compacted postings; index/<hash>.json is their manifest
+    commits/head-<number>.json        numbered, create-only: the plan, whether all of it is done, the compacted index,
+                                      what the images were annotated with. Beside the shards' records, so that one
+                                      listing tells a reader of all that is new
+    index/<hash>/<table>-<part>.parquet     compacted postings, beside each where its blocks lie (.blocks);
+                                      index/<hash>.json is their manifest
     annotations/<hash>.parquet        columns that were joined to the images later
 
 Layers: 0 is the embedding that enters the decoder, l the residual stream after block l. `layers` counts them all
@@ -21,13 +23,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from vlq.query.errors import CorruptCache, NewerFormat
+from vlq.query.errors import CorruptCache, NewerFormat, OlderFormat
 
-FORMAT = 1
+FORMAT = 2
 
 RUN = "run.json"
 VOCABULARY = "vocabulary.parquet"
@@ -41,12 +43,17 @@ def plan_key(digest: str) -> str:
     return f"plans/{digest}.parquet"
 
 
+COMMITS = "commits"
+HEADS = f"{COMMITS}/head-"
+"""What the keys of heads begin with. They sort behind those of shards."""
+
+
 def head_key(number: int) -> str:
-    return f"heads/{number:08d}.json"
+    return f"{HEADS}{number:08d}.json"
 
 
 def commit_key(shard: int) -> str:
-    return f"commits/{shard:08d}.json"
+    return f"{COMMITS}/{shard:08d}.json"
 
 
 def shard_prefix(shard: int, digest: str) -> str:
@@ -80,6 +87,21 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
 
+def record_bytes(values: Mapping[str, Any]) -> bytes:
+    """A record as JSON that carries the checksum of all else in it."""
+    return to_json({**values, "checksum": digest_of(to_json(values))})
+
+
+def parse_record(data: bytes, where: str) -> dict[str, Any]:
+    """A record's values. Raises CorruptCache if they are not those that were written, NewerFormat, OlderFormat."""
+    values = parse_json(data, where)
+    check_format(values, where)
+    checksum = values.pop("checksum", None)
+    if checksum != digest_of(to_json(values)):
+        raise CorruptCache(f"{where} is not what was written.", "Run: vlq verify")
+    return values
+
+
 # --- the run ---------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +131,7 @@ class Run:
     device: str = "cpu"  # kind: cpu or cuda
     attention: str = "sdpa"
     versions: Mapping[str, str] = field(default_factory=dict)
+    checksums: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of VOCABULARY and TOKENIZER, by key
     format: int = FORMAT
 
     IDENTITY = ("model_hash", "prompt", "layers", "grid", "k", "at", "vocabulary_hash", "dtype", "lens")
@@ -148,12 +171,11 @@ class Run:
         return digest_of(self.to_bytes())[:16]
 
     def to_bytes(self) -> bytes:
-        return to_json(asdict(self))
+        return record_bytes(asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Run:
-        values = parse_json(data, where)
-        check_format(values, where)
+        values = parse_record(data, where)
         known = {f.name for f in fields(cls)}
         missing = known - values.keys()
         if missing:
@@ -177,7 +199,7 @@ def parse_json(data: bytes, where: str) -> dict[str, Any]:
 
 
 def check_format(values: Mapping[str, Any], where: str) -> None:
-    """Raises NewerFormat if the record was written by a VLQ that this one cannot read."""
+    """Raises NewerFormat or OlderFormat if the record was written by a VLQ whose caches this one cannot read."""
     found = values.get("format")
     if not isinstance(found, int):
         raise CorruptCache(f"{where} names no format.", "Is this a VLQ cache?")
@@ -185,6 +207,11 @@ def check_format(values: Mapping[str, Any], where: str) -> None:
         raise NewerFormat(
             f"{where} is of format {found}; this VLQ reads up to {FORMAT}.",
             "Install a newer VLQ: pip install --upgrade vlq",
+        )
+    if found < FORMAT:
+        raise OlderFormat(
+            f"{where} is of format {found}, an older VLQ's; this one reads {FORMAT}.",
+            "Make the cache anew: the same `vlq run` with another --cache.",
         )
 
 
@@ -304,6 +331,29 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class IndexFile(Stored):
+    """A file of an index table. `blocks` is the record of its blocks (`blocks.Blocks`), if it has any.
+
+    Its rows' keys, of the first column, run from `first` to `last`; of no rows neither is known.
+    """
+
+    blocks: Stored | None = None
+    first: int | None = None
+    last: int | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> IndexFile:
+        blocks = values.get("blocks")
+        return cls(**{**values, "blocks": None if blocks is None else Stored(**blocks)})
+
+    def may_hold(self, keys: Collection[int]) -> bool:
+        """Whether there can be rows of these keys."""
+        if self.blocks is None:
+            return True
+        return self.first is not None and self.last is not None and any(self.first <= k <= self.last for k in keys)
+
+
+@dataclass(frozen=True)
 class Commit:
     """`commits/<shard>.json`: the shard is done, and these are its objects."""
 
@@ -324,12 +374,11 @@ class Commit:
         return sum(stored.size for stored in (*self.objects, self.images_table, *self.postings.values()))
 
     def to_bytes(self) -> bytes:
-        return to_json(asdict(self))
+        return record_bytes(asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Commit:
-        values = parse_json(data, where)
-        check_format(values, where)
+        values = parse_record(data, where)
         try:
             values["errors"] = tuple(tuple(error) for error in values["errors"])
             values["images_table"] = Stored(**values["images_table"])
@@ -348,21 +397,24 @@ class IndexManifest:
     shards: int
     images: int
     errors: tuple[tuple[int, str, str], ...]
-    tables: Mapping[str, tuple[Stored, ...]]  # TABLES, DIVERGENCE and "images", each one or more files in key order
+    tables: Mapping[str, tuple[IndexFile, ...]]  # TABLES, DIVERGENCE and "images", each one or more files in key order
     format: int = FORMAT
 
+    @property
+    def objects(self) -> list[Stored]:
+        """Every object that it names."""
+        files = [file for files in self.tables.values() for file in files]
+        return [*files, *(file.blocks for file in files if file.blocks is not None)]
+
     def to_bytes(self) -> bytes:
-        return to_json(asdict(self))
+        return record_bytes(asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> IndexManifest:
-        values = parse_json(data, where)
-        check_format(values, where)
+        values = parse_record(data, where)
         try:
             values["errors"] = tuple(tuple(error) for error in values["errors"])
-            values["tables"] = {
-                table: tuple(Stored(**stored) for stored in files) for table, files in values["tables"].items()
-            }
+            values["tables"] = {table: tuple(map(IndexFile.of, files)) for table, files in values["tables"].items()}
             return cls(**values)
         except (AttributeError, KeyError, TypeError) as error:
             raise CorruptCache(f"{where} is not an index manifest: {error}.", "Run: vlq index") from error
@@ -381,7 +433,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Head:
-    """`heads/<number>.json`. The newest one tells what the cache should hold and whether it does."""
+    """`commits/head-<number>.json`. The newest one tells what the cache should hold and whether it does."""
 
     number: int
     plan: str  # key of the plan
@@ -393,12 +445,11 @@ class Head:
     format: int = FORMAT
 
     def to_bytes(self) -> bytes:
-        return to_json(asdict(self))
+        return record_bytes(asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Head:
-        values = parse_json(data, where)
-        check_format(values, where)
+        values = parse_record(data, where)
         try:
             values["annotations"] = tuple(
                 Annotation(Stored(**annotation["stored"]), tuple(annotation["columns"]))

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.schema import RUN, VOCABULARY, Head, Run, Transform, array_specs, digest_of, head_key, plan_key
+from vlq.query.schema import (
+    RUN,
+    VOCABULARY,
+    Head,
+    Run,
+    Transform,
+    array_specs,
+    digest_of,
+    head_key,
+    plan_key,
+    record_bytes,
+)
 from vlq.query.store import Store, open_store
 from vlq.workers.index import compact
 from vlq.workers.models.vocabulary import vocabulary_hash
@@ -50,7 +63,9 @@ def make_run(**changes: object) -> Run:
         "shard_size": 4,
     }
     values |= changes
-    values.setdefault("vocabulary_hash", vocabulary_hash(vocabulary_table(values["vocabulary_size"])))  # type: ignore[arg-type]
+    vocabulary = vocabulary_table(values["vocabulary_size"])  # type: ignore[arg-type]
+    values.setdefault("vocabulary_hash", vocabulary_hash(vocabulary))
+    values.setdefault("checksums", {VOCABULARY: digest_of(parquet(vocabulary))})
     return Run(**values)  # type: ignore[arg-type]
 
 
@@ -164,6 +179,14 @@ def shards(count: int, size: int) -> Iterator[tuple[int, int, int]]:
         yield shard, first, min(size, count - first)
 
 
+def edit_record(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a record says, as another writer of records would have written it."""
+    values = json.loads(path.read_bytes())
+    del values["checksum"]
+    change(values)
+    path.write_bytes(record_bytes(values))
+
+
 def make_cache(
     folder: Path | str,
     run: Run | None = None,
@@ -180,6 +203,8 @@ def make_cache(
 ) -> tuple[Store, Run, dict[str, np.ndarray]]:
     """A cache of random readings, with the arrays of all its images joined (the sums added up)."""
     run = run or make_run()
+    if vocabulary is not None:
+        run = replace(run, checksums={VOCABULARY: digest_of(parquet(vocabulary))})
     store = open_store(str(folder), create=True)
     store.create(VOCABULARY, parquet(vocabulary or vocabulary_table(run.vocabulary_size)))
     store.create(RUN, run.to_bytes())

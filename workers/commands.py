@@ -85,8 +85,6 @@ def report(
     """Print what there is now and what to type next."""
     if not fresh:
         print("Nothing to do: all images are cached already.")
-    elif busy is not None:
-        print(f"The model was at work {busy:.0%} of its workers' time.")
     read = images - len(errors)
     print(
         f"{read:,} image{'s' if read != 1 else ''} read{f', {len(errors):,} could not be' if errors else ''}: {cache}"
@@ -95,6 +93,8 @@ def report(
         print(f"  {name}: {reason}")
     if len(errors) > SHOWN_ERRORS:
         print(f"  and {len(errors) - SHOWN_ERRORS:,} more: vlq info --cache {cache}")
+    if busy is not None:
+        print(f"The model was at work {busy:.0%} of its workers' time.")
     print(f"Ask it: vlq \"first_layer(token='dog')\" --cache {cache}")
 
 

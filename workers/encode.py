@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 import zarr
 from numcodecs import Blosc, Zstd
-from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
@@ -53,7 +53,7 @@ def _metadata(record: bytes, images: int) -> dict[str, bytes]:
             dtype=spec.dtype,
             chunks=(1, *spec.shape[1:]),  # one image, all its layers: what a drill-down reads; of the sums one layer
             shards=spec.shape,  # one object per array
-            compressors=_compressors(spec)[0],
+            compressors=(_compressors(spec)[0], Crc32cCodec()),  # so that no chunk is read that came to harm
             fill_value=spec.fill,
             dimension_names=spec.axes,
         )
@@ -65,7 +65,7 @@ def _encode(spec: ArraySpec, values: np.ndarray) -> bytes | None:
     compressor = _compressors(spec)[1]
     fill = np.full((), spec.fill, spec.dtype)
     little = np.ascontiguousarray(values, np.dtype(spec.dtype).newbyteorder("<"))
-    chunks = [None if _is_all(chunk, fill) else compressor.encode(chunk) for chunk in little]
+    chunks = [None if _is_all(chunk, fill) else _checked(compressor.encode(chunk)) for chunk in little]
     index = np.full((len(chunks), 2), NO_CHUNK, "<u8")  # offset, length
     offset = 0
     for place, chunk in zip(index, chunks, strict=True):
@@ -74,9 +74,12 @@ def _encode(spec: ArraySpec, values: np.ndarray) -> bytes | None:
             offset += len(chunk)
     if offset == 0:
         return None
-    table = index.tobytes()
-    checksum = google_crc32c.value(table).to_bytes(4, "little")
-    return b"".join([*(chunk for chunk in chunks if chunk is not None), table, checksum])
+    return b"".join([*(chunk for chunk in chunks if chunk is not None), _checked(index.tobytes())])
+
+
+def _checked(data: bytes) -> bytes:
+    """The bytes and their checksum."""
+    return data + int(google_crc32c.value(data)).to_bytes(4, "little")
 
 
 def _compressors(spec: ArraySpec) -> tuple[ZstdCodec | BloscCodec, Zstd | Blosc]:

@@ -11,7 +11,7 @@ decides nothing. Each kind goes only once no writer can want it any more:
     annotations/                  once no head in use names it; if one comes to name it at that moment, it is put back
 
 and only once it is older than the grace period. The heads in use are the newest, those younger than the grace period,
-and the newest that is older: readers may hold each of these. Records (run.json, heads/, commits/) stay, and so does
+and the newest that is older: readers may hold each of these. Records (run.json, commits/) stay, and so does
 everything that VLQ did not put there.
 """
 
@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed, latest_head
 from vlq.query.errors import BadArgument, CacheError, CorruptCache
-from vlq.query.schema import Commit, Head, IndexManifest, Stored
+from vlq.query.schema import HEADS, Commit, Head, IndexManifest, Stored
 from vlq.query.store import Entry, Store
 
 GRACE = 24 * 3600.0
@@ -108,7 +108,7 @@ class Named:
         """`old` says of each key there is whether its object is older than the grace period."""
         store, commits = cache.store, committed(cache.store)
         keys = {stored.key for commit in commits.values() for stored in objects_of(commit)}
-        heads = [key for key in sorted(old) if key.startswith("heads/")]
+        heads = [key for key in sorted(old) if key.startswith(HEADS)]
         in_use = [key for key in heads if not old[key]] + [key for key in heads if old[key]][-1:]
         indexes = set()
         for head in (newest, *(Head.from_bytes(store.read(key), key) for key in in_use)):
@@ -155,8 +155,7 @@ def _files(store: Store, head: Head) -> Iterator[str]:
         manifest = IndexManifest.from_bytes(store.read(head.index), head.index)
     except FileNotFoundError:
         return  # an old head's, whose index went when it was newest no more; or `vlq verify` tells of it
-    for files in manifest.tables.values():
-        yield from (stored.key for stored in files)
+    yield from (stored.key for stored in manifest.objects)
 
 
 def _shards(store: Store, manifest: str) -> int:

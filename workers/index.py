@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 from vlq.query.cache import Cache, committed, latest_head, read_commit
 from vlq.query.errors import CacheError, CorruptCache, StoreError
 from vlq.query.heads import name_index
-from vlq.query.schema import DIVERGENCE, Commit, Head, IndexManifest, Run, Stored, digest_of
+from vlq.query.schema import DIVERGENCE, Commit, Head, IndexFile, IndexManifest, Run, Stored, digest_of
 from vlq.query.store import Store, put
 from vlq.query.sums import entropies, summed_sites
 from vlq.query.tables import parquet_bytes
-from vlq.workers.postings import ROW_GROUP, open_writer, postings_bytes, postings_of, row_group, stable_order
+from vlq.workers.postings import ROW_GROUP, blocks_of, open_writer, postings_bytes, postings_of, row_group, stable_order
 
 ROWS_AT_ONCE = 4 * 1024 * 1024
 """Rows of a token range that is sorted in memory (about 30 bytes each, twice). A single token may exceed it."""
@@ -112,14 +112,13 @@ def _write_index(
     # and the same bytes under it.
     inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in _inputs(commit))
     digest = digest_of("\n".join([run.digest, *sorted(runs), *WHOLE_TABLES, inputs]).encode())[:16]
-    tables: dict[str, tuple[Stored, ...]] = {}
+    tables: dict[str, tuple[IndexFile, ...]] = {}
     for table, paths in sorted(runs.items()):
-        files = []
-        for part, data in enumerate(_parts(paths, partial(progress, f"merging {table}"))):
-            files.append(put(store, f"index/{digest}/{table}-{part:03d}.parquet", data))
-        tables[table] = tuple(files)
+        parts = enumerate(_parts(paths, partial(progress, f"merging {table}")))
+        tables[table] = tuple(put_table(store, f"index/{digest}/{table}-{part:03d}", data) for part, data in parts)
     for table, rows in whole_tables(cache, commits, progress).items():
-        tables[table] = (put(store, f"index/{digest}/{table}-000.parquet", parquet_bytes(rows)),)
+        stored = put(store, f"index/{digest}/{table}-000.parquet", parquet_bytes(rows))
+        tables[table] = (IndexFile(stored.key, stored.size, stored.sha256),)
     manifest = IndexManifest(
         run=run.digest,
         shards=len(commits),
@@ -128,6 +127,15 @@ def _write_index(
         tables=tables,
     )
     return put(store, f"index/{digest}.json", manifest.to_bytes()).key, manifest
+
+
+def put_table(store: Store, name: str, data: bytes) -> IndexFile:
+    """Put a file of an index table, and beside it where its blocks lie."""
+    blocks = blocks_of(data)
+    file = put(store, f"{name}.parquet", data)
+    beside = put(store, f"{name}.blocks", blocks.to_bytes())
+    keys = (blocks.blocks[0].first, blocks.blocks[-1].last) if blocks.blocks else (None, None)
+    return IndexFile(file.key, file.size, file.sha256, beside, *keys)
 
 
 def _images(cache: Cache, commits: Sequence[Commit], progress: Progress) -> pa.Table:

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.schema import PATCH_CELLS, Run, stored_at
+from vlq.query.blocks import MAGIC, Block, Blocks
+from vlq.query.schema import PATCH_CELLS, Run, digest_of, stored_at
 
 ROW_GROUP = 131_072
 """Rows of a row group: the least that a look-up reads of a table."""
@@ -188,6 +189,19 @@ def row_group(schema: pa.Schema) -> int:
     if schema.equals(CELLS):
         return CELLS_ROW_GROUP
     return TOP1_ROW_GROUP if "positions" in schema.names else ROW_GROUP
+
+
+def blocks_of(data: bytes) -> Blocks:
+    """Where the blocks of an index table's file lie, which is Parquet and sorted by its first column."""
+    metadata = pq.read_metadata(pa.BufferReader(data))
+    blocks = []
+    end = len(MAGIC)
+    for number in range(metadata.num_row_groups if metadata.num_rows else 0):
+        group = metadata.row_group(number)
+        keys = group.column(0).statistics
+        start, end = end, end + sum(group.column(column).total_compressed_size for column in range(group.num_columns))
+        blocks.append(Block(keys.min, keys.max, start, end - start, bytes.fromhex(digest_of(data[start:end]))))
+    return Blocks(tuple(blocks), data[end:])
 
 
 def postings_bytes(table: pa.Table) -> bytes:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vlq.query.cache import Cache, committed_shards, latest_head, read_commit
+from vlq.query.cache import Cache, committed_shards, latest_head, read_commit, read_head, records
 from vlq.query.errors import CorruptCache
-from vlq.query.schema import VOCABULARY, Commit, Head, IndexManifest, Stored, commit_key, digest_of, head_key, plan_key
+from vlq.query.schema import HEADS, Commit, Head, IndexManifest, Stored, commit_key, digest_of, head_key, plan_key
 from vlq.workers.index import Progress, Rows, merged, postings_from_arrays, whole_tables
-from vlq.workers.models.vocabulary import vocabulary_hash
 
 RUN_AGAIN = "run the same `vlq run` again"
 
@@ -34,10 +31,10 @@ def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
     try:
         head = latest_head(cache.store)
     except CorruptCache as error:
-        yield Finding("heads/", error.message, f"delete that head, and {RUN_AGAIN}")
+        yield Finding(HEADS, error.message, f"delete that head, and {RUN_AGAIN}")
         return
     if head is None:
-        yield Finding("heads/", "no plan was made", RUN_AGAIN)
+        yield Finding(HEADS, "no plan was made", RUN_AGAIN)
         return
     yield from _verify_heads(cache)
     yield from _verify_plan(cache, head)
@@ -71,48 +68,18 @@ def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
 
 
 def _verify_vocabulary(cache: Cache) -> Iterator[Finding]:
-    copy = "copy it from another cache of the same model"
-    try:
-        table = pq.read_table(io.BytesIO(cache.store.read(VOCABULARY)))
-        if vocabulary_hash(table) != cache.run.vocabulary_hash:
-            yield Finding(VOCABULARY, "not the run's vocabulary", copy)
-    except FileNotFoundError:
-        yield Finding(VOCABULARY, "missing", copy)
-    except (pa.ArrowException, OSError, KeyError, ValueError):  # ValueError: text that is no UTF-8
-        yield Finding(VOCABULARY, "not readable", copy)
+    beside = [Stored(key, 0, checksum) for key, checksum in sorted(cache.run.checksums.items())]
+    yield from _damaged(cache, beside, "copy it from another cache of the same model")
 
 
 def _verify_heads(cache: Cache) -> Iterator[Finding]:
-    """Heads have no checksum, but each says only what its key and the plan that it names say as well."""
-    for key in [entry.key for entry in cache.store.list("heads")]:
-        mend = f"delete that head, and {RUN_AGAIN}"
-        data = cache.store.read(key)
+    for number in records(cache.store, after=HEADS).heads:
         try:
-            head = Head.from_bytes(data, key)
-        except CorruptCache as error:
-            yield Finding(key, error.message, mend)
-            continue
-        if head.to_bytes() != data or head_key(head.number) != key:
-            yield Finding(key, "not what was written", mend)
-            continue
-        for annotation in head.annotations:
-            columns = _columns(cache, annotation.stored)
-            if columns is not None and not set(annotation.columns) <= columns:
-                yield Finding(key, f"names columns that {annotation.stored.key} does not have", mend)
-        try:
-            shards = pq.read_table(io.BytesIO(cache.store.read(head.plan)), columns=["shard"])["shard"]
-        except (FileNotFoundError, pa.ArrowException, OSError):
-            continue  # told of where the plan is checked; an old head's may be gone
-        if (len(shards), pc.max(shards).as_py()) != (head.images, head.shards - 1):
-            yield Finding(key, f"says something else than {head.plan}", mend)
-
-
-def _columns(cache: Cache, table: Stored) -> set[str] | None:
-    """The columns of a stored table; None if it is not as it was written, which is told of where that is checked."""
-    try:
-        return set(pq.read_schema(pa.BufferReader(cache.read(table))).names)
-    except CorruptCache:
-        return None
+            sound = read_head(cache.store, number).number == number
+        except CorruptCache:
+            sound = False
+        if not sound:
+            yield Finding(head_key(number), "not what was written", f"delete that head, and {RUN_AGAIN}")
 
 
 def _verify_plan(cache: Cache, head: Head) -> Iterator[Finding]:
@@ -141,7 +108,7 @@ def _verify_shard(cache: Cache, commit: Commit) -> Iterator[Finding]:
 def _verify_index(
     cache: Cache, where: str, manifest: IndexManifest, commits: Sequence[Commit], progress: Progress
 ) -> Iterator[Finding]:
-    damaged = list(_damaged(cache, (stored for files in manifest.tables.values() for stored in files), "vlq index"))
+    damaged = list(_damaged(cache, manifest.objects, "vlq index"))
     yield from damaged
     covered = [commit for commit in commits if commit.shard < manifest.shards]
     if damaged or len(covered) < manifest.shards:
@@ -181,5 +148,5 @@ def _damaged(cache: Cache, objects: Iterable[Stored], mend: str) -> Iterator[Fin
         except FileNotFoundError:
             yield Finding(stored.key, "missing", mend)
             continue
-        if len(data) != stored.size or digest_of(data) != stored.sha256:
+        if digest_of(data) != stored.sha256:
             yield Finding(stored.key, "not what was written", mend)

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from vlq.query.errors import RunError
-from vlq.query.schema import Run
+from vlq.query.schema import TOKENIZER, VOCABULARY, Run, digest_of
 from vlq.query.store import open_store
 
 DECODERS = 4
@@ -119,9 +119,12 @@ class ShardWorker:
             check_images=setup.batch_size if setup.device == "cuda" else 1,
         )
         table = vocabulary_table(self._model.tokenizer, self._model.vocabulary_size)
-        run = describe_run(setup, self._model, vocabulary_hash(table))
-        tokenizer = self._model.tokenizer.backend_tokenizer.to_str().encode()
-        return Description(run, parquet_bytes(table), tokenizer, ray.get_runtime_context().get_node_id())
+        vocabulary, tokenizer = parquet_bytes(table), self._model.tokenizer.backend_tokenizer.to_str().encode()
+        run = replace(
+            describe_run(setup, self._model, vocabulary_hash(table)),
+            checksums={VOCABULARY: digest_of(vocabulary), TOKENIZER: digest_of(tokenizer)},
+        )
+        return Description(run, vocabulary, tokenizer, ray.get_runtime_context().get_node_id())
 
     def extract(self, url: str, run: Run, shard: int, rows: pa.Table) -> Done:
         """Read one shard's rows of the plan and commit it, unless another run has done so."""

@@ -38,7 +38,7 @@ def compile_prob(bound: Bound, compiler: Compiler) -> Relation:
     keys, shown = _keys(bound)
     site, tokens = bound["at"], len(bound.token.ids)
     conditions = [compiler.tokens(bound.token.ids), *asked(bound, compiler)]
-    stored = f"FROM {compiler.table(f'{site}_topk')}\nWHERE {' AND '.join(conditions)}"
+    stored = f"FROM {compiler.table(f'{site}_topk', bound.token.ids)}\nWHERE {' AND '.join(conditions)}"
     each = compiler.value("number_of_tokens", tokens)
     if tokens == 1:
         sql = f"SELECT {shown}, exp(logprob) AS prob, prob AS {LOW}, prob AS {HIGH}\n{stored}"

@@ -68,7 +68,7 @@ FROM (
 
 
 def _postings(bound: Bound, compiler: Compiler) -> str:
-    table = compiler.table(f"{bound['at']}_top1")
+    table = compiler.table(f"{bound['at']}_top1", bound.token.ids)
     conditions = _conditions(bound, compiler)
     if bound["min_patches"] > 1:
         conditions.append(f"n >= {compiler.value('min_patches', bound['min_patches'])}")
@@ -77,7 +77,7 @@ def _postings(bound: Bound, compiler: Compiler) -> str:
 
 def _postings_inside(bound: Bound, patches: PatchSet, compiler: Compiler) -> str:
     """The same of what lies at these patches, without the log-probability."""
-    table = f"{compiler.table('patch_top1')} {patches.mask(compiler)}"
+    table = f"{compiler.table('patch_top1', bound.token.ids)} {patches.mask(compiler)}"
     conditions = " AND ".join(_conditions(bound, compiler))
     return f"""\
 SELECT * FROM (
@@ -96,7 +96,7 @@ def token_cells(bound: Bound, compiler: Compiler) -> str:
 
 def token_positions(bound: Bound, compiler: Compiler) -> str:
     """The positions that read the token at each layer: image, layer, position, rank, logprob."""
-    table = compiler.table(f"{bound['at']}_topk")
+    table = compiler.table(f"{bound['at']}_topk", bound.token.ids)
     conditions = _conditions(bound, compiler)
     if bound.patches is not None:
         table += f" {bound.patches.mask(compiler)}"

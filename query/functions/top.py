@@ -51,6 +51,8 @@ def load(bound: Bound, snapshot: Snapshot) -> pyarrow.Table:
     import numpy as np
     import pyarrow as pa
 
+    from vlq.query.arrays import values
+
     image: int = bound["image"]
     layers, at, ranks = list(bound.layers.layers), bound["at"], bound["rank"]
     stored = "prompt" if at == "last" else at
@@ -60,7 +62,7 @@ def load(bound: Bound, snapshot: Snapshot) -> pyarrow.Table:
     arrays = {name: snapshot.cache.array(commit.shard, f"{stored}/{name}") for name in ("token", "logprob")}
     # One chunk holds the image with all its layers; what is not asked for is dropped here.
     token, logprob = (
-        np.asarray(array[image - commit.first_image])[np.ix_(layers, rows, range(ranks))] for array in arrays.values()
+        values(array, image - commit.first_image)[np.ix_(layers, rows, range(ranks))] for array in arrays.values()
     )
     layer, position, rank = np.meshgrid(layers, positions, np.arange(1, ranks + 1), indexing="ij")
     return pa.table(

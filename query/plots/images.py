@@ -51,7 +51,7 @@ def pictures(answer: Answer, images: Sequence[int]) -> dict[int, Picture]:
         "SELECT image_id, image, uri, sha256, width, height, transform FROM read_parquet($images)\n"
         "WHERE image_id IN (SELECT unnest($wanted))",
         {"wanted": list(images)},
-        ("images",),
+        {"images": None},
     )
     found = {}
     for number, name, uri, sha256, width, height, transform in result.corpus.engine.rows(statement, result.snapshot)[1]:

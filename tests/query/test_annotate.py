@@ -30,7 +30,7 @@ from vlq.workers.plan import settle
 from vlq.workers.shard import write_shard
 from vlq.workers.verify import verify
 
-from ..synthetic import image_table, make_cache, make_run, planned, random_readings
+from ..synthetic import edit_record, image_table, make_cache, make_run, planned, random_readings
 from .test_cache import Counting, add_shard
 
 NAMES = [f"{folder}/{i}.png" for i in range(5) for folder in ("a", "b")]
@@ -283,7 +283,7 @@ class Late(Store):
         self.behind, self.url, self.meanwhile = behind, behind.url, meanwhile
 
     def create(self, key: str, data: bytes) -> bool:
-        if key.startswith("heads/"):
+        if key.startswith("commits/head-"):
             happened, self.meanwhile = self.meanwhile, lambda: None
             happened()
         return self.behind.create(key, data)
@@ -452,9 +452,7 @@ def test_who_has_a_sealed_cache_open_sees_what_there_was(folder: Path) -> None:
 
 
 def test_heads_from_before_there_were_annotations(folder: Path) -> None:
-    record = json.loads((folder / "heads" / "00000002.json").read_text())
-    del record["annotations"]
-    (folder / "heads" / "00000002.json").write_text(json.dumps(record))
+    edit_record(folder / "commits" / "head-00000002.json", lambda record: record.pop("annotations"))
     assert Cache.open(str(folder)).snapshot().annotations == ()
     annotate(Cache.open(str(folder)), note("x"))
     assert column(folder, "note")["a/0.png"] == "x"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import operator
 import re
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from vlq.query.schema import Run
 from vlq.workers.models.vocabulary import vocabulary_hash
 
 from ..brute import Site, picked_layers, read_site
-from ..synthetic import WORDS, make_cache, make_run, vocabulary_table
+from ..synthetic import WORDS, edit_record, make_cache, make_run, vocabulary_table
 from .corpora import SETTINGS, SNAPSHOTS, snapshot
 
 LABELS = ["beach", "grass"]
@@ -339,10 +338,8 @@ def test_an_unfinished_run_and_other_files_of_the_same_name(caches: dict[str, Ma
     digests = ["0" * 64 if i in (1, 5) else digest for i, digest in enumerate(table["sha256"].to_pylist())]
     pq.write_table(table.set_column(table.column_names.index("sha256"), "sha256", pa.array(digests)), path)
     (manifest,) = (tmp_path / "changed").glob("index/*.json")
-    record = json.loads(manifest.read_bytes())
-    data = path.read_bytes()
-    record["tables"]["images"][0] |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    manifest.write_text(json.dumps(record))
+    stored = {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    edit_record(manifest, lambda record: record["tables"]["images"][0].update(stored))
     result = a.corpus.compare(str(tmp_path / "changed"), "first_layer('dog')")
     assert result.summary["changed"] == 2
     assert result.headline.endswith("1 image only in b; 2 images of the same name with other bytes")

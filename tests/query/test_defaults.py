@@ -113,7 +113,7 @@ def test_the_share_is_reached_and_no_more(cases: dict[str, Case]) -> None:
 
 def test_one_scan(cases: dict[str, Case]) -> None:
     statement = cases["several shards"].corpus.query("defaults('patch', share=0.5)").statement
-    assert statement.tables == ("patch_top1", "vocabulary")
+    assert statement.tables == {"patch_top1": None, "vocabulary": None}
     assert statement.sql.count("$patch_top1") == 1
 
 

@@ -178,13 +178,14 @@ def test_the_smallest_table_is_read(cases: dict[str, Case]) -> None:
     corpus = cases["several shards"].corpus
 
     def tables(text: str) -> tuple[str, ...]:
-        return corpus.query(text).statement.tables
+        return tuple(corpus.query(text).statement.tables)
 
     assert tables("first_layer('cat')") == ("patch_top1", "images")
     assert tables("first_layer('cat', min_patches=2, min_run=2, layers=(1, 3))") == ("patch_top1", "images")
     assert tables("first_layer('cat', at='last')") == ("last_top1", "images")
     for more in ("rank=2", "min_prob=0.5", "by='patch'"):
         assert tables(f"first_layer('cat', {more})") == ("patch_topk", "images")
+    assert corpus.query("first_layer('cat')").statement.tables["patch_top1"] == {WORDS.index("cat")}
     assert tables("first_layer('dog')") == ("patch_topk", "images")  # two ids: their probabilities add up
 
 

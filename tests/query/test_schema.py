@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlq.query.errors import CorruptCache, NewerFormat
+from vlq.query.errors import CorruptCache, NewerFormat, OlderFormat
 from vlq.query.schema import (
     FORMAT,
     Commit,
     Head,
+    IndexFile,
     IndexManifest,
     Run,
     Stored,
@@ -23,6 +24,7 @@ from vlq.query.schema import (
     commit_key,
     digest_of,
     head_key,
+    record_bytes,
     to_json,
 )
 
@@ -31,6 +33,15 @@ from ..synthetic import make_run
 names = st.text(max_size=20)
 whole = st.integers(0, 2**31)
 stored = st.builds(Stored, key=names, size=whole, sha256=names)
+files = st.builds(
+    IndexFile,
+    key=names,
+    size=whole,
+    sha256=names,
+    blocks=st.none() | stored,
+    first=st.none() | whole,
+    last=st.none() | whole,
+)
 errors = st.lists(st.tuples(whole, names, names), max_size=3).map(tuple)
 
 runs = st.builds(
@@ -75,7 +86,7 @@ manifests = st.builds(
     shards=whole,
     images=whole,
     errors=errors,
-    tables=st.dictionaries(names, st.lists(stored, max_size=2).map(tuple), max_size=3),
+    tables=st.dictionaries(names, st.lists(files, max_size=2).map(tuple), max_size=3),
 )
 heads = st.builds(
     Head,
@@ -95,7 +106,9 @@ def test_records_survive_their_bytes(record: Any) -> None:
     assert again == record
     assert again.to_bytes() == data
     # Every field is stored under its own name, and nothing else is.
-    assert json.loads(data).keys() == {field.name for field in fields(record)}
+    assert json.loads(data).keys() == {"checksum", *(field.name for field in fields(record))}
+    with pytest.raises(CorruptCache, match="there is not what was written"):
+        type(record).from_bytes(data.replace(b"0", b"1", 1) if b"0" in data else data.replace(b"a", b"b", 1), "there")
 
 
 RECORDS = [
@@ -110,6 +123,11 @@ RECORDS = [
 def test_what_is_no_record(record: Any) -> None:
     read = type(record).from_bytes
     values = json.loads(record.to_bytes())
+    del values["checksum"]
+    with pytest.raises(
+        OlderFormat, match=rf"run\.json is of format {FORMAT - 1}, an older VLQ's; this one reads {FORMAT}"
+    ):
+        read(record_bytes(values | {"format": FORMAT - 1}), "run.json")
     with pytest.raises(NewerFormat, match=rf"run\.json is of format {FORMAT + 1}; this VLQ reads up to {FORMAT}"):
         read(to_json(values | {"format": FORMAT + 1, "unheard_of": 1}), "run.json")
     for broken in (b"", b"{", b"\xff\xfe", b"[]", b"{}", to_json({"format": "1"}), to_json({"format": FORMAT})):
@@ -119,11 +137,11 @@ def test_what_is_no_record(record: Any) -> None:
         if name in values:
             without = {field: value for field, value in values.items() if field != name}
             with pytest.raises(CorruptCache):
-                read(to_json(without), "run.json")
+                read(record_bytes(without), "run.json")
     for name in ("prompt_ids", "images_table", "tables"):
         if name in values:
             with pytest.raises(CorruptCache):
-                read(to_json(values | {name: 5}), "run.json")
+                read(record_bytes(values | {name: 5}), "run.json")
 
 
 def test_canonical_json_does_not_depend_on_order() -> None:

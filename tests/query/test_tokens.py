@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 import vlq
 from vlq.query.client import Corpus
 from vlq.query.errors import BadArgument, CacheError, QueryError, UnknownName, UnknownToken
-from vlq.query.schema import RUN, TOKENIZER, VOCABULARY
+from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, digest_of
 from vlq.query.store import open_store
 
 from ..synthetic import make_run, parquet
@@ -36,13 +36,16 @@ def save_cache(folder: Path, *, tokenizer: bool = True) -> Path:
             "special": [piece == "<s>" for piece in pieces],
         }
     )
-    store.create(VOCABULARY, parquet(table))
-    store.create(RUN, make_run(vocabulary_size=len(pieces)).to_bytes())
+    objects = {VOCABULARY: parquet(table)}
     if tokenizer:
         made = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(PIECES)], len(PIECES) - 1))
         made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         made.decoder = decoders.Metaspace()
-        store.create(TOKENIZER, made.to_str().encode())
+        objects[TOKENIZER] = made.to_str().encode()
+    checksums = {key: digest_of(data) for key, data in objects.items()}
+    for key, data in objects.items():
+        store.create(key, data)
+    store.create(RUN, make_run(vocabulary_size=len(pieces), checksums=checksums).to_bytes())
     return folder
 
 

@@ -146,7 +146,7 @@ def test_index_and_verify(vlq: Vlq, tmp_path: Path) -> None:
     assert out.endswith(" (as it was).\n")
 
     store = open_store(str(tmp_path))
-    (index,) = [entry.key for entry in store.list("index") if "patch_top1" in entry.key]
+    (index,) = [entry.key for entry in store.list("index") if entry.key.endswith("patch_top1-000.parquet")]
     store.delete(index)
     code, out, _ = vlq("verify", "--cache", tmp_path)
     assert code == 1

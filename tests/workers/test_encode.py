@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import zarr
-from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
@@ -30,7 +30,7 @@ def written_by_zarr(run: Run, readings: Mapping[str, np.ndarray], images: int) -
             dtype=spec.dtype,
             chunks=(1, *spec.shape[1:]),
             shards=spec.shape,
-            compressors=blosc if is_float else ZstdCodec(level=3),
+            compressors=(blosc if is_float else ZstdCodec(level=3), Crc32cCodec()),
             fill_value=spec.fill,
             dimension_names=spec.axes,
         )[...] = readings[spec.name]

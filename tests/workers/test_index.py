@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from vlq.query.store import open_store
 from vlq.workers.index import Rows, compact, merged, rebuild, token_ranges
 from vlq.workers.shard import write_shard
 
-from ..synthetic import image_table, make_cache, make_run, random_readings
+from ..synthetic import edit_record, image_table, make_cache, make_run, random_readings
 
 
 def indexed(folder: Path) -> dict[str, bytes]:
@@ -164,10 +163,8 @@ def test_an_index_of_no_readings_has_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("older", ["*", "*0"], ids=["all", "one"])
 def test_shards_from_before_a_table(tmp_path: Path, older: str) -> None:
     store, run, _ = make_cache(tmp_path / "older", seal=False)
-    for path in tmp_path.glob(f"older/commits/{older}.json"):
-        record = json.loads(path.read_text())
-        del record["postings"]["patch_cells"]
-        path.write_text(json.dumps(record))
+    for path in tmp_path.glob(f"older/commits/0{older}.json"):
+        edit_record(path, lambda record: record["postings"].pop("patch_cells"))
     head = latest_head(store)
     assert head is not None
     _, manifest = compact(store, run, head)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from vlq.workers.index import rebuild
 from vlq.workers.postings import postings_bytes
 from vlq.workers.verify import Finding, verify
 
-from ..synthetic import make_cache, make_run
+from ..synthetic import edit_record, make_cache, make_run
 
 
 def findings(folder: Path) -> list[Finding]:
@@ -101,12 +100,12 @@ def test_damaged_objects(cache: Path, pattern: str, mend: str, damage: Callable[
     ("pattern", "content", "where", "what"),
     [
         ("vocabulary.parquet", None, "vocabulary.parquet", "missing"),
-        ("vocabulary.parquet", b"PAR1", "vocabulary.parquet", "not readable"),
+        ("vocabulary.parquet", b"PAR1", "vocabulary.parquet", "not what was written"),
         ("plans/*", None, "plans/", "missing"),
         ("plans/*", b"other", "plans/", "not what was written"),
-        ("commits/*1.json", None, "shard 1", "missing"),
-        ("commits/*1.json", b"{", "commits/00000001.json", "not readable"),
-        ("heads/*2.json", b"{", "heads/", "heads/00000002.json is not readable"),
+        ("commits/0*1.json", None, "shard 1", "missing"),
+        ("commits/0*1.json", b"{", "commits/00000001.json", "not readable"),
+        ("commits/head-*2.json", b"{", "commits/head-", "commits/head-00000002.json is not readable"),
         ("index/*.json", None, "index/", "missing"),
         ("index/*.json", b"[]", "index/", "is not a record"),
     ],
@@ -124,7 +123,7 @@ def test_a_vocabulary_of_another_model(cache: Path) -> None:
     table = pq.read_table(cache / "vocabulary.parquet").slice(1)
     (cache / "vocabulary.parquet").write_bytes(parquet_bytes(table))
     assert [(finding.where, finding.what) for finding in findings(cache)] == [
-        ("vocabulary.parquet", "not the run's vocabulary")
+        ("vocabulary.parquet", "not what was written")
     ]
 
 
@@ -136,24 +135,19 @@ def test_shards_not_done_yet(tmp_path: Path) -> None:
 
 def test_a_cache_without_a_plan(tmp_path: Path) -> None:
     make_cache(tmp_path)
-    shutil.rmtree(tmp_path / "heads")
+    for path in tmp_path.glob("commits/head-*"):
+        path.unlink()
     assert [finding.what for finding in findings(tmp_path)] == ["no plan was made"]
 
 
 def test_a_shard_of_another_run(cache: Path) -> None:
-    edit(cache, one(cache, "commits/*1.json"), lambda record: record.update(run="0" * 16))
+    edit_record(one(cache, "commits/0*1.json"), lambda record: record.update(run="0" * 16))
     assert [(finding.where, finding.what) for finding in findings(cache)] == [
         ("commits/00000001.json", "made by another run")
     ]
 
 
 # --- what is well written and wrong ----------------------------------------------------------------------------
-
-
-def edit(cache: Path, path: Path, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
-    record = json.loads(path.read_bytes())
-    change(record)
-    path.write_text(json.dumps(record))
 
 
 def replace_object(cache: Path, record: Path, key: str, data: bytes) -> None:
@@ -167,7 +161,7 @@ def replace_object(cache: Path, record: Path, key: str, data: bytes) -> None:
             fit(item)
 
     (cache / key).write_bytes(data)
-    edit(cache, record, fit)
+    edit_record(record, fit)
 
 
 @pytest.mark.parametrize("older", [False, True], ids=["", "older shards"])
@@ -200,15 +194,15 @@ def test_an_index_that_says_something_else(cache: Path, table: str, change: str,
 
 def test_an_index_that_was_made_without_a_table(cache: Path) -> None:
     path = one(cache, "index/*.json")
-    edit(cache, path, lambda record: record["tables"].pop("divergence"))
+    edit_record(path, lambda record: record["tables"].pop("divergence"))
     key = path.relative_to(cache).as_posix()
     assert findings(cache) == [Finding(key, "lacks the table divergence", "vlq index")]
 
 
 def index_from_arrays(cache: Path) -> None:
     """Shards from before a table was made, and the index that `vlq index` makes of them."""
-    for path in cache.glob("commits/*.json"):
-        edit(cache, path, lambda record: record["postings"].pop("patch_cells"))
+    for path in cache.glob("commits/0*.json"):
+        edit_record(path, lambda record: record["postings"].pop("patch_cells"))
     shutil.rmtree(cache / "index")
     opened = Cache.open(str(cache))
     rebuild(opened.store, opened.run)
@@ -233,8 +227,8 @@ def test_a_cache_that_is_older_than_a_table(cache: Path) -> None:
         for table in ("patch_rest", "prompt_rest", "last_rest"):
             del record["postings" if "postings" in record else "tables"][table]
 
-    for path in [*cache.glob("commits/*.json"), one(cache, "index/*.json")]:
-        edit(cache, path, forget)
+    for path in [*cache.glob("commits/0*.json"), one(cache, "index/*.json")]:
+        edit_record(path, forget)
     assert findings(cache) == []
     with pytest.raises(CacheError, match=r"has no table patch_rest: it is older\.\nRun: vlq index"):
         _ = vlq.open(str(cache)).prob("dog", missing="bound").rows

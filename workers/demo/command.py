@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vlq.query.cache import demo_url
-from vlq.query.errors import CacheMismatch
+from vlq.query.errors import CacheMismatch, OlderFormat
 
 if TYPE_CHECKING:
     from vlq.workers.job import Outcome
@@ -80,7 +80,7 @@ def make_cache(url: str, count: int = SCENES) -> Outcome:
             shutil.rmtree(url, ignore_errors=True)  # it is of other scenes
         try:
             outcome = run_job(options, shown)
-        except CacheMismatch:
+        except (CacheMismatch, OlderFormat):
             shown.say("The demo's cache is another version's: it is made anew.")
             shutil.rmtree(url)
             outcome = run_job(options, shown)

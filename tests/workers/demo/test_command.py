@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,10 @@ import pytest
 
 from vlq.query.cache import Cache
 from vlq.query.client import open as open_corpus
+from vlq.query.schema import FORMAT
 from vlq.workers.demo import command
+
+from ...synthetic import edit_record
 
 
 def boxes(cache: Path, label: str) -> dict[str, list[list[float]]]:
@@ -80,11 +82,11 @@ def test_what_another_version_left_is_made_anew(
     assert not command.has_scenes(scenes, 3)
     assert command.has_scenes(scenes, 3)
     shutil.copytree(demo_cache, cache)
-    run = json.loads((cache / "run.json").read_text())
-    (cache / "run.json").write_text(json.dumps(run | {"model_hash": "0" * 64}))
-    command.make_cache(str(cache), 3)
-    assert "made anew" in capsys.readouterr().err
-    assert Cache.open(str(cache)).info()["images"] == 3
+    for change in ({"model_hash": "0" * 64}, {"format": FORMAT - 1}):
+        edit_record(cache / "run.json", lambda run, change=change: run.update(change))  # type: ignore[misc]
+        command.make_cache(str(cache), 3)
+        assert "made anew" in capsys.readouterr().err
+        assert Cache.open(str(cache)).info()["images"] == 3
     # Other scenes than the cache was made of.
     (scenes / "scenes.sha256").write_text("another")
     shutil.rmtree(cache)

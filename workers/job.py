@@ -207,7 +207,12 @@ def given_up(failures: list[Failure]) -> RunError:
 def seal(store: Store, run: Run, head: Head, tracker: Tracker) -> Head:
     """Build the index of a complete cache and name it in a sealed head, which there may be already."""
     tracker.phase("indexing")
-    key, _ = compact(store, run, head)
+    key, manifest = compact(store, run, head)
+    if manifest.shards < head.shards:
+        raise RunError(
+            f"Shard {manifest.shards} is not committed any more in {store.url}.",
+            "Run the same command again: it goes on.",
+        )
     name_index(store, head, key, sealed=True)
     return replace(head, index=key, sealed=True)
 

@@ -12,6 +12,7 @@ from vlq.query.cache import Cache, committed_shards, latest_head, read_commit, r
 from vlq.query.errors import CorruptCache
 from vlq.query.schema import HEADS, Commit, Head, IndexManifest, Stored, commit_key, digest_of, head_key, plan_key
 from vlq.workers.index import Progress, Rows, merged, postings_from_arrays, whole_tables
+from vlq.workers.postings import blocks_of
 
 RUN_AGAIN = "run the same `vlq run` again"
 
@@ -127,6 +128,10 @@ def _verify_index(
             same = _same_rows((postings_from_arrays(cache, commit)[table] for commit in covered), paths)
         if not same:
             yield Finding(files[0].key, "says something else than the shards", "vlq index")
+            continue
+        for file in files:
+            if file.blocks is not None and cache.read(file.blocks) != blocks_of(cache.read(file)).to_bytes():
+                yield Finding(file.blocks.key, f"says something else than {file.key}", "vlq index")
         progress("comparing the index", done + 1, len(manifest.tables))
 
 

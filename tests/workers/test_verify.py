@@ -192,6 +192,14 @@ def test_an_index_that_says_something_else(cache: Path, table: str, change: str,
     assert findings(cache) == [Finding(key, "says something else than the shards", "vlq index")]
 
 
+def test_blocks_that_lie_elsewhere(cache: Path) -> None:
+    path, other = (one(cache, f"index/*/{table}-000.blocks") for table in ("patch_top1", "patch_topk"))
+    key = path.relative_to(cache).as_posix()
+    replace_object(cache, one(cache, "index/*.json"), key, other.read_bytes())
+    table = key.replace(".blocks", ".parquet")
+    assert findings(cache) == [Finding(key, f"says something else than {table}", "vlq index")]
+
+
 def test_an_index_that_was_made_without_a_table(cache: Path) -> None:
     path = one(cache, "index/*.json")
     edit_record(path, lambda record: record["tables"].pop("divergence"))

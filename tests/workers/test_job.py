@@ -77,8 +77,8 @@ def contents(cache: Path) -> dict[str, bytes]:
 
 
 def commits(cache: Path) -> int:
-    folder = cache / "commits"
-    return len(list(folder.glob("*.json"))) if folder.is_dir() else 0
+    """How many shards are committed."""
+    return len(list((cache / "commits").glob("[0-9]*.json")))
 
 
 def below(pid: int) -> list[int]:

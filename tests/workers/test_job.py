@@ -213,7 +213,7 @@ def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
                 *_, kept, last = said.splitlines()
                 assert re.fullmatch(r"\d+ of 62 images are cached\.", kept)
                 assert last == "Stopped. What is done is kept; the same command goes on from here."
-                assert time.monotonic() - stopped < 20  # 3 to 5 seconds on a machine that does nothing else
+                assert time.monotonic() - stopped < 20  # most of it on a machine that others use, too
                 wait_until_gone(processes, 10)
         assert not (cache / "commits" / f"{shard:08d}.json").exists()
         # What is committed answers already.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 import vlq
 from vlq.query.cache import Cache
-from vlq.query.schema import Head, head_key
+from vlq.query.schema import VOCABULARY, Head, digest_of, head_key
 from vlq.query.store import open_store
 from vlq.query.sums import entropies
 from vlq.query.tables import parquet_bytes
@@ -51,10 +52,12 @@ def corpus(tiny_model: Path, folder: Path, tmp_path_factory: pytest.TempPathFact
     model = load(str(tiny_model), prompt=PROMPT)
     setup = Setup(str(tiny_model), PROMPT, 5, ("patch", "prompt"), "cpu", "auto", 1, 3, SHARD)
     vocabulary = vocabulary_table(model.tokenizer, model.vocabulary_size)
+    data = parquet_bytes(vocabulary)
     run = describe_run(setup, model, vocabulary_hash(vocabulary))
+    run = replace(run, checksums={VOCABULARY: digest_of(data)})
     store = open_store(str(tmp_path_factory.mktemp("cache")), create=True)
     store.create("run.json", run.to_bytes())
-    store.create("vocabulary.parquet", parquet_bytes(vocabulary))
+    store.create(VOCABULARY, data)
     rows = list_images(str(folder))
     with ThreadPoolExecutor(2) as decoders:
         for shard, first in enumerate(range(0, IMAGES, SHARD)):

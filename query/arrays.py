@@ -13,6 +13,7 @@ from zarr.abc import store as zarr_store
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from vlq.query.copies import damaged, missing
 from vlq.query.errors import CorruptCache
 from vlq.query.schema import Commit, digest_of
 from vlq.query.store import Store
@@ -96,9 +97,9 @@ class ReadOnlyZarrStore(zarr_store.Store):
         try:
             data = store.read(path) if byte_range is None else store.read_range(path, start, end - start)
         except FileNotFoundError as error:
-            raise CorruptCache(f"{path} is missing from {store.url}.", "Run: vlq verify") from error
+            raise missing(store, path) from error
         if len(data) != end - start or (byte_range is None and digest_of(data) != self._checksums[path]):
-            raise CorruptCache(f"{path} in {store.url} is not what was written.", "Run: vlq verify")
+            raise damaged(store, path)
         return data
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:

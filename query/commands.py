@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlq.query.answer import FORMATS
 from vlq.query.errors import QueryError
 from vlq.query.limits import Limits
+
+if TYPE_CHECKING:
+    from vlq.query.cache import Cache
 
 CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
 
@@ -33,13 +36,9 @@ def info(
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
 ) -> None:
     """Model, prompt, layers, grid, k, images, errors, size and index state of a cache."""
-    from vlq.query.cache import Cache, default_url
-    from vlq.query.info import as_text
+    from vlq.query.info import as_text, info
 
-    if format not in ("table", "json"):
-        raise QueryError(f"--format is table or json, not '{format}'.")
-    values = Cache.open(cache or default_url()).info()
-    print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
+    _tell_of(cache, format, info, as_text)
 
 
 def status(
@@ -47,12 +46,19 @@ def status(
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
 ) -> None:
     """How far a run is, by the cache's own records: shards, images, errors, bytes, and what is missing."""
-    from vlq.query.cache import Cache, default_url
     from vlq.query.status import as_text, status_of
+
+    _tell_of(cache, format, status_of, as_text)
+
+
+def _tell_of(
+    cache: str, format: str, values_of: Callable[[Cache], dict[str, Any]], as_text: Callable[[dict[str, Any]], str]
+) -> None:
+    from vlq.query.cache import Cache, default_url
 
     if format not in ("table", "json"):
         raise QueryError(f"--format is table or json, not '{format}'.")
-    values = status_of(Cache.open(cache or default_url()))
+    values = values_of(Cache.open(cache or default_url()))
     print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
 
 

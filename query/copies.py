@@ -15,10 +15,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vlq.query.blocks import MAGIC, Blocks
 from vlq.query.errors import CorruptCache, StoreError
 from vlq.query.limits import size_of
-from vlq.query.schema import IndexFile, Stored, digest_of
+from vlq.query.schema import MAGIC, Blocks, IndexFile, Stored, digest_of
 from vlq.query.store import Store
 
 SIZE_LIMIT = 20 * 2**30
@@ -51,14 +50,21 @@ class Copies:
         """Path of an object."""
         path = self._store.local_path(stored.key)
         if path is not None:
-            if stored.sha256 not in self._sound:
-                self._check_file(path, stored)
-                self._sound.add(stored.sha256)
+            try:
+                if not self._is_whole(path, stored):
+                    raise damaged(self._store, stored.key)
+            except FileNotFoundError as error:
+                raise missing(self._store, stored.key) from error
             return path
         copy = folder() / f"{stored.sha256}{Path(stored.key).suffix}"
-        if not self._is_kept(copy, stored):
+        try:
+            kept = self._is_whole(copy, stored)
+            _touch(copy)
+        except FileNotFoundError:
+            kept = False
+        if not kept:
             keep(copy, self.read(stored))
-        self._sound.add(stored.sha256)
+            self._sound.add(stored.sha256)
         self._used.add(copy)
         return str(copy)
 
@@ -67,9 +73,9 @@ class Copies:
         try:
             data = self._store.read(stored.key)
         except FileNotFoundError as error:
-            raise self._missing(stored.key) from error
+            raise missing(self._store, stored.key) from error
         if digest_of(data) != stored.sha256:
-            raise self._damaged(stored.key)
+            raise damaged(self._store, stored.key)
         return data
 
     def holding(self, file: IndexFile, keys: Collection[int]) -> str | None:
@@ -123,9 +129,9 @@ class Copies:
             try:
                 sound = self._is_framed(path, file, blocks) and not self._unsound(path, file, blocks, unchecked)
             except FileNotFoundError as error:
-                raise self._missing(file.key) from error
+                raise missing(self._store, file.key) from error
             if not sound:
-                raise self._damaged(file.key)
+                raise damaged(self._store, file.key)
             return path
         copy = folder() / f"{file.sha256}.blocks.parquet"
         while True:
@@ -133,12 +139,12 @@ class Copies:
                 if not copy.exists() or not self._is_framed(copy, file, blocks):
                     _begin(copy, file, blocks)
                 # What was never fetched is empty there, which is not sound either.
-                missing = self._unsound(copy, file, blocks, unchecked)
-                for run in blocks.runs(missing, GAP):
+                absent = self._unsound(copy, file, blocks, unchecked)
+                for run in blocks.runs(absent, GAP):
                     self._fetch(copy, file, blocks, run)
                 _touch(copy)
                 break
-        if missing:
+        if absent:
             trim()
         self._used.add(copy)
         return str(copy)
@@ -158,7 +164,7 @@ class Copies:
 
     def _unsound(self, path: str | Path, file: IndexFile, blocks: Blocks, numbers: Sequence[int]) -> list[int]:
         """Those blocks that a file does not hold as they were written."""
-        damaged: list[int] = []
+        unsound: list[int] = []
         if numbers:
             with open(path, "rb") as opened:
                 for number in numbers:
@@ -167,8 +173,8 @@ class Copies:
                     if block.is_sound(opened.read(block.length)):
                         self._sound.add((file.sha256, number))
                     else:
-                        damaged.append(number)
-        return damaged
+                        unsound.append(number)
+        return unsound
 
     def _fetch(self, copy: Path, file: IndexFile, blocks: Blocks, run: Sequence[int]) -> None:
         """Fetch a run of blocks, and what lies between them, at once."""
@@ -176,11 +182,11 @@ class Copies:
         try:
             data = self._store.read_range(file.key, start, end - start)
         except FileNotFoundError as error:
-            raise self._missing(file.key) from error
+            raise missing(self._store, file.key) from error
         for number in run:
             block = blocks.blocks[number]
             if not block.is_sound(data[block.start - start : block.end - start]):
-                raise self._damaged(file.key)
+                raise damaged(self._store, file.key)
         with _kept(copy), open(copy, "r+b") as opened:  # others may be writing the same bytes to the same place
             opened.seek(start)
             opened.write(data)
@@ -188,32 +194,24 @@ class Copies:
 
     # --- whole objects -----------------------------------------------------------------------------------------
 
-    def _check_file(self, path: str, stored: Stored) -> None:
-        try:
+    def _is_whole(self, path: str | Path, stored: Stored) -> bool:
+        """Whether a file is an object as it was written. Raises FileNotFoundError."""
+        if stored.sha256 not in self._sound:
             with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError as error:
-            raise self._missing(stored.key) from error
-        if digest != stored.sha256:
-            raise self._damaged(stored.key)
-
-    def _is_kept(self, copy: Path, stored: Stored) -> bool:
-        """Whether there is a sound copy."""
-        try:
-            if stored.sha256 not in self._sound:
-                with open(copy, "rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
-                        return False
-            _touch(copy)
-        except FileNotFoundError:
-            return False
+                if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
+                    return False
+            self._sound.add(stored.sha256)
         return True
 
-    def _missing(self, key: str) -> CorruptCache:
-        return CorruptCache(f"{key} is missing from {self._store.url}.", _mend(key))
 
-    def _damaged(self, key: str) -> CorruptCache:
-        return CorruptCache(f"{key} in {self._store.url} is not what was written.", _mend(key))
+def missing(store: Store, key: str) -> CorruptCache:
+    """The error of an object that a record names and that is not there."""
+    return CorruptCache(f"{key} is missing from {store.url}.", _mend(key))
+
+
+def damaged(store: Store, key: str) -> CorruptCache:
+    """The error of an object that is there and not as a record says."""
+    return CorruptCache(f"{key} in {store.url} is not what was written.", _mend(key))
 
 
 def _mend(key: str) -> str:

@@ -23,9 +23,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from struct import Struct
+from typing import Any, NamedTuple
 
 from vlq.query.errors import CorruptCache, NewerFormat, OlderFormat
 
@@ -318,6 +320,72 @@ DIVERGENCE = "divergence"
 """
 
 
+# --- blocks ----------------------------------------------------------------------------------------------------
+#
+# An index table's file is Parquet, its rows sorted by its first column, the key: a token, or an image. Its blocks are
+# Parquet's row groups. The record of them lies beside the file, so that a reader fetches and checks the blocks that
+# hold its keys and nothing else.
+
+MAGIC = b"PAR1"
+"""What a Parquet file begins with, in front of its first block."""
+
+_BLOCK = Struct("<IIQQ32s")
+
+
+class Block(NamedTuple):
+    """A block: its lowest and highest key, where it lies in the file, in bytes, and its SHA-256."""
+
+    first: int
+    last: int
+    start: int
+    length: int
+    sha256: bytes
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+    def is_sound(self, data: bytes) -> bool:
+        """Whether these bytes are the block's."""
+        return digest_of(data) == self.sha256.hex()
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The record of a file's blocks, in their order, and of its `footer`: what lies behind the last one."""
+
+    blocks: tuple[Block, ...]
+    footer: bytes
+
+    def to_bytes(self) -> bytes:
+        return b"".join([len(self.blocks).to_bytes(8, "little"), *(_BLOCK.pack(*b) for b in self.blocks), self.footer])
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Blocks:
+        end = 8 + int.from_bytes(data[:8], "little") * _BLOCK.size
+        if len(data) <= end:
+            raise CorruptCache(f"{where} does not tell where blocks lie.", "Run: vlq index")
+        return cls(tuple(Block(*values) for values in _BLOCK.iter_unpack(data[8:end])), data[end:])
+
+    def holding(self, keys: Collection[int]) -> list[int]:
+        """The numbers of the blocks in which there may be rows of these keys, ascending."""
+        wanted = sorted(keys)
+        # A block holds one if the least key that is not below its first is not above its last.
+        least = ((number, block, bisect_left(wanted, block.first)) for number, block in enumerate(self.blocks))
+        return [number for number, block, at in least if at < len(wanted) and wanted[at] <= block.last]
+
+    def runs(self, numbers: Sequence[int], gap: int) -> Iterator[list[int]]:
+        """Blocks that are fetched at once: no more than `gap` bytes that nobody asked for lie between two of them."""
+        run: list[int] = []
+        for number in numbers:
+            if run and self.blocks[number].start - self.blocks[run[-1]].end > gap:
+                yield run
+                run = []
+            run.append(number)
+        if run:
+            yield run
+
+
 # --- records ---------------------------------------------------------------------------------------------------
 
 
@@ -332,7 +400,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class IndexFile(Stored):
-    """A file of an index table. `blocks` is the record of its blocks (`blocks.Blocks`), if it has any.
+    """A file of an index table. `blocks` is the record of its blocks (`Blocks`), if it has any.
 
     Its rows' keys, of the first column, run from `first` to `last`; of no rows neither is known.
     """
@@ -369,9 +437,14 @@ class Commit:
     format: int = FORMAT
 
     @property
+    def named(self) -> list[Stored]:
+        """Every object that it names, in an order that does not depend on who made it."""
+        return [*self.objects, self.images_table, *(stored for _, stored in sorted(self.postings.items()))]
+
+    @property
     def size(self) -> int:
-        """Bytes of all objects that the record names."""
-        return sum(stored.size for stored in (*self.objects, self.images_table, *self.postings.values()))
+        """Bytes of all objects that it names."""
+        return sum(stored.size for stored in self.named)
 
     def to_bytes(self) -> bytes:
         return record_bytes(asdict(self))

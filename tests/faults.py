@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from .serving import serving
+
 FAULTS = ("500", "503", "slow down", "reset", "silence", "cut short", "answer lost", "slow")
 """
 500, 503, slow down   the server answers so and does nothing
@@ -175,11 +177,5 @@ def faulty(endpoint: str, faults: Faults) -> Iterator[str]:
                 super().shutdown_request(request)
 
     server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(server) as url:
+        yield url

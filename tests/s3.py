@@ -11,6 +11,8 @@ from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
 
+from .serving import serving
+
 SECRET = "a-secret-that-nobody-may-see"
 """The secret key that tests have in their environment."""
 
@@ -35,14 +37,8 @@ def moto_server() -> Iterator[str]:
 
     with patch.dict(os.environ, {"MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)}):
         server = make_server("127.0.0.1", 0, answer, threaded=True, request_handler=MotoRequestHandler)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with serving(server) as url:
+            yield url
 
 
 def environment(endpoint: str) -> dict[str, str]:

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed, latest_head
 from vlq.query.errors import BadArgument, CacheError, CorruptCache
-from vlq.query.schema import HEADS, Commit, Head, IndexManifest, Stored
+from vlq.query.schema import HEADS, Commit, Head, IndexManifest
 from vlq.query.store import Entry, Store
 
 GRACE = 24 * 3600.0
@@ -107,7 +107,7 @@ class Named:
     def of(cls, cache: Cache, newest: Head, old: dict[str, bool]) -> Named:
         """`old` says of each key there is whether its object is older than the grace period."""
         store, commits = cache.store, committed(cache.store)
-        keys = {stored.key for commit in commits.values() for stored in objects_of(commit)}
+        keys = {stored.key for commit in commits.values() for stored in commit.named}
         heads = [key for key in sorted(old) if key.startswith(HEADS)]
         in_use = [key for key in heads if not old[key]] + [key for key in heads if old[key]][-1:]
         indexes = set()
@@ -139,13 +139,6 @@ class Named:
         if entry.key.startswith("annotations/"):
             return "no head in use names it"
         return None
-
-
-def objects_of(commit: Commit) -> Iterator[Stored]:
-    """Every object that a commit record names."""
-    yield from commit.objects
-    yield commit.images_table
-    yield from commit.postings.values()
 
 
 def _files(store: Store, head: Head) -> Iterator[str]:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from vlq.query.cache import Cache, committed, latest_head, read_commit
 from vlq.query.errors import CacheError, CorruptCache, StoreError
 from vlq.query.heads import name_index
-from vlq.query.schema import DIVERGENCE, Commit, Head, IndexFile, IndexManifest, Run, Stored, digest_of
+from vlq.query.schema import DIVERGENCE, Commit, Head, IndexFile, IndexManifest, Run, digest_of
 from vlq.query.store import Store, put
 from vlq.query.sums import entropies, summed_sites
 from vlq.query.tables import parquet_bytes
@@ -110,7 +110,7 @@ def _write_index(
     run, store = cache.run, cache.store
     # The inputs' checksums name the index, with the tables that are made of them: the same shards give the same key,
     # and the same bytes under it.
-    inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in _inputs(commit))
+    inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in commit.named)
     digest = digest_of("\n".join([run.digest, *sorted(runs), *WHOLE_TABLES, inputs]).encode())[:16]
     tables: dict[str, tuple[IndexFile, ...]] = {}
     for table, paths in sorted(runs.items()):
@@ -153,13 +153,6 @@ WHOLE_TABLES = {"images": _images, DIVERGENCE: _divergence}
 def whole_tables(cache: Cache, commits: Sequence[Commit], progress: Progress) -> dict[str, pa.Table]:
     """WHOLE_TABLES of these shards, by name; none if there are no shards."""
     return {table: rows(cache, commits, progress) for table, rows in WHOLE_TABLES.items() if commits}
-
-
-def _inputs(commit: Commit) -> Iterator[Stored]:
-    yield from commit.objects
-    yield commit.images_table
-    for _, stored in sorted(commit.postings.items()):
-        yield stored
 
 
 @contextmanager

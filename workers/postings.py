@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.blocks import MAGIC, Block, Blocks
-from vlq.query.schema import PATCH_CELLS, Run, digest_of, stored_at
+from vlq.query.schema import MAGIC, PATCH_CELLS, Block, Blocks, Run, digest_of, stored_at
 
 ROW_GROUP = 131_072
 """Rows of a row group: the least that a look-up reads of a table."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -96,7 +97,7 @@ def _verify_shard(cache: Cache, commit: Commit) -> Iterator[Finding]:
         yield Finding(commit_key(commit.shard), "made by another run", "use another cache for that run")
         return
     redo = f"delete {commit_key(commit.shard)}, and {RUN_AGAIN}"
-    damaged = list(_damaged(cache, (*commit.objects, commit.images_table, *commit.postings.values()), redo))
+    damaged = list(_damaged(cache, commit.named, redo))
     yield from damaged
     if damaged:
         return
@@ -129,8 +130,8 @@ def _verify_index(
         if not same:
             yield Finding(files[0].key, "says something else than the shards", "vlq index")
             continue
-        for file in files:
-            if file.blocks is not None and cache.read(file.blocks) != blocks_of(cache.read(file)).to_bytes():
+        for file, path in zip(files, paths, strict=True):
+            if file.blocks is not None and cache.read(file.blocks) != blocks_of(Path(path).read_bytes()).to_bytes():
                 yield Finding(file.blocks.key, f"says something else than {file.key}", "vlq index")
         progress("comparing the index", done + 1, len(manifest.tables))
 

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 import vlq
 import vlq.workers.postings
-from vlq.query.blocks import Block, Blocks
 from vlq.query.cache import Cache
 from vlq.query.client import Corpus
 from vlq.query.copies import folder
 from vlq.query.errors import CorruptCache
-from vlq.query.schema import digest_of, head_key
+from vlq.query.schema import Block, Blocks, digest_of, head_key
 from vlq.query.store import open_store
 from vlq.query.summary import Rows
 from vlq.workers.index import compact
@@ -171,23 +170,28 @@ def test_an_unsealed_run_is_asked_once(tmp_path: Path) -> None:
     assert len(counting.calls) == 1
 
 
+def refusals(cache: Path, path: Path, query: str, *, first: int, count: int, flip: int) -> int:
+    """How often a query is refused while a byte of a file is damaged, from the `first` on; else its answer is right."""
+    whole = path.read_bytes()
+    expected = vlq.open(str(cache)).query(query).rows
+    refused = 0
+    for place in range(first, len(whole), max(1, len(whole) // count)):
+        damaged = bytearray(whole)
+        damaged[place] ^= flip
+        path.write_bytes(damaged)
+        try:
+            assert vlq.open(str(cache)).query(query).rows == expected
+        except CorruptCache:
+            refused += 1
+    return refused
+
+
 @pytest.mark.parametrize("table", ["patch_top1", "patch_topk", "patch_cells"])
 def test_a_damaged_block_is_never_answered_from(tmp_path: Path, table: str) -> None:
     make_cache(tmp_path / "here", images=12)
     query = {"patch_top1": "first_layer('cat')", "patch_topk": "rank('dog')", "patch_cells": "neighbours('dog')"}[table]
     (path,) = (tmp_path / "here").glob(f"index/*/{table}-000.parquet")
-    whole = path.read_bytes()
-    expected = vlq.open(str(tmp_path / "here")).query(query).rows
-    refused = 0
-    for place in range(4, len(whole), max(1, len(whole) // 60)):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1
-        path.write_bytes(damaged)
-        try:
-            assert vlq.open(str(tmp_path / "here")).query(query).rows == expected
-        except CorruptCache:
-            refused += 1
-    assert refused
+    assert refusals(tmp_path / "here", path, query, first=4, count=60, flip=1)
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut", "zeroed"])
@@ -230,15 +234,4 @@ def test_a_damaged_array_is_never_answered_from(tmp_path: Path, array: str) -> N
     make_cache(tmp_path / "here", images=4, names=["a", "b", "c", "d"])
     query = "top('c')"
     (path,) = (tmp_path / "here").glob(f"shards/*/patch/{array}/c/0/0/0/0")
-    whole = path.read_bytes()
-    expected = vlq.open(str(tmp_path / "here")).query(query).rows
-    refused = 0
-    for place in range(0, len(whole), max(1, len(whole) // 30)):
-        damaged = bytearray(whole)
-        damaged[place] ^= 4
-        path.write_bytes(damaged)
-        try:
-            assert vlq.open(str(tmp_path / "here")).query(query).rows == expected
-        except CorruptCache:
-            refused += 1
-    assert refused
+    assert refusals(tmp_path / "here", path, query, first=0, count=30, flip=4)

@@ -27,7 +27,7 @@ def put(store: Store, key: str, data: bytes) -> Stored:
 
     What is there already under that key is the same, or it is damaged and gives way.
     """
-    if not store.create(key, data):
+    if not store.create(key, data) and store.read(key) != data:
         store.delete(key)
         store.create(key, data)
     return Stored(key, len(data), digest_of(data))

@@ -268,7 +268,7 @@ class Pool:
                 self._failures_in_a_row = 0
                 if queue.done(task):
                     watch.done(result)
-                    if result.lost_race:
+                    if not result.fresh:
                         queue.elsewhere()
             else:
                 self._failed(worker, task, result, queue, watch)

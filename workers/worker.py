@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from vlq.query.errors import RunError
-from vlq.query.schema import TOKENIZER, VOCABULARY, Run, digest_of
+from vlq.query.schema import TOKENIZER, VOCABULARY, Commit, Run, digest_of
 from vlq.query.store import open_store
 
 DECODERS = 4
@@ -135,13 +135,14 @@ class ShardWorker:
         from vlq.workers.shard import commit, find_commit, put_shard
 
         store = open_store(url)
-        found = find_commit(store, run, shard)
-        if found is not None:
-            return Done(shard, found.images, found.errors, found.size, fresh=False)
+        if found := find_commit(store, run, shard):
+            return _by_another_run(found)
         images = decode_ahead(self._model, rows, self._decoders)
         start = time.perf_counter()
         busy = Stopwatch()
         with self._using_model:
+            if found := find_commit(store, run, shard):  # while this one waited for the model
+                return _by_another_run(found)
             began = time.perf_counter()
             torch.set_num_threads(run.threads)  # counts for the calling thread
             lens = Lens(self._model.unembed, run.k, run.lens_block)
@@ -166,6 +167,10 @@ class ShardWorker:
             starved=read - began - busy.seconds,
             writing=time.perf_counter() - read,
         )
+
+
+def _by_another_run(found: Commit) -> Done:
+    return Done(found.shard, found.images, found.errors, found.size, fresh=False)
 
 
 def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:

@@ -39,9 +39,8 @@ class Store(ABC):
     def create(self, key: str, data: bytes) -> bool:
         """Put the object if its key is free, whole or not at all.
 
-        True if the object under the key is now `data`, False if it is another one, which is left as it is. So a writer
-        whose put went through while its answer was lost wins as it should, and of writers of the same bytes each does;
-        writers that must be told apart put different bytes.
+        True if this call put it, if need be in a try whose answer was lost; False if the key was taken, be it by the
+        same bytes: of several writers one wins. What was there is left as it is.
         """
 
     @abstractmethod

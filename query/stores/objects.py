@@ -30,6 +30,9 @@ TIMEOUTS = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "10m"}
 ATTEMPTS = 4
 """How often a request is made whose connection breaks: what obstore does not repeat by itself, as puts may not be."""
 
+CONFLICT = "ConditionalRequestConflict"
+"""S3's answer where a delete of the key, or another put, is under way."""
+
 Result = TypeVar("Result")
 
 
@@ -75,25 +78,36 @@ class ObstoreStore(Store):
 
     def create(self, key: str, data: bytes) -> bool:
         import obstore
-        from obstore.exceptions import AlreadyExistsError
+        from obstore.exceptions import AlreadyExistsError, GenericError
 
-        def put() -> bool:
+        may_be_mine = False  # what is there: a try before went through, perhaps, and its answer was lost
+
+        def put() -> bool | None:
+            """None if it was neither put nor is there."""
+            nonlocal may_be_mine
             try:
                 # A multipart upload would not be create-only.
                 obstore.put(self._backend, key, data, mode="create", use_multipart=False)
-            except AlreadyExistsError:
-                # Mine, if an earlier try went through and its answer was lost.
-                return bytes(obstore.get(self._backend, key).bytes()) == data
-            return True
+                return True
+            except AlreadyExistsError as error:
+                answer = Answer.of(error)
+                if answer.code == CONFLICT:
+                    return None
+                may_be_mine = may_be_mine or answer.retries > 0
+                if not may_be_mine:
+                    return False
+                try:
+                    return bytes(obstore.get(self._backend, key).bytes()) == data
+                except FileNotFoundError:
+                    return None
+            except GenericError:
+                may_be_mine = True
+                raise
 
         with self._translated("write", key):
             for attempt in range(ATTEMPTS):
-                try:
-                    return self._patiently(put)
-                except FileNotFoundError as error:
-                    # S3 also answers "conflict" where a delete is under way: then there is nothing to read.
-                    if self._kind is None or missing_bucket(error):
-                        raise
+                if (is_mine := self._patiently(put)) is not None:
+                    return is_mine
                 _wait(attempt)
             raise StoreError(
                 f"Cannot write {self._shown}/{key}: the server says that it is there, and that it is not.",

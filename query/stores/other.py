@@ -52,7 +52,7 @@ class FsspecStore(Store):
                     self._fs.makedirs(self._path(key).rpartition("/")[0], exist_ok=True)
                     self._fs.pipe_file(self._path(key), data, mode="create")
             except FileExistsError:
-                return bytes(self._fs.cat_file(self._path(key))) == data
+                return False
         return True
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[Entry]:

@@ -237,9 +237,9 @@ def test_two_runs_at_once(tiny_model: Path, images: Path, undisturbed: Path, tmp
     told = [event for _, said in ends for event in events(said) if "shard" in event and "seconds" in event]
     won = sorted(event["shard"] for event in told if event["event"].endswith(" committed"))
     assert won == list(range(IMAGES // 2))  # by either of them, each once
-    # A worker has at most two shards at a time, so the first meeting costs two, and each later one, somewhere else,
-    # no more; they halve what is left.
-    assert sum(event["event"].endswith("read twice") for event in told) <= 2 * 5
+    # Where they meet, each has one shard in its model; then each goes on from somewhere else. If two that began at once
+    # did not do that, they would read every shard twice.
+    assert sum(event["event"].endswith("read twice") for event in told) <= IMAGES // 4
     assert contents(cache) == contents(undisturbed)
 
 

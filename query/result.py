@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,20 @@ def check_corpus(corpus: Corpus, *values: object) -> None:
 
 LISTED_CELLS = 1_000_000
 """So many positions where nothing is stored are listed at most: what a few seconds and a gigabyte carry."""
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """While a million rows are made, Python looks for cycles among them again and again. There are none, and that takes
+    longer than to make them."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _scope(corpus: Corpus, snapshot: Snapshot, text: str, spans_are_places: bool) -> Scope:
@@ -93,8 +110,9 @@ class Result(Answer):
         return self._ask(rows)
 
     def _ask(self, statement: Statement) -> tuple[list[str], Rows]:
-        columns, rows = self.corpus.engine.rows(statement, self.snapshot)
-        return columns, [dict(zip(columns, row, strict=True)) for row in rows]
+        with _collector_paused():
+            columns, rows = self.corpus.engine.rows(statement, self.snapshot)
+            return columns, [dict(zip(columns, row, strict=True)) for row in rows]
 
     @property
     def columns(self) -> list[str]:

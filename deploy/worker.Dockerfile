@@ -18,10 +18,7 @@ COPY constraints.txt ./
 RUN /opt/vlq/bin/pip install -c constraints.txt --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple \
       "$(grep '^torch==' constraints.txt)"
 COPY . .
-# Images in a bucket are read through fsspec, whose s3fs has its release numbers. It wants an older python-dateutil than the
-# one that the tests of tables use, and that nothing else here needs.
-RUN grep -v '^python-dateutil==' constraints.txt > others.txt \
- && /opt/vlq/bin/pip install -c others.txt '.[cluster]' s3fs==2026.9.0
+RUN /opt/vlq/bin/pip install -c constraints.txt '.[cluster]'
 
 FROM python:${PYTHON}
 LABEL org.opencontainers.image.title="vlq-worker" \

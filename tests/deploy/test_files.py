@@ -133,4 +133,3 @@ def test_versions_agree() -> None:
     assert len(pythons) == 1
     servers = {match for text in texts.values() for match in re.findall(r"chrislusf/seaweedfs:(\S+)", text)}
     assert len(servers) == 1
-    assert f"fsspec=={PINS['fsspec']}".replace("fsspec", "s3fs") in texts[DEPLOY / "worker.Dockerfile"]

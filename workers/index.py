@@ -1,36 +1,24 @@
-"""Many shards' postings -> one token-sorted index.
-
-Every shard's postings are sorted by token and then by image, and shards hold ascending images. So the merged order is,
-token by token, the shards' rows one after another: a stable sort by token alone. It is done in ranges of tokens, so
-memory does not grow with the corpus, and gives the same bytes whoever does it. In a table without tokens, which is
-sorted by image, the shards' rows simply follow each other.
-"""
+"""Many shards' postings -> one token-sorted index, of the same bytes whoever makes it."""
 
 from __future__ import annotations
 
-import errno
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed, latest_head, read_commit
-from vlq.query.errors import CacheError, CorruptCache, StoreError
+from vlq.query.errors import CacheError
 from vlq.query.heads import name_index
 from vlq.query.schema import DIVERGENCE, Commit, Head, IndexFile, IndexManifest, Run, digest_of
 from vlq.query.store import Store, put
 from vlq.query.sums import entropies, summed_sites
 from vlq.query.tables import parquet_bytes
-from vlq.workers.postings import ROW_GROUP, blocks_of, open_writer, postings_bytes, postings_of, row_group, stable_order
-
-ROWS_AT_ONCE = 4 * 1024 * 1024
-"""Rows of a token range that is sorted in memory (about 30 bytes each, twice). A single token may exceed it."""
+from vlq.workers.merge import merged, scratch
+from vlq.workers.postings import blocks_of, open_writer, postings_bytes, postings_of, row_group
 
 PART_BYTES = 256 * 1024 * 1024
 """A file of the index is closed beyond this size, and the next one begun."""
@@ -57,7 +45,7 @@ def rebuild(store: Store, run: Run, progress: Progress | None = None) -> tuple[s
         raise CacheError(f"{store.url} has no plan yet.", "Run the same `vlq run` again: it goes on.")
     cache = Cache(store.url, store, run)
     commits = _covered(store, head)
-    with _scratch() as folder:
+    with scratch() as folder:
         runs: dict[str, list[str]] = {}
         for done, commit in enumerate(commits):
             for stored in commit.objects:
@@ -155,25 +143,10 @@ def whole_tables(cache: Cache, commits: Sequence[Commit], progress: Progress) ->
     return {table: rows(cache, commits, progress) for table, rows in WHOLE_TABLES.items() if commits}
 
 
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """A temporary folder. Raises StoreError if its disk is full."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="vlq-index-") as folder:
-            yield Path(folder)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise StoreError(
-            f"No space left in {tempfile.gettempdir()}, where the index is merged.",
-            "Free some, or name another folder: $TMPDIR. The same command goes on.",
-        ) from error
-
-
 def _parts(paths: Sequence[str], progress: Callable[[int, int], None]) -> Iterator[bytes]:
     """The merged rows as Parquet files, none much larger than PART_BYTES."""
     schema = pq.read_schema(paths[0])
-    with _scratch() as folder:
+    with scratch() as folder:
         path = folder / "part.parquet"
         writer: pq.ParquetWriter | None = None
         for rows in ahead(merged(paths, progress)):
@@ -196,112 +169,3 @@ def ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
         while (item := coming.result()) is not None:
             coming = maker.submit(next, items, None)
             yield item
-
-
-def merged(paths: Sequence[str], progress: Callable[[int, int], None] = lambda done, of: None) -> Iterator[pa.Table]:
-    """All rows of token-sorted files in the order of (token, file), a range of tokens at a time.
-
-    Of files without tokens the rows of one after the other.
-    """
-    if "token" not in pq.read_schema(paths[0]).names:
-        yield from in_order(paths, progress)
-        return
-    files = [TokenSorted(path) for path in paths]
-    counts = np.zeros(0, dtype=np.int64)
-    for file in files:
-        counts = _added(counts, file.counts())
-    total = int(counts.sum())
-    done = 0
-    for low, high in list(token_ranges(counts, ROWS_AT_ONCE)) or [(0, 0)]:  # of no rows one empty table
-        rows = pa.concat_tables([file.rows(low, high) for file in files]).combine_chunks()
-        order = stable_order(rows["token"].to_numpy())
-        yield rows.take(pa.array(order))
-        done += rows.num_rows
-        progress(done, total)
-
-
-def in_order(paths: Sequence[str], progress: Callable[[int, int], None]) -> Iterator[pa.Table]:
-    """The rows of files, file by file, so many at a time that row groups fill; of no rows one empty table."""
-    schema = pq.read_schema(paths[0])
-    at_once = max(1, ROWS_AT_ONCE * row_group(schema) // ROW_GROUP)
-    total = sum(pq.read_metadata(path).num_rows for path in paths)
-    rows = Rows(paths)
-    done = 0
-    while (found := rows.take(at_once)) is not None:
-        yield found
-        done += found.num_rows
-        progress(done, total)
-    if not total:
-        yield schema.empty_table()
-
-
-def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
-    longer = longer.copy()
-    longer[: len(shorter)] += shorter
-    return longer
-
-
-def token_ranges(counts: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
-    """Half-open ranges of tokens that together hold at most `limit` rows, or one token that alone holds more."""
-    low, rows = 0, 0
-    for token in np.flatnonzero(counts):
-        if rows and rows + counts[token] > limit:
-            yield low, int(token)
-            low, rows = int(token), 0
-        rows += int(counts[token])
-    if rows:
-        yield low, len(counts)
-
-
-class TokenSorted:
-    """A token-sorted Parquet file, read by ranges of tokens. Raises CorruptCache if it is no such file."""
-
-    def __init__(self, path: str) -> None:
-        try:
-            self._file = pq.ParquetFile(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise CorruptCache(f"{path} is not a readable Parquet file.", "Run: vlq verify") from error
-        metadata = self._file.metadata
-        self._column = self._file.schema_arrow.get_field_index("token")
-        self._spans = []  # lowest and highest token of each row group
-        for group in range(metadata.num_row_groups if metadata.num_rows else 0):
-            statistics = metadata.row_group(group).column(self._column).statistics
-            self._spans.append((statistics.min, statistics.max))
-
-    def counts(self) -> np.ndarray:
-        """Rows per token, as an array that ends at the highest token."""
-        total = np.zeros(0, dtype=np.int64)
-        for group in range(len(self._spans)):
-            tokens = self._file.read_row_group(group, columns=["token"])["token"].to_numpy()
-            total = _added(total, np.bincount(tokens))
-        return total
-
-    def rows(self, low: int, high: int) -> pa.Table:
-        """The rows whose token is in [low, high)."""
-        groups = [group for group, (least, most) in enumerate(self._spans) if least < high and most >= low]
-        rows = self._file.read_row_groups(groups)
-        tokens = rows["token"].to_numpy()
-        start, end = np.searchsorted(tokens, [low, high])
-        return rows.slice(int(start), int(end - start))
-
-
-class Rows:
-    """The rows of files, read one after another."""
-
-    def __init__(self, paths: Iterable[str]) -> None:
-        files = (pq.ParquetFile(path) for path in paths)
-        self._batches = (batch for file in files for batch in file.iter_batches(row_group(file.schema_arrow)))
-        self._rest: list[pa.RecordBatch] = []
-
-    def take(self, count: int) -> pa.Table | None:
-        """The next `count` rows, fewer at the end; None if there are none."""
-        have = sum(batch.num_rows for batch in self._rest)
-        while have < count and (batch := next(self._batches, None)) is not None:
-            self._rest.append(batch)
-            have += batch.num_rows
-        if not self._rest:
-            return None
-        table = pa.Table.from_batches(self._rest)
-        self._rest = table.slice(count).to_batches()
-        return table.slice(0, count).combine_chunks()

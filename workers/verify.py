@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from vlq.query.cache import Cache, committed_shards, latest_head, read_commit, read_head, records
 from vlq.query.errors import CorruptCache
 from vlq.query.schema import HEADS, Commit, Head, IndexManifest, Stored, commit_key, digest_of, head_key, plan_key
-from vlq.workers.index import Progress, Rows, merged, postings_from_arrays, whole_tables
+from vlq.workers.index import Progress, postings_from_arrays, whole_tables
+from vlq.workers.merge import Rows, merged
 from vlq.workers.postings import blocks_of
 
 RUN_AGAIN = "run the same `vlq run` again"

@@ -18,7 +18,9 @@ from vlq.query.cache import Cache, latest_head
 from vlq.query.errors import CorruptCache, StoreError
 from vlq.query.schema import Head, Run
 from vlq.query.store import open_store
-from vlq.workers.index import Rows, compact, merged, rebuild, token_ranges
+from vlq.workers import merge as merge_module
+from vlq.workers.index import compact, rebuild
+from vlq.workers.merge import Rows, merged, token_ranges
 from vlq.workers.shard import write_shard
 
 from ..synthetic import edit_record, image_table, make_cache, make_run, random_readings
@@ -62,7 +64,7 @@ def test_the_index_equals_brute_force(
     shape = {"layers": 1, "grid": (1, 2), "vocabulary_size": 70_000} if wide else {"layers": 2, "grid": (2, 2)}
     run = make_run(**shape, k=2, prompt_ids=(1, 2), shard_size=shard_size, vocabulary_hash="")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_module, "ROWS_AT_ONCE", at_once)
+        patch.setattr(merge_module, "ROWS_AT_ONCE", at_once)
         patch.setattr(index_module, "PART_BYTES", part_bytes)
         _, _, arrays = make_cache(folder, run, images=images, failed=failed)
     cache = Cache.open(str(folder))
@@ -255,23 +257,28 @@ def write_tokens(path: Path, tokens: list[int], file: int, group: int) -> str:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    files=st.lists(st.lists(st.integers(0, 30), max_size=25), min_size=1, max_size=5),
+    files=st.lists(st.lists(st.integers(0, 30), max_size=25), min_size=1, max_size=12),
     limit=st.integers(1, 60),
     group=st.integers(1, 9),
+    fan_in=st.integers(2, 6),
 )
 def test_merging_is_a_stable_sort(
-    tmp_path_factory: pytest.TempPathFactory, files: list[list[int]], limit: int, group: int
+    tmp_path_factory: pytest.TempPathFactory, files: list[list[int]], limit: int, group: int, fan_in: int
 ) -> None:
     folder = tmp_path_factory.mktemp("merge")
     paths = [write_tokens(folder / f"{i}", tokens, i, group) for i, tokens in enumerate(files)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_module, "ROWS_AT_ONCE", limit)
-        parts = list(merged(paths))
+        patch.setattr(merge_module, "ROWS_AT_ONCE", limit)
+        patch.setattr(merge_module, "FAN_IN", fan_in)
+        told: list[tuple[int, int]] = []
+        parts = list(merged(paths, lambda *passed: told.append(passed)))
     rows = [(row["token"], row["file"]) for part in parts for row in part.to_pylist()]
     assert rows == sorted((token, i) for i, tokens in enumerate(files) for token in tokens)
     for part in parts:
-        assert part.num_rows <= limit or len(set(part["token"].to_pylist())) == 1
+        assert part.num_rows <= limit
         assert part.num_rows or parts == [part]  # an empty one only where there are no rows at all
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1]
 
     reader = Rows(paths)
     found = []

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlq.query.errors import RunError
 from vlq.query.schema import IMAGE_COLUMNS, Run, Transform, array_specs
-from vlq.workers.images import BadImage, decode, fetch
+from vlq.workers.images import BadImage, decode, fetch, turn_of
 from vlq.workers.lens import Lens
 from vlq.workers.models.base import LensModel, Pixels
 
@@ -49,10 +49,11 @@ def prepare(model: LensModel, uri: str) -> Prepared:
     try:
         data = fetch(uri)
         digest = hashlib.sha256(data).hexdigest()
-        image = decode(data)
+        with turn_of(data):
+            image = decode(data)
+            return Prepared(digest, image.size, model.preprocess(image))
     except BadImage as bad:
         return Prepared(sha256=digest, error=str(bad))
-    return Prepared(digest, image.size, model.preprocess(image))
 
 
 def read_shard(

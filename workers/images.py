@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 import re
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -24,6 +27,12 @@ MAX_PIXELS = 89_478_485
 
 MAX_ASPECT = 100
 """Processors scale the shorter side up; a hairline would become gigabytes."""
+
+LARGE = 2**24
+"""Pixels beyond which an image is large. A process has one such in memory at a time, however many threads decode."""
+
+BAND = 2**20
+"""Pixels of a deep image that are scaled at a time."""
 
 Image.init()
 FORMATS = tuple(
@@ -78,6 +87,28 @@ def fetch(uri: str) -> bytes:
 def _has_folder(uri: str) -> bool:
     """Whether what is to hold the file is there. What has no folders, as a bucket, says itself that it is gone."""
     return not uri.startswith("file://") or os.path.isdir(os.path.dirname(uri[len("file://") :]))
+
+
+_one_large = threading.Lock()
+
+
+@contextmanager
+def turn_of(data: bytes) -> Iterator[None]:
+    """Wait until no other large image is in memory, if this one is large: decode and use it in this context."""
+    if _is_large(data):
+        with _one_large:
+            yield
+    else:
+        yield
+
+
+def _is_large(data: bytes) -> bool:
+    """What the image's head says of its size. What has none is for `decode` to judge."""
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height > LARGE
+    except Exception:
+        return False
 
 
 def decode(data: bytes) -> Image.Image:
@@ -138,10 +169,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def to_8_bits(image: Image.Image) -> np.ndarray:
     """(height, width) uint8 of a deep grayscale image: 16 bits are scaled (Pillow would clip), floats run 0 to 1."""
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all() or values.min(initial=0) < 0:
-        raise BadImage("pixel values out of range")
+    values = np.asarray(image)
     top = 1.0 if image.mode == "F" else 65535.0
-    if values.max(initial=0) > top:
-        raise BadImage("pixel values out of range")
-    return np.round(values * (255.0 / top)).astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    rows = max(1, BAND // max(1, image.width))
+    for start in range(0, image.height, rows):  # of the whole in 64 bits several copies would be in memory
+        band = values[start : start + rows].astype(np.float64)
+        if not np.isfinite(band).all() or band.min(initial=0) < 0 or band.max(initial=0) > top:
+            raise BadImage("pixel values out of range")
+        scaled[start : start + rows] = np.round(band * (255.0 / top))
+    return scaled

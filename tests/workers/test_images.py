@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillWaiting
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlq.workers.images import BadImage, decode, fetch
+from vlq.workers.images import BAND, LARGE, BadImage, decode, fetch, turn_of
 
 # Pillow warns of what it then copes with, or of what is judged here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
@@ -59,6 +61,12 @@ def test_16_bits_are_scaled_not_clipped(format: str) -> None:
     pixels = np.asarray(decode(encoded(Image.fromarray(deep), format)))
     assert np.array_equal(pixels[..., 0], np.round(deep / 257).astype(np.uint8))
     assert len(np.unique(pixels)) == 256
+
+
+def test_a_deep_image_is_scaled_alike_in_all_of_its_bands() -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (1200, 2000), np.uint16)
+    assert deep.size > 2 * BAND
+    assert np.array_equal(np.asarray(decode(encoded(Image.fromarray(deep), "PNG")))[..., 1], np.round(deep / 257))
 
 
 def test_palettes() -> None:
@@ -136,6 +144,26 @@ def png_of_size(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(("width", "height"), [(20_000, 10_000), (10_000, 9_000)])
 def test_decompression_bombs(width: int, height: int) -> None:
     assert reason(png_of_size(width, height)) == f"too large: {width * height:,} pixels"
+
+
+def test_large_images_take_turns() -> None:
+    large, small = png_of_size(LARGE // 1000 + 1, 1000), png_of_size(LARGE // 1000, 1000)
+
+    def in_turn(data: bytes) -> bool:
+        with turn_of(data):
+            return True
+
+    with ThreadPoolExecutor(4) as threads:
+        with turn_of(large):
+            waiting = threads.submit(in_turn, large)
+            assert threads.submit(in_turn, small).result(10)
+            assert threads.submit(in_turn, b"no image").result(10)
+            with pytest.raises(StillWaiting):
+                waiting.result(0.2)
+        assert waiting.result(10)
+        with pytest.raises(BadImage), turn_of(large):
+            decode(large)
+        assert threads.submit(in_turn, large).result(10)  # one that fails keeps nobody waiting
 
 
 def test_hairlines() -> None:

@@ -64,9 +64,19 @@ def read_run(store: Store) -> Run | None:
 
 
 def latest_head(store: Store) -> Head | None:
-    """The newest head, or None before the plan is made."""
-    newest = max(records(store, after=HEADS).heads, default=None)
-    return None if newest is None else read_head(store, newest)
+    """The newest head, or None before the plan is made.
+
+    The listings of some servers lag behind. Heads are numbered without gaps, so one that is not listed yet is found
+    behind the last that is.
+    """
+    newest = max(records(store, after=HEADS).heads, default=0)
+    head = read_head(store, newest) if newest else None
+    while True:
+        try:
+            head = read_head(store, newest + 1)
+        except FileNotFoundError:
+            return head
+        newest += 1
 
 
 def committed_shards(store: Store) -> list[int]:
@@ -245,7 +255,7 @@ class Cache:
         head, manifest = (None, None) if last is None else (last.head, last.manifest)
         found = records(self.store, after=HEADS if last is None else _behind(manifest))
         newest = max(found.heads, default=None)
-        if newest is not None and (head is None or newest != head.number):
+        if newest is not None and (head is None or newest > head.number):  # a listing may lag behind the one before
             before, head = head, read_head(self.store, newest)
             if before is None or head.index != before.index:
                 manifest = self.manifest(head) if head.index else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from vlq.query.cache import Cache, committed_shards, default_url, latest_head
 from vlq.query.errors import CacheError, CorruptCache, NewerFormat, NoCache, VlqError
-from vlq.query.schema import Head, head_key
+from vlq.query.heads import name_index
+from vlq.query.schema import HEADS, Head, head_key
 from vlq.query.store import Entry, Store, open_store
 from vlq.workers.index import compact
 from vlq.workers.shard import write_shard
@@ -43,6 +45,21 @@ class Counting(Store):
 
     def delete(self, key: str) -> None:
         raise AssertionError("a reader deletes nothing")
+
+
+class Lagging(Counting):
+    """Its listings do not tell of heads behind the number `told` yet. May be written to."""
+
+    told = 0
+
+    def list(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
+        return (entry for entry in super().list(prefix, after) if not self._is_young(entry.key))
+
+    def _is_young(self, key: str) -> bool:
+        return key.startswith(HEADS) and key > head_key(self.told)
+
+    def create(self, key: str, data: bytes) -> bool:
+        return self.behind.create(key, data)
 
 
 def add_shard(store: Store, shard: int, size: int = 4) -> None:
@@ -103,6 +120,36 @@ def test_a_sealed_cache_is_not_asked_again(tmp_path: Path) -> None:
     before = counting.requests
     assert cache.snapshot() is sealed
     assert counting.requests == before
+
+
+def test_heads_are_found_that_no_listing_tells_of_yet(tmp_path: Path) -> None:
+    store, _, _ = make_cache(tmp_path)
+    sealed = latest_head(store)
+    assert sealed is not None
+    assert sealed.number == 2
+    lagging = Lagging(store)
+    for told, requests in ((0, 4), (1, 4), (2, 3)):  # a listing, the last head that it tells of, and those behind it
+        lagging.told, lagging.requests = told, 0
+        assert latest_head(lagging) == sealed
+        assert lagging.requests == requests
+    lagging.told = 0
+    assert sealed.index is not None
+    assert name_index(lagging, sealed, sealed.index, sealed=True) == sealed
+    renewed = name_index(lagging, sealed, "index/other.json", sealed=True)
+    assert (renewed.number, latest_head(lagging)) == (3, renewed)
+
+
+def test_a_reader_does_not_go_back_with_a_listing_that_lags(tmp_path: Path) -> None:
+    store, _, _ = make_cache(tmp_path, images=8)
+    head = latest_head(store)
+    assert head is not None
+    store.create(head_key(3), replace(head, number=3, shards=3, images=12, sealed=False).to_bytes())
+    lagging = Lagging(store)
+    lagging.told = 3
+    cache = Cache(str(tmp_path), lagging, Cache.open(str(tmp_path)).run)
+    assert cache.snapshot().planned == 12
+    lagging.told = 2
+    assert cache.snapshot().planned == 12
 
 
 def test_a_grown_cache_answers_with_index_and_loose_shards(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from vlq.query.cache import Cache, latest_head
 from vlq.query.errors import CacheError, CorruptCache, InputError
 from vlq.query.heads import renew
-from vlq.query.schema import IMAGE_COLUMNS, Annotation, Head, annotation_key, digest_of
+from vlq.query.schema import IMAGE_COLUMNS, Annotation, Head, annotation_key, digest_of, plan_key
 from vlq.query.store import put
 from vlq.query.tables import IMAGE_NAMES, parquet_bytes, read_table, reason
 
@@ -118,9 +118,12 @@ def with_annotation(head: Head, added: Annotation, own: Sequence[str], may_repla
 def read_plan(cache: Cache, head: Head) -> pa.Table:
     """The table of all images: image_id, image, uri, and the columns that came with them."""
     try:
-        return pq.read_table(io.BytesIO(cache.store.read(head.plan)))
-    except (FileNotFoundError, pa.ArrowException) as error:
-        raise CorruptCache(f"The plan {head.plan} of {cache.url} cannot be read.", "Run: vlq verify") from error
+        data = cache.store.read(head.plan)
+    except FileNotFoundError as error:
+        raise CorruptCache(f"The plan {head.plan} is missing from {cache.url}.", "Run: vlq repair") from error
+    if plan_key(digest_of(data)[:16]) != head.plan:
+        raise CorruptCache(f"The plan {head.plan} of {cache.url} is not what was written.", "Run: vlq repair")
+    return pq.read_table(io.BytesIO(data))
 
 
 # --- the table -------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vlq.query.cache import Cache
+from vlq.query.cache import Cache, committed_shards
 from vlq.query.info import as_bytes
 
 SHOWN_RANGES = 12
@@ -13,11 +13,11 @@ SHOWN_RANGES = 12
 
 
 def status_of(cache: Cache) -> dict[str, Any]:
-    """Plain values. While a run is not sealed each commit record is read, and one listing made."""
+    """Plain values. Each commit record is read, and one listing made."""
     snapshot = cache.snapshot()
     head = snapshot.head
     shards = 0 if head is None else head.shards
-    commits = snapshot.commits
+    commits = [cache.commit(shard) for shard in committed_shards(cache.store) if shard < shards]
     absent = list(ranges(sorted(set(range(shards)) - {commit.shard for commit in commits})))
     errors = snapshot.errors
     return {
@@ -47,13 +47,22 @@ def ranges(numbers: Iterable[int]) -> Iterable[list[int]]:
         yield stretch
 
 
+def stretches(shards: Sequence[int]) -> str:
+    """Shards, counted and named as far as there is room: `5 shards: 3, 10-13`."""
+    return _stretches(len(shards), [*ranges(shards)])
+
+
+def _stretches(count: int, found: Sequence[Sequence[int]]) -> str:
+    if not found:
+        return "none"
+    named = [str(first) if first == last else f"{first}-{last}" for first, last in found]
+    more = f" and {len(named) - SHOWN_RANGES:,} stretches more" if len(named) > SHOWN_RANGES else ""
+    return f"{count:,} shard{'s' if count > 1 else ''}: {', '.join(named[:SHOWN_RANGES])}{more}"
+
+
 def as_text(values: dict[str, Any]) -> str:
     """The same for a person."""
-    absent = values["missing"]
-    named = [str(first) if first == last else f"{first}-{last}" for first, last in absent["ranges"]]
-    more = f" and {len(named) - SHOWN_RANGES:,} stretches more" if len(named) > SHOWN_RANGES else ""
-    count = f"{absent['shards']:,} shard{'s' if absent['shards'] > 1 else ''}"
-    missing = f"{count}: {', '.join(named[:SHOWN_RANGES])}{more}" if named else "none"
+    missing = _stretches(values["missing"]["shards"], values["missing"]["ranges"])
     an_image = f", {as_bytes(values['bytes'] // values['cached'])} an image" if values["cached"] else ""
     lines = [
         ("cache", values["cache"]),

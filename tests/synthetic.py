@@ -27,6 +27,7 @@ from vlq.query.schema import (
     record_bytes,
 )
 from vlq.query.store import Store, open_store
+from vlq.query.tables import parquet_bytes
 from vlq.workers.index import compact
 from vlq.workers.models.vocabulary import vocabulary_hash
 from vlq.workers.shard import write_shard
@@ -211,7 +212,7 @@ def make_cache(
     rng = np.random.default_rng(seed)
     # Names whose order is not the order of the ids.
     names = names or [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)]
-    plan = parquet(planned(names, columns or {}, run.shard_size))
+    plan = parquet_bytes(planned(names, columns or {}, run.shard_size))
     count = sum(1 for _ in shards(images, run.shard_size))
     head = Head(1, plan_key(digest_of(plan)[:16]), count, images, False, None)
     store.create(head.plan, plan)

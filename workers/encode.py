@@ -30,8 +30,17 @@ NO_CHUNK = 2**64 - 1
 
 def encode_group(run: Run, readings: Mapping[str, np.ndarray], images: int) -> dict[str, bytes]:
     """The objects of a shard's group by key. `readings` are the arrays of `schema.array_specs`."""
+    if absent := {spec.name for spec in array_specs(run, images)} - readings.keys():
+        raise ValueError(f"expected all arrays, {', '.join(sorted(absent))} too")
+    return encode_part(run, readings, images)
+
+
+def encode_part(run: Run, readings: Mapping[str, np.ndarray], images: int) -> dict[str, bytes]:
+    """The objects of those arrays of a shard's group that there are, and all metadata."""
     objects = dict(_metadata(run.to_bytes(), images))
     for spec in array_specs(run, images):
+        if spec.name not in readings:
+            continue
         values = readings[spec.name]
         if values.shape != spec.shape or values.dtype != np.dtype(spec.dtype):
             raise ValueError(f"{spec.name}: expected {spec.shape} {spec.dtype}, got {values.shape} {values.dtype}")

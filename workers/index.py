@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vlq.query.arrays import open_group
 from vlq.query.cache import Cache, committed, latest_head, read_commit
 from vlq.query.errors import CacheError
 from vlq.query.heads import name_index
@@ -62,7 +63,7 @@ def rebuild(store: Store, run: Run, progress: Progress | None = None) -> tuple[s
 
 def postings_from_arrays(cache: Cache, commit: Commit) -> dict[str, pa.Table]:
     """A shard's postings, computed from its stored arrays."""
-    group = cache.group(commit.shard)
+    group = open_group(cache.store, commit)
     readings = {}
     for site in ("patch", "prompt"):
         if site in cache.run.at:

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.cache import latest_head
+from vlq.query.cache import committed, latest_head, read_run
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, Head, Run, digest_of, head_key, plan_key
-from vlq.query.store import Store
+from vlq.query.store import Store, put
 from vlq.query.tables import parquet_bytes
 from vlq.workers.models.files import model_hash, resolve
 from vlq.workers.worker import Description
@@ -113,8 +113,15 @@ def pinned_notes(run: Run, options: RunOptions) -> Iterator[str]:
 def begin(store: Store, description: Description) -> Run:
     """Put the run's record, its vocabulary and tokenizer, and return the record that holds.
 
-    Another run of the same kind may have begun at the same time; one of them wins. Raises CacheMismatch.
+    Another run of the same kind may have begun at the same time; one of them wins. Raises CacheMismatch; also if the
+    record was lost, and what is committed was made by a run that is not exactly this one.
     """
+    for shard, commit in committed(store).items() if read_run(store) is None else ():
+        if commit.run != description.run.digest:
+            raise CacheMismatch(
+                f"{store.url} has no {RUN} any more, and shard {shard} was made by another run than this one.",
+                f"Restore {RUN} from a copy, or use the options, the device and the versions that the run had.",
+            )
     _create(store, VOCABULARY, description.vocabulary)
     if description.tokenizer is not None:
         _create(store, TOKENIZER, description.tokenizer)
@@ -209,7 +216,7 @@ def settle(store: Store, run: Run, corpus: pa.Table, say: Callable[[str], None])
         if head is None:
             plan, before = first_plan(corpus, run.shard_size), Head(0, "", 0, 0, False, None)
         else:
-            old = read_plan(store, head.plan)
+            old = _planned(store, run, head, corpus)
             plan, before = extended(old, corpus, run.shard_size), head
             if plan is old:
                 return head, plan
@@ -225,10 +232,25 @@ def settle(store: Store, run: Run, corpus: pa.Table, say: Callable[[str], None])
             return made, plan
 
 
-def read_plan(store: Store, key: str) -> Plan:
+def _planned(store: Store, run: Run, head: Head, corpus: pa.Table) -> Plan:
+    """The head's plan. If it came to harm and is the plan of these very images, it is put again."""
     try:
-        return Plan(pq.read_table(io.BytesIO(store.read(key))))
+        return read_plan(store, head.plan)
+    except CorruptCache:
+        plan = first_plan(corpus, run.shard_size)
+        data = parquet_bytes(plan.table)
+        if plan_key(digest_of(data)[:16]) != head.plan:
+            raise
+        put(store, head.plan, data)
+        return plan
+
+
+def read_plan(store: Store, key: str) -> Plan:
+    """Raises CorruptCache if the plan is missing, or not what was written."""
+    try:
+        data = store.read(key)
     except FileNotFoundError as error:
-        raise CorruptCache(f"The plan {key} is missing from {store.url}.", "Run: vlq verify") from error
-    except pa.ArrowException as error:
-        raise CorruptCache(f"The plan {key} in {store.url} is not readable.", "Run: vlq verify") from error
+        raise CorruptCache(f"The plan {key} is missing from {store.url}.", "Run: vlq repair") from error
+    if plan_key(digest_of(data)[:16]) != key:
+        raise CorruptCache(f"The plan {key} in {store.url} is not what was written.", "Run: vlq repair")
+    return Plan(pq.read_table(io.BytesIO(data)))

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.schema import MAGIC, PATCH_CELLS, Block, Blocks, Run, digest_of, stored_at
+from vlq.query.schema import MAGIC, PATCH_CELLS, Block, Blocks, Run, array_specs, digest_of, stored_at
 
 ROW_GROUP = 131_072
 """Rows of a row group: the least that a look-up reads of a table."""
@@ -77,6 +77,22 @@ def postings_of(run: Run, first_image: int, readings: Mapping[str, np.ndarray]) 
         if site == "patch":
             tables[PATCH_CELLS] = image_cells(token[..., 0], first_image, run.no_id)
     return tables
+
+
+def readings_of(run: Run, first_image: int, images: int, tables: Mapping[str, pa.Table]) -> dict[str, np.ndarray]:
+    """The arrays that a shard's postings were made of, as far as they say it: `token`, `logprob` and `top1` of each
+    site whose table of all stored readings there is."""
+    readings = {}
+    for spec in array_specs(run, images):
+        site, name = spec.name.split("/")
+        if (table := tables.get(f"{site}_topk")) is not None and name in ("token", "logprob"):
+            values = np.full(spec.shape, spec.fill, spec.dtype)
+            image, layer, position, rank = (table[at].to_numpy() for at in ("image", "layer", "position", "rank"))
+            values[image - first_image, layer, position, rank - 1] = table[name].to_numpy()
+            readings[spec.name] = values
+            if name == "token":
+                readings[f"{site}/top1"] = np.ascontiguousarray(values[..., 0])
+    return readings
 
 
 def topk_postings(token: np.ndarray, logprob: np.ndarray, first_image: int, no_id: int) -> pa.Table:

@@ -17,6 +17,7 @@ from vlq.query.errors import RunError
 from vlq.query.schema import (
     Commit,
     Run,
+    Stored,
     commit_key,
     digest_of,
     images_key,
@@ -46,19 +47,41 @@ def put_shard(
     in the order of the arrays.
     """
     objects = encode_group(run, readings, images.num_rows)
-    tables = {name: postings_bytes(table) for name, table in postings_of(run, first_image, readings).items()}
-
     image_bytes = parquet_bytes(images)
-    digest = _digest(objects | {"images": image_bytes})
+    digest = content_digest(objects, image_bytes)
     prefix = shard_prefix(shard, digest)
     stored = tuple(put(store, f"{prefix}/{name}", data) for name, data in sorted(objects.items()))
     images_table = put(store, images_key(shard, digest), image_bytes)
-    folder = postings_prefix(shard, _digest(tables))
-    postings = {name: put(store, f"{folder}/{name}.parquet", data) for name, data in sorted(tables.items())}
+    postings = put_postings(store, shard, postings_of(run, first_image, readings))
+    return record_of(run, shard, prefix, stored, images_table, images, postings)
 
+
+def put_postings(store: Store, shard: int, tables: Mapping[str, pa.Table]) -> dict[str, Stored]:
+    """Put a shard's postings."""
+    files = {name: postings_bytes(table) for name, table in sorted(tables.items())}
+    folder = postings_prefix(shard, _digest(files))
+    return {name: put(store, f"{folder}/{name}.parquet", data) for name, data in files.items()}
+
+
+def record_of(
+    run: Run,
+    shard: int,
+    prefix: str,
+    objects: tuple[Stored, ...],
+    images_table: Stored,
+    images: pa.Table,
+    postings: Mapping[str, Stored],
+) -> Commit:
+    """The record that names a shard's objects; `images` are the rows of its `images_table`."""
     rows = images.select(["image_id", "image", "error"]).to_pylist()
     errors = tuple((row["image_id"], row["image"], row["error"]) for row in rows if row["error"] is not None)
-    return Commit(run.digest, shard, first_image, images.num_rows, prefix, errors, stored, images_table, postings)
+    first_image = rows[0]["image_id"]
+    return Commit(run.digest, shard, first_image, len(rows), prefix, errors, objects, images_table, postings)
+
+
+def content_digest(objects: Mapping[str, bytes], images: bytes) -> str:
+    """What names a shard: sixteen hex digits over its group's objects by name, and its image table."""
+    return _digest({**objects, "images": images})
 
 
 def commit(store: Store, record: Commit) -> tuple[Commit, bool]:

@@ -1,4 +1,4 @@
-"""`vlq index`, `vlq verify` and `vlq gc`: upkeep of a cache that is there."""
+"""`vlq index`, `vlq verify`, `vlq repair` and `vlq gc`: upkeep of a cache that is there."""
 
 from __future__ import annotations
 
@@ -38,9 +38,11 @@ def verify(
 
     opened = Cache.open(cache or default_url())
     found = 0
+    repairable = False
     with steps() as progress:
         for finding in checks.verify(opened, progress):
             found += 1
+            repairable = repairable or finding.mend == checks.REPAIR
             print(f"{finding.where}: {finding.what}. To mend: {finding.mend}")
         if deep:
             from vlq.workers.rerun import rerun
@@ -50,11 +52,45 @@ def verify(
                 print(f"{finding.where}: {finding.what}. To mend: {finding.mend}")
     if found:
         print(f"{found} finding{'s' if found > 1 else ''} in {opened.url}.")
+        if repairable:
+            print(f"Run: {checks.REPAIR} --cache {opened.url}")
         raise typer.Exit(1)
     snapshot = opened.snapshot()
     print(f"All is well: {snapshot.cached} images, every object as written, the index agrees with the arrays.")
     if deep:
         print(f"{min(sample, snapshot.cached)} images read anew say what is stored.")
+
+
+def repair(
+    cache: CacheOption = "",
+    model: Annotated[str, typer.Option(help="Where the run's model is now; default as it was.")] = "",
+) -> None:
+    """Make again what can be made again of a damaged cache, and say what has to be read again."""
+    from vlq.query.status import stretches
+    from vlq.workers import repair as repairs
+    from vlq.workers.progress import steps
+    from vlq.workers.verify import Finding
+
+    opened = repairs.open_harmed(cache or default_url())
+    mended, left = 0, 0
+    with steps() as progress:
+        for told in repairs.repair(opened, model or None, progress):
+            if isinstance(told, Finding):
+                left += 1
+                print(f"{told.where}: {told.what}. To mend: {told.mend}")
+            else:
+                mended += 1
+                print(f"{told.where}: {told.what}.")
+    unread = repairs.unread(opened.store)
+    if not mended and not left and not unread:
+        print(f"Nothing to mend: {opened.url}")
+    else:
+        print(f"{mended:,} mended, {left:,} not: {opened.url}")
+    if unread:
+        print(f"To be read with the model: {stretches(unread)}. The same command as ever reads nothing else:")
+        print(repairs.command_of(opened.run, opened.url))
+    if left or unread:
+        raise typer.Exit(1)
 
 
 def gc(

@@ -17,6 +17,7 @@ from vlq.workers.merge import Rows, merged
 from vlq.workers.postings import blocks_of
 
 RUN_AGAIN = "run the same `vlq run` again"
+REPAIR = "vlq repair"
 
 
 @dataclass(frozen=True)
@@ -34,45 +35,49 @@ def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
     try:
         head = latest_head(cache.store)
     except CorruptCache as error:
-        yield Finding(HEADS, error.message, f"delete that head, and {RUN_AGAIN}")
+        yield Finding(HEADS, error.message, REPAIR)
         return
     if head is None:
         yield Finding(HEADS, "no plan was made", RUN_AGAIN)
         return
     yield from _verify_heads(cache)
     yield from _verify_plan(cache, head)
-    yield from _damaged(
-        cache, (annotation.stored for annotation in head.annotations), "vlq annotate the same table again, --replace"
-    )
+    yield from verify_annotations(cache, head)
     manifest = None
     if head.index:
         try:
             manifest = cache.manifest(head)
         except CorruptCache as error:
-            yield Finding(head.index, error.message, "vlq index")
+            yield Finding(head.index, error.message, REPAIR)
 
     present = committed_shards(cache.store)
     for shard in sorted(set(range(head.shards)) - set(present)):
-        what = "missing" if head.sealed else "not done yet"
-        yield Finding(f"shard {shard}", what, f"{RUN_AGAIN}: it does this shard")
+        what, mend = ("missing", REPAIR) if head.sealed else ("not done yet", f"{RUN_AGAIN}: it does this shard")
+        yield Finding(f"shard {shard}", what, mend)
     sound = []
     for done, shard in enumerate(present):
         try:
             commit = read_commit(cache.store, shard)
             findings = list(_verify_shard(cache, commit))
         except CorruptCache as error:
-            findings = [Finding(commit_key(shard), error.message, f"delete it, and {RUN_AGAIN}")]
+            findings = [Finding(commit_key(shard), error.message, REPAIR)]
         yield from findings
         if not findings:
             sound.append(commit)
         progress("checking shards", done + 1, len(present))
     if manifest is not None:
-        yield from _verify_index(cache, str(head.index), manifest, sound, progress)
+        yield from verify_index(cache, str(head.index), manifest, sound, progress)
 
 
 def _verify_vocabulary(cache: Cache) -> Iterator[Finding]:
     beside = [Stored(key, 0, checksum) for key, checksum in sorted(cache.run.checksums.items())]
-    yield from _damaged(cache, beside, "copy it from another cache of the same model")
+    yield from damaged(cache, beside, REPAIR)
+
+
+def verify_annotations(cache: Cache, head: Head) -> Iterator[Finding]:
+    """What is wrong with the tables that a head's images are annotated with."""
+    tables = (annotation.stored for annotation in head.annotations)
+    yield from damaged(cache, tables, "vlq annotate the same table again, --replace")
 
 
 def _verify_heads(cache: Cache) -> Iterator[Finding]:
@@ -82,43 +87,43 @@ def _verify_heads(cache: Cache) -> Iterator[Finding]:
         except CorruptCache:
             sound = False
         if not sound:
-            yield Finding(head_key(number), "not what was written", f"delete that head, and {RUN_AGAIN}")
+            yield Finding(head_key(number), "not what was written", REPAIR)
 
 
 def _verify_plan(cache: Cache, head: Head) -> Iterator[Finding]:
     try:
         if plan_key(digest_of(cache.store.read(head.plan))[:16]) != head.plan:
-            yield Finding(head.plan, "not what was written", "restore it from a copy")
+            yield Finding(head.plan, "not what was written", REPAIR)
     except FileNotFoundError:
-        yield Finding(head.plan, "missing", "restore it from a copy")
+        yield Finding(head.plan, "missing", REPAIR)
 
 
 def _verify_shard(cache: Cache, commit: Commit) -> Iterator[Finding]:
     if commit.run != cache.run.digest:
         yield Finding(commit_key(commit.shard), "made by another run", "use another cache for that run")
         return
-    redo = f"delete {commit_key(commit.shard)}, and {RUN_AGAIN}"
-    damaged = list(_damaged(cache, commit.named, redo))
-    yield from damaged
-    if damaged:
+    harmed = list(damaged(cache, commit.named, REPAIR))
+    yield from harmed
+    if harmed:
         return
     expected = postings_from_arrays(cache, commit)
     for table, stored in commit.postings.items():
         if not pq.read_table(cache.local(stored)).equals(expected[table]):
-            yield Finding(stored.key, "says something else than the arrays", redo)
+            yield Finding(stored.key, "says something else than the arrays", REPAIR)
 
 
-def _verify_index(
+def verify_index(
     cache: Cache, where: str, manifest: IndexManifest, commits: Sequence[Commit], progress: Progress
 ) -> Iterator[Finding]:
-    damaged = list(_damaged(cache, manifest.objects, "vlq index"))
-    yield from damaged
+    """What is wrong with the index of a manifest, held against the records of sound shards."""
+    harmed = list(damaged(cache, manifest.objects, REPAIR))
+    yield from harmed
     covered = [commit for commit in commits if commit.shard < manifest.shards]
-    if damaged or len(covered) < manifest.shards:
+    if harmed or len(covered) < manifest.shards:
         return
     whole = whole_tables(cache, covered, progress)
     for table in sorted(whole.keys() - manifest.tables.keys()):
-        yield Finding(where, f"lacks the table {table}", "vlq index")
+        yield Finding(where, f"lacks the table {table}", REPAIR)
     for done, (table, files) in enumerate(sorted(manifest.tables.items())):
         paths = [cache.local(stored) for stored in files]
         if table in whole:
@@ -129,11 +134,11 @@ def _verify_index(
             # Shards are older than the table, which `vlq index` made from the arrays: it is sorted by image.
             same = _same_rows((postings_from_arrays(cache, commit)[table] for commit in covered), paths)
         if not same:
-            yield Finding(files[0].key, "says something else than the shards", "vlq index")
+            yield Finding(files[0].key, "says something else than the shards", REPAIR)
             continue
         for file, path in zip(files, paths, strict=True):
             if file.blocks is not None and cache.read(file.blocks) != blocks_of(Path(path).read_bytes()).to_bytes():
-                yield Finding(file.blocks.key, f"says something else than {file.key}", "vlq index")
+                yield Finding(file.blocks.key, f"says something else than {file.key}", REPAIR)
         progress("comparing the index", done + 1, len(manifest.tables))
 
 
@@ -147,7 +152,7 @@ def _same_rows(expected: Iterable[pa.Table], files: Sequence[str]) -> bool:
     return indexed.take(1) is None
 
 
-def _damaged(cache: Cache, objects: Iterable[Stored], mend: str) -> Iterator[Finding]:
+def damaged(cache: Cache, objects: Iterable[Stored], mend: str) -> Iterator[Finding]:
     """A finding for each object that is not there as it was written."""
     for stored in objects:
         try:

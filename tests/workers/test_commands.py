@@ -98,7 +98,7 @@ def test_mistakes_before_any_work(
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("command", ["info", "status", "index", "verify"])
+@pytest.mark.parametrize("command", ["info", "status", "index", "verify", "repair"])
 def test_mistakes_about_caches(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     monkeypatch.delenv("VLQ_CACHE", raising=False)
     monkeypatch.setenv("VLQ_HOME", str(tmp_path / "home"))
@@ -150,7 +150,11 @@ def test_index_and_verify(vlq: Vlq, tmp_path: Path) -> None:
     store.delete(index)
     code, out, _ = vlq("verify", "--cache", tmp_path)
     assert code == 1
-    assert out == f"{index}: missing. To mend: vlq index\n1 finding in {tmp_path}.\n"
+    assert out.splitlines() == [
+        f"{index}: missing. To mend: vlq repair",
+        f"1 finding in {tmp_path}.",
+        f"Run: vlq repair --cache {tmp_path}",
+    ]
     assert vlq("index", "--cache", tmp_path)[0] == 0
     assert vlq("verify", "--cache", tmp_path)[0] == 0
 

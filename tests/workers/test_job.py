@@ -31,6 +31,7 @@ from vlq.query.store import open_store
 from vlq.query.tables import parquet_bytes
 from vlq.workers.job import run_job
 from vlq.workers.plan import RunOptions, extended, first_plan, read_plan
+from vlq.workers.repair import Mended, repair, unread
 
 from .conftest import make_model, save_images
 
@@ -365,10 +366,17 @@ def test_another_run_is_refused(tiny_model: Path, images: Path, undisturbed: Pat
 def test_a_lost_shard_is_done_again(tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     shutil.copytree(undisturbed, cache)
-    (damaged,) = cache.glob("shards/00000004-*/patch/token/c/0/0/0/0")
-    damaged.write_bytes(b"damaged")
-    (cache / "commits" / "00000004.json").unlink()
-    finished(start(tiny_model, images, cache))
+    for name in ("token/c/0/0/0/0", "lse/c/0/0/0"):
+        (damaged,) = cache.glob(f"shards/00000004-*/patch/{name}")
+        damaged.write_bytes(b"damaged")
+    (cache / "vocabulary.parquet").unlink()
+    told = list(repair(Cache.open(str(cache)), None, lambda what, done, of: None))
+    assert not [each for each in told if not isinstance(each, Mended)]
+    assert unread(open_store(str(cache))) == [4]
+    process = start(tiny_model, images, cache, "--log", "json")
+    _, said = process.communicate(timeout=250)
+    assert process.returncode == 0, said
+    assert [event["shard"] for event in events(said) if event["event"].endswith(" committed")] == [4]
     assert contents(cache) == contents(undisturbed)
 
 

@@ -63,20 +63,17 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-REDO = "delete commits/00000001.json"
-
-
 @pytest.mark.parametrize(
     ("pattern", "mend"),
     [
-        ("shards/00000001-*/patch/logprob/c/0/0/0/0", REDO),
-        ("shards/00000001-*/zarr.json", REDO),
-        ("images/00000001-*.parquet", REDO),
-        ("postings/00000001-*/last_topk.parquet", REDO),
-        ("index/*/patch_top1-000.parquet", "vlq index"),
-        ("index/*/patch_cells-000.parquet", "vlq index"),
-        ("index/*/images-000.parquet", "vlq index"),
-        ("index/*/divergence-000.parquet", "vlq index"),
+        ("shards/00000001-*/patch/logprob/c/0/0/0/0", "vlq repair"),
+        ("shards/00000001-*/zarr.json", "vlq repair"),
+        ("images/00000001-*.parquet", "vlq repair"),
+        ("postings/00000001-*/last_topk.parquet", "vlq repair"),
+        ("index/*/patch_top1-000.parquet", "vlq repair"),
+        ("index/*/patch_cells-000.parquet", "vlq repair"),
+        ("index/*/images-000.parquet", "vlq repair"),
+        ("index/*/divergence-000.parquet", "vlq repair"),
     ],
 )
 @pytest.mark.parametrize(
@@ -189,7 +186,7 @@ def test_an_index_that_says_something_else(cache: Path, table: str, change: str,
     write = parquet_bytes if table in ("images", "divergence") else postings_bytes
     key = path.relative_to(cache).as_posix()
     replace_object(cache, one(cache, "index/*.json"), key, write(rows))
-    assert findings(cache) == [Finding(key, "says something else than the shards", "vlq index")]
+    assert findings(cache) == [Finding(key, "says something else than the shards", "vlq repair")]
 
 
 def test_blocks_that_lie_elsewhere(cache: Path) -> None:
@@ -197,14 +194,14 @@ def test_blocks_that_lie_elsewhere(cache: Path) -> None:
     key = path.relative_to(cache).as_posix()
     replace_object(cache, one(cache, "index/*.json"), key, other.read_bytes())
     table = key.replace(".blocks", ".parquet")
-    assert findings(cache) == [Finding(key, f"says something else than {table}", "vlq index")]
+    assert findings(cache) == [Finding(key, f"says something else than {table}", "vlq repair")]
 
 
 def test_an_index_that_was_made_without_a_table(cache: Path) -> None:
     path = one(cache, "index/*.json")
     edit_record(path, lambda record: record["tables"].pop("divergence"))
     key = path.relative_to(cache).as_posix()
-    assert findings(cache) == [Finding(key, "lacks the table divergence", "vlq index")]
+    assert findings(cache) == [Finding(key, "lacks the table divergence", "vlq repair")]
 
 
 def index_from_arrays(cache: Path) -> None:
@@ -250,4 +247,4 @@ def test_a_cache_that_is_older_than_a_table(cache: Path) -> None:
     manifest = max(cache.glob("index/*.json"), key=lambda path: path.stat().st_mtime)
     replace_object(cache, manifest, key.relative_to(cache).as_posix(), postings_bytes(rows.slice(1)))
     (finding,) = findings(cache)
-    assert (finding.where, finding.mend) == (key.relative_to(cache).as_posix(), "vlq index")
+    assert (finding.where, finding.mend) == (key.relative_to(cache).as_posix(), "vlq repair")

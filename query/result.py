@@ -99,7 +99,12 @@ class Result(Answer):
         return self._listed(self.table, self.statement)
 
     def _listed(self, table: Table, rows: Statement) -> tuple[list[str], Rows]:
-        """A table's columns and rows. Raises BadArgument if too many of these are of positions without readings."""
+        """A table's columns and rows. Raises as `_check_listed` does."""
+        self._check_listed(table)
+        return self._ask(rows)
+
+    def _check_listed(self, table: Table) -> None:
+        """Raises BadArgument if too many of a table's rows are of positions without readings."""
         if (statement := compile_listed(table)) is not None:
             ((listed,),) = self.corpus.engine.rows(statement, self.snapshot)[1]
             if listed > LISTED_CELLS:
@@ -107,7 +112,6 @@ class Result(Answer):
                     f"This lists up to {listed:,} positions where nothing is stored; at most {LISTED_CELLS:,} can be.",
                     "Narrow it with layers= or images=.",
                 )
-        return self._ask(rows)
 
     def _ask(self, statement: Statement) -> tuple[list[str], Rows]:
         with _collector_paused():
@@ -162,6 +166,7 @@ class Result(Answer):
         return self.table.notes() + self.snapshot.notes
 
     def arrow(self) -> pyarrow.Table:
+        self._check_listed(self.table)
         return self.corpus.engine.arrow(self.statement, self.snapshot)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:

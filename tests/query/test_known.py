@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import fsum
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 
 import vlq
 from vlq.query import result as result_module
+from vlq.query.answer import FORMATS
 from vlq.query.errors import BadArgument
 from vlq.query.nodes import Node
+from vlq.query.render import save
 from vlq.query.result import Result
 
 from ..synthetic import WORDS, make_cache, make_run
@@ -415,17 +418,26 @@ def test_a_share_lists_every_position(cases: dict[str, Case], monkeypatch: pytes
     ],
 )
 def test_too_many_rows_are_not_listed(
-    cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch, text: str, layers: int
+    cases: dict[str, Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, layers: int
 ) -> None:
     case = cases["several shards"]
     most = int(case.good.sum()) * layers * 12
+    ways: list[Callable[[Result], object]] = [
+        lambda result: result.rows,
+        Result.arrow,
+        Result.df,
+        Result.polars,
+        *(partial(save, form=form, path=str(tmp_path / f"answer.{form}")) for form in FORMATS),
+    ]
     monkeypatch.setattr(result_module, "LISTED_CELLS", most)
-    assert len(case.corpus.query(text).rows) > 12
+    assert len(case.corpus.query(text).rows) == case.corpus.query(text).arrow().num_rows > 12
     monkeypatch.setattr(result_module, "LISTED_CELLS", most - 1)
-    with pytest.raises(
-        BadArgument, match=f"lists up to {most:,} positions where nothing is stored; at most {most - 1}"
-    ):
-        _ = case.corpus.query(text).rows
+    for way in ways:
+        with pytest.raises(
+            BadArgument, match=f"lists up to {most:,} positions where nothing is stored; at most {most - 1}"
+        ):
+            way(case.corpus.query(text))
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_lists_nothing_may_be_asked_of_any_corpus(cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:

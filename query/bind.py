@@ -109,14 +109,20 @@ class Table(ABC):
             found["unknown"] = compiler.count_images(*self.split.unknown(compiler))
             if with_patches:
                 found["others_with_patches"] = compiler.count_images(others, *with_patches)
-        relation = self.relation(compiler)
-        if relation.holds:
-            found["compared"] = f"({compiler.count(relation, f'{relation.holds} IS NOT NULL')})"
+        if holds := self.relation(Compiler()).holds:
+            every = self.cells(compiler, every=True, places=False)
+            found["compared"] = f"({compiler.count(every, f'{holds} IS NOT NULL')})"
         return found
 
-    def listed(self, compiler: Compiler) -> list[str]:
-        """SELECTs of how many positions are listed, at most, by what is known of the rest; none if none are."""
-        return compiler.count_listed(self.relation(compiler))
+    def cells(self, compiler: Compiler, *, every: bool = False, places: bool = True) -> Relation:
+        """Its rows; with `every` those for which its condition does not hold or cannot be said, too.
+
+        Without `places` only their numbers count: what is alike at many positions is a row with a weight.
+        """
+        relation = self.relation(compiler)
+        if every and relation.holds:
+            relation = relation.with_all_cells
+        return relation if places else compiler.weighed(relation)
 
     @property
     @abstractmethod
@@ -327,5 +333,6 @@ def column_types(table: Table, scope: Scope) -> Mapping[str, str]:
 def compile_listed(table: Table) -> Statement | None:
     """The SELECT of how many positions a table lists, at most, by what is known of the rest. None if it lists none."""
     compiler = Compiler()
-    counts = [f"({sql})" for sql in table.listed(compiler)]
+    compiler.statement(table.relation(compiler))
+    counts = [f"({sql})" for sql in compiler.listings]
     return compiler.ask(f"SELECT {' + '.join(counts)} AS listed") if counts else None

@@ -107,6 +107,17 @@ class Relation:
     shown: tuple[tuple[str, str], ...] | None = None  # SQL and name of the columns, if not all in their order
     bounded: bool = False
     rest: Rest | None = None
+    weight: str | None = None  # the column of how many cells a row stands for, if that is not one; see `weighed`
+
+    @property
+    def place(self) -> str | None:
+        """The key of the position in an image's layer; None if a layer has one."""
+        return self.keys[2] if len(self.keys) > 2 else None
+
+    @property
+    def lists_rest(self) -> bool:
+        """Whether cells without a row are to be shown."""
+        return self.rest is not None and (self.rest.listed or self.holds is not None)
 
     @property
     def shows(self) -> str | None:
@@ -135,6 +146,7 @@ class Compiler:
     loaded: dict[str, Loader | Derived] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
     others: dict[str, tuple[Snapshot, str, Keys]] = field(default_factory=dict)
+    listings: list[str] = field(default_factory=list)  # SELECTs of how many cells without readings have rows, at most
     snapshot: Snapshot | None = None
 
     def of(self, snapshot: Snapshot) -> Compiler:
@@ -205,6 +217,8 @@ class Compiler:
 
     def source(self, relation: Relation) -> str:
         """The relation as `answer`, with the image table as `images` beside it if it has rows by image."""
+        if relation.rest is not None and relation.lists_rest:
+            self.listings.append(self._count_listed(relation.rest, relation.holds))
         source = f"{self.listed(relation).part()} AS answer"
         if "image" in relation.keys:
             source += f"\nJOIN {self.table('images')} AS images ON images.image_id = answer.image"
@@ -213,50 +227,56 @@ class Compiler:
     def listed(self, relation: Relation) -> Relation:
         """The relation with a row for each cell that is to be shown."""
         rest = relation.rest
-        if rest is None or not (rest.listed or relation.holds):
+        if rest is None or not relation.lists_rest:
             return relation
         others = "rest"
-        if len(relation.keys) > 2:  # a row stands for several positions
-            places = f"SELECT unnest(range({self.value('positions', rest.positions)}))::INTEGER AS {relation.keys[2]}"
+        if relation.place is not None:
+            places = f"SELECT unnest(range({self.value('positions', rest.positions)}))::INTEGER AS {relation.place}"
             others += f" CROSS JOIN ({places})"
-        where = f" WHERE {relation.holds}" if relation.holds else ""
         sql = f"""\
+{self._known_and_rest(relation, rest)}
+SELECT * FROM known
+UNION ALL BY NAME
+SELECT * FROM {others} ANTI JOIN known USING ({", ".join(relation.keys)})"""
+        return replace(relation, sql=sql, rest=None)
+
+    def weighed(self, relation: Relation) -> Relation:
+        """The same where only the number of cells counts: those of an image's layer without rows are one row.
+
+        It has no position, and the others have a weight of 1.
+        """
+        rest = relation.rest
+        if rest is None or not relation.lists_rest:
+            return relation
+        sql = f"""\
+{self._known_and_rest(relation, rest)}
+SELECT *, 1 AS weight FROM known
+UNION ALL BY NAME
+SELECT * FROM (
+  SELECT rest.*, {self.value("positions", rest.positions)} - coalesce(cells, 0) AS weight
+  FROM rest LEFT JOIN (SELECT image, layer, count(*) AS cells FROM known GROUP BY image, layer) USING (image, layer)
+) WHERE weight > 0"""
+        return replace(relation, sql=sql, rest=None, weight="weight")
+
+    def _known_and_rest(self, relation: Relation, rest: Rest) -> str:
+        where = f" WHERE {relation.holds}" if relation.holds else ""
+        return f"""\
 WITH known AS (
   {indented(relation.sql)}
 ), rest AS (
   SELECT * FROM (
     {indented(indented(rest.sql))}
   ){where}
-)
-SELECT * FROM known
-UNION ALL BY NAME
-SELECT * FROM {others} ANTI JOIN known USING ({", ".join(relation.keys)})"""
-        return replace(relation, sql=sql, rest=None)
+)"""
 
-    def count_listed(self, relation: Relation) -> list[str]:
-        """The SELECT of how many cells `listed` adds, at most; none if it adds none."""
-        rest = relation.rest
-        if rest is None or not (rest.listed or relation.holds):
-            return []
-        where = f" WHERE {relation.holds}" if relation.holds else ""
-        return [f"SELECT count(*) * {self.value('positions', rest.positions)} FROM {rest.part()}{where}"]
+    def _count_listed(self, rest: Rest, holds: str | None) -> str:
+        where = f" WHERE {holds}" if holds else ""
+        return f"SELECT count(*) * {self.value('positions', rest.positions)} FROM {rest.part()}{where}"
 
     def count(self, relation: Relation, condition: str) -> str:
-        """The SELECT of how many cells a condition on a relation's columns holds for, those without rows included."""
-        if relation.rest is None:
-            return f"SELECT count(*) FROM {relation.part()} AS answer WHERE {condition}"
-        positions = self.value("positions", relation.rest.positions)
-        return f"""\
-WITH known AS (
-  {indented(relation.sql)}
-), rest AS (
-  {indented(relation.rest.sql)}
-)
-SELECT (SELECT count(*) FROM known WHERE {condition}) + (
-  SELECT coalesce(sum({positions} - coalesce(cells, 0)), 0)::BIGINT
-  FROM rest LEFT JOIN (SELECT image, layer, count(*) AS cells FROM known GROUP BY image, layer) USING (image, layer)
-  WHERE {condition}
-) AS cells"""
+        """The SELECT of how many cells a condition on a relation's columns holds for."""
+        cells = "count(*)" if relation.weight is None else f"coalesce(sum({relation.weight}), 0)::BIGINT"
+        return f"SELECT {cells} FROM {relation.part()} AS answer WHERE {condition}"
 
     def statement(self, relation: Relation) -> Statement:
         """The SELECT that answers with a relation's rows: images by name, in their order."""

@@ -69,6 +69,10 @@ class OfGroups(Shown):
         """Of the columns that part the rows the lists: by them a row is in several groups."""
         return [name for name in self.names if self.known[name].kind == "list"]
 
+    def looks_at_places(self, value: str | None) -> bool:
+        """Whether it makes a difference at which positions rows are: they part the rows, or are the value."""
+        return self.grouped.place is not None and self.grouped.place in (*self.names, value)
+
     def rows(self, relation: Relation, value: str | None, where: str, compiler: Compiler) -> str:
         """The SELECT of the rows: what parts them, and their value if one is looked at."""
         source = compiler.source(relation)
@@ -88,6 +92,8 @@ class OfGroups(Shown):
             shown.append(f"{sql} AS {part}")
         if value is not None:
             shown.append(f"{value} AS value")
+        if relation.weight is not None:
+            shown.append(f"answer.{relation.weight} AS weight")
         return f"SELECT {', '.join(shown) or '1'}\nFROM {source}{where}"
 
     @cached_property
@@ -143,21 +149,29 @@ class OfGroups(Shown):
 
 @dataclass(frozen=True)
 class Number:
-    """A number that stands for a group's values: its SQL, what it is called, and what the least and greatest are."""
+    """A number that stands for a group's values: its SQL, what it is called, and what the least and greatest are.
+
+    `weighed` is its SQL of rows that have a weight, if there is one.
+    """
 
     sql: str
+    weighed: str | None
     word: str
     low: str = "lowest"
     high: str = "highest"
 
 
+ROWS = "coalesce(sum(weight), 0)::BIGINT"
+VALUES = "coalesce(sum(weight) FILTER (value IS NOT NULL), 0)::BIGINT"
+"""SQL: how many rows there are, and how many with a value, where rows have a weight."""
+
 NUMBERS = {
-    "count": Number("count(*)", "", "fewest", "most"),
+    "count": Number("count(*)", ROWS, "", "fewest", "most"),
     # Kahan's sum: rows come in any order, and the last digit should not show it.
-    "mean": Number("favg(value)", "mean"),
-    "median": Number("median(value)", "median"),
-    "min": Number("min(value)", "least"),
-    "max": Number("max(value)", "greatest"),
+    "mean": Number("favg(value)", "fsum(value * weight) / sum(weight) FILTER (value IS NOT NULL)", "mean"),
+    "median": Number("median(value)", None, "median"),
+    "min": Number("min(value)", "min(value)", "least"),
+    "max": Number("max(value)", "max(value)", "greatest"),
 }
 
 
@@ -183,28 +197,26 @@ class Aggregate(OfGroups):
         return self.grouped.holds is not None and self.node.method == "mean" and self.argument("column") is None
 
     def relation(self, compiler: Compiler) -> Relation:
-        relation = self.table.relation(compiler)
-        columns = {self.column: self.number.sql}
+        name = None if self.counts_rows else self.grouped.holds if self.is_share else self.value
+        places = self.number.weighed is None or self.looks_at_places(name)
+        relation = self.table.cells(compiler, every=self.is_share, places=places)
         where = f"\nWHERE answer.{relation.shows}" if relation.shows else ""
         value = None
-        if self.is_share:
-            value, where, relation = f"answer.{relation.holds}::INTEGER", "", relation.with_all_cells
-        elif not self.counts_rows:
-            value = as_number(self.known[self.value])
+        if name is not None:
+            value = f"answer.{name}::INTEGER" if self.is_share else as_number(self.known[name])
+        number, rows, values = self.number.sql, "count(*)", "count(value)"
+        if relation.weight is not None:
+            assert self.number.weighed is not None
+            number, rows, values = self.number.weighed, ROWS, VALUES
+        columns = {self.column: number}
         if value is not None:
-            columns |= {self.free("count"): "count(*)", self.free("missing"): "count(*) - count(value)"}
+            columns |= {self.free("count"): rows, self.free("missing"): f"{rows} - {values}"}
         shown = [f"{part} AS {quoted(name)}" for part, name in zip(self.parts, self.names, strict=True)]
         shown += [f"{sql} AS {name}" for name, sql in columns.items()]
-        rows = indented(self.rows(relation, value, where, compiler))
+        source = indented(self.rows(relation, value, where, compiler))
         group = f" GROUP BY {', '.join(self.parts)}" if self.parts else ""
-        sql = f"SELECT {', '.join(shown)}\nFROM (\n  {rows}\n){group}"
+        sql = f"SELECT {', '.join(shown)}\nFROM (\n  {source}\n){group}"
         return Relation(sql, self.names, tuple(columns), self.column)
-
-    def listed(self, compiler: Compiler) -> list[str]:
-        relation = self.table.relation(compiler)
-        if self.is_share and relation.rest is not None:
-            return compiler.count_listed(relation.with_all_cells)
-        return super().listed(compiler)
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
         """How many groups and rows there are, and rows without a value; the least and greatest number, and whose."""

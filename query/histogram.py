@@ -51,7 +51,7 @@ class Histogram(OfGroups):
         return self.free("count")
 
     def relation(self, compiler: Compiler) -> Relation:
-        relation = self.table.relation(compiler)
+        relation = self.table.cells(compiler, places=self.looks_at_places(self.value))
         most_bins = self.argument("bins")
         where = f"\nWHERE answer.{relation.shows}" if relation.shows else ""
         rows = self.rows(relation, as_number(self.known[self.value]), where, compiler)
@@ -78,7 +78,7 @@ SELECT {", ".join(shown)}, sum(n)::BIGINT AS {self.column}
 FROM (
   SELECT {listed}, 0 AS n FROM {groups}
   UNION ALL
-  SELECT {listed}, 1 AS n FROM rows LEFT JOIN bins ON {found}
+  SELECT {listed}, {relation.weight or 1} AS n FROM rows LEFT JOIN bins ON {found}
 ) GROUP BY {listed}"""
         return Relation(sql, tuple(keys), (self.column,), self.column)
 

@@ -9,7 +9,7 @@ from vlq.query.bind import Scope, Table
 from vlq.query.compile import Compiler, Relation, quoted, total_order
 from vlq.query.groups import GROUP_METHODS
 from vlq.query.histogram import HISTOGRAM
-from vlq.query.nodes import Node
+from vlq.query.nodes import Name, Node, walk
 from vlq.query.parameters import Count, Flag, Parameter, mismatch, whole
 from vlq.query.predicates import Predicate
 from vlq.query.registry import TableMethod
@@ -44,7 +44,14 @@ class Where(Shown):
     """The rows for which a condition holds. What the summary says is of these alone."""
 
     def relation(self, compiler: Compiler) -> Relation:
-        relation = self.table.relation(compiler)
+        return self._chosen(self.table.relation(compiler), compiler)
+
+    def cells(self, compiler: Compiler, *, every: bool = False, places: bool = True) -> Relation:
+        named = {part.name for part in walk(self.argument("condition")) if isinstance(part, Name)}
+        looked_at = self.table.relation(Compiler()).place in named
+        return self._chosen(self.table.cells(compiler, every=every, places=places or looked_at), compiler)
+
+    def _chosen(self, relation: Relation, compiler: Compiler) -> Relation:
         predicate = Predicate(self.argument("condition"), self.columns(relation), self.scope)
         condition = predicate.sql(compiler)
         sql = f"SELECT answer.*\nFROM {compiler.source(relation)}\nWHERE {condition}"

@@ -110,7 +110,7 @@ class Result(Answer):
             if listed > LISTED_CELLS:
                 raise BadArgument(
                     f"This lists up to {listed:,} positions where nothing is stored; at most {LISTED_CELLS:,} can be.",
-                    "Narrow it with layers= or images=.",
+                    "Narrow it with layers= or images=. Numbers and shares of all: .count(), .mean()",
                 )
 
     def _ask(self, statement: Statement) -> tuple[list[str], Rows]:

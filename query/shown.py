@@ -62,10 +62,6 @@ class Shown(Table):
     def counts(self, compiler: Compiler) -> dict[str, str]:
         return {**self.table.counts(compiler), **super().counts(compiler)}
 
-    def listed(self, compiler: Compiler) -> list[str]:
-        # Rows are chosen among all that the table has.
-        return self.table.listed(compiler)
-
     @property
     def population(self) -> Predicate | None:
         return self.table.population

@@ -162,9 +162,6 @@ FROM (
             "only_b": f"(SELECT count(*) FROM {b} ANTI JOIN {a} USING (image))",
         }
 
-    def listed(self, compiler: Compiler) -> list[str]:
-        return [*self.a.table.listed(compiler), *self.b.table.listed(compiler.of(self.b.scope.snapshot))]
-
     # --- in words ------------------------------------------------------------------------------------------------
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import vlq
@@ -350,30 +351,123 @@ def test_chosen_rows_are_all_that_is_known(cases: dict[str, Case]) -> None:
     assert first.rows[0]["prob"] == pytest.approx(case.corpus.prob(0, layers=2).summary["best_prob"])
 
 
-@settings(SETTINGS, max_examples=25)
-@given(name=shapes, function=st.sampled_from(["rank", "prob"]), sign=st.sampled_from(["<", ">="]), data=st.data())
+PARTS = ["label", "layer", "patch"]
+
+
+def part_of(case: Case, shape: tuple[int, ...], by: str | None) -> np.ndarray:
+    """(image, layer, position): the group that each cell is in."""
+    values = {None: np.zeros((1, 1, 1), int), "label": np.array(case.labels, object)[:, None, None]}
+    values |= {"layer": np.arange(shape[1])[None, :, None], "patch": np.arange(shape[2])[None, None]}
+    return np.broadcast_to(values[by], shape)
+
+
+def parted(part: np.ndarray, inside: np.ndarray, values: np.ndarray) -> dict[Any, np.ndarray]:
+    """The values of the cells inside, by their groups."""
+    return {group: values[inside & (part == group)] for group in dict.fromkeys(part[inside].tolist())}
+
+
+def wheres(draw: st.DrawFn, case: Case, shape: tuple[int, ...]) -> tuple[Node | None, np.ndarray, bool]:
+    """A condition on columns, for which cells it holds, and whether it looks at their positions."""
+    layer, patch = (part_of(case, shape, by) for by in ("layer", "patch"))
+    beach = part_of(case, shape, "label") == "beach"
+    n = draw(st.integers(0, 4))
+    every: list[tuple[Node | None, np.ndarray, bool]] = [
+        (None, np.ones(shape, bool), False),
+        (vlq.col("label") == "beach", beach, False),
+        ((vlq.col("layer") >= n) | (vlq.col("label") == "beach"), (layer >= n) | beach, False),
+        (vlq.col("patch") <= n, patch <= n, True),
+        (~(vlq.col("patch") == n) & (vlq.col("label") != "beach"), (patch != n) & ~beach, True),
+    ]
+    return draw(st.sampled_from(every))
+
+
+@settings(SETTINGS, max_examples=60)
+@given(
+    name=shapes,
+    function=st.sampled_from(["rank", "prob"]),
+    sign=st.sampled_from(["<", ">="]),
+    by=st.sampled_from([None, *PARTS]),
+    data=st.data(),
+)
 def test_groups_count_positions_where_nothing_is_stored(
-    cases: dict[str, Case], name: str, function: str, sign: str, data: st.DataObject
+    cases: dict[str, Case], name: str, function: str, sign: str, by: str | None, data: st.DataObject
 ) -> None:
     case = cases[name]
-    ids, layer = data.draw(token_ids(case)), data.draw(st.integers(0, case.run.layers - 1))
+    ids, arguments = data.draw(token_ids(case)), data.draw(st.composite(narrowing)(case))
     number = float(data.draw(st.sampled_from([1, 2, 4] if function == "rank" else [0.05, 0.17, 0.31])))
-    left = told(case, "patch", function, ids, {"layers": layer, "images": None})
+    left = told(case, "patch", function, ids, arguments)
+    assume(not unclear(left, Told(*(np.full(left.low.shape, number) for _ in range(3)))).any())
     truth = compare(sign, left, Told(*(np.full(left.low.shape, number) for _ in range(3))))
-    table: Node = getattr(vlq, function)(one_or_list(ids), layers=layer)
-    groups = case.corpus.query(COMPARE[sign](table, number)).group("label")
-    labels = {label for label, good in zip(case.labels, case.good, strict=True) if good}
-    of = {label: truth[(np.array(case.labels) == label) & case.good, layer] for label in labels}
-    assert {row["label"]: row["count"] for row in groups.count().rows} == {
-        label: (cells == 1).sum() for label, cells in of.items() if (cells == 1).any()
-    }
-    shares = {row["label"]: row for row in groups.mean().rows}
-    assert shares.keys() == {label for label, cells in of.items() if cells.size}
-    for label, row in shares.items():
-        known = of[label][~np.isnan(of[label])]
+    where, inside, by_place = data.draw(st.composite(wheres)(case, truth.shape))
+    cells = parted(part_of(case, truth.shape, by), inside & ~np.isnan(left.low), truth)
+    node: Node = COMPARE[sign](getattr(vlq, function)(one_or_list(ids), **asked(arguments)), number)
+    node = node if where is None else node.where(where)
+    groups = node if by is None else node.group(by)
+    with pytest.MonkeyPatch.context() as patch:
+        if not by_place and by != "patch":  # nothing needs to be listed
+            patch.setattr(result_module, "LISTED_CELLS", 0)
+        counts, shares, layers = (
+            case.corpus.query(of).rows for of in (groups.count(), groups.mean(), groups.histogram("layer"))
+        )
+    expected = {group: (of == 1).sum() for group, of in cells.items()}
+    if by is None:
+        assert [row["count"] for row in counts] == [sum(expected.values())]
+    else:
+        assert {row[by]: row["count"] for row in counts} == {group: n for group, n in expected.items() if n}
+    if by is None and not cells:
+        assert shares == [{"mean": None, "count": 0, "missing": 0}]
+    else:
+        assert len(shares) == len(cells)
+    for row in shares if cells else ():
+        of = cells[0 if by is None else row[by]]
+        known = of[~np.isnan(of)]
         # A position that is known and undecided counts as missing, be it stored or not.
-        assert (row["count"], row["missing"]) == (of[label].size, of[label].size - known.size)
+        assert (row["count"], row["missing"]) == (of.size, of.size - known.size)
         assert row["mean"] == (pytest.approx(known.mean()) if known.size else None)
+    held = inside & (truth == 1)
+    part, layer = (part_of(case, truth.shape, of).astype(object) for of in (by, "layer"))
+    bin = "layer_2" if by == "layer" else "layer"
+    assert {(row[by] if by else 0, row[bin]): row["count"] for row in layers if row["count"]} == Counter(
+        zip(part[held].tolist(), layer[held].tolist(), strict=True)
+    )
+    assert case.corpus.query(node).summary == {
+        "images": case.chosen(arguments["images"]).sum(),
+        "compared": sum((~np.isnan(of)).sum() for of in cells.values()),
+        "matched": sum(expected.values()),
+    }
+
+
+@settings(SETTINGS, max_examples=40)
+@given(name=shapes, function=st.sampled_from(["rank", "prob"]), by=st.sampled_from([None, *PARTS]), data=st.data())
+def test_groups_of_bounds(
+    cases: dict[str, Case], name: str, function: str, by: str | None, data: st.DataObject
+) -> None:
+    case = cases[name]
+    ids, arguments = data.draw(token_ids(case)), data.draw(st.composite(narrowing)(case))
+    left = told(case, "patch", function, ids, arguments)
+    where, inside, by_place = data.draw(st.composite(wheres)(case, left.low.shape))
+    column, values = data.draw(
+        st.sampled_from([(function, left.value), ("at_least", left.low), ("at_most", left.high)]).filter(
+            lambda bound: bound[0] != ("at_most" if function == "rank" else "at_least")
+        )
+    )
+    if function == "prob":
+        values = np.minimum(values, 1)
+    cells = parted(part_of(case, values.shape, by), inside & ~np.isnan(left.low), values)
+    node: Node = getattr(vlq, function)(one_or_list(ids), missing="bound", **asked(arguments))
+    node = node if where is None else node.where(where)
+    groups = node if by is None else node.group(by)
+    for number, of_values in (("mean", np.mean), ("median", np.median), ("min", np.min), ("max", np.max)):
+        with pytest.MonkeyPatch.context() as patch:
+            if not by_place and by != "patch" and number != "median":
+                patch.setattr(result_module, "LISTED_CELLS", 0)
+            rows = case.corpus.query(getattr(groups, number)(column)).rows
+        assert len(rows) == (1 if by is None else len(cells))
+        for row in rows if cells else ():
+            of = cells[0 if by is None else row[by]]
+            known = of[~np.isnan(of)]
+            assert (row["count"], row["missing"]) == (of.size, of.size - known.size)
+            assert row[number] == (pytest.approx(of_values(known), abs=1e-12) if known.size else None)
 
 
 def test_patches_where_nothing_is_stored(cases: dict[str, Case]) -> None:
@@ -393,16 +487,29 @@ def test_patches_where_nothing_is_stored(cases: dict[str, Case]) -> None:
         assert {(row["image_id"], row["layer"]) for row in rows} == expected != set()
 
 
-def test_a_share_lists_every_position(cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_looks_at_positions_lists_them(cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:
     case = cases["several shards"]
     every = int(case.good.sum()) * 5 * 12
-    monkeypatch.setattr(result_module, "LISTED_CELLS", every)
-    (row,) = case.corpus.query("(rank(0) <= 4).mean()").rows
-    assert (row["count"], row["missing"]) == (every, 0)
-    monkeypatch.setattr(result_module, "LISTED_CELLS", every - 1)
-    with pytest.raises(BadArgument, match=f"lists up to {every:,} positions"):
-        _ = case.corpus.query("(rank(0) <= 4).mean()").rows
-    assert case.corpus.query("(rank(0) <= 4).count()").rows
+    for most, fails in ((every, False), (every - 1, True)):
+        monkeypatch.setattr(result_module, "LISTED_CELLS", most)
+        for text in (
+            "(rank(0) > 4).group(patch).count()",
+            "(rank(0) <= 4).group(patch).mean()",
+            "(rank(0) > 4).mean(patch)",
+            "(rank(0) > 4).where(patch < 3).count()",
+            "(rank(0) > 4).histogram(patch)",
+            "(rank(0) > 4).limit(3).count()",
+            "rank(0, missing='bound').median(at_least)",
+        ):
+            if fails:
+                with pytest.raises(BadArgument, match=f"lists up to {every:,} positions") as caught:
+                    _ = case.corpus.query(text).rows
+                assert (
+                    caught.value.hint
+                    == "Narrow it with layers= or images=. Numbers and shares of all: .count(), .mean()"
+                )
+            else:
+                assert case.corpus.query(text).rows
     # The summary of rows that are cut is of all of them.
     with pytest.raises(BadArgument, match=f"lists up to {every:,} positions"):
         _ = case.corpus.query("(rank(0) > 4).limit(1)").headline
@@ -482,6 +589,7 @@ def test_in_words(cases: dict[str, Case]) -> None:
         ("rank", "rank('dog', layers=2)"),
         ("prob", "prob('dog', missing='bound')"),
         ("prob_compared", "prob('▁dog', layers=2) > prob('cat', layers=2)"),
+        ("prob_share", "(prob('▁dog') > 0.5).where(layer >= 2).group(label).mean()"),
     ],
 )
 def test_sql(cases: dict[str, Case], name: str, text: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from vlq.query.against import Split
 from vlq.query.compile import Compiler, Relation, Statement
-from vlq.query.errors import SyntaxMistake, VlqError
+from vlq.query.errors import VlqError
+from vlq.query.mistakes.calls import NOTHING_ASKED
+from vlq.query.mistakes.table import Mistake
 from vlq.query.nodes import Arithmetic, Call, Comparison, Literal, Logic, Method, Node, Not
 from vlq.query.parameters import LayerSet
 from vlq.query.registry import Function, functions, methods
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from vlq.query.cache import Snapshot
     from vlq.query.patches import PatchSet
     from vlq.query.predicates import Predicate
-
-Mistake = TypeVar("Mistake", bound=VlqError)
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,13 @@ class Scope:
     spans_are_places: bool  # whether the nodes' spans are places in this text
     pieces: bool = False  # whether words may be pieces inside of words
 
-    def error(self, kind: type[Mistake], message: str, node: Node, hint: str | None = None) -> Mistake:
-        """An error that points at a node."""
-        return kind(message, hint, query=self.text, span=node.span if self.spans_are_places else None)
+    def error(self, mistake: Mistake, node: Node, **values: object) -> VlqError:
+        """The error of a mistake, pointing at a node, which is what the mistake's texts have as {got}."""
+        return mistake.error(self.text, self.place(node), **{"got": node, **values})
+
+    def place(self, node: Node) -> tuple[int, int] | None:
+        """Where a node stands in the text."""
+        return node.span if self.spans_are_places else None
 
 
 @dataclass(frozen=True)
@@ -277,8 +281,7 @@ def bind(node: Node, scope: Scope) -> Table:
             return combine(node, (bind(operand, scope),), scope)
         case Arithmetic(left=left, right=right):
             return combine(node, (_operand(left, scope), _operand(right, scope)), scope)
-    hint = "Ask something, such as first_layer(token='dog')"
-    raise scope.error(SyntaxMistake, f"{node} asks nothing by itself.", node, hint)
+    raise scope.error(NOTHING_ASKED, node)
 
 
 def _operand(node: Node, scope: Scope) -> Table | Literal:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
-from vlq.query.errors import MissingExtra, QueryError, VlqError
+from vlq.query.errors import MissingExtra, VlqError
+from vlq.query.mistakes.elsewhere import NO_COMMAND
 
 COMPLETION = "_VLQ_COMPLETE"
 """Set where a shell asks how words may go on: complete_bash, ..., or for its script: source_bash, ..."""
@@ -142,8 +143,7 @@ def _command(arguments: Sequence[str]) -> None:
         from difflib import get_close_matches
 
         near = get_close_matches(arguments[0], commands, 1)
-        hint = f"Did you mean `vlq {near[0]}`?" if near else f"A query has parentheses: {EXAMPLE}"
-        raise QueryError(f"There is no command '{arguments[0]}'.", f"{hint} All commands: vlq --help")
+        raise NO_COMMAND.error(name=arguments[0], near="".join(near))
     _run(commands, arguments)
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 from vlq.query import builders
 from vlq.query.cache import Cache, default_url
 from vlq.query.engine import Engine
-from vlq.query.errors import BadArgument, VlqError
+from vlq.query.errors import VlqError
 from vlq.query.functions.compare import first_cache
 from vlq.query.limits import Limits
+from vlq.query.mistakes.elsewhere import ALONE
 from vlq.query.nodes import Call, Literal, Node
 from vlq.query.parse import parse
 from vlq.query.result import Result, check_corpus
@@ -99,7 +100,7 @@ class Corpus:
         Raises NoCache, NewerFormat, OlderFormat, and BadArgument if none may be.
         """
         if self._opened is None:
-            raise BadArgument("Other caches are not opened here.", "Ask where both can be read: vlq, or Python.")
+            raise ALONE.error()
         if url not in self._opened:
             self._opened[url] = Corpus(Cache.open(url), beside=self)
         return self._opened[url]

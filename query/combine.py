@@ -9,7 +9,7 @@ from statistics import median
 from vlq.query.bind import Counts, Scope, Table, column_types
 from vlq.query.bounds import HIGH, LOW, Bounds, calculated, compared
 from vlq.query.compile import Compiler, Relation, Rest, indented, quoted
-from vlq.query.errors import BadArgument
+from vlq.query.mistakes.combined import AGAINST, IN, KEY_KINDS, KEYS, NO_VALUE, NOT_TRUE, NOTHING_ASKED
 from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Node, Not
 from vlq.query.predicates import Column, Predicate
 from vlq.query.summary import Rows, Summary, count, each, figure
@@ -299,8 +299,7 @@ def combine(node: Comparison | Logic | Not | Arithmetic, operands: tuple[Table |
     match node:
         case Comparison():
             if {"in", "not in"} & {*node.operators}:
-                hint = "It is used in conditions on columns: .where('dog' in caption)"
-                raise scope.error(BadArgument, "Answers have no `in`.", node, hint)
+                raise scope.error(IN, node)
             combined = Compared(node, operands)
         case Logic() | Not():
             combined = Connected(node, operands)
@@ -310,20 +309,15 @@ def combine(node: Comparison | Logic | Not | Arithmetic, operands: tuple[Table |
         (part, operand) for part, operand in zip(_operands(node), operands, strict=True) if isinstance(operand, Table)
     ]
     if not parts:
-        raise scope.error(BadArgument, f"{node} asks nothing.", node, "Such as first_layer('ear') < first_layer('dog')")
+        raise scope.error(NOTHING_ASKED, node)
     for part, operand in parts:
         if operand.split is not None:
-            hint = f"Ask twice: with images={operand.split.condition.node}, and with the opposite."
-            raise scope.error(BadArgument, f"against: {part} cannot be combined with another answer.", part, hint)
+            raise scope.error(AGAINST, part, condition=operand.split.condition.node)
         _check_kind(part, operand, combined, scope)
         first, expected = parts[0]
         if operand.keys != expected.keys:
-            raise scope.error(
-                BadArgument,
-                f"{first} has a row for each {each(expected.keys)}, {part} for each {each(operand.keys)}.",
-                part,
-                "Give both the same by=, or group both by the same columns.",
-            )
+            keys = {"expected": each(expected.keys), "found": each(operand.keys)}
+            raise scope.error(KEYS, part, first=first, **keys)
         _check_types(part, operand, parts[0], scope)
     return combined
 
@@ -333,8 +327,7 @@ def _check_types(part: Node, operand: Table, first: tuple[Node, Table], scope: S
     expected, found = (key_kinds(table, scope) for table in (first[1], operand))
     for key in expected:
         if expected[key] != found[key]:
-            message = f"{key} is a {expected[key]} in {first[0]}, and a {found[key]} in {part}."
-            raise scope.error(BadArgument, message, part)
+            raise scope.error(KEY_KINDS, part, key=key, expected=expected[key], first=first[0], found=found[key])
 
 
 def key_kinds(table: Table, scope: Scope) -> dict[str, str]:
@@ -347,10 +340,9 @@ def key_kinds(table: Table, scope: Scope) -> dict[str, str]:
 
 def _check_kind(part: Node, operand: Table, combined: Combined, scope: Scope) -> None:
     if isinstance(combined, Connected) and not operand.relation(Compiler()).holds:
-        hint = "Compare it first: first_layer('ear') < first_layer('dog')"
-        raise scope.error(BadArgument, f"{part} is nothing that holds or does not.", part, hint)
+        raise scope.error(NOT_TRUE, part)
     if not isinstance(combined, Connected) and operand.relation(Compiler()).value is None:
-        raise scope.error(BadArgument, f"{part} has no single value for each row.", part)
+        raise scope.error(NO_VALUE, part)
 
 
 def _operands(node: Comparison | Logic | Not | Arithmetic) -> tuple[Node, ...]:

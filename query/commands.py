@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlq.query.answer import FORMATS
-from vlq.query.errors import QueryError
 from vlq.query.limits import Limits
+from vlq.query.mistakes.elsewhere import FORMAT
 
 if TYPE_CHECKING:
     from vlq.query.cache import Cache
@@ -57,7 +57,7 @@ def _tell_of(
     from vlq.query.cache import Cache, default_url
 
     if format not in ("table", "json"):
-        raise QueryError(f"--format is table or json, not '{format}'.")
+        raise FORMAT.error(known="table, json", got=format)
     values = values_of(Cache.open(cache or default_url()))
     print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
 

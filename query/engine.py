@@ -10,7 +10,8 @@ import duckdb
 
 from vlq.query.cache import Cache, Snapshot
 from vlq.query.compile import VOCABULARY, Derived, Keys, Statement
-from vlq.query.errors import CacheError, CorruptCache
+from vlq.query.errors import CorruptCache
+from vlq.query.mistakes.values import EMPTY_CACHE
 from vlq.query.tokens import Vocabulary
 from vlq.query.truth import labels_sql
 
@@ -129,7 +130,7 @@ def _parameters(statement: Statement, snapshot: Snapshot) -> dict[str, Any]:
 def _files(snapshot: Snapshot, table: str, keys: Keys) -> list[str]:
     files = [snapshot.cache.vocabulary()] if table == VOCABULARY else snapshot.files(table, keys)
     if not files:
-        raise CacheError(f"{snapshot.cache.url} holds no readings yet.", "Run the same `vlq run` again: it goes on.")
+        raise EMPTY_CACHE.error(url=snapshot.cache.url)
     return files
 
 

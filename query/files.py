@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from vlq.query.errors import QueryError, StoreError
+from vlq.query.errors import StoreError
+from vlq.query.mistakes.elsewhere import PLOT_FORMAT
 
 PLOT_FORMS = ("png", "svg")
 
@@ -14,8 +15,7 @@ def plot_form(path: str) -> str:
     """png or svg, by a file's name. Raises QueryError."""
     form = os.path.splitext(path)[1].lstrip(".").lower()
     if form not in PLOT_FORMS:
-        named = f"{path} ends with neither" if form else f"{path} has no ending"
-        raise QueryError(f"A plot is a .png or .svg file: {named}.", "Such as --plot answer.png")
+        raise PLOT_FORMAT.error(got=path, ending="ends with neither" if form else "has no ending")
     return form
 
 

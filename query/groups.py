@@ -13,15 +13,14 @@ from typing import Any
 
 from vlq.query.bind import Bound, Counts, Scope, Table
 from vlq.query.compile import Compiler, Relation, indented, quoted
-from vlq.query.errors import BadArgument
+from vlq.query.mistakes.combined import NO_GROUPS, NO_SINGLE_VALUE, NOTHING_WANTED
+from vlq.query.mistakes.conditions import NO_NUMBER
 from vlq.query.nodes import Method, Node
 from vlq.query.parameters import Optional, Parameter
 from vlq.query.predicates import Column, find_column
 from vlq.query.registry import TableMethod
 from vlq.query.shown import Columns, OneColumn, Shown
 from vlq.query.summary import Rows, Summary, count, figure
-
-WHAT = "Say what is wanted of each: append .count(), .mean(), .median(), .min(), .max() or .histogram()."
 
 NAMED = 2
 """So many groups are named in a sentence that share what is said of them."""
@@ -31,7 +30,7 @@ class Grouped(Shown):
     """Groups of which nothing is wanted yet."""
 
     def relation(self, compiler: Compiler) -> Relation:
-        raise self.scope.error(BadArgument, f"{self.node} has groups, but no rows.", self.node, WHAT)
+        raise self.scope.error(NOTHING_WANTED, self.node)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,7 @@ class OfGroups(Shown):
                 source += f"\nCROSS JOIN LATERAL (SELECT unnest({items}) AS item) AS {part}"
                 sql = f"{part}.item"
             elif column.is_nested:
-                raise self.scope.error(BadArgument, f"{name} has no values to group by.", node)
+                raise self.scope.error(NO_GROUPS, node, name=name)
             shown.append(f"{sql} AS {part}")
         if value is not None:
             shown.append(f"{value} AS value")
@@ -102,11 +101,10 @@ class OfGroups(Shown):
         named = self.argument("column")
         name, node = (self.grouped.value, self.node) if named is None else named
         if name is None:
-            numbers = [name for name, column in self.known.items() if column.kind == "number"]
-            hint = f"Name a column: .{self.node.method}({numbers[0]})" if numbers else None
-            raise self.scope.error(BadArgument, "The rows have no single value.", self.node, hint)
+            numbers = (name for name, column in self.known.items() if column.kind == "number")
+            raise self.scope.error(NO_SINGLE_VALUE, node, method=self.node.method, column=next(numbers, "..."))
         if find_column(name, self.known, node, self.scope).kind not in ("number", "truth"):
-            raise self.scope.error(BadArgument, f"{name} is no number.", node)
+            raise self.scope.error(NO_NUMBER, node, got=name)
         return str(name)
 
     def notes(self) -> list[str]:

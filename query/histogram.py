@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from vlq.query.bind import Counts, Scope
 from vlq.query.compile import Compiler, Relation, indented, quoted
 from vlq.query.groups import COLUMN, OfGroups, as_number, figured, of_groups
+from vlq.query.mistakes.values import EXPECTED
 from vlq.query.nodes import Node
-from vlq.query.parameters import Parameter, mismatch, whole
+from vlq.query.parameters import Parameter, whole
 from vlq.query.registry import TableMethod
 from vlq.query.summary import Rows, Summary, count
 
@@ -29,7 +30,7 @@ class Bins:
     def bind(self, node: Node, name: str, scope: Scope) -> int:
         value = whole(node)
         if value is None or not 2 <= value <= MOST_BINS:
-            raise mismatch(node, name, self.expected, scope)
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
         return value
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vlq.query.errors import BadArgument
+from vlq.query.mistakes.elsewhere import LIMIT, SIZE
 
 RANGES = {"timeout": (1e-3, 1e8), "memory": (1, 1e15), "temp": (0, 1e15), "max_rows": (1, 1e15), "threads": (1, 1024)}
 """What each limit may be, in seconds, bytes and numbers."""
@@ -32,7 +32,7 @@ class Limits:
         values = asdict(self) | {"memory": size_of("memory", self.memory), "temp": size_of("temp", self.temp)}
         for name, (least, most) in RANGES.items():
             if values[name] is not None and not least <= values[name] <= most:
-                raise BadArgument(f"{name}: expected {least:g} to {most:g}. Got {getattr(self, name)}.")
+                raise LIMIT.error(name=name, least=least, most=most, got=getattr(self, name))
         return values
 
 
@@ -40,7 +40,7 @@ def size_of(name: str, size: int | str) -> int:
     """'4GB' -> 4000000000, '1.5KiB' -> 1536. Raises BadArgument."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?)B?|B?)\s*", str(size), re.IGNORECASE)
     if found is None:
-        raise BadArgument(f"{name}: expected a size such as 4GB or 512MB. Got {size}.")
+        raise SIZE.error(name=name, got=size)
     number, prefix, binary = found.groups()
     power = 0 if prefix is None else "KMGT".index(prefix.upper()) + 1
     return int(float(number) * (1024 if binary else 1000) ** power)

@@ -9,8 +9,9 @@ from vlq.query.bind import Scope, Table
 from vlq.query.compile import Compiler, Relation, quoted, total_order
 from vlq.query.groups import GROUP_METHODS
 from vlq.query.histogram import HISTOGRAM
+from vlq.query.mistakes.values import EXPECTED
 from vlq.query.nodes import Name, Node, walk
-from vlq.query.parameters import Count, Flag, Parameter, mismatch, whole
+from vlq.query.parameters import Count, Flag, Parameter, whole
 from vlq.query.predicates import Predicate
 from vlq.query.registry import TableMethod
 from vlq.query.shown import Columns, Shown
@@ -26,7 +27,7 @@ class Whole:
     def bind(self, node: Node, name: str, scope: Scope) -> int:
         value = whole(node)
         if value is None:
-            raise mismatch(node, name, self.expected, scope)
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
         return value
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from vlq.query.errors import BadArgument
+from vlq.query.mistakes.elsewhere import HALF_TEXT, NO_TRUTH, NUMBER, TYPE
 
 Scalar = str | int | float | bool | None
 
@@ -34,10 +34,7 @@ class Node:
         return type(other) is type(self) and str(other) == str(self)
 
     def __bool__(self) -> NoReturn:
-        raise BadArgument(
-            f"{self} has no truth value: it has not been asked yet.",
-            "Ask it of a corpus: corpus.query(...). To combine nodes, use & for and, | for or, ~ for not.",
-        )
+        raise NO_TRUTH.error(got=self)
 
     def __lt__(self, other: object) -> Comparison:
         return _compare(self, "<", other)
@@ -307,7 +304,7 @@ def node_of(value: object) -> Node:
         case Node():
             return value
         case str() if value != value.encode(errors="replace").decode():
-            raise BadArgument(f"{value!r} holds half of a character.")
+            raise HALF_TEXT.error(got=value)
         case bool() | None | str():
             return Literal(value)
         case int() if value in INTEGERS:
@@ -315,11 +312,9 @@ def node_of(value: object) -> Node:
         case float() if math.isfinite(value):
             return Literal(float(value))
         case int() | float():
-            raise BadArgument("A number in a query is finite and has at most 64 bits.")
+            raise NUMBER.error(got=value)
         case tuple() | list():
             return Sequence(tuple(node_of(item) for item in value), isinstance(value, list))
     if hasattr(value, "item"):  # NumPy's scalars
         return node_of(value.item())
-    raise BadArgument(
-        f"A query cannot hold a {type(value).__name__}.", "Texts, numbers, True, False, None, tuples and lists can."
-    )
+    raise TYPE.error(got=type(value).__name__)

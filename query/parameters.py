@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vlq.query.errors import BadArgument, UnknownName
+from vlq.query.mistakes.calls import UNQUOTED
+from vlq.query.mistakes.values import (
+    EXPECTED,
+    NO_IMAGE,
+    NO_LAYER,
+    PER_CENT,
+    QUOTED_QUERY,
+    RANK_ABOVE_K,
+    SEVERAL_IMAGES,
+    WINDOW,
+)
 from vlq.query.nodes import Literal, Name, Node, Scalar, node_of
 from vlq.query.nodes import Sequence as SequenceNode
 from vlq.query.registry import REQUIRED
@@ -47,11 +57,6 @@ class Parameter:
         return node_of(self.default)
 
 
-def mismatch(node: Node, name: str, expected: str, scope: Scope, hint: str | None = None) -> BadArgument:
-    """The error of an argument that is not what was expected."""
-    return scope.error(BadArgument, f"{name}: expected {expected}. Got {node}.", node, hint)
-
-
 def whole(node: Node) -> int | None:
     """The node's whole number; None if it is something else."""
     if isinstance(node, Literal) and isinstance(node.value, int) and not isinstance(node.value, bool):
@@ -68,7 +73,7 @@ class Count:
     def bind(self, node: Node, name: str, scope: Scope) -> int:
         value = whole(node)
         if value is None or value < 1:
-            raise mismatch(node, name, self.expected, scope)
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
         return value
 
 
@@ -82,14 +87,9 @@ class Rank:
         k = scope.run.k
         value = whole(node)
         if value is None or value < 1:
-            raise mismatch(node, name, f"a rank from 1 to {k}", scope)
+            raise scope.error(EXPECTED, node, name=name, expected=f"a rank from 1 to {k}")
         if value > k:
-            raise scope.error(
-                BadArgument,
-                f"{name}: this cache holds the {k} best tokens of a reading. Got {value}.",
-                node,
-                f"Ask for {name}={k} at most, or cache the images again with `vlq run --k {value}`.",
-            )
+            raise scope.error(RANK_ABOVE_K, node, name=name, k=k)
         return value
 
 
@@ -104,10 +104,9 @@ class Probability:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or not 0 < value <= 1:
-            hint = None
             if isinstance(value, int | float) and 1 < value <= 100:
-                hint = f"As a share, {value} per cent are {value / 100}."
-            raise mismatch(node, name, self.expected, scope, hint)
+                raise scope.error(PER_CENT, node, name=name, expected=self.expected, share=value / 100)
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
         return float(value)
 
 
@@ -132,7 +131,7 @@ class Share:
     def bind(self, node: Node, name: str, scope: Scope) -> float:
         value = Probability(self.expected).bind(node, name, scope)
         if value is None:
-            raise mismatch(node, name, self.expected, scope)
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
         return value
 
 
@@ -149,10 +148,10 @@ class Choice:
     def bind(self, node: Node, name: str, scope: Scope) -> str:
         value = node.value if isinstance(node, Literal) else node.name if isinstance(node, Name) else None
         if isinstance(node, Name) and value in self.options:
-            raise scope.error(UnknownName, f"{name}: {value} is not quoted.", node, f"Write {name}='{value}'")
+            raise scope.error(UNQUOTED, node, name=name)
         if value not in self.options:
             near = get_close_matches(value, self.options, 1) if isinstance(value, str) else []
-            raise mismatch(node, name, self.expected, scope, f"Did you mean '{near[0]}'?" if near else None)
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected, near=", ".join(map(repr, near)))
         return str(value)
 
 
@@ -181,10 +180,9 @@ class Flag:
     def bind(self, node: Node, name: str, scope: Scope) -> bool:
         if isinstance(node, Literal) and isinstance(node.value, bool):
             return node.value
-        hint = None
-        if isinstance(node, Name) and node.name.lower() in ("true", "false"):
-            hint = f"Write {name}={node.name.capitalize()}"
-        raise mismatch(node, name, self.expected, scope, hint)
+        near = node.name.capitalize() if isinstance(node, Name) else None
+        near = near if near in ("True", "False") else None
+        raise scope.error(EXPECTED, node, name=name, expected=self.expected, near=near)
 
 
 @dataclass(frozen=True)
@@ -217,26 +215,21 @@ class Layers:
         items = node.items if isinstance(node, SequenceNode) else (node,)
         is_window = isinstance(node, SequenceNode) and not node.is_list
         if not items or (is_window and len(items) != 2):
-            hint = "A window is (first, last); any other choice is a list in brackets." if items else None
-            raise mismatch(node, name, self.expected, scope, hint)
+            raise scope.error(WINDOW if items else EXPECTED, node, name=name, expected=self.expected)
         layers = []
         for item in items:
             layer = whole(item)
             if layer is None:
-                raise mismatch(item, name, self.expected, scope)
+                raise scope.error(EXPECTED, item, name=name, expected=self.expected)
             if not 0 <= layer < count:
-                raise scope.error(
-                    BadArgument,
-                    f"{name}: there is no layer {layer}. This cache has the layers 0 (the embedding) to {count - 1}.",
-                    item,
-                )
+                raise scope.error(NO_LAYER, item, name=name, last=count - 1)
             layers.append(layer)
         if not is_window:
             chosen = tuple(sorted(set(layers)))
             return LayerSet(chosen, len(chosen) == chosen[-1] - chosen[0] + 1, len(chosen) == count)
         low, high = layers
         if low > high:
-            raise mismatch(node, name, self.expected, scope, f"Did you mean ({high}, {low})?")
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected, near=f"({high}, {low})")
         return LayerSet(tuple(range(low, high + 1)), True, (low, high) == (0, count - 1))
 
 
@@ -250,7 +243,7 @@ class OneLayer:
         if isinstance(node, Literal) and node.value is None:
             return None
         if whole(node) is None:
-            raise mismatch(node, name, self.expected, scope)
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
         return Layers().bind(node, name, scope)
 
 
@@ -280,14 +273,12 @@ class ImageReference:
     def bind(self, node: Node, name: str, scope: Scope) -> int:
         value = node.value if isinstance(node, Literal) else None
         if isinstance(value, bool) or not isinstance(value, str | int):
-            hint = f"Write {name}='{node.name}'" if isinstance(node, Name) else None
-            raise mismatch(node, name, self.expected, scope, hint)
+            raise scope.error(UNQUOTED if isinstance(node, Name) else EXPECTED, node, name=name, expected=self.expected)
         found = scope.find_image(value)
         if not found:
-            raise scope.error(BadArgument, f"There is no image {value!r} with readings.", node, 'See: vlq "images()"')
+            raise scope.error(NO_IMAGE, node)
         if len(found) > 1:
-            numbers = ", ".join(map(str, found[:5]))
-            raise scope.error(BadArgument, f"{len(found)} images are named {value!r}.", node, f"By number: {numbers}")
+            raise scope.error(SEVERAL_IMAGES, node, count=len(found), numbers=", ".join(map(str, found[:5])))
         return found[0]
 
 
@@ -302,7 +293,7 @@ class Position:
             return None
         value = whole(node)
         if value is None or value < 0:
-            raise mismatch(node, name, self.expected, scope)
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
         return value
 
 
@@ -314,8 +305,7 @@ class Text:
 
     def bind(self, node: Node, name: str, scope: Scope) -> str:
         if not isinstance(node, Literal) or not isinstance(node.value, str):
-            hint = f"Write {name}='{node.name}'" if isinstance(node, Name) else None
-            raise mismatch(node, name, self.expected, scope, hint)
+            raise scope.error(UNQUOTED if isinstance(node, Name) else EXPECTED, node, name=name, expected=self.expected)
         return node.value
 
 
@@ -327,8 +317,8 @@ class Query:
 
     def bind(self, node: Node, name: str, scope: Scope) -> Node:
         if isinstance(node, Literal | Name | SequenceNode):
-            hint = "It stands without quotes." if isinstance(node, Literal) and isinstance(node.value, str) else None
-            raise mismatch(node, name, self.expected, scope, hint)
+            quoted = isinstance(node, Literal) and isinstance(node.value, str)
+            raise scope.error(QUOTED_QUERY if quoted else EXPECTED, node, name=name, expected=self.expected)
         return node
 
 

@@ -1,7 +1,4 @@
-"""Text -> nodes, by way of Python's own grammar. Nothing is ever evaluated: what is not expected is refused.
-
-Mistakes of the text itself are data (`MISTAKES`); the tests go through the same table.
-"""
+"""Text -> nodes, by way of Python's own grammar. Nothing is ever evaluated: what is not expected is refused."""
 
 from __future__ import annotations
 
@@ -10,13 +7,14 @@ import math
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from vlq.query.errors import SyntaxMistake
+from vlq.query.errors import VlqError
+from vlq.query.mistakes import syntax
+from vlq.query.mistakes.table import Mistake
 from vlq.query.nodes import INTEGERS, Arithmetic, Comparison, Literal, Name, Node, Not, Sequence, logic
 from vlq.query.registry import call, method
 
-EXAMPLE = "first_layer(token='dog')"
 MAX_LENGTH = 10_000
 """Characters of a query: a thousand words more than anybody types, and few enough to be parsed at once."""
 MAX_DEPTH = 100
@@ -30,9 +28,9 @@ def parse(text: str) -> Node:
     source = text.strip()
     offset = text.find(source)
     if not source:
-        raise SyntaxMistake("The query is empty.", f"Ask something, such as {EXAMPLE}")
+        raise syntax.EMPTY.error()
     if len(source) > MAX_LENGTH:
-        raise SyntaxMistake(f"The query has {len(source):,} characters; at most {MAX_LENGTH:,} are read.")
+        raise syntax.TOO_LONG.error(length=len(source), most=MAX_LENGTH)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of backslashes, which patterns are full of
@@ -41,9 +39,9 @@ def parse(text: str) -> Node:
         raise _mistake(text, source, offset, error) from None
     except UnicodeEncodeError as error:
         at = offset + error.start
-        raise SyntaxMistake("This character is half of one.", query=_clean(text), span=(at, at + 1)) from None
+        raise syntax.HALF_CHARACTER.error(_clean(text), (at, at + 1)) from None
     except (RecursionError, MemoryError, ValueError):
-        raise SyntaxMistake("The query is nested too deeply.", f"Such as {EXAMPLE}") from None
+        raise syntax.TOO_DEEP.error() from None
     return _Reader(text, source, offset).read(tree.body)
 
 
@@ -54,148 +52,59 @@ def _clean(text: str) -> str:
 # --- what Python itself does not read --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """A mistake that texts have: how it is known, what is said of it, and a text that has it.
-
-    `find` gets the text and Python's message and returns where the mistake is: None if this is not it, a negative
-    place where Python's own is right.
-    """
-
-    find: Callable[[str, str], int | None]
-    message: str
-    hint: str
-    example: str
-    at: int  # place of the caret under the example
+Find = Callable[[str, str, int], Span | None]
+"""Gets the text without what is quoted in it, Python's message and Python's place; None if the mistake is not this."""
 
 
-def _says(part: str) -> Callable[[str, str], int | None]:
-    return lambda text, message: -1 if part in message else None
+def _says(part: str) -> Find:
+    return lambda text, message, place: (place, place + 1) if part in message else None
 
 
-def _has(pattern: str) -> Callable[[str, str], int | None]:
-    def find(text: str, message: str) -> int | None:
+def _has(pattern: str) -> Find:
+    def find(text: str, message: str, place: int) -> Span | None:
         found = re.search(pattern, text)
-        return found.start(found.lastindex or 0) if found else None
+        return found.span(found.lastindex or 0) if found else None
 
     return find
 
 
-def _open_quote(text: str, message: str) -> int | None:
-    return -1 if "unterminated" in message and "string" in message else None
+def _single_equals(text: str, message: str, place: int) -> Span | None:
+    if text[place : place + 1] != "=" and "you meant" not in message:
+        return None
+    found = re.compile("(?<![<>!=])=(?!=)").search(text, place)
+    return found.span() if found else None
 
 
-MISTAKES = (
-    Mistake(
-        _has("[‘’“”„«»]"),
-        "Typographic quotes do not quote.",
-        "Use ' or \" instead.",
-        "first_layer(token=‘dog’)",
-        18,
-    ),
-    Mistake(
-        _open_quote,
-        "This quote is never closed.",
-        f"Close it, as in {EXAMPLE}",
-        "first_layer(token='dog)",
-        18,
-    ),
-    Mistake(
-        _says("was never closed"),
-        "This parenthesis is never closed.",
-        "Add the missing one.",
-        "first_layer(token='dog'",
-        11,
-    ),
-    Mistake(
-        _says("unmatched"),
-        "This parenthesis was never opened.",
-        "Leave it out, or open it.",
-        "first_layer(token='dog'))",
-        24,
-    ),
-    Mistake(
-        _says("does not match opening parenthesis"),
-        "This parenthesis does not fit the one it closes.",
-        "( goes with ), [ with ].",
-        "first_layer(token=['dog', 'cat')",
-        31,
-    ),
-    Mistake(
-        _says("too many nested parentheses"),
-        "The query is nested too deeply.",
-        f"Such as {EXAMPLE}",
-        "(" * 250,
-        200,
-    ),
-    Mistake(
-        _says("positional argument follows keyword argument"),
-        "An argument without a name stands behind one with a name.",
-        f"Name it, as in {EXAMPLE}",
-        "first_layer(rank=2, 'dog')",
-        25,
-    ),
-    Mistake(
-        _has(r"\w\s*(=)\s*[,)]"),
-        "This argument has no value.",
-        f"Write one behind the =, as in {EXAMPLE}",
-        "first_layer(token=)",
-        17,
-    ),
-    Mistake(
-        _has(r"[=(,]\s*[^\W\d]\w*( +)[^\W\d]\w*\s*[,)]"),
-        "Between these words something is missing.",
-        "A word is quoted, as in token='dog'; arguments are parted by commas.",
-        "first_layer(token=fire truck)",
-        22,
-    ),
-    Mistake(
-        _says("Perhaps you forgot a comma"),
-        "A comma is missing here.",
-        "Arguments are parted by commas.",
-        "first_layer('dog' 'cat' rank=2)",
-        12,
-    ),
-    Mistake(
-        _has(r"^(?:[^()=]|\([^()]*\))*(?<![<>!=])(=)(?!=)"),
-        "A single = stands outside of a function's parentheses.",
-        "Inside of them it names an argument; == compares.",
-        "first_layer('dog') = 5",
-        19,
-    ),
-    Mistake(
-        _says("null bytes"),
-        "The query holds a NUL character.",
-        "Leave it out.",
-        "first_layer('dog\0')",
-        16,
-    ),
-    Mistake(
-        _says("Exceeds the limit"),
-        "This number is too large.",
-        "Layers, ranks and token ids are small.",
-        "first_layer(" + "9" * 5000 + ")",
-        12,
-    ),
-    Mistake(
-        lambda text, message: -1,
-        "This is not a VLQ expression.",
-        f"A query is a function with its arguments, such as {EXAMPLE}",
-        "first_layer(token='dog';)",
-        23,
-    ),
+FOUND: tuple[tuple[Find, Mistake], ...] = (
+    (_has("[‘’“”„«»]"), syntax.TYPOGRAPHIC_QUOTES),
+    (_says("unterminated"), syntax.OPEN_QUOTE),
+    (_says("was never closed"), syntax.OPEN_PARENTHESIS),
+    (_says("unmatched"), syntax.UNOPENED_PARENTHESIS),
+    (_says("does not match opening parenthesis"), syntax.OTHER_PARENTHESIS),
+    (_says("too many nested parentheses"), syntax.TOO_DEEP),
+    (_says("positional argument follows keyword argument"), syntax.UNNAMED_BEHIND_NAMED),
+    (_has(r"\w\s*(=)\s*[,)]"), syntax.NO_VALUE),
+    (_has(r"=>|=<|<>|&&|\|\||!(?!=)"), syntax.OTHER_LANGUAGE),
+    (_has(r"(?:[-+*/<>=]|\b(?:and|or|not|in))(?=\s*$)"), syntax.UNFINISHED),
+    (_has(r"[=(,]\s*[^\W\d]\w*( +)[^\W\d]\w*\s*[,)]"), syntax.TWO_WORDS),
+    (_says("Perhaps you forgot a comma"), syntax.NO_COMMA),
+    (_single_equals, syntax.SINGLE_EQUALS),
+    (_has(r"\)\s*\b((?!(?:and|or|not|in|is|if|else|for)\b)[^\W\d]\w*)"), syntax.NO_DOT),
+    (_has(":(?!=)"), syntax.COLON),
+    (_says("null bytes"), syntax.NUL),
+    (_says("Exceeds the limit"), syntax.TOO_LARGE),
+    (_says(""), syntax.NO_EXPRESSION),
 )
-"""In the order in which they are looked for; the last one is always it."""
+"""How a mistake of the text is known, in the order in which they are looked for; the last one is always it."""
 
 
-def _mistake(text: str, source: str, offset: int, error: SyntaxError) -> SyntaxMistake:
-    message = str(error.msg)
-    for mistake in MISTAKES:
-        found = mistake.find(source, message)
-        if found is not None:
-            place = found if found >= 0 else _place(source, error)
-            start = offset + min(place, len(source) - 1)
-            return SyntaxMistake(mistake.message, mistake.hint, query=_clean(text), span=(start, start + 1))
+def _mistake(text: str, source: str, offset: int, error: SyntaxError) -> VlqError:
+    message, place = str(error.msg), _place(source, error)
+    unquoted = re.sub(r"""'[^']*'|"[^"]*\"""", lambda found: "'" + "_" * (len(found[0]) - 2) + "'", source)
+    for find, mistake in FOUND:
+        if (found := find(unquoted, message, place)) is not None:
+            start = min(found[0], len(source) - 1)
+            return mistake.error(_clean(text), (offset + start, offset + max(found[1], start + 1)))
     raise AssertionError("the last mistake fits everything")
 
 
@@ -268,7 +177,7 @@ class _Reader:
     def read(self, tree: ast.expr, depth: int = 0) -> Node:
         span = self._span(tree)
         if depth > MAX_DEPTH:
-            raise self._refused("The query is nested too deeply.", span, f"Such as {EXAMPLE}")
+            raise self._refused(syntax.TOO_DEEP, span)
         match tree:
             case ast.Constant(value=value):
                 return self._literal(value, span)
@@ -286,7 +195,9 @@ class _Reader:
                 return self._call(tree, name, depth)
             case ast.Call(func=ast.Attribute(value=table, attr=name)):
                 positional, named = self._arguments(tree, depth)
-                return method(self.read(table, depth + 1), name, positional, named, query=_clean(self._text), span=span)
+                on = self.read(table, depth + 1)
+                at = self._end_of(tree.func, name)
+                return method(on, name, positional, named, query=_clean(self._text), span=span, at=at)
             case ast.Compare(left=left, ops=ops, comparators=others):
                 operands = tuple(self.read(part, depth + 1) for part in (left, *others))
                 return Comparison(operands, tuple(self._operator(op, span) for op in ops), span=span)
@@ -300,14 +211,13 @@ class _Reader:
             case ast.BinOp(left=left, op=op, right=right):
                 sides = self.read(left, depth + 1), self.read(right, depth + 1)
                 if isinstance(op, ast.BitAnd | ast.BitOr):
-                    hint = "In text, conditions are joined by `and` and `or`."
-                    raise self._refused("VLQ has no & and | in text.", span, hint)
+                    raise self._refused(syntax.SYMBOL_FOR_AND, span)
                 return Arithmetic(self._operator(op, span), *sides, span=span)
             case ast.Attribute(attr=name):
-                raise self._refused(f"A method is called: .{name}(...)", span)
+                raise self._refused(syntax.NOT_CALLED, span, name=name)
             case ast.Call():
-                raise self._refused("Only a function's name can stand before a parenthesis.", self._span(tree.func))
-        raise self._refused(f"VLQ has no {REFUSED.get(type(tree), type(tree).__name__)}.", span, f"Such as {EXAMPLE}")
+                raise self._refused(syntax.NO_NAME, self._span(tree.func))
+        raise self._refused(syntax.NOT_PART, span, part=REFUSED.get(type(tree), type(tree).__name__))
 
     def _call(self, tree: ast.Call, name: str, depth: int) -> Node:
         positional, named = self._arguments(tree, depth)
@@ -316,30 +226,27 @@ class _Reader:
     def _arguments(self, tree: ast.Call, depth: int) -> tuple[list[Node], list[tuple[str, Node, Span]]]:
         for argument in (*tree.args, *tree.keywords):
             if isinstance(argument, ast.Starred) or (isinstance(argument, ast.keyword) and argument.arg is None):
-                raise self._refused("VLQ has no *.", self._span(argument), "Write the arguments one by one.")
+                raise self._refused(syntax.STAR, self._span(argument))
         positional = [self.read(argument, depth + 1) for argument in tree.args]
         named = [(str(word.arg), self.read(word.value, depth + 1), self._span(word)) for word in tree.keywords]
         return positional, named
 
     def _operator(self, operator: ast.cmpop | ast.operator, span: Span) -> str:
         if type(operator) not in OPERATORS:
-            known = " ".join(OPERATORS.values())
-            raise self._refused("VLQ does not have this operator.", span, f"It has {known} and, or, not.")
+            raise self._refused(syntax.OPERATOR, span, known=" ".join(OPERATORS.values()))
         return OPERATORS[type(operator)]
 
     def _literal(self, value: object, span: Span) -> Node:
         match value:
             case str() if value != _clean(value):
-                raise self._refused("This text holds half of a character.", span, "Write the whole character.")
+                raise self._refused(syntax.HALF_CHARACTER, span)
             case bool() | None | str():
                 return Literal(value, span=span)
-            case int() if value not in INTEGERS:
-                raise self._refused("This number is too large.", span, "Layers, ranks and token ids are small.")
-            case float() if not math.isfinite(value):
-                raise self._refused("This number is too large.", span, "A probability lies between 0 and 1.")
             case int() | float():
+                if not (math.isfinite(value) if isinstance(value, float) else value in INTEGERS):
+                    raise self._refused(syntax.TOO_LARGE, span)
                 return Literal(value, span=span)
-        raise self._refused(f"VLQ has no {type(value).__name__} values.", span, f"Such as {EXAMPLE}")
+        raise self._refused(syntax.NOT_PART, span, part=f"{type(value).__name__} values")
 
     def _span(self, tree: ast.expr | ast.keyword) -> Span:
         return (
@@ -350,5 +257,10 @@ class _Reader:
     def _offset(self, line: int, column: int) -> int:
         return self._starts[line - 1] + len(self._lines[line - 1][:column].decode(errors="ignore"))
 
-    def _refused(self, message: str, span: Span, hint: str | None = None) -> SyntaxMistake:
-        return SyntaxMistake(message, hint, query=_clean(self._text), span=span)
+    def _end_of(self, tree: ast.expr, name: str) -> Span:
+        """Where a name stands with which a tree ends."""
+        start, end = self._span(tree)
+        return max(start, end - len(name)), end
+
+    def _refused(self, mistake: Mistake, span: Span, **values: object) -> VlqError:
+        return mistake.error(_clean(self._text), span, **values)

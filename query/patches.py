@@ -9,13 +9,14 @@ from difflib import get_close_matches
 
 from vlq.query.bind import Bound, Scope, Table, bind
 from vlq.query.compile import Compiler, Relation, indented
-from vlq.query.errors import BadArgument, UnknownName
+from vlq.query.mistakes.calls import UNQUOTED
+from vlq.query.mistakes.values import EXPECTED, LIST, NO_LABEL, NO_OBJECTS, NO_PATCH, PATCHES_AGAINST, PATCHES_BY_ROW
 from vlq.query.nodes import Literal, Name, Node, Sequence
-from vlq.query.parameters import mismatch, whole
+from vlq.query.parameters import whole
 from vlq.query.schema import Run
 from vlq.query.summary import each
 from vlq.query.tokens import TokenSet
-from vlq.query.truth import OBJECTS, covered_sql, has_truth
+from vlq.query.truth import covered_sql, has_truth
 
 INSIDE = "get_bit(inside, position) = 1"
 """SQL: whether a position is one of the patches, where `PatchSet.mask` is joined."""
@@ -150,23 +151,17 @@ class Patches:
                 return _numbered((node,), name, scope)
             case Sequence(is_list=True, items=items) if items:
                 return _numbered(items, name, scope)
-            case Name(name=bare):
-                hint = f"A label is quoted: {name}='{bare}'"
-                raise scope.error(UnknownName, f"{name}: {bare} is not quoted.", node, hint)
-            case Sequence():
-                raise mismatch(node, name, self.expected, scope, "Several patches are a list in brackets.")
+            case Name():
+                raise scope.error(UNQUOTED, node, name=name)
+            case Sequence(items=items):
+                mistake = LIST if items else EXPECTED
+                raise scope.error(mistake, node, name=name, expected=self.expected, list=Sequence(items, True))
         table = bind(node, scope)
         relation = table.relation(Compiler())
         if not _has_patches(relation):
-            raise scope.error(
-                BadArgument,
-                f"{name}: expected a row for each image and patch. {node} has a row for each {each(relation.keys)}.",
-                node,
-                "Such as first_layer('dog', by='patch') or readings('dog'); or locate('dog').",
-            )
+            raise scope.error(PATCHES_BY_ROW, node, name=name, keys=each(relation.keys))
         if table.split is not None:
-            hint = "Leave out its against=."
-            raise scope.error(BadArgument, f"{name}: {node} is held against other images.", node, hint)
+            raise scope.error(PATCHES_AGAINST, node, name=name)
         return Asked(scope.run, node, table)
 
 
@@ -180,26 +175,18 @@ def _numbered(items: Items[Node], name: str, scope: Scope) -> Numbered:
     for item in items:
         number = whole(item)
         if number is None:
-            raise mismatch(item, name, Patches.expected, scope)
+            raise scope.error(EXPECTED, item, name=name, expected=Patches.expected)
         if not 0 <= number < rows * columns:
-            raise scope.error(
-                BadArgument,
-                f"{name}: there is no patch {number}. This grid of {rows} x {columns} has the patches 0 to "
-                f"{rows * columns - 1}.",
-                item,
-            )
+            raise scope.error(NO_PATCH, item, name=name, rows=rows, columns=columns, last=rows * columns - 1)
         numbers.add(number)
     return Numbered(scope.run, tuple(sorted(numbers)))
 
 
 def _labelled(label: str, node: Node, name: str, scope: Scope) -> Labelled:
-    asked = f"Patches that read a token are asked for: {name}=locate({label!r})"
     if not has_truth(scope):
-        message = f"{name}: a label needs a column `{OBJECTS}` of labels and boxes. These images came without."
-        raise scope.error(BadArgument, message, node, asked)
+        raise scope.error(NO_OBJECTS, node, name=name)
     labels = scope.labels()
     if label.lower() not in {known.lower() for known in labels}:
         near = get_close_matches(label, labels, 1)
-        hint = f"Did you mean '{near[0]}'?" if near else asked
-        raise scope.error(BadArgument, f"{name}: no image has an object labelled {label!r}.", node, hint)
+        raise scope.error(NO_LABEL, node, name=name, near=", ".join(map(repr, near)))
     return Labelled(scope.run, label)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vlq.query.bounds import SQL_OPERATORS
 from vlq.query.compile import Compiler, quoted
-from vlq.query.errors import BadArgument, UnknownName
+from vlq.query.mistakes.conditions import KINDS, NO_COLUMN, NO_CONDITION, NO_ITEMS, NO_NUMBER, NO_ORDER, NO_VALUE
 from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Name, Node, Not, Sequence
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class Predicate:
                 return column.sql
             case Literal(value=bool(value)):
                 return str(value).lower()
-        expected = "a condition on columns, such as label == 'beach'"
-        raise self.scope.error(BadArgument, f"Expected {expected}. Got {node}.", node)
+        is_text = isinstance(node, Literal) and isinstance(node.value, str)
+        raise self.scope.error(NO_CONDITION, node, near=f"image == {node}" if is_text else None)
 
     def _comparison(self, operator: str, left: Node, right: Node, compiler: Compiler) -> str:
         if operator in ("in", "not in"):
@@ -103,7 +103,7 @@ class Predicate:
                 other = self._value(right if side is left else left, compiler)
                 if operator in ("==", "!="):
                     return f"{other} IS {'NOT ' if operator == '!=' else ''}NULL"
-                raise self.scope.error(BadArgument, "None has no order.", side, "Use == None or != None.")
+                raise self.scope.error(NO_ORDER, side)
         self._check(left, operator, right, self._kind(right))
         return f"{self._value(left, compiler)} {SQL_OPERATORS[operator]} {self._value(right, compiler)}"
 
@@ -122,16 +122,16 @@ class Predicate:
             if column.kind == "list":
                 self._check(left, "in", right, column.item_kind)
                 return f"list_contains({column.items.sql}, {value})"
-        hint = "Behind `in` stands a list, or a column of texts or lists: 'dog' in objects"
-        raise self.scope.error(BadArgument, f"{right} holds no items.", right, hint)
+        raise self.scope.error(NO_ITEMS, right)
 
     def _check(self, left: Node, operator: str, right: Node, kind: str | None) -> None:
         """Raises BadArgument if the left side is of another kind than what it is held against."""
         found = self._kind(left)
         if found is not None and kind is not None and found != kind:
-            message = f"{left} {operator} {right} compares a {found} with a {kind}."
             where = next((side for side in (right, left) if isinstance(side, Literal)), left)
-            raise self.scope.error(BadArgument, message, where)
+            near = f"{right} in {left}" if (found, operator) == ("list", "==") else None
+            sides = {"left": left, "operator": operator, "right": right}
+            raise self.scope.error(KINDS, where, **sides, found=found, expected=kind, near=near)
 
     def _value(self, node: Node, compiler: Compiler) -> str:
         match node:
@@ -142,9 +142,9 @@ class Predicate:
             case Arithmetic(operator=operator, left=left, right=right):
                 for side in (left, right):
                     if self._kind(side) not in ("number", None):
-                        raise self.scope.error(BadArgument, f"{side} is no number.", side)
+                        raise self.scope.error(NO_NUMBER, side)
                 return f"({self._value(left, compiler)} {operator} {self._value(right, compiler)})"
-        raise self.scope.error(BadArgument, f"Expected a column, a text or a number. Got {node}.", node)
+        raise self.scope.error(NO_VALUE, node)
 
     def _kind(self, node: Node) -> str | None:
         match node:
@@ -167,10 +167,8 @@ def find_column(name: str, columns: Mapping[str, Column], node: Node, scope: Sco
     if name in columns:
         return columns[name]
     near = get_close_matches(name, columns, 1)
-    hint = f"Did you mean {near[0]}?" if near else f"There is {', '.join(columns)}."
-    if isinstance(node, Name):
-        hint += f" A text is quoted: '{name}'"
-    raise scope.error(UnknownName, f"There is no column {name}.", node, hint)
+    quoted = f" A text is quoted: '{name}'" if isinstance(node, Name) else ""
+    raise scope.error(NO_COLUMN, node, name=name, near=", ".join(near), known=", ".join(columns), quoted=quoted)
 
 
 def image_columns(scope: Scope) -> dict[str, Column]:

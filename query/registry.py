@@ -6,12 +6,26 @@ sentence. The command line, the documentation, the hints of errors and the Pytho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from vlq.query.errors import BadArgument, UnknownName, VlqError
+from vlq.query.errors import BadArgument, VlqError
+from vlq.query.mistakes.calls import (
+    EQUALS,
+    MISSING,
+    NEAR_ARGUMENT,
+    NO_ARGUMENT,
+    NO_FUNCTION,
+    NO_METHOD,
+    SECOND_TOKEN,
+    SYNONYMS,
+    TOO_MANY,
+    TWICE,
+    UNNAMED,
+)
+from vlq.query.mistakes.table import Mistake
 from vlq.query.nodes import Call, Literal, Method, Node, node_of
 
 if TYPE_CHECKING:
@@ -22,6 +36,9 @@ if TYPE_CHECKING:
     from vlq.query.tokens import TokenSet
 
 Span = tuple[int, int]
+
+CONDITIONS = {"condition": "", "images": "images="}
+"""Parameters that take a condition on columns, and what stands before one."""
 
 REQUIRED = object()
 """The default of a parameter that has none."""
@@ -110,10 +127,8 @@ def call(
     """
     function = functions().get(name)
     if function is None:
-        near = get_close_matches(name.lower(), list(functions()), 1, cutoff=0.5)
         known = ", ".join(key for key, entry in functions().items() if entry.is_table)
-        hint = f"Did you mean {near[0]}?" if near else f"There is {known}."
-        raise UnknownName(f"There is no function {name}.", hint, query=query, span=at or span)
+        raise NO_FUNCTION.error(query, at or span, name=name, near=nearest(name, functions()), known=known)
     arguments, written = _arguments(function, positional, named, query, span)
     return Call(name, arguments, written, span=span)
 
@@ -126,15 +141,21 @@ def method(
     *,
     query: str | None = None,
     span: Span | None = None,
+    at: Span | None = None,
 ) -> Method:
     """A method of a table held against its signature, as `call` does it."""
     signature = methods().get(name)
     if signature is None:
-        near = get_close_matches(name.lower(), list(methods()), 1, cutoff=0.5)
-        hint = f"Did you mean .{near[0]}(...)?" if near else f"A table has {', '.join(f'.{key}' for key in methods())}."
-        raise UnknownName(f"There is no method {name}.", hint, query=query, span=span)
+        near = SYNONYMS.get(name) or nearest(name, methods())
+        known = ", ".join(f".{key}" for key in methods())
+        raise NO_METHOD.error(query, at or span, name=name, near=near, known=known)
     arguments, written = _arguments(signature, positional, named, query, span)
     return Method(table, name, arguments, written, span=span)
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Of the known names the one that was probably meant; None if none is near."""
+    return next(iter(get_close_matches(name.lower(), list(known), 1, cutoff)), None)
 
 
 def _arguments(
@@ -142,33 +163,41 @@ def _arguments(
 ) -> tuple[tuple[tuple[str, Node], ...], int]:
     """The arguments in the signature's order without those that equal their defaults; how many go without a name."""
     given: dict[str, Node] = {}
-    wrong: list[tuple[str, Span | None]] = []
+    wrong: list[VlqError] = []
+
+    def refuse(mistake: Mistake, place: Span | None, **values: object) -> None:
+        wrong.append(mistake.error(query, place or span, function=signature.name, signature=signature, **values))
+
     for i, value in enumerate(positional):
         node = node_of(value)
         if i < signature.positional:
             given[signature.parameters[i].name] = node
-        elif i < len(signature.parameters):
-            wrong.append((f"{node} has no name; is it {signature.parameters[i].name}={node}?", node.span))
+        elif i >= len(signature.parameters):
+            refuse(TOO_MANY, node.span, got=node)
+        elif signature.parameters[0].name == "token" and _is_text(node):
+            refuse(SECOND_TOKEN, node.span, got=node, first=given["token"])
         else:
-            wrong.append((f"{node} is one argument too many.", node.span))
+            refuse(UNNAMED, node.span, got=node, name=signature.parameters[i].name)
     for key, value, place in named:
         if signature.parameter(key) is None:
-            near = get_close_matches(key, [parameter.name for parameter in signature.parameters], 1, cutoff=0.5)
-            mean = f"; did you mean {near[0]}?" if near else "."
-            wrong.append((f"{key} is no argument of {signature.name}{mean}", place))
+            near = nearest(key, (parameter.name for parameter in signature.parameters), 0.6)
+            is_known = any(function.parameter(key) is not None for function in functions().values())
+            condition = next((name for name in CONDITIONS if signature.parameter(name) is not None), None)
+            if near is None and not is_known and condition is not None:
+                refuse(EQUALS, place, name=key, condition=f"{CONDITIONS[condition]}{key} == {node_of(value)}")
+            else:
+                refuse(NO_ARGUMENT if near is None else NEAR_ARGUMENT, place, name=key, near=near)
         elif key in given:
-            wrong.append((f"{key} is given twice.", place))
+            refuse(TWICE, place, name=key)
         else:
             given[key] = node_of(value)
-    wrong += [
-        (f"{parameter.name} is missing.", span)
-        for parameter in signature.parameters
-        if parameter.default is REQUIRED and parameter.name not in given and not wrong
-    ]
+    for parameter in () if wrong else signature.parameters:
+        if parameter.default is REQUIRED and parameter.name not in given:
+            refuse(MISSING, None, name=parameter.name)
     if wrong:
-        messages, places = zip(*wrong, strict=True)
-        kind: type[VlqError] = UnknownName if all("is no argument" in message for message in messages) else BadArgument
-        raise kind("\n".join(messages), f"Expected: {signature}", query=query, span=places[0] or span)
+        kind = type(wrong[0]) if len({type(error) for error in wrong}) == 1 else BadArgument
+        message = "\n".join(error.message for error in wrong)
+        raise kind(message, wrong[0].hint, query=query, span=wrong[0].span)
     arguments = tuple(
         (parameter.name, given[parameter.name])
         for parameter in signature.parameters
@@ -180,6 +209,10 @@ def _arguments(
     ):
         written += 1
     return arguments, written
+
+
+def _is_text(node: Node) -> bool:
+    return isinstance(node, Literal) and isinstance(node.value, str)
 
 
 def _is_default(node: Node, default: object) -> bool:

@@ -15,8 +15,8 @@ from typing import Any
 from vlq.query.against import both_sides
 from vlq.query.answer import FORMATS, SHOWN_ROWS, Answer
 from vlq.query.bounds import HIGH, LOW
-from vlq.query.errors import QueryError
 from vlq.query.files import write_whole
+from vlq.query.mistakes.elsewhere import FORMAT, NO_TEXT
 from vlq.query.result import Result
 
 BAR = 40
@@ -36,9 +36,9 @@ def form_of(form: str | None, output: str | None) -> str:
     ending = os.path.splitext(output or "")[1].lstrip(".")
     chosen = form or (ending if ending in FORMATS else "table")
     if chosen not in FORMATS:
-        raise QueryError(f"--format is one of {', '.join(FORMATS)}, not '{chosen}'.")
+        raise FORMAT.error(known=", ".join(FORMATS), got=chosen)
     if chosen in ("parquet", "arrow") and not output:
-        raise QueryError(f"--format {chosen} is no text.", f"Say where it should go: --output answer.{chosen}")
+        raise NO_TEXT.error(got=chosen)
     return chosen
 
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from vlq.query.answer import Answer
 from vlq.query.bind import Counts, Others, Scope, Table, bind, compile_counts, compile_listed, compile_rows
 from vlq.query.compile import VOCABULARY, Derived, Statement
-from vlq.query.errors import BadArgument, MissingExtra
+from vlq.query.errors import MissingExtra
 from vlq.query.files import plot_form, write_whole
 from vlq.query.groups import Grouped
+from vlq.query.mistakes.elsewhere import ANSWER_NO_TRUTH, TWO_CORPORA
+from vlq.query.mistakes.values import TOO_MANY_CELLS
 from vlq.query.nodes import Node
 from vlq.query.summary import Rows, Summary
 from vlq.query.tokens import Token
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 def check_corpus(corpus: Corpus, *values: object) -> None:
     """Raises BadArgument if one of these is an answer of another corpus."""
     if any(isinstance(value, Result) and value.corpus is not corpus for value in values):
-        raise BadArgument("Answers of two corpora cannot be combined.", "Ask both questions of one.")
+        raise TWO_CORPORA.error()
 
 
 LISTED_CELLS = 1_000_000
@@ -108,10 +110,7 @@ class Result(Answer):
         if (statement := compile_listed(table)) is not None:
             ((listed,),) = self.corpus.engine.rows(statement, self.snapshot)[1]
             if listed > LISTED_CELLS:
-                raise BadArgument(
-                    f"This lists up to {listed:,} positions where nothing is stored; at most {LISTED_CELLS:,} can be.",
-                    "Narrow it with layers= or images=. Numbers and shares of all: .count(), .mean()",
-                )
+                raise TOO_MANY_CELLS.error(listed=listed, most=LISTED_CELLS)
 
     def _ask(self, statement: Statement) -> tuple[list[str], Rows]:
         with _collector_paused():
@@ -269,9 +268,7 @@ class Result(Answer):
         return self._asked(self.node / self._node(other))
 
     def __bool__(self) -> bool:
-        raise BadArgument(
-            "An answer has no truth value.", "Look at .rows or .summary; to combine answers, use & for and, | for or."
-        )
+        raise ANSWER_NO_TRUTH.error()
 
     def where(self, condition: object) -> Result:
         """The rows for which a condition on their columns, or on the image's own, holds."""

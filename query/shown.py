@@ -10,9 +10,9 @@ from typing import Any
 from vlq.query.against import Split
 from vlq.query.bind import Counts, Scope, Table, column_types
 from vlq.query.compile import Compiler, Relation, quoted
+from vlq.query.mistakes.values import EXPECTED
 from vlq.query.nodes import Literal, Method, Name, Node
 from vlq.query.nodes import Sequence as SequenceNode
-from vlq.query.parameters import mismatch
 from vlq.query.patches import PatchSet
 from vlq.query.predicates import Column, Predicate, find_column, image_columns, without
 from vlq.query.registry import methods
@@ -32,10 +32,10 @@ class Columns:
         for item in items:
             value = item.name if isinstance(item, Name) else item.value if isinstance(item, Literal) else None
             if not isinstance(value, str):
-                raise mismatch(item, name, self.expected, scope)
+                raise scope.error(EXPECTED, item, name=name, expected=self.expected)
             found.append((value, item))
         if not found:
-            raise mismatch(node, name, self.expected, scope)
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
         return tuple(found)
 
 
@@ -47,7 +47,7 @@ class OneColumn:
 
     def bind(self, node: Node, name: str, scope: Scope) -> tuple[str, Node]:
         if isinstance(node, SequenceNode):
-            raise mismatch(node, name, self.expected, scope)
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
         return Columns(self.expected).bind(node, name, scope)[0]
 
 

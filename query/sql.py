@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from vlq.query.answer import Answer
 from vlq.query.cache import Cache, Snapshot
 from vlq.query.compile import VOCABULARY
-from vlq.query.errors import CacheError, CorruptCache, LimitReached, SqlMistake, VlqError
+from vlq.query.errors import CorruptCache, LimitReached, SqlMistake, VlqError
 from vlq.query.limits import Limits
+from vlq.query.mistakes.values import EMPTY_CACHE
 from vlq.query.summary import Rows, Summary, count
 from vlq.query.views import View, views_of
 
@@ -105,7 +106,7 @@ def files(snapshot: Snapshot, table: str) -> list[str]:
     """The paths of a table's files here. Raises CacheError if nothing is cached yet."""
     paths = [snapshot.cache.vocabulary()] if table == VOCABULARY else snapshot.files(table)
     if not paths:
-        raise CacheError(f"{snapshot.cache.url} holds no readings yet.", "Run the same `vlq run` again: it goes on.")
+        raise EMPTY_CACHE.error(url=snapshot.cache.url)
     return paths
 
 

@@ -11,9 +11,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.errors import BadArgument, CacheError, UnknownName, UnknownToken, VlqError
+from vlq.query.errors import VlqError
+from vlq.query.mistakes.calls import UNQUOTED
+from vlq.query.mistakes.tokens import (
+    EMPTY_WORD,
+    INSIDE_ONLY,
+    NO_ID,
+    NO_MATCH,
+    NO_PATTERN,
+    NO_PIECE,
+    NO_TOKENIZER,
+    NO_WORD,
+    NOT_SPELLED,
+    ONLY_BY_NUMBER,
+    SEVERAL_PIECES,
+    WORD_LENGTH,
+)
+from vlq.query.mistakes.values import EXPECTED, LIST
 from vlq.query.nodes import Call, Literal, Name, Node, Sequence
-from vlq.query.parameters import Tokens, mismatch, whole
+from vlq.query.parameters import Tokens, whole
 from vlq.query.registry import functions
 
 if TYPE_CHECKING:
@@ -138,9 +154,7 @@ class Vocabulary:
         return [word for (word,) in found]
 
     def spell(self, word: str) -> list[int]:
-        """The ids of the pieces that the tokenizer spells a word with. Raises CacheError without a tokenizer."""
-        if self._tokenizer is None:
-            raise CacheError("This cache has no tokenizer: its vocabulary is not a text's.", "Ask by token id.")
+        """The ids of the pieces that the tokenizer spells a word with."""
         # Byte-level tokenizers begin a word only behind a space.
         spelled = [self._tokenizer.encode(text, add_special_tokens=False).ids for text in (word, f" {word}")]
         starting = [ids for ids in spelled if ids and self._starts[ids[0]]]
@@ -176,9 +190,7 @@ def resolve(node: Node, name: str, scope: Scope) -> TokenSet:
             return _word(word, node, name, scope)
         case Literal() if (id := whole(node)) is not None:
             if not 0 <= id < len(vocabulary):
-                raise scope.error(
-                    UnknownToken, f"{name}: there is no token {id}. Ids run from 0 to {len(vocabulary) - 1}.", node
-                )
+                raise scope.error(NO_ID, node, name=name, last=len(vocabulary) - 1)
             token = vocabulary.token(id)
             return TokenSet(token.piece or str(id), (token,))
         case Sequence(is_list=True, items=items) if items:
@@ -188,23 +200,21 @@ def resolve(node: Node, name: str, scope: Scope) -> TokenSet:
             return TokenSet(", ".join(dict.fromkeys(found.label for found in sets)), vocabulary.tokens(ids), notes)
         case Call(function=function) if (tokens := functions()[function].tokens) is not None:
             return tokens(node, scope)
-        case Name(name=bare):
-            hint = f"A word is quoted: {name}='{bare}'. In a shell, put the whole query in double quotes."
-            raise scope.error(UnknownName, f"{name}: {bare} is not quoted.", node, hint)
+        case Name():
+            raise scope.error(UNQUOTED, node, name=name)
         case Sequence(is_list=False, items=items) if items:
-            hint = f"Several tokens are a list: [{', '.join(map(str, items))}]"
-            raise mismatch(node, name, Tokens.expected, scope, hint)
-    raise mismatch(node, name, Tokens.expected, scope)
+            raise scope.error(LIST, node, name=name, expected=Tokens.expected, list=Sequence(items, True))
+    raise scope.error(EXPECTED, node, name=name, expected=Tokens.expected)
 
 
 def _word(word: str, node: Node, name: str, scope: Scope) -> TokenSet:
     vocabulary = scope.vocabulary
     if not word.strip():
-        raise scope.error(BadArgument, f"{name}: the word is empty.", node)
+        raise scope.error(EMPTY_WORD, node, name=name)
     if word.startswith(WORD_START):
         id = vocabulary.by_piece(word)
         if id is None:
-            raise scope.error(UnknownToken, f"There is no piece {word!r} in this vocabulary.", node, _near(word, scope))
+            raise scope.error(NO_PIECE, node, word=word, near=_near(word, scope))
         return TokenSet(word, vocabulary.tokens([id]))
     ids = vocabulary.by_word(word, scope.pieces)
     if not ids:
@@ -212,35 +222,26 @@ def _word(word: str, node: Node, name: str, scope: Scope) -> TokenSet:
     return TokenSet(word.strip(), vocabulary.tokens(ids))
 
 
-def _near(word: str, scope: Scope) -> str | None:
-    near = scope.vocabulary.nearest(word)
-    return f"Did you mean {_or([repr(other) for other in near])}?" if near else None
-
-
-def _or(words: list[str]) -> str:
+def _near(word: str, scope: Scope) -> str:
+    """'dog', 'does' or 'doll'; nothing if no word is near."""
+    words = [repr(other) for other in scope.vocabulary.nearest(word)]
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _unknown(word: str, node: Node, scope: Scope) -> VlqError:
     vocabulary = scope.vocabulary
-    hints = [near] if (near := _near(word, scope)) else []
-    inside = vocabulary.by_word(word, pieces=True)
-    if inside:
+    said = {"word": word.strip(), "near": _near(word, scope)}
+    if inside := vocabulary.by_word(word, pieces=True):
         shown = ", ".join(map(str, vocabulary.tokens(inside[:NEAREST])))
-        hints.append(f"Inside of words there is {shown}: add pieces=True, or ask by its number.")
-        return scope.error(UnknownToken, f"{word!r} begins no word of this vocabulary.", node, "\n".join(hints))
-    message = f"{word!r} is no word of this vocabulary."
+        return scope.error(INSIDE_ONLY, node, **said, inside=shown)
     if (id := vocabulary.by_piece(word)) is not None:
-        hints.append(f"It is the token {id}: ask by its number.")
-    elif vocabulary.has_tokenizer and len(word) <= LONGEST_COMPARED:
-        spelled = vocabulary.spell(word.strip())
-        pieces = [vocabulary.token(id).piece or str(id) for id in spelled]
-        message = f"{word!r} is not one token of this vocabulary: it is spelled {' '.join(pieces)}."
-        share = vocabulary.beginning_with(spelled[0]) if spelled else 0
-        if share:
-            words = f"{share} words share" if share != 1 else "1 word has"
-            hints.append(f"Its first piece can be asked for: prefix({word.strip()!r}); {words} it.")
-    return scope.error(UnknownToken, message, node, "\n".join(hints) or None)
+        return scope.error(ONLY_BY_NUMBER, node, word=word, id=id)
+    if vocabulary.has_tokenizer and len(word) <= LONGEST_COMPARED and (spelled := vocabulary.spell(word.strip())):
+        pieces = " ".join(vocabulary.token(id).piece or str(id) for id in spelled)
+        share = vocabulary.beginning_with(spelled[0])
+        sharing = f"{share} words share" if share != 1 else "1 word has"
+        return scope.error(SEVERAL_PIECES, node, **said, pieces=pieces, sharing=sharing)
+    return scope.error(NO_WORD, node, **said)
 
 
 # --- functions that give tokens --------------------------------------------------------------------------------
@@ -263,9 +264,9 @@ def matching(call: Call, scope: Scope) -> TokenSet:
         ids = scope.vocabulary.matching(pattern, scope.pieces)
     except duckdb.Error as error:
         reason = str(error).strip().splitlines()[0].partition(": ")[2] or str(error)
-        raise scope.error(BadArgument, f"This regular expression cannot be read: {reason}.", node) from error
+        raise scope.error(NO_PATTERN, node, reason=reason) from error
     if not ids:
-        raise scope.error(UnknownToken, f"No word of this vocabulary matches {pattern!r}.", node)
+        raise scope.error(NO_MATCH, node)
     return TokenSet(str(call), scope.vocabulary.tokens(ids))
 
 
@@ -274,10 +275,12 @@ def prefix(call: Call, scope: Scope) -> TokenSet:
     vocabulary = scope.vocabulary
     node, word = _text(call, scope)
     if not 0 < len(word.strip()) <= LONGEST_COMPARED:
-        raise scope.error(BadArgument, f"A word has 1 to {LONGEST_COMPARED} characters.", node)
+        raise scope.error(WORD_LENGTH, node, most=LONGEST_COMPARED)
+    if not vocabulary.has_tokenizer:
+        raise scope.error(NO_TOKENIZER, call)
     spelled = vocabulary.spell(word.strip())
     if not spelled:
-        raise scope.error(UnknownToken, f"The tokenizer has no piece for {word!r}.", node)
+        raise scope.error(NOT_SPELLED, node)
     token = vocabulary.token(spelled[0])
     if len(spelled) == 1:
         note = f"{call}: {token} is the whole word."

@@ -205,7 +205,7 @@ def make_cache(
     """A cache of random readings, with the arrays of all its images joined (the sums added up)."""
     run = run or make_run()
     if vocabulary is not None:
-        run = replace(run, checksums={VOCABULARY: digest_of(parquet(vocabulary))})
+        run = replace(run, checksums={**run.checksums, VOCABULARY: digest_of(parquet(vocabulary))})
     store = open_store(str(folder), create=True)
     store.create(VOCABULARY, parquet(vocabulary or vocabulary_table(run.vocabulary_size)))
     store.create(RUN, run.to_bytes())

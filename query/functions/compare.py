@@ -11,7 +11,17 @@ from vlq.query.bind import Counts, Scope, Table, bind
 from vlq.query.bounds import LOW
 from vlq.query.combine import key_kinds
 from vlq.query.compile import Compiler, Relation, indented, quoted
-from vlq.query.errors import BadArgument, VlqError
+from vlq.query.errors import VlqError
+from vlq.query.mistakes.combined import (
+    AGAINST_COMPARED,
+    COMPARISON_COMPARED,
+    FIRST_CACHE,
+    GRIDS,
+    IMAGES_OF_ONE_NAME,
+    KEYS_COMPARED,
+    PROMPTS,
+    VOCABULARIES,
+)
 from vlq.query.nodes import Call, Literal, Node, walk
 from vlq.query.parameters import Parameter, Query, Text
 from vlq.query.predicates import Predicate
@@ -265,13 +275,13 @@ def bind_compare(call: Call, scope: Scope) -> Compare:
     values = {entry.name: entry.type.bind(nodes[entry.name], entry.name, scope) for entry in COMPARE.parameters}
     query = nodes["query"]
     if values["a"] != scope.snapshot.cache.url:
-        raise scope.error(BadArgument, "All comparisons of a query have the same first cache.", nodes["a"])
+        raise scope.error(FIRST_CACHE, nodes["a"], url=scope.snapshot.cache.url)
     if first_cache(query) is not None:
-        raise scope.error(BadArgument, "A comparison cannot be compared.", query, "Compare two caches at a time.")
+        raise scope.error(COMPARISON_COMPARED, query)
     try:
         other = scope.open(values["b"])
     except VlqError as error:
-        raise scope.error(type(error), error.message, nodes["b"], error.hint) from error
+        raise type(error)(error.message, error.hint, query=scope.text, span=scope.place(nodes["b"])) from error
     sides = [_side(name, query, of) for name, of in (("a", scope), ("b", other))]
     _check(query, *sides)
     return Compare(call, query, *sides)
@@ -291,39 +301,26 @@ def _check(query: Node, a: Side, b: Side) -> None:
     """Raises BadArgument if rows of the two caches that have equal keys are not of the same thing."""
     keys, runs = a.relation.keys, (a.scope.run, b.scope.run)
     if a.table.split is not None:
-        hint = f"Ask twice: with images={a.table.split.condition.node}, and with the opposite."
-        raise a.scope.error(BadArgument, f"against: {query} cannot be compared.", query, hint)
+        raise a.scope.error(AGAINST_COMPARED, query, condition=a.table.split.condition.node)
     kinds, others = (key_kinds(side.table, side.scope) for side in (a, b))
     for key in kinds:
         if kinds[key] != others[key]:
-            message = f"{key} is a {kinds[key]} in {a.url}, and a {others[key]} in {b.url}."
-            raise a.scope.error(BadArgument, message, query)
+            sides = {"expected": kinds[key], "a": a.url, "found": others[key], "b": b.url}
+            raise a.scope.error(KEYS_COMPARED, query, key=key, **sides)
     if "image" in keys:
         for side in (a, b):
             compiler = Compiler()
             names = f"SELECT image, count(*) FROM {compiler.table('images')} WHERE error IS NULL GROUP BY image"
             for image, number in side.scope.ask(compiler.ask(f"{names} HAVING count(*) > 1 ORDER BY image LIMIT 1")):
-                raise a.scope.error(
-                    BadArgument,
-                    f"Images are matched by name, and {number} of {side.url} are named {image!r}.",
-                    query,
-                    "Ask what has no row for each image, such as by='corpus'.",
-                )
+                raise a.scope.error(IMAGES_OF_ONE_NAME, query, count=number, url=side.url, image=image)
     if "patch" in keys and runs[0].grid != runs[1].grid:
         grids = (f"{side.url} has {' x '.join(map(str, side.scope.run.grid))}" for side in (a, b))
-        hint = "Ask what has a row for each image or layer."
-        raise a.scope.error(BadArgument, f"The patches are not the same: {', '.join(grids)}.", query, hint)
+        raise a.scope.error(GRIDS, query, grids=", ".join(grids))
     if "position" in keys and runs[0].prompt_ids != runs[1].prompt_ids:
-        hint = "at='last' compares the last token of each prompt."
-        raise a.scope.error(BadArgument, "The prompts differ, and so do their positions.", query, hint)
+        raise a.scope.error(PROMPTS, query)
     # A token that is a key is an id where its piece stands beside it.
     if "token" in keys and "piece" in a.relation.columns and runs[0].vocabulary_hash != runs[1].vocabulary_hash:
-        raise a.scope.error(
-            BadArgument,
-            f"{query} has a row for each token id, and the vocabularies of the two caches differ.",
-            query,
-            "Ask what has a row for each image or layer.",
-        )
+        raise a.scope.error(VOCABULARIES, query)
 
 
 COMPARE = Function(

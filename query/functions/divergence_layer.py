@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import VOCABULARY, Compiler, Relation, indented
-from vlq.query.errors import BadArgument
 from vlq.query.functions.counts import image_tokens, majority_note
 from vlq.query.functions.divergence import mean_divergences, rise_phrase, unsummed_note
 from vlq.query.functions.phrases import PLACE, named, qualified
 from vlq.query.functions.shared import AT, IMAGES, LAYERS
 from vlq.query.functions.sources import check_site
+from vlq.query.mistakes.values import MISSING_BY
 from vlq.query.parameters import Choice, Optional, Parameter, Share
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary
@@ -22,7 +22,7 @@ def check(bound: Bound, scope: Scope) -> None:
     """Raises BadArgument for arguments that do not go together, or a site without readings."""
     check_site(bound, scope)
     if bound["missing"] is not None and bound["by"] != "image":
-        raise scope.error(BadArgument, "missing: goes with by='image'.", bound.argument("missing"))
+        raise scope.error(MISSING_BY, bound.argument("missing"))
 
 
 def compile_divergence_layer(bound: Bound, compiler: Compiler) -> Relation:

@@ -8,7 +8,6 @@ from functools import partial
 from vlq.query.against import contrast_layers, held_against
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import Compiler, Relation, indented
-from vlq.query.errors import BadArgument
 from vlq.query.functions.phrases import WHERE, asked, qualified, unstored
 from vlq.query.functions.shared import (
     AGAINST,
@@ -26,6 +25,7 @@ from vlq.query.functions.shared import (
     TOKEN,
 )
 from vlq.query.functions.sources import check_min_patches, check_site, token_layers, token_positions
+from vlq.query.mistakes.values import BY_PATCH_OF_TEXT, MISSING_BY, RUN_TOO_LONG
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary, placed
 
@@ -81,18 +81,14 @@ def check(bound: Bound, scope: Scope) -> None:
     check_site(bound, scope)
     at = bound["at"]
     if bound["by"] == "patch" and at != "patch":
-        raise scope.error(BadArgument, f"by='patch' goes with at='patch', not with at='{at}'.", bound.argument("by"))
+        raise scope.error(BY_PATCH_OF_TEXT, bound.argument("by"), at=at)
     positions = 1 if bound["by"] == "patch" else bound.run.positions[at]
     where = "by='patch' a row" if bound["by"] == "patch" else f"at='{at}' a layer"
     check_min_patches(bound, scope, positions, where)
     if bound["missing"] is not None and bound["by"] != "image":
-        raise scope.error(BadArgument, "missing: goes with by='image'.", bound.argument("missing"))
+        raise scope.error(MISSING_BY, bound.argument("missing"))
     if bound.values.get("min_run", 1) > len(bound.layers.layers):
-        raise scope.error(
-            BadArgument,
-            f"min_run: there are {count(len(bound.layers.layers), 'layer')} to look at. Got {bound['min_run']}.",
-            bound.argument("min_run"),
-        )
+        raise scope.error(RUN_TOO_LONG, bound.argument("min_run"), layers=count(len(bound.layers.layers), "layer"))
 
 
 def compile_layer(pick: Pick, bound: Bound, compiler: Compiler) -> Relation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import Compiler, indented
-from vlq.query.errors import BadArgument
+from vlq.query.mistakes.values import NO_SITE, PATCHES_OF_TEXT, TOO_FEW_PATCHES
 from vlq.query.patches import INSIDE, POSITIONS_INSIDE, Numbered, PatchSet
 from vlq.query.summary import count
 
@@ -12,19 +12,9 @@ from vlq.query.summary import count
 def check_site(bound: Bound, scope: Scope) -> None:
     """Raises BadArgument if the cache has no readings at the site that is asked for."""
     if bound["at"] not in bound.run.positions:
-        raise scope.error(
-            BadArgument,
-            f"at: this cache has readings at {', '.join(bound.run.positions)} only. Got '{bound['at']}'.",
-            bound.argument("at"),
-            "What is read is chosen when the images are cached: vlq run --at patch,prompt",
-        )
+        raise scope.error(NO_SITE, bound.argument("at"), known=", ".join(bound.run.positions), at=bound["at"])
     if bound.patches is not None and bound["at"] != "patch":
-        raise scope.error(
-            BadArgument,
-            f"patches: goes with at='patch', not with at='{bound['at']}'.",
-            bound.argument("patches"),
-            "Text positions are no patches: leave out patches=, or write at='patch'.",
-        )
+        raise scope.error(PATCHES_OF_TEXT, bound.argument("patches"), at=bound["at"])
 
 
 def check_min_patches(bound: Bound, scope: Scope, positions: int, where: str) -> None:
@@ -32,11 +22,8 @@ def check_min_patches(bound: Bound, scope: Scope, positions: int, where: str) ->
     if isinstance(bound.patches, Numbered) and len(bound.patches.numbers) < positions:
         positions, where = len(bound.patches.numbers), "these patches= a layer"
     if bound["min_patches"] > positions:
-        raise scope.error(
-            BadArgument,
-            f"min_patches: with {where} has {count(positions, 'position')}. Got {bound['min_patches']}.",
-            bound.argument("min_patches"),
-        )
+        there = count(positions, "position")
+        raise scope.error(TOO_FEW_PATCHES, bound.argument("min_patches"), where=where, positions=there)
 
 
 def check_patches(bound: Bound, scope: Scope) -> None:

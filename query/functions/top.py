@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import VOCABULARY, Compiler, Relation
-from vlq.query.errors import BadArgument
 from vlq.query.functions.shared import AT, LAYERS, PATCHES
 from vlq.query.functions.sources import check_site
+from vlq.query.mistakes.values import NO_POSITION
 from vlq.query.parameters import ImageReference, Parameter, Position, Rank
 from vlq.query.patches import INSIDE
 from vlq.query.registry import Function
@@ -26,11 +26,7 @@ def check(bound: Bound, scope: Scope) -> None:
     check_site(bound, scope)
     positions = bound.run.positions[bound["at"]]
     if bound["patch"] is not None and bound["patch"] >= positions:
-        raise scope.error(
-            BadArgument,
-            f"patch: at='{bound['at']}' has the positions 0 to {positions - 1}. Got {bound['patch']}.",
-            bound.argument("patch"),
-        )
+        raise scope.error(NO_POSITION, bound.argument("patch"), name="patch", at=bound["at"], last=positions - 1)
 
 
 def compile_top(bound: Bound, compiler: Compiler) -> Relation:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vlq.query.errors import BadArgument
+from vlq.query.mistakes.elsewhere import NOTHING_TO_DRAW
 from vlq.query.plots.answer import Answer
 from vlq.query.plots.style import (
     COLOURS,
@@ -327,9 +327,7 @@ def numbers(answer: Answer) -> Plot:
     if not answer.is_selected and answer.value is not None:
         names = [answer.value]
     if not names:
-        raise BadArgument(
-            "There is nothing to draw: the answer has no numbers.", "Choose columns that are numbers: .select([...])"
-        )
+        raise NOTHING_TO_DRAW.error()
     if len(names) == 2:
         return _against(answer, *names)
     names = names[:MOST_PANELS]

@@ -1,0 +1,169 @@
+"""Functions, methods and arguments that do not exist, or do not go together."""
+
+from __future__ import annotations
+
+from vlq.query.errors import BadArgument, SyntaxMistake, UnknownName
+from vlq.query.mistakes.table import Example, Mistake
+
+NO_FUNCTION = Mistake(
+    UnknownName,
+    "There is no function {name}.",
+    "There is {known}.",
+    (
+        Example("⟦first_layr⟧('dog')", "There is no function first_layr.", "Did you mean first_layer?"),
+        Example("⟦show⟧('dog')", "There is no function show.", "There is first_layer, last_layer, peak_layer, ..."),
+        Example("$ vlq help frist_layer", "There is no function frist_layer.", "Did you mean first_layer?"),
+        Example("$ vlq help xyz", "There is no function xyz.", "There is first_layer, last_layer, peak_layer, ..."),
+    ),
+    near="Did you mean {near}?",
+)
+NO_METHOD = Mistake(
+    UnknownName,
+    "There is no method {name}.",
+    "A table has {known}.",
+    (
+        Example("first_layer('dog').⟦wher⟧(layer < 5)", "There is no method wher.", "Did you mean .where(...)?"),
+        Example("first_layer('dog').⟦head⟧(5)", "There is no method head.", "Did you mean .limit(...)?"),
+        Example("first_layer('dog').⟦xyz⟧()", "There is no method xyz.", "A table has .where, .sort, .limit, ..."),
+    ),
+    near="Did you mean .{near}(...)?",
+)
+SYNONYMS = {
+    "filter": "where",
+    "head": "limit",
+    "order": "sort",
+    "average": "mean",
+    "hist": "histogram",
+}
+"""What methods are called elsewhere."""
+
+EXPECTED = "Expected: {signature}"
+NO_ARGUMENT = Mistake(
+    UnknownName,
+    "{name} is no argument of {function}.",
+    EXPECTED,
+    (
+        Example(
+            "tokens('dog', ⟦colour='red'⟧)",
+            "colour is no argument of tokens.",
+            "Expected: tokens(text, at='patch')",
+        ),
+        Example(
+            "locate('dog', ⟦against=label == 'beach'⟧)",
+            "against is no argument of locate.",
+            "Expected: locate(token, ...",
+        ),
+    ),
+)
+NEAR_ARGUMENT = Mistake(
+    UnknownName,
+    "{name} is no argument of {function}; did you mean {near}?",
+    EXPECTED,
+    (
+        Example(
+            "first_layer('dog', ⟦ranc=2⟧)",
+            "ranc is no argument of first_layer; did you mean rank?",
+            "Expected: first_layer(token, rank=1, ...",
+        ),
+    ),
+)
+EQUALS = Mistake(
+    UnknownName,
+    "{name} is no argument of {function}. If it is a column, write {condition}",
+    EXPECTED,
+    (
+        Example(
+            "first_layer('dog').where(⟦label='beach'⟧)",
+            "label is no argument of where. If it is a column, write label == 'beach'",
+            "Expected: where(condition)",
+        ),
+        Example(
+            "first_layer('dog', ⟦label='beach'⟧)",
+            "label is no argument of first_layer. If it is a column, write images=label == 'beach'",
+            "Expected: first_layer(token, rank=1, ...",
+        ),
+    ),
+)
+TWICE = Mistake(
+    BadArgument,
+    "{name} is given twice.",
+    EXPECTED,
+    (
+        Example(
+            "first_layer('dog', ⟦token='cat'⟧)", "token is given twice.", "Expected: first_layer(token, rank=1, ..."
+        ),
+    ),
+)
+UNNAMED = Mistake(
+    BadArgument,
+    "{got} has no name; is it {name}={got}?",
+    EXPECTED,
+    (Example("first_layer('dog', ⟦2⟧)", "2 has no name; is it rank=2?", "Expected: first_layer(token, rank=1, ..."),),
+)
+SECOND_TOKEN = Mistake(
+    BadArgument,
+    "{got} has no name. Several tokens are one argument, a list: [{first}, {got}]",
+    EXPECTED,
+    (
+        Example(
+            "emergence('dog', ⟦'cat'⟧)",
+            "'cat' has no name. Several tokens are one argument, a list: ['dog', 'cat']",
+            "Expected: emergence(token, rank=1, ...",
+        ),
+    ),
+)
+TOO_MANY = Mistake(
+    BadArgument,
+    "{got} is one argument too many.",
+    EXPECTED,
+    (Example("images().limit(5, ⟦6⟧)", "6 is one argument too many.", "Expected: limit(count)"),),
+)
+MISSING = Mistake(
+    BadArgument,
+    "{name} is missing.",
+    EXPECTED,
+    (
+        Example("⟦first_layer()⟧", "token is missing.", "Expected: first_layer(token, rank=1, ..."),
+        Example("⟦images().limit()⟧", "count is missing.", "Expected: limit(count)"),
+    ),
+)
+NOTHING_ASKED = Mistake(
+    SyntaxMistake,
+    "{got} asks nothing by itself.",
+    "Ask something, such as first_layer(token='dog')",
+    (
+        Example("⟦'dog'⟧", "'dog' asks nothing by itself.", "Ask something, such as first_layer(token='dog')"),
+        Example(
+            "⟦matching('^dog')⟧",
+            "matching('^dog') asks nothing by itself.",
+            "Ask something, such as first_layer(token='dog')",
+        ),
+    ),
+)
+UNQUOTED = Mistake(
+    UnknownName,
+    "{name}: {got} is not quoted.",
+    "Write {name}='{got}'. In a shell, put the whole query in double quotes.",
+    (
+        Example(
+            "first_layer(token=⟦dog⟧)",
+            "token: dog is not quoted.",
+            "Write token='dog'. In a shell, put the whole query in double quotes.",
+        ),
+        Example(
+            "first_layer('dog', by=⟦patch⟧)",
+            "by: patch is not quoted.",
+            "Write by='patch'. In a shell, put the whole query in double quotes.",
+        ),
+        Example(
+            "first_layer('ear', patches=⟦dog⟧)",
+            "patches: dog is not quoted.",
+            "Write patches='dog'. In a shell, put the whole query in double quotes.",
+        ),
+        Example(
+            "top(image=⟦beach⟧)",
+            "image: beach is not quoted.",
+            "Write image='beach'. In a shell, put the whole query in double quotes.",
+        ),
+    ),
+)

@@ -1,0 +1,105 @@
+"""Columns that do not exist, and conditions on them that say nothing."""
+
+from __future__ import annotations
+
+from vlq.query.errors import BadArgument, UnknownName
+from vlq.query.mistakes.table import Example, Mistake
+
+NO_COLUMN = Mistake(
+    UnknownName,
+    "There is no column {name}.",
+    "There is {known}.{quoted}",
+    (
+        Example(
+            "first_layer('dog').where(⟦lable⟧ == 'beach')",
+            "There is no column lable.",
+            "Did you mean label? A text is quoted: 'lable'",
+        ),
+        Example(
+            "first_layer('dog').where(label == ⟦beach⟧)",
+            "There is no column beach.",
+            "There is image, layer, patches, logprob, ...",
+        ),
+        Example("first_layer('dog').sort(⟦'lair'⟧)", "There is no column lair.", "Did you mean layer?"),
+        Example(
+            "first_layer('dog', images=⟦lable⟧ == 'beach')",
+            "There is no column lable.",
+            "Did you mean label? A text is quoted: 'lable'",
+        ),
+    ),
+    near="Did you mean {near}?{quoted}",
+)
+NO_CONDITION = Mistake(
+    BadArgument,
+    "Expected a condition on columns, such as label == 'beach'. Got {got}.",
+    "",
+    (
+        Example(
+            "first_layer('dog').where(⟦layer⟧)",
+            "Expected a condition on columns, such as label == 'beach'. Got layer.",
+        ),
+        Example(
+            "first_layer('dog', images=⟦'scene-000.png'⟧)",
+            "Expected a condition on columns, such as label == 'beach'. Got 'scene-000.png'.",
+            "Did you mean image == 'scene-000.png'?",
+        ),
+    ),
+    near="Did you mean {near}?",
+)
+NO_VALUE = Mistake(
+    BadArgument,
+    "Expected a column, a text or a number. Got {got}.",
+    "Answers are compared with each other outside of conditions: first_layer('ear') < first_layer('dog')",
+    (
+        Example(
+            "first_layer('dog').where(layer < ⟦first_layer('ear')⟧)",
+            "Expected a column, a text or a number. Got first_layer('ear').",
+            "Answers are compared with each other outside of conditions: first_layer('ear') < first_layer('dog')",
+        ),
+    ),
+)
+NO_ORDER = Mistake(
+    BadArgument,
+    "None has no order.",
+    "Use == None or != None.",
+    (Example("first_layer('dog').where(label < ⟦None⟧)"),),
+)
+NO_ITEMS = Mistake(
+    BadArgument,
+    "{got} holds no items.",
+    "Behind `in` stands a list, or a column of texts or lists: 'dog' in objects",
+    (
+        Example(
+            "first_layer('dog').where('a' in ⟦logprob⟧)",
+            "logprob holds no items.",
+            "Behind `in` stands a list, or a column of texts or lists: 'dog' in objects",
+        ),
+    ),
+)
+KINDS = Mistake(
+    BadArgument,
+    "{left} {operator} {right} compares a {found} with a {expected}.",
+    "",
+    (
+        Example("first_layer('dog').where(label == ⟦3⟧)", "label == 3 compares a text with a number."),
+        Example("first_layer('dog').where(layer < ⟦'5'⟧)", "layer < '5' compares a number with a text."),
+        Example("first_layer('dog').where(⟦3⟧ in objects)", "3 in objects compares a number with a text."),
+        Example(
+            "first_layer('dog').where(objects == ⟦'dog'⟧)",
+            "objects == 'dog' compares a list with a text.",
+            "Did you mean 'dog' in objects?",
+        ),
+    ),
+    near="Did you mean {near}?",
+)
+NO_NUMBER = Mistake(
+    BadArgument,
+    "{got} is no number.",
+    "Only numbers are calculated with.",
+    (
+        Example(
+            "first_layer('dog').where(⟦label⟧ + 1 > 2)", "label is no number.", "Only numbers are calculated with."
+        ),
+        Example("first_layer('dog').mean(⟦label⟧)", "label is no number.", "Only numbers are calculated with."),
+    ),
+)

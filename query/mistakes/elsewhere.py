@@ -1,0 +1,141 @@
+"""Mistakes that are made around queries: on the command line, and in Python."""
+
+from __future__ import annotations
+
+from vlq.query.errors import BadArgument, QueryError
+from vlq.query.mistakes.table import Example, Mistake
+
+NO_COMMAND = Mistake(
+    QueryError,
+    "There is no command '{name}'.",
+    "A query has parentheses: vlq \"first_layer(token='dog')\" All commands: vlq --help",
+    (
+        Example("$ vlq inof", "There is no command 'inof'.", "Did you mean `vlq info`? All commands: vlq --help"),
+        Example(
+            "$ vlq dog",
+            "There is no command 'dog'.",
+            "A query has parentheses: vlq \"first_layer(token='dog')\" All commands: vlq --help",
+        ),
+    ),
+    near="Did you mean `vlq {near}`? All commands: vlq --help",
+)
+FORMAT = Mistake(
+    QueryError,
+    "--format is one of {known}, not '{got}'.",
+    "",
+    (
+        Example(
+            '$ vlq "images()" --format xml',
+            "--format is one of table, json, jsonl, csv, parquet, arrow, not 'xml'.",
+        ),
+    ),
+)
+NO_TEXT = Mistake(
+    QueryError,
+    "--format {got} is no text.",
+    "Say where it should go: --output answer.{got}",
+    (
+        Example(
+            '$ vlq "images()" --format parquet',
+            "--format parquet is no text.",
+            "Say where it should go: --output answer.parquet",
+        ),
+    ),
+)
+PLOT_FORMAT = Mistake(
+    QueryError,
+    "A plot is a .png or .svg file: {got} {ending}.",
+    "Such as --plot answer.png",
+    (
+        Example(
+            '$ vlq "images()" --plot answer.pdf',
+            "A plot is a .png or .svg file: answer.pdf ends with neither.",
+            "Such as --plot answer.png",
+        ),
+        Example(
+            '$ vlq "images()" --plot answer',
+            "A plot is a .png or .svg file: answer has no ending.",
+            "Such as --plot answer.png",
+        ),
+    ),
+)
+NOTHING_TO_DRAW = Mistake(
+    BadArgument,
+    "There is nothing to draw: the answer has no numbers.",
+    "Choose columns that are numbers: .select([...])",
+    (Example('$ vlq "images().select(label)" --plot answer.png'),),
+)
+LIMIT = Mistake(
+    BadArgument,
+    "{name}: expected {least:g} to {most:g}. Got {got}.",
+    "",
+    (Example('$ vlq sql "SELECT 1" --timeout 0', "timeout: expected 0.001 to 1e+08. Got 0.0."),),
+)
+SIZE = Mistake(
+    BadArgument,
+    "{name}: expected a size such as 4GB or 512MB. Got {got}.",
+    "",
+    (Example('$ vlq sql "SELECT 1" --memory much', "memory: expected a size such as 4GB or 512MB. Got much."),),
+)
+
+# --- Python ----------------------------------------------------------------------------------------------------
+
+NO_TRUTH = Mistake(
+    BadArgument,
+    "{got} has no truth value: it has not been asked yet.",
+    "Ask it of a corpus: corpus.query(...). To combine nodes, use & for and, | for or, ~ for not.",
+    (
+        Example(
+            ">>> bool(vlq.first_layer('dog'))",
+            "first_layer('dog') has no truth value: it has not been asked yet.",
+            "Ask it of a corpus: corpus.query(...). To combine nodes, use & for and, | for or, ~ for not.",
+        ),
+    ),
+)
+ANSWER_NO_TRUTH = Mistake(
+    BadArgument,
+    "An answer has no truth value.",
+    "Look at .rows or .summary; to combine answers, use & for and, | for or.",
+    (Example(">>> bool(corpus.first_layer('dog'))"),),
+)
+HALF_TEXT = Mistake(
+    BadArgument,
+    "{got!r} holds half of a character.",
+    "Give the whole character.",
+    (Example(r">>> vlq.first_layer('\ud800')", r"'\ud800' holds half of a character.", "Give the whole character."),),
+)
+NUMBER = Mistake(
+    BadArgument,
+    "A number in a query is finite and has at most 64 bits. Got {got}.",
+    "",
+    (
+        Example(
+            ">>> vlq.first_layer('dog', min_prob=float('nan'))",
+            "A number in a query is finite and has at most 64 bits. Got nan.",
+        ),
+    ),
+)
+TYPE = Mistake(
+    BadArgument,
+    "A query cannot hold a {got}.",
+    "Texts, numbers, True, False, None, tuples and lists can.",
+    (
+        Example(
+            ">>> vlq.first_layer({'dog'})",
+            "A query cannot hold a set.",
+            "Texts, numbers, True, False, None, tuples and lists can.",
+        ),
+    ),
+)
+TWO_CORPORA = Mistake(
+    BadArgument,
+    "Answers of two corpora cannot be combined.",
+    "Ask both questions of one.",
+    (Example(">>> corpus.first_layer('ear', patches=vlq.open('demo').locate('dog'))"),),
+)
+ALONE = Mistake(
+    BadArgument,
+    "Other caches are not opened here.",
+    "Ask where both can be read: vlq, or Python.",
+    (Example(">>> corpus.alone().query(\"compare('demo', 'other', images())\")"),),
+)

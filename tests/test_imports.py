@@ -18,8 +18,20 @@ HEAVY = {"torch", "ray", "transformers", "fastapi"}
 MAY_IMPORT = {"query": set(), "workers": {"torch", "ray", "transformers"}, "service": {"fastapi"}}
 """Of what is heavy, what each room may import."""
 
-FOR_WORKERS = {"schema", "store", "arrays", "cache", "sums", "errors", "geometry", "heads", "tables", "stores"}
-"""Of query: its schema, its reader and its errors."""
+FOR_WORKERS = {
+    "schema",
+    "store",
+    "arrays",
+    "cache",
+    "sums",
+    "errors",
+    "geometry",
+    "heads",
+    "status",
+    "tables",
+    "stores",
+}
+"""Of query: its schema, its reader, with what that says of a run, and its errors."""
 
 
 def imports(file: Path) -> set[str]:

@@ -96,8 +96,10 @@ def rank(
     *,
     layers: Layers = None,
     at: Literal["patch", "last", "prompt"] = "patch",
+    patches: Patches = None,
     missing: Literal["bound"] | None = None,
     images: Node | None = None,
+    against: Node | None = None,
     pieces: bool = False,
 ) -> Call:
     """At every position the token's rank: exact among the stored k best, elsewhere above k."""
@@ -109,8 +111,10 @@ def prob(
     *,
     layers: Layers = None,
     at: Literal["patch", "last", "prompt"] = "patch",
+    patches: Patches = None,
     missing: Literal["bound"] | None = None,
     images: Node | None = None,
+    against: Node | None = None,
     pieces: bool = False,
 ) -> Call:
     """At every position the token's probability: exact among the stored k best, elsewhere bounded."""

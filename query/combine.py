@@ -9,7 +9,7 @@ from statistics import median
 from vlq.query.bind import Counts, Scope, Table, column_types
 from vlq.query.bounds import HIGH, LOW, Bounds, calculated, compared
 from vlq.query.compile import Compiler, Relation, Rest, indented, quoted
-from vlq.query.mistakes.combined import AGAINST, IN, KEY_KINDS, KEYS, NO_VALUE, NOT_TRUE, NOTHING_ASKED
+from vlq.query.mistakes.combined import AGAINST, IN, KEY_KINDS, KEYS, NO_VALUE, NOT_TRUE, NOTHING_ASKED, OTHER_PATCHES
 from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Node, Not
 from vlq.query.predicates import Column, Predicate
 from vlq.query.summary import Rows, Summary, count, each, figure
@@ -145,6 +145,8 @@ class Joined:
         keys = self._keys(len(self.tables))
         for side, rest in self.rests if others else ():
             same = " AND ".join(f"{side.rest}.{key} = {keys[key]}" for key in ("image", "layer"))
+            if rest.mask is not None:
+                same += f" AND get_bit({side.rest}.inside, {keys[self.keys[2]]}) = 1"
             source += f"\nLEFT JOIN {rest.part()} AS {side.rest} ON {same}"
         return source
 
@@ -164,7 +166,7 @@ class Joined:
         for side, other in others:
             source += f"\nFULL JOIN {other.part()} AS {side.rest} USING (image, layer)"
         listed = any(rest.listed for _, rest in self.rests)
-        return Rest(f"SELECT image, layer, {columns}\nFROM {source}", rest.positions, listed)
+        return Rest(f"SELECT image, layer, {columns}\nFROM {source}", rest.positions, listed, rest.mask)
 
 
 def of_rest(side: Side, name: str) -> str:
@@ -319,7 +321,20 @@ def combine(node: Comparison | Logic | Not | Arithmetic, operands: tuple[Table |
             keys = {"expected": each(expected.keys), "found": each(operand.keys)}
             raise scope.error(KEYS, part, first=first, **keys)
         _check_types(part, operand, parts[0], scope)
+    _check_masks(parts, scope)
     return combined
+
+
+def _check_masks(parts: list[tuple[Node, Table]], scope: Scope) -> None:
+    """Raises BadArgument if what is known of cells without rows is of these patches in one table, of those in another.
+
+    Where it is of all patches in one of them, it is of other patches, too.
+    """
+    compiler = Compiler()  # one for all: to it, equal patches are one mask
+    rests = [(part, rest) for part, table in parts if (rest := table.relation(compiler).rest) is not None]
+    for part, rest in rests:
+        if rest.mask != rests[0][1].mask:
+            raise scope.error(OTHER_PATCHES, part, first=rests[0][0])
 
 
 def _check_types(part: Node, operand: Table, first: tuple[Node, Table], scope: Scope) -> None:

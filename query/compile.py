@@ -73,16 +73,20 @@ class Rest:
 
     `sql` is a SELECT of image, layer, and the bounds of the value or whether a condition holds, with a row for each
     image and layer that were asked for. `positions` are a layer's. `listed` says that all these cells are to be shown;
-    of a condition's those are in which it holds.
+    of a condition's those are in which it holds. `mask` is what `patches.PatchSet.mask` joins, if cells are at some
+    patches only.
     """
 
     sql: str
     positions: int
     listed: bool = False
+    mask: str | None = None
 
     def part(self) -> str:
-        """The SELECT as something to select from."""
-        return f"({indented(self.sql)}\n)"
+        """The SELECT as something to select from; with a mask, `inside` tells the patches."""
+        if self.mask is None:
+            return f"({indented(self.sql)}\n)"
+        return f"(SELECT * FROM (\n  {indented(self.sql)}\n) {self.mask})"
 
 
 @dataclass(frozen=True)
@@ -233,6 +237,8 @@ class Compiler:
         if relation.place is not None:
             places = f"SELECT unnest(range({self.value('positions', rest.positions)}))::INTEGER AS {relation.place}"
             others += f" CROSS JOIN ({places})"
+        if rest.mask is not None:
+            others = f"(SELECT * EXCLUDE (inside) FROM {others} WHERE {in_mask(relation)})"
         sql = f"""\
 {self._known_and_rest(relation, rest)}
 SELECT * FROM known
@@ -248,18 +254,22 @@ SELECT * FROM {others} ANTI JOIN known USING ({", ".join(relation.keys)})"""
         rest = relation.rest
         if rest is None or not relation.lists_rest:
             return relation
+        known, alike = "known", "rest.*"
+        if rest.mask is not None:  # another table's rows may be at other patches
+            known, alike = f"known {rest.mask} WHERE {in_mask(relation)}", "rest.* EXCLUDE (inside)"
         sql = f"""\
 {self._known_and_rest(relation, rest)}
 SELECT *, 1 AS weight FROM known
 UNION ALL BY NAME
 SELECT * FROM (
-  SELECT rest.*, {self.value("positions", rest.positions)} - coalesce(cells, 0) AS weight
-  FROM rest LEFT JOIN (SELECT image, layer, count(*) AS cells FROM known GROUP BY image, layer) USING (image, layer)
+  SELECT {alike}, {self._cells(rest)} - coalesce(cells, 0) AS weight
+  FROM rest LEFT JOIN (SELECT image, layer, count(*) AS cells FROM {known} GROUP BY image, layer) USING (image, layer)
 ) WHERE weight > 0"""
         return replace(relation, sql=sql, rest=None, weight="weight")
 
     def _known_and_rest(self, relation: Relation, rest: Rest) -> str:
-        where = f" WHERE {relation.holds}" if relation.holds else ""
+        where = f" {rest.mask}" if rest.mask else ""
+        where += f" WHERE {relation.holds}" if relation.holds else ""
         return f"""\
 WITH known AS (
   {indented(relation.sql)}
@@ -271,7 +281,11 @@ WITH known AS (
 
     def _count_listed(self, rest: Rest, holds: str | None) -> str:
         where = f" WHERE {holds}" if holds else ""
-        return f"SELECT count(*) * {self.value('positions', rest.positions)} FROM {rest.part()}{where}"
+        return f"SELECT coalesce(sum({self._cells(rest)}), 0)::BIGINT FROM {rest.part()}{where}"
+
+    def _cells(self, rest: Rest) -> str:
+        """How many cells an image's layer has, those with rows included."""
+        return self.value("positions", rest.positions) if rest.mask is None else "bit_count(inside)"
 
     def count(self, relation: Relation, condition: str) -> str:
         """The SELECT of how many cells a condition on a relation's columns holds for."""
@@ -326,6 +340,11 @@ def total_order(relation: Relation) -> list[str]:
     for key in relation.keys:
         keys += ["images.image", "images.image_id"] if key == "image" else [f"answer.{quoted(key)}"]
     return [*relation.order, *(key for key in keys if key not in relation.order)]
+
+
+def in_mask(relation: Relation) -> str:
+    """SQL: whether a cell is at one of the patches of a mask."""
+    return f"get_bit(inside, {relation.place}) = 1"
 
 
 def quoted(name: str) -> str:

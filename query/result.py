@@ -143,7 +143,7 @@ class Result(Answer):
         found = {} if statement is None else self._ask(statement)[1][0]
         others = None
         if table.split is not None:
-            rows = [] if table.others is None else self._ask(compile_rows(table.others))[1]
+            rows = [] if table.others is None else self._listed(table.others, compile_rows(table.others))[1]
             others = Others(found["others"], found["unknown"], rows, found.get("others_with_patches"))
         images = found.get("images", self.snapshot.images)
         return Counts(images, found.get("compared", 0), found.get("with_patches"), others, found)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import median
 
-from vlq.query.bind import Bound
+from vlq.query.against import contrast_layers, matched_share, unknown
+from vlq.query.bind import Bound, Others
 from vlq.query.bounds import HIGH, LOW
 from vlq.query.compile import Compiler, Relation, Rest, indented
 from vlq.query.functions.phrases import WHERE, qualified
-from vlq.query.functions.shared import AT, IMAGES, LAYERS, PIECES, TOKEN
+from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, PATCHES, PIECES, TOKEN
 from vlq.query.functions.sources import asked, check_site, token_positions
 from vlq.query.parameters import Choice, Optional, Parameter
+from vlq.query.patches import INSIDE, Numbered
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary
+from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary, placed
 
 PLACE = {"patch": ("patch",), "last": (), "prompt": ("position",)}
 """The key of a position within a layer, by `at`: there is one last prompt token."""
@@ -38,7 +41,11 @@ def compile_prob(bound: Bound, compiler: Compiler) -> Relation:
     keys, shown = _keys(bound)
     site, tokens = bound["at"], len(bound.token.ids)
     conditions = [compiler.tokens(bound.token.ids), *asked(bound, compiler)]
-    stored = f"FROM {compiler.table(f'{site}_topk', bound.token.ids)}\nWHERE {' AND '.join(conditions)}"
+    table = compiler.table(f"{site}_topk", bound.token.ids)
+    if bound.patches is not None:
+        table += f" {bound.patches.mask(compiler)}"
+        conditions.append(INSIDE)
+    stored = f"FROM {table}\nWHERE {' AND '.join(conditions)}"
     each = compiler.value("number_of_tokens", tokens)
     if tokens == 1:
         sql = f"SELECT {shown}, exp(logprob) AS prob, prob AS {LOW}, prob AS {HIGH}\n{stored}"
@@ -76,37 +83,68 @@ def _rest(bound: Bound, bounds: str, compiler: Compiler) -> Rest:
     where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
     table = compiler.table(f"{bound['at']}_rest")
     sql = f"SELECT image, layer::INTEGER AS layer, {bounds}\nFROM {table}{where}"
-    return Rest(sql, bound.run.positions[bound["at"]], listed=bound["missing"] is not None)
+    mask = None if bound.patches is None else bound.patches.mask(compiler)
+    return Rest(sql, bound.run.positions[bound["at"]], bound["missing"] is not None, mask)
 
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
-    """How many readings of how many have the token among their k best, at which layers, and what it is there."""
+    """How many readings have the token among their k best, at which layers, and what it is there.
+
+    `readings` is of how many, None if images have patches of their own.
+    """
     name = bound.function.name
-    stored = [row for row in rows if row[name] is not None]
+    stored = _stored(bound, rows)
     histogram = layer_counts(stored)
     matched = len({row["image_id"] for row in stored})
     summary = layer_summary(histogram, bound.layers.layers, images, matched)
     values = [row[name] for row in stored]
+    positions: int | None = bound.run.positions[bound["at"]]
+    if bound.patches is not None:
+        positions = len(bound.patches.numbers) if isinstance(bound.patches, Numbered) else None
     return summary | {
         "stored": len(stored),
-        "readings": images * len(bound.layers.layers) * bound.run.positions[bound["at"]],
+        "readings": None if positions is None else images * len(bound.layers.layers) * positions,
         f"median_{name}": float(median(values)) if values else None,
         f"best_{name}": (min if name == "rank" else max)(values, default=None),
     }
 
 
+def _stored(bound: Bound, rows: Rows) -> Rows:
+    """The rows of positions where something is stored."""
+    return [row for row in rows if row[bound.function.name] is not None]
+
+
+def contrast(bound: Bound, summary: Summary, rows: Rows, others: Others) -> Summary:
+    """What `against=` adds: of how many images on both sides the token is among the k best, and at which layers."""
+    return contrast_layers(bound, summary, _stored(bound, rows), replace(others, rows=_stored(bound, others.rows)))
+
+
 def headline(bound: Bound, summary: Summary) -> str:
     among = f"among the {bound.run.k} best{WHERE[bound['at']]}"
     read = f"{bound.token.label}{qualified(bound)}: {among}"
+    images, more = count(summary["images"], "image"), placed(summary) + _without(bound, summary)
+    every = None if summary["readings"] is None else count(summary["readings"], "reading")
     if not summary["stored"]:
-        return f"{read} in none of {count(summary['readings'], 'reading')} of {count(summary['images'], 'image')}"
-    found = (
-        f"{read} in {summary['stored']:,} of {count(summary['readings'], 'reading')}, "
-        f"in {summary['matched']:,} of {count(summary['images'], 'image')}; "
-    )
+        return f"{read} in none of {images if every is None else f'{every} of {images}'}{more}"
+    stored = count(summary["stored"], "reading") if every is None else f"{summary['stored']:,} of {every}"
+    return f"{read} in {stored}, in {summary['matched']:,} of {images}; {_there(bound, summary)}{more}"
+
+
+def _there(bound: Bound, summary: Summary) -> str:
     if bound.function.name == "rank":
-        return f"{found}median rank there {figure(summary['median_rank'])}, best {summary['best_rank']}"
-    return f"{found}median probability there {summary['median_prob']:.3g}, highest {summary['best_prob']:.3g}"
+        return f"median rank there {figure(summary['median_rank'])}, best {summary['best_rank']}"
+    return f"median probability there {summary['median_prob']:.3g}, highest {summary['best_prob']:.3g}"
+
+
+def _without(bound: Bound, summary: Summary) -> str:
+    """The same of the images that it is held against; nothing if it is held against nothing."""
+    if "against" not in summary:
+        return ""
+    other = summary["against"]
+    found = f"; without: {matched_share(other, other['images'])}"
+    if other["stored"]:
+        found += f", {_there(bound, other)}"
+    return found + placed(other) + unknown(summary)
 
 
 def notes_of_rank(bound: Bound) -> list[str]:
@@ -137,7 +175,7 @@ MISSING = Parameter(
 
 RANK = Function(
     name="rank",
-    parameters=(TOKEN, LAYERS, AT, MISSING, IMAGES, PIECES),
+    parameters=(TOKEN, LAYERS, AT, PATCHES, MISSING, IMAGES, AGAINST, PIECES),
     positional=1,
     documentation="At every position the token's rank: exact among the stored k best, elsewhere above k.",
     example="rank('dog') <= 3",
@@ -145,11 +183,12 @@ RANK = Function(
     compile=compile_rank,
     summarise=summarise,
     headline=headline,
+    contrast=contrast,
     notes=notes_of_rank,
 )
 PROB = Function(
     name="prob",
-    parameters=(TOKEN, LAYERS, AT, MISSING, IMAGES, PIECES),
+    parameters=(TOKEN, LAYERS, AT, PATCHES, MISSING, IMAGES, AGAINST, PIECES),
     positional=1,
     documentation="At every position the token's probability: exact among the stored k best, elsewhere bounded.",
     example="prob('dog') > prob('cat')",
@@ -157,5 +196,6 @@ PROB = Function(
     compile=compile_prob,
     summarise=summarise,
     headline=headline,
+    contrast=contrast,
     notes=notes_of_prob,
 )

@@ -29,6 +29,18 @@ KEY_KINDS = Mistake(
         ),
     ),
 )
+OTHER_PATCHES = Mistake(
+    BadArgument,
+    "{first} and {got} are not of the same patches.",
+    "Give both the same patches=.",
+    (
+        Example(
+            "rank('ear', patches=[3, 4]) < ⟦rank('dog')⟧",
+            "rank('ear', patches=[3, 4]) and rank('dog') are not of the same patches.",
+            "Give both the same patches=.",
+        ),
+    ),
+)
 IN = Mistake(
     BadArgument,
     "Answers have no `in`.",

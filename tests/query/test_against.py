@@ -193,6 +193,41 @@ def test_overlap(cases: dict[str, Case], name: str, data: st.DataObject) -> None
     check_sides(result.summary, [parts[True], parts[False]], rows, layers_of(arguments["layers"], case.run.layers))
 
 
+@FEWER
+@given(
+    name=shapes, function=st.sampled_from(["rank", "prob"]), missing=st.sampled_from([None, "bound"]), data=st.data()
+)
+def test_rank_and_prob(
+    cases: dict[str, Case], name: str, function: str, missing: str | None, data: st.DataObject
+) -> None:
+    case = cases[name]
+    ids = data.draw(token_ids(case))
+    text, arguments = data.draw(groups(case))
+    for argument in ("min_patches", "rank", "min_prob"):
+        del arguments[argument]
+    ask = getattr(case.corpus, function)
+    result = ask(one_or_list(ids), missing=missing, against=condition(text), **asked(arguments))
+    stored = case.hits("patch", ids, arguments | {"min_patches": 1, "rank": case.run.k, "min_prob": None})
+    rank, probability = case.sites["patch"].cells(ids)
+    parts = sides(case, text, arguments["images"])
+    rows, layers = [], layers_of(arguments["layers"], case.run.layers)
+    for side, found in ((True, result.summary), (False, result.summary["against"])):
+        of_side = stored & parts[side][:, None, None]
+        rows.append([{"image": image, "layer": layer} for image, layer, _ in np.argwhere(of_side).tolist()])
+        values = rank[of_side] if function == "rank" else np.minimum(probability[of_side], 1)
+        assert found["stored"] == len(values)
+        assert found[f"median_{function}"] == (pytest.approx(np.median(values)) if len(values) else None)
+        cells = np.ones((int(parts[side].sum()), case.run.positions["patch"]), bool)
+        if arguments["patches"] is not None:
+            cells = arguments["patches"].mask[parts[side]]
+            assert found.get("with_patches") == (cells.any(1).sum() if arguments["patches"].by_image else None)
+        if missing and side:
+            assert len(result.rows) == cells.sum() * len(layers)
+    check_sides(result.summary, [parts[True], parts[False]], rows, layers)
+    assert result.summary["unknown"] == parts[None].sum()
+    assert "; without: " in result.headline
+
+
 # --- emergence -------------------------------------------------------------------------------------------------
 
 

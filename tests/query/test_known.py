@@ -30,13 +30,17 @@ from .corpora import (
     SETTINGS,
     SNAPSHOTS,
     Case,
+    Places,
     asked,
+    covered,
     layer_choices,
     layers_of,
     one_or_list,
+    places_of,
     shapes,
     snapshot,
     token_ids,
+    with_patches,
 )
 
 SITES = st.sampled_from(["patch", "patch", "patch", "prompt", "last"])
@@ -63,6 +67,9 @@ class Told:
     high: np.ndarray
 
 
+EVERYWHERE = {"layers": None, "images": None, "patches": None}
+
+
 def told(case: Case, site: str, function: str, ids: list[int], arguments: dict[str, Any]) -> Told:
     token, logprob = case.sites[site].token, case.sites[site].logprob
     images, layers, positions, k = token.shape
@@ -73,8 +80,11 @@ def told(case: Case, site: str, function: str, ids: list[int], arguments: dict[s
     left = np.ceil(np.maximum(1 - least, 0).max(-1) * 2**16) / 2**16
     found = Told(*(np.full((images, layers, positions), np.nan) for _ in range(3)))
     chosen, counted = case.chosen(arguments["images"]), layers_of(arguments["layers"], layers)
+    places = arguments["patches"]
     for cell in np.ndindex(images, layers, positions):
         if not chosen[cell[0]] or cell[1] not in counted:
+            continue
+        if places is not None and not places.mask[cell[0], cell[2]]:
             continue
         ranks = [rank for rank in range(k) if token[cell][rank] in ids]
         if function == "rank":
@@ -106,10 +116,11 @@ def cells(of: np.ndarray) -> list[tuple[int, ...]]:
     return [tuple(map(int, cell)) for cell in np.argwhere(of)]
 
 
-def narrowing(draw: st.DrawFn, case: Case) -> dict[str, Any]:
+def narrowing(draw: st.DrawFn, case: Case, site: str = "patch") -> dict[str, Any]:
     return {
         "layers": draw(layer_choices(case.run)),
         "images": draw(st.sampled_from([None, None, *LABELS])),
+        "patches": draw(st.none() | st.composite(places_of)(case)) if site == "patch" else None,
     }
 
 
@@ -120,7 +131,7 @@ def test_equals_brute_force(
 ) -> None:
     case = cases[name]
     ids = data.draw(token_ids(case))
-    arguments = data.draw(st.composite(narrowing)(case))
+    arguments = data.draw(st.composite(narrowing)(case, site))
     expected = told(case, site, function, ids, arguments)
     ask = getattr(case.corpus, function)
     missing = "bound" if all_cells else None
@@ -142,7 +153,10 @@ def test_equals_brute_force(
 
     summary = result.summary
     assert summary["stored"] == stored.sum()
-    assert summary["readings"] == (~np.isnan(expected.low)).sum()
+    places = arguments["patches"]
+    of_each = places is not None and places.by_image
+    assert summary["readings"] == (None if of_each else (~np.isnan(expected.low)).sum())
+    assert with_patches(case, arguments).items() <= summary.items()
     assert summary["matched"] == stored.any((1, 2)).sum()
     assert {layer: n for layer, n in summary["histogram"].items() if n} == {
         layer: n for layer, n in enumerate(stored.sum((0, 2))) if n
@@ -233,7 +247,7 @@ def test_held_against_a_number(
 ) -> None:
     case = cases[name]
     ids = data.draw(token_ids(case))
-    arguments = data.draw(st.composite(narrowing)(case))
+    arguments = data.draw(st.composite(narrowing)(case, site))
     number = data.draw(st.integers(0, 20) if function == "rank" else st.floats(0, 0.6).map(lambda x: round(x, 3)))
     left = told(case, site, function, ids, arguments)
     right = Told(*(np.full(left.low.shape, float(number)) for _ in range(3)))
@@ -252,10 +266,10 @@ def test_held_against_each_other_and_joined(
     signs = st.sampled_from(list(COMPARE))
     conditions, truths, doubts = [], [], []
     # The two may ask for other layers and images: what one did not ask for cannot be said.
-    arguments = data.draw(st.composite(narrowing)(case))
+    arguments = data.draw(st.composite(narrowing)(case, site))
     for function in functions:
         if data.draw(st.integers(0, 4)) == 0:
-            arguments = data.draw(st.composite(narrowing)(case))
+            arguments = data.draw(st.composite(narrowing)(case, site)) | {"patches": arguments["patches"]}
         sets = [data.draw(token_ids(case)) for _ in range(2)]
         a, b = (told(case, site, function, ids, arguments) for ids in sets)
         nodes = [getattr(vlq, function)(one_or_list(ids), at=site, **asked(arguments)) for ids in sets]
@@ -322,7 +336,7 @@ def test_calculated(
 def test_beside_readings_only_what_they_have_is_compared(cases: dict[str, Case]) -> None:
     case = cases["several shards"]
     read = {(row["image_id"], row["layer"], row["patch"]) for row in case.corpus.readings("cat", layers=(1, 3)).rows}
-    ranks = told(case, "patch", "rank", [0], {"layers": (2, 4), "images": None})
+    ranks = told(case, "patch", "rank", [0], EVERYWHERE | {"layers": (2, 4)})
     result = case.corpus.query("readings('cat', layers=(1, 3)) < 0 * rank(0, layers=(2, 4))")
     assert set(rows_of(case, "patch", result)) == {cell for cell in read if cell[1] >= 2}
     assert result.summary["compared"] == len(result.rows)
@@ -333,10 +347,52 @@ def test_beside_readings_only_what_they_have_is_compared(cases: dict[str, Case])
     assert either.summary["compared"] == len(read | unstored)
 
 
+def test_beside_readings_elsewhere(cases: dict[str, Case]) -> None:
+    """What is asked of some patches says nothing of others, though another table has rows there."""
+    case = cases["several shards"]
+    places = Places("dog", covered(case, "dog"))
+    read = {(row["image_id"], row["layer"], row["patch"]) for row in case.corpus.readings("cat").rows}
+    inside = {cell for cell in read if places.mask[cell[0], cell[2]]}
+    ranks = told(case, "patch", "rank", [0], EVERYWHERE | {"patches": places})
+    unstored = set(cells(ranks.low > 4))
+    assert inside & unstored
+    assert read - inside
+    compared = case.corpus.query("readings('cat') < 0 * rank(0, patches='dog')")
+    assert set(rows_of(case, "patch", compared)) == inside
+    either = case.corpus.query("readings('cat') < 0 or rank(0, patches='dog') > 4")
+    assert set(rows_of(case, "patch", either)) == read | unstored
+    assert case.corpus.query("(readings('cat') < 0 or rank(0, patches='dog') > 4).count()").rows == [
+        {"count": len(read | unstored)}
+    ]
+    # Where the one is false, and the other has no row or was not asked for, it cannot be said.
+    assert either.summary["compared"] == len(read | unstored)
+    share = case.corpus.query("(not (readings('cat') < 0 and rank(0, patches='dog') > 4)).mean()").rows
+    holds = len(inside) - len(inside & unstored)
+    false = len(set(cells(ranks.high <= 4)) - inside)
+    assert share[0]["mean"] == pytest.approx((holds + false) / (len(inside) + false))
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("rank(0, patches='dog') < rank(1)", "rank(1)"),
+        ("rank(0) < rank(1, patches=[1, 2])", "rank(1, patches=[1, 2])"),
+        ("prob(0, patches=[1]) + prob(1, patches=[1, 2]) < 1", "prob(1, patches=[1, 2])"),
+        ("rank(0, patches='cat') < 3 or not (rank(1, patches='dog') < 3)", "not (rank(1, patches='dog') < 3)"),
+    ],
+)
+def test_other_patches(cases: dict[str, Case], text: str, at: str) -> None:
+    with pytest.raises(BadArgument, match="are not of the same patches") as caught:
+        cases["several shards"].corpus.query(text)
+    assert caught.value.span is not None
+    assert text[slice(*caught.value.span)] == at
+    assert caught.value.hint == "Give both the same patches=."
+
+
 def test_chosen_rows_are_all_that_is_known(cases: dict[str, Case]) -> None:
     case = cases["several shards"]
     stored = case.corpus.query("rank(0, layers=2).where(rank <= 2)")
-    expected = told(case, "patch", "rank", [0], {"layers": 2, "images": None}).value <= 2
+    expected = told(case, "patch", "rank", [0], EVERYWHERE | {"layers": 2}).value <= 2
     assert sorted(rows_of(case, "patch", stored)) == cells(expected)
     compared = case.corpus.query("rank(0, layers=2).where(rank <= 2) > 1")
     assert compared.summary["compared"] == expected.sum()
@@ -381,7 +437,7 @@ def wheres(draw: st.DrawFn, case: Case, shape: tuple[int, ...]) -> tuple[Node | 
     return draw(st.sampled_from(every))
 
 
-@settings(SETTINGS, max_examples=60)
+@settings(SETTINGS, max_examples=40)
 @given(
     name=shapes,
     function=st.sampled_from(["rank", "prob"]),
@@ -472,7 +528,7 @@ def test_groups_of_bounds(
 
 def test_patches_where_nothing_is_stored(cases: dict[str, Case]) -> None:
     case = cases["several shards"]
-    ranks = told(case, "patch", "rank", [0], {"layers": 2, "images": None})
+    ranks = told(case, "patch", "rank", [0], EVERYWHERE | {"layers": 2})
     token = case.sites["patch"].token[..., 0]
     for text, inside in (
         ("rank(0, layers=2) > 4", ranks.low > 4),
@@ -522,13 +578,16 @@ def test_what_looks_at_positions_lists_them(cases: dict[str, Case], monkeypatch:
         ("not (prob(0, layers=(1, 3)) > 0.5)", 3),
         ("rank(0, layers=2, missing='bound')", 1),
         ("(rank(0) > 4).where(layer == 1)", 5),
+        ("rank(0, patches='dog') > 4", 5),
+        ("rank(0, patches=[3, 4], missing='bound')", 5),
     ],
 )
 def test_too_many_rows_are_not_listed(
     cases: dict[str, Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, layers: int
 ) -> None:
     case = cases["several shards"]
-    most = int(case.good.sum()) * layers * 12
+    positions = {"'dog'": covered(case, "dog")[case.good].sum(), "[3,": case.good.sum() * 2}
+    most = layers * int(next((n for part, n in positions.items() if f"patches={part}" in text), case.good.sum() * 12))
     ways: list[Callable[[Result], object]] = [
         lambda result: result.rows,
         Result.arrow,
@@ -555,7 +614,7 @@ def test_what_lists_nothing_may_be_asked_of_any_corpus(cases: dict[str, Case], m
 
 def test_in_words(cases: dict[str, Case]) -> None:
     case = cases["several shards"]
-    expected = told(case, "patch", "rank", [0], {"layers": 2, "images": None}).value
+    expected = told(case, "patch", "rank", [0], EVERYWHERE | {"layers": 2}).value
     stored, images = (~np.isnan(expected)).sum(), case.good.sum()
     result = case.corpus.rank("▁dog", layers=2)
     assert result.headline == (
@@ -577,6 +636,17 @@ def test_in_words(cases: dict[str, Case]) -> None:
     assert only.rank(15, at="last", layers=0).headline == (
         "15 (layer 0): among the 1 best at the last prompt token in none of 9 readings of 9 images"
     )
+    mask = covered(case, "dog")
+    inside = told(case, "patch", "rank", [0], EVERYWHERE | {"patches": Places("dog", mask)}).value
+    assert case.corpus.rank("▁dog", patches="dog").headline == (
+        f"▁dog (patches of objects labelled 'dog'): among the 4 best in {(~np.isnan(inside)).sum()} readings, "
+        f"in {(~np.isnan(inside)).any((1, 2)).sum()} of {images} images; median rank there {np.nanmedian(inside):g}, "
+        f"best {np.nanmin(inside):g}; {(mask.any(1) & case.good).sum()} have such patches"
+    )
+    assert case.corpus.rank(15, patches=[1, 3], layers=0, images=vlq.col("image") == case.names[0]).headline == (
+        f"15 (layer 0, patches 1, 3, images with image == '{case.names[0]}'): among the 4 best "
+        "in none of 2 readings of 1 image"
+    )
     shown = str(case.corpus.rank("▁dog", layers=2)).splitlines()[3].split()
     assert shown == ["image", "layer", "patch", "rank"]
     shown = str(case.corpus.rank("▁dog", layers=2, missing="bound")).splitlines()[3].split()
@@ -589,6 +659,8 @@ def test_in_words(cases: dict[str, Case]) -> None:
         ("rank", "rank('dog', layers=2)"),
         ("prob", "prob('dog', missing='bound')"),
         ("prob_compared", "prob('▁dog', layers=2) > prob('cat', layers=2)"),
+        ("prob_at_patches", "(prob('▁dog', patches='dog') > 0.5).count()"),
+        ("rank_at_patches", "(rank('▁dog', patches=[1, 2]) < rank('cat', patches=[1, 2])).where(patch > 1)"),
         ("prob_share", "(prob('▁dog') > 0.5).where(layer >= 2).group(label).mean()"),
     ],
 )

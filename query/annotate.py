@@ -177,19 +177,30 @@ def check_columns(rows: pa.Table, columns: Sequence[str], key: str, source: str)
     if OBJECTS in columns and not holds_objects(rows.schema.field(OBJECTS).type):
         raise InputError(
             f"The column {OBJECTS} of {source} is of type {rows.schema.field(OBJECTS).type}.",
-            "Expected lists of structs with a label (a text) and perhaps a box [x0, y0, x1, y1] in pixels.",
+            "Expected lists of structs with a label (a text), and perhaps a box [x0, y0, x1, y1] in pixels and a "
+            "mask_rle (COCO's run lengths).",
         )
 
 
 def holds_objects(kind: pa.DataType) -> bool:
-    """Whether a type is that of objects: lists of structs with a label and perhaps a box, a list of numbers."""
+    """Whether a type is that of objects: lists of structs with a label, perhaps a box and a mask."""
     if not is_list(kind) or not pa.types.is_struct(kind.value_type):
         return False
     fields = {field.name: field.type for field in kind.value_type}
     label, box = fields.get("label"), fields.get("box", pa.null())
     if label is None or not is_text(label):
         return False
-    return pa.types.is_null(box) or (is_list(box) and pa.types.is_primitive(box.value_type))
+    if not (pa.types.is_null(box) or (is_list(box) and pa.types.is_primitive(box.value_type))):
+        return False
+    mask = fields.get("mask_rle", pa.null())
+    if pa.types.is_struct(mask):
+        mask = next((field.type for field in mask if field.name == "counts"), pa.bool_())
+    return (
+        pa.types.is_null(mask)
+        or is_text(mask)
+        or pa.types.is_binary(mask)
+        or (is_list(mask) and pa.types.is_integer(mask.value_type))
+    )
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -182,9 +182,12 @@ class Compiler:
 
     def load(self, name: str, table: Loader | Derived) -> str:
         """A table that Python reads or makes, as something to select from."""
-        free = name if name not in self.loaded else f"{name}_{len(self.loaded) + 1}"
         if (other := self.snapshot) is not None:
             table = replace(table, snapshot=other) if isinstance(table, Derived) else _of(other, table)
+        for known, same in self.loaded.items():
+            if same == table:
+                return known
+        free = name if name not in self.loaded else f"{name}_{len(self.loaded) + 1}"
         self.loaded[free] = table
         return free
 

@@ -16,7 +16,7 @@ from vlq.query.parameters import whole
 from vlq.query.schema import Run
 from vlq.query.summary import each
 from vlq.query.tokens import TokenSet
-from vlq.query.truth import covered_sql, has_truth
+from vlq.query.truth import Truth, covered_sql, truth_of
 
 INSIDE = "get_bit(inside, position) = 1"
 """SQL: whether a position is one of the patches, where `PatchSet.mask` is joined."""
@@ -99,13 +99,14 @@ class Labelled(PatchSet):
     """The patches that objects of a label cover."""
 
     label: str
+    truth: Truth
 
     @property
     def phrase(self) -> str:
         return f"patches of objects labelled {self.label!r}"
 
     def cells(self, compiler: Compiler) -> str:
-        return covered_sql(self.label, self.run.grid, compiler)
+        return covered_sql(self.label, self.truth, self.run.grid, compiler)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,10 +184,10 @@ def _numbered(items: Items[Node], name: str, scope: Scope) -> Numbered:
 
 
 def _labelled(label: str, node: Node, name: str, scope: Scope) -> Labelled:
-    if not has_truth(scope):
+    if not (truth := truth_of(scope)):
         raise scope.error(NO_OBJECTS, node, name=name)
     labels = scope.labels()
     if label.lower() not in {known.lower() for known in labels}:
         near = get_close_matches(label, labels, 1)
         raise scope.error(NO_LABEL, node, name=name, near=", ".join(map(repr, near)))
-    return Labelled(scope.run, label)
+    return Labelled(scope.run, label, truth)

@@ -1,42 +1,97 @@
-"""What is truly in an image: the objects that came with it, and the patches that they cover."""
+"""What is truly in an image: the objects that came with it, and the patches that they cover.
+
+An object is where its mask says, if it has one, else where its box does.
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlq.query.compile import Compiler
+from vlq.query.compile import Compiler, Derived
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from vlq.query.bind import Scope
+    from vlq.query.cache import Snapshot
 
 OBJECTS = "objects"
-"""The image column of what is truly there: a list of structs with a `label` and a `box` (x0, y0, x1, y1) in pixels."""
+"""The image column of what is truly there: a list of structs with a `label`, a `box` (x0, y0, x1, y1) in pixels, and a
+mask of pixels, `mask_rle` (see `rle`)."""
 
 COVERED = 0.5
-"""An object's patch is one that its box covers by at least this share of what the patch shows of the image."""
+"""An object's patch is one that it covers by at least this share of what the patch shows of the image."""
 
 ROUNDING = 1e-9
 """So much less is as good: exactly one half need not come out as one half."""
 
 
-def has_truth(scope: Scope) -> bool:
-    """Whether the image table tells what is truly there."""
+@dataclass(frozen=True)
+class Truth:
+    """How the image table tells where objects are."""
+
+    boxes: bool
+    masks: bool
+
+    def __bool__(self) -> bool:
+        return self.boxes or self.masks
+
+
+def truth_of(scope: Scope) -> Truth:
+    """What the image table tells; nothing without labels."""
     kind = scope.image_columns().get(OBJECTS, "").replace('"', "")
-    return (
-        kind.endswith(")[]")
-        and "label VARCHAR" in kind
-        and re.search(r"\bbox \w+(\(\d+,\d+\))?\[\d*\]", kind) is not None
-    )
+    labelled = kind.endswith(")[]") and "label VARCHAR" in kind
+    boxes = re.search(r"\bbox \w+(\(\d+,\d+\))?\[\d*\]", kind) is not None
+    # Where no object has a mask, the column may be of any type.
+    masks = re.search(r"\bmask_rle (VARCHAR|BLOB|STRUCT\(|\w+\[)", kind) is not None
+    return Truth(labelled and boxes, labelled and masks)
 
 
-def covered_sql(label: str, grid: tuple[int, int], compiler: Compiler) -> str:
-    """image, patch: the patches of objects of this label, case folded. What of a patch shows padding does not count.
+def covered_sql(label: str, truth: Truth, grid: tuple[int, int], compiler: Compiler) -> str:
+    """image, patch: the patches of objects of this label, case folded. What of a patch shows padding does not count."""
+    parts = [_by_boxes(label, truth, grid, compiler)] if truth.boxes else []
+    if truth.masks:
+        own = Compiler()
+        labelled = f"lower(object.label) = lower({own.value('label', label)})"
+        covered = Derived(own.ask(masks_sql(labelled, own)), CoveredByMasks(grid))
+        parts.append(f"SELECT image, patch FROM {compiler.load('covered', covered)}")
+    return "\nUNION ALL\n".join(parts)
+
+
+@dataclass(frozen=True)
+class CoveredByMasks:
+    """What makes the table of patches of a table of objects; equal ones make one table."""
+
+    grid: tuple[int, int]
+
+    def __call__(self, snapshot: Snapshot, objects: pyarrow.Table) -> pyarrow.Table:
+        from vlq.query.rle import covered_patches
+
+        return covered_patches(self.grid, COVERED - ROUNDING, objects)
+
+
+def masks_sql(labelled: str, compiler: Compiler) -> str:
+    """SELECT of the objects that have a mask and such a label, as `rle` reads them, images in their order."""
+    return f"""\
+SELECT image_id AS image, image AS name, width, height, transform, object.label, object.mask_rle
+FROM (
+  SELECT image_id, image, width, height, transform, unnest({OBJECTS}) AS object
+  FROM {compiler.table("images")} WHERE error IS NULL
+) AS images
+WHERE object.mask_rle IS NOT NULL AND {labelled}
+ORDER BY image_id"""
+
+
+def _by_boxes(label: str, truth: Truth, grid: tuple[int, int], compiler: Compiler) -> str:
+    """The same by the objects' boxes.
 
     Everything is measured in patches, from the grid's upper left corner: the box and the image are moved there, and
     shares of areas stay what they are.
     """
     rows, columns = (compiler.value(name, n) for name, n in zip(("rows", "columns"), grid, strict=True))
+    unmasked = " AND object.mask_rle IS NULL" if truth.masks else ""
 
     def moved(edge: str, axis: str, length: str, cells: str) -> str:
         return f"(({edge}) * transform.scale_{axis} + transform.offset_{axis}) * {cells} / transform.{length}"
@@ -58,7 +113,7 @@ FROM (
         FROM {compiler.table("images")} WHERE error IS NULL
       ) AS images
       WHERE lower(object.label) = lower({compiler.value("label", label)})
-        AND object.box[1] + object.box[2] + object.box[3] + object.box[4] IS NOT NULL
+        AND object.box[1] + object.box[2] + object.box[3] + object.box[4] IS NOT NULL{unmasked}
     )
   )
 )

@@ -1,4 +1,4 @@
-"""locate: in each image, the region whose patches read a token at one layer, held against the true boxes."""
+"""locate: in each image, the region whose patches read a token at one layer, held against the true objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vlq.query.functions.sources import check_patches, token_layers
 from vlq.query.parameters import LayerSet, OneLayer, Parameter
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, placed
-from vlq.query.truth import OBJECTS, has_truth
+from vlq.query.truth import OBJECTS, masks_sql, truth_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -57,7 +57,7 @@ def compile_locate(bound: Bound, compiler: Compiler) -> Relation:
     """`found` has the patches of each image at the layer, and how many regions they form; the rest is joined to it."""
     found = compiler.load("found", Derived(found_at_layer(bound), partial(with_regions, bound)))
     rows, columns = (compiler.value(name, n) for name, n in zip(("rows", "columns"), bound.run.grid, strict=True))
-    with_truth = has_truth(bound.scope)
+    with_truth = bool(truth_of(bound.scope))
     sql = f"""\
 WITH placed AS (
   SELECT image, avg(row) AS row, avg(col) AS col,
@@ -91,27 +91,63 @@ def with_regions(bound: Bound, snapshot: Snapshot, found: pyarrow.Table) -> pyar
 
 
 def truth_sql(bound: Bound, rows: str, columns: str, compiler: Compiler) -> str:
-    """Queries up to `judged`: the best overlap with a true box, and whether the centroid is in one."""
-    if not has_truth(bound.scope):
+    """Queries up to `judged`: the best overlap with a true object, and whether the centroid is in one.
+
+    Of an object with a mask that is the overlap of the patches with its pixels, else that of `box` with its box.
+    """
+    truth = truth_of(bound.scope)
+    if not truth:
         return ""
     words = sorted({token.text.strip().lower() for token in bound.token.tokens if token.text is not None})
-    x = f"((col + 0.5) * transform.width / {columns} - transform.offset_x) / transform.scale_x"
-    y = f"((row + 0.5) * transform.height / {rows} - transform.offset_y) / transform.scale_y"
-    return f""", truth AS (
+    parts = []
+    if truth.masks:
+        masks = compiler.load("masks", Derived(found_masks(bound, words), partial(judged_by_masks, bound)))
+        parts.append(f"SELECT image, iou, inside FROM {masks}")
+    boxes = ""
+    if truth.boxes:
+        x = f"((col + 0.5) * transform.width / {columns} - transform.offset_x) / transform.scale_x"
+        y = f"((row + 0.5) * transform.height / {rows} - transform.offset_y) / transform.scale_y"
+        boxes = f"""truth AS (
   SELECT image_id AS image, transform, object.box AS truth
   FROM (SELECT image_id, transform, unnest({OBJECTS}) AS object FROM {compiler.table("images")})
-  WHERE lower(object.label) IN (SELECT unnest({compiler.value("words", words)}))
-), judged AS (
-  SELECT image, coalesce(max(shared / (area + true_area - shared)), 0) AS iou, bool_or(inside) AS pointing
+  WHERE lower(object.label) IN (SELECT unnest({compiler.value("words", words)}))\
+{" AND object.mask_rle IS NULL" * truth.masks}
+), """
+        parts.append(f"""\
+SELECT image, shared / (area + true_area - shared) AS iou, inside
+FROM (
+  SELECT image, (box[3] - box[1]) * (box[4] - box[2]) AS area,
+    (truth[3] - truth[1]) * (truth[4] - truth[2]) AS true_area,
+    greatest(least(box[3], truth[3]) - greatest(box[1], truth[1]), 0)
+      * greatest(least(box[4], truth[4]) - greatest(box[2], truth[2]), 0) AS shared,
+    {x} BETWEEN truth[1] AND truth[3] AND {y} BETWEEN truth[2] AND truth[4] AS inside
+  FROM placed JOIN truth USING (image)
+)""")
+    return f""", {boxes}judged AS (
+  SELECT image, coalesce(max(iou), 0) AS iou, bool_or(inside) AS pointing
   FROM (
-    SELECT image, (box[3] - box[1]) * (box[4] - box[2]) AS area,
-      (truth[3] - truth[1]) * (truth[4] - truth[2]) AS true_area,
-      greatest(least(box[3], truth[3]) - greatest(box[1], truth[1]), 0)
-        * greatest(least(box[4], truth[4]) - greatest(box[2], truth[2]), 0) AS shared,
-      {x} BETWEEN truth[1] AND truth[3] AND {y} BETWEEN truth[2] AND truth[4] AS inside
-    FROM placed JOIN truth USING (image)
+    {indented(indented(f"{chr(10)}UNION ALL{chr(10)}".join(parts)))}
   ) GROUP BY image
 )"""
+
+
+def judged_by_masks(bound: Bound, snapshot: Snapshot, objects: pyarrow.Table) -> pyarrow.Table:
+    from vlq.query.rle import judged
+
+    return judged(bound.run.grid, objects)
+
+
+def found_masks(bound: Bound, words: list[str]) -> Statement:
+    """The masks of these words' objects in the images that read the token at the layer, each beside the positions."""
+    compiler = Compiler()
+    labelled = f"lower(object.label) IN (SELECT unnest({compiler.value('words', words)}))"
+    objects = masks_sql(labelled, compiler)
+    return compiler.ask(f"""\
+SELECT * FROM (
+  {indented(found_sql(bound, compiler))}
+) JOIN (
+  {indented(objects)}
+) USING (image) ORDER BY image""")
 
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
@@ -143,7 +179,7 @@ def headline(bound: Bound, summary: Summary) -> str:
     if not summary["judged"]:
         return sentence
     return (
-        f"{sentence}; in {summary['judged']:,} with a true box, median IoU {summary['iou']:.2f}, "
+        f"{sentence}; in {summary['judged']:,} with a true object, median IoU {summary['iou']:.2f}, "
         f"centroid inside one in {summary['pointing']:.0%}"
     )
 

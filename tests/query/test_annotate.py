@@ -130,7 +130,7 @@ def test_a_bare_file_name_where_it_is_no_others(tmp_path: Path) -> None:
 
 
 OBJECTS = [
-    {"image": "a/0.png", "objects": [{"label": "dog", "box": [0, 0, 50, 60.5], "mask_rle": "3 4"}]},
+    {"image": "a/0.png", "objects": [{"label": "dog", "box": [0, 0, 50, 60.5], "mask_rle": [112, 112 * 111]}]},
     {"image": "b/0.png", "objects": [{"label": "cat", "box": [1, 1, 2, 2]}, {"label": "dog", "box": [0, 0, 112, 112]}]},
     {"image": "a/1.png", "objects": []},
 ]
@@ -219,6 +219,11 @@ def test_the_same_again_changes_nothing(folder: Path) -> None:
         ({"image": ["a/0.png", "/images/a/0.png"], "n": [1, 2]}, {}, "Rows 0 and 1 of The table are of the same image"),
         ({"image": ["a/0.png"], "objects": ["dog"]}, {}, "The column objects of The table is of type string."),
         ({"image": ["a/0.png"], "objects": [[{"label": 3}]]}, {}, "The column objects of The table is of type list"),
+        (
+            {"image": ["a/0.png"], "objects": [[{"label": "dog", "mask_rle": {"size": [1, 1]}}]]},
+            {},
+            "The column objects of The table is of type list",
+        ),
         (
             {"image": ["a/0.png"], "objects": [[{"label": "dog", "box": "1 2"}]]},
             {},

@@ -165,7 +165,7 @@ def test_without_ground_truth(tmp_path: Path) -> None:
     result = vlq.open(str(tmp_path)).locate("cat")
     assert {row["iou"] for row in result.rows} == {row["pointing"] for row in result.rows} == {None}
     assert result.summary["judged"] == 0
-    assert "true box" not in result.headline
+    assert "true object" not in result.headline
     header = render(result, "table").splitlines()[3].split()
     assert header == ["image", "layer", "patches", "box", "row", "col", "regions"]
 
@@ -187,7 +187,7 @@ def test_the_default_layer_is_said(cases: dict[str, Case]) -> None:
     assert corpus.locate("cat", layer=best).notes == []
     found = result.summary
     assert result.headline.startswith(f"cat: read at layer {best} in {counts[best]} of 8 images, median ")
-    assert f"in {found['judged']} with a true box, median IoU {found['iou']:.2f}, centroid inside" in result.headline
+    assert f"in {found['judged']} with a true object, median IoU {found['iou']:.2f}, centroid inside" in result.headline
     assert corpus.locate("cat", layer=best).headline.startswith(f"cat (layer {best}): read in {counts[best]} of 8 ")
 
 

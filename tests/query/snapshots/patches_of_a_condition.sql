@@ -55,14 +55,17 @@ FROM (WITH placed AS (
     FROM (SELECT image_id, transform, unnest(objects) AS object FROM read_parquet($images))
     WHERE lower(object.label) IN (SELECT unnest($words))
   ), judged AS (
-    SELECT image, coalesce(max(shared / (area + true_area - shared)), 0) AS iou, bool_or(inside) AS pointing
+    SELECT image, coalesce(max(iou), 0) AS iou, bool_or(inside) AS pointing
     FROM (
-      SELECT image, (box[3] - box[1]) * (box[4] - box[2]) AS area,
-        (truth[3] - truth[1]) * (truth[4] - truth[2]) AS true_area,
-        greatest(least(box[3], truth[3]) - greatest(box[1], truth[1]), 0)
-          * greatest(least(box[4], truth[4]) - greatest(box[2], truth[2]), 0) AS shared,
-        ((col + 0.5) * transform.width / $columns - transform.offset_x) / transform.scale_x BETWEEN truth[1] AND truth[3] AND ((row + 0.5) * transform.height / $rows - transform.offset_y) / transform.scale_y BETWEEN truth[2] AND truth[4] AS inside
-      FROM placed JOIN truth USING (image)
+      SELECT image, shared / (area + true_area - shared) AS iou, inside
+      FROM (
+        SELECT image, (box[3] - box[1]) * (box[4] - box[2]) AS area,
+          (truth[3] - truth[1]) * (truth[4] - truth[2]) AS true_area,
+          greatest(least(box[3], truth[3]) - greatest(box[1], truth[1]), 0)
+            * greatest(least(box[4], truth[4]) - greatest(box[2], truth[2]), 0) AS shared,
+          ((col + 0.5) * transform.width / $columns - transform.offset_x) / transform.scale_x BETWEEN truth[1] AND truth[3] AND ((row + 0.5) * transform.height / $rows - transform.offset_y) / transform.scale_y BETWEEN truth[2] AND truth[4] AS inside
+        FROM placed JOIN truth USING (image)
+      )
     ) GROUP BY image
   )
   SELECT found.image, layer, positions AS patches, box, row, col, regions,

@@ -8,8 +8,7 @@ let o(i) be others, o(i, l, v) of them reading v; and let I(l) be the images tha
     others(l, v)     = mean over i in I(l) of o(i, l, v) / o(i)
     difference(l, v) = share(l, v) - others(l, v)
 
-and the interval of the difference is the bootstrap's percentile interval (Efron and Tibshirani, An Introduction to the
-Bootstrap, 1993, chapter 13): as many images are drawn with replacement, over and over, and it is taken anew.
+and the difference has the interval that every figure has: see bootstrap.py.
 """
 
 from __future__ import annotations
@@ -20,12 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from vlq.query.bootstrap import RESAMPLES, SEED, ends
 from vlq.query.cells import read_by
 from vlq.query.schema import Run
-
-RESAMPLES = 1000
-SEED = 0
-PERCENTILES = (2.5, 97.5)
 
 AT_ONCE = 2**23
 """Differences, of images and tokens, that are held at once."""
@@ -132,7 +128,8 @@ class Contrast:
         compared, sums = np.repeat(totals[:, :layers], tokens, axis=1), totals[:, layers:]
         with np.errstate(invalid="ignore"):  # in a resample without an image that is compared at the layer it is 0 / 0
             differences = sums / compared
-        return percentiles(differences.T)
+        found: np.ndarray = np.round(ends(differences.T), DECIMALS)
+        return found
 
     def _differences(self, images: slice, cells: np.ndarray, chosen: list[np.ndarray]) -> np.ndarray:
         """(image, column): for each layer whether the image is compared, then each chosen token's difference, or 0."""
@@ -182,14 +179,3 @@ def add_product(totals: np.ndarray, drawn: np.ndarray, differences: np.ndarray) 
         for column in range(0, totals.shape[1], side):
             here = slice(column, column + side)
             stacked[:, :, here] += block @ differences[image : image + side, here]
-
-
-def percentiles(values: np.ndarray) -> np.ndarray:
-    """PERCENTILES of each row, NaN left out, with straight lines between the values: (percentile, row)."""
-    ordered = np.sort(values, axis=1)  # NaN behind all others
-    last = np.maximum(np.count_nonzero(~np.isnan(ordered), axis=1) - 1, 0)
-    at = np.outer(PERCENTILES, last) / 100
-    row, below = np.arange(len(ordered)), at.astype(int)
-    low, high = ordered[row, below], ordered[row, np.minimum(below + 1, last)]
-    ends: np.ndarray = np.round(low + (at - below) * (high - low), DECIMALS)
-    return ends

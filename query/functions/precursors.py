@@ -95,7 +95,7 @@ def headline(bound: Bound, summary: Summary) -> str:
 
 
 def notes(bound: Bound) -> list[str]:
-    from vlq.query.contrast import RESAMPLES
+    from vlq.query.bootstrap import RESAMPLES
 
     return [
         *unstored(bound),

@@ -124,13 +124,8 @@ def interval(differences: dict[int, Fraction], population: list[int]) -> tuple[f
     means = np.where(there, value, 0).sum(1)[some] / there.sum(1)[some]
     ordered = sorted(means.tolist())
 
-    def at(share: float) -> float:
-        place = share * (len(ordered) - 1)
-        below = int(place)
-        above = min(below + 1, len(ordered) - 1)
-        return ordered[below] * (1 - (place - below)) + ordered[above] * (place - below)
-
-    return at(0.025), at(0.975)
+    # The smallest that so many in a thousand of the means are not above.
+    return tuple(min(x for i, x in enumerate(ordered, 1) if 1000 * i >= tail * len(ordered)) for tail in (25, 975))
 
 
 @SETTINGS

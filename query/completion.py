@@ -10,14 +10,22 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from vlq.query.parameters import Choice, Flag, Optional, Parameter, Query, Tokens
+from vlq.query.errors import VlqError
+from vlq.query.methods import Condition
+from vlq.query.nodes import Method, walk
+from vlq.query.parameters import Choice, Flag, Images, Optional, Parameter, Query, Tokens
 from vlq.query.registry import REQUIRED, Signature, functions, methods
+from vlq.query.shown import Columns as ColumnNames
+from vlq.query.shown import OneColumn, Shown
 
 NAME = re.compile(r"[A-Za-z_]\w*$")
 OPERAND = re.compile(r"(^|[(<>=+*/-]|\b(and|or|not)\s)\s*$")
 """Behind this a table is expected."""
+COLUMN = re.compile(r"([(\[,<>=+*/-]|\b(and|or|not|in)\s)\s*$")
+"""Behind this a column may stand."""
 
 
 @dataclass(frozen=True)
@@ -28,21 +36,41 @@ class Candidate:
     help: str
 
 
-@dataclass(frozen=True)
+Columns = Callable[[str], Mapping[str, str]]
+"""What columns can be named, with their types: of the answer that a text ends with, of the images' behind no text."""
+
+
+def no_columns(before: str) -> Mapping[str, str]:
+    return {}
+
+
+@dataclass
 class Place:
     """Where a text that was begun ends."""
 
-    call: Signature | None  # the innermost call that it is inside of
-    is_inside: bool  # of any call or list; parentheses that only group are none
-    given: frozenset[str]  # the names of that call's arguments so far
-    argument: str | None  # the one whose value is being typed, if it is named
-    quote: int | None  # where a string begins that is not closed
+    call: Signature | None = None  # the innermost call that it is inside of
+    before: str = ""  # of a method, the text up to the dot
+    is_inside: bool = False  # of any call or list; parentheses that only group are none
+    is_list: bool = False  # of that call
+    given: set[str] = field(default_factory=set)  # the names of that call's arguments so far
+    count: int = 0  # of its arguments before this one
+    argument: str | None = None  # the one whose value is being typed, if it is named
+    quote: int | None = None  # where a string begins that is not closed
+
+    @property
+    def parameter(self) -> Parameter | None:
+        """The one whose value is being typed, as far as that can be known."""
+        if self.call is None:
+            return None
+        if self.argument is not None:
+            return self.call.parameter(self.argument)
+        return self.call.parameters[self.count] if self.count < self.call.positional else None
 
 
 # --- what may stand next ---------------------------------------------------------------------------------------
 
 
-def candidates(text: str, quote: str = "'") -> list[Candidate]:
+def candidates(text: str, quote: str = "'", columns: Columns = no_columns) -> list[Candidate]:
     """How a query may go on; nothing where anything might stand. Texts in it are put in `quote`s.
 
     A single one comes with a second that goes on longer: of one alone a shell thinks that the word ends with it.
@@ -53,7 +81,7 @@ def candidates(text: str, quote: str = "'") -> list[Candidate]:
     else:
         name = NAME.search(text)
         before = text[: name.start()] if name else text
-    found = {before + word: meaning for word, meaning in words(before, place, quote).items()}
+    found = {before + word: meaning for word, meaning in words(before, place, quote, columns).items()}
     fitting = [Candidate(whole, meaning) for whole, meaning in found.items() if whole.startswith(text)]
     if len(fitting) == 1:
         (only,) = fitting
@@ -63,31 +91,30 @@ def candidates(text: str, quote: str = "'") -> list[Candidate]:
 
 def place_of(text: str) -> Place:
     """Where a text ends, whatever is wrong with it."""
-    calls: list[tuple[Signature | None, set[str], bool]] = [(None, set(), False)]  # and whether it is inside of one
-    argument, quote, i = None, None, 0
+    places, quote, i = [Place()], None, 0
     while i < len(text):
-        character = text[i]
+        character, here = text[i], places[-1]
         if character in "\"'":
             end = closing(text, i)
             if end is None:
                 quote = i
                 break
             i = end
-        elif character in "([":
-            groups = character == "(" and NAME.search(text[:i]) is None
-            calls.append((None if character == "[" else called(text[:i]), set(), calls[-1][2] or not groups))
-            argument = None
+        elif character == "[":
+            places.append(replace(here, is_inside=True, is_list=True))
+        elif character == "(":
+            name = NAME.search(text[:i])
+            before = text[: name.start() - 1] if name and text[: name.start()].endswith(".") else ""
+            places.append(Place(called(text[:i]), before, here.is_inside or name is not None))
         elif character in ")]":
-            calls = calls[:-1] or calls
-            argument = None
-        elif character == ",":
-            argument = None
+            places = places[:-1] or places
+        elif character == "," and not here.is_list:
+            here.argument, here.count = None, here.count + 1
         elif character == "=" and (name := NAME.search(text[:i].rstrip())) and text[i + 1 : i + 2] != "=":
-            argument = name.group()
-            calls[-1][1].add(argument)
+            here.argument = name.group()
+            here.given.add(here.argument)
         i += 1
-    call, given, is_inside = calls[-1]
-    return Place(call, is_inside, frozenset(given), argument, quote)
+    return replace(places[-1], quote=quote)
 
 
 def closing(text: str, start: int) -> int | None:
@@ -107,29 +134,79 @@ def called(before: str) -> Signature | None:
     return entries.get(name.group())
 
 
-def words(before: str, place: Place, quote: str) -> dict[str, str]:
+def words(before: str, place: Place, quote: str, columns: Columns) -> dict[str, str]:
     """What may come behind a text, with what it is."""
-    call = place.call
-    if place.argument is not None:
-        parameter = None if call is None else call.parameter(place.argument)
-        return {} if parameter is None else values(parameter, quote)
-    if place.quote is not None:
+    call, parameter = place.call, place.parameter
+    if place.quote is not None and place.argument is None:
         return {}
     if before.endswith("."):
         return {f"{entry.name}(": entry.documentation for entry in methods().values()}
+    found: dict[str, str] = {}
+    if parameter is not None and place.quote is None and COLUMN.search(before):
+        found |= column_words(parameter, place, columns)
+    if place.is_list:
+        return found
+    if place.argument is not None:
+        return found if parameter is None else found | values(parameter, quote)
     if not place.is_inside:
         tables = [entry for entry in functions().values() if entry.is_table]
         return {f"{entry.name}(": entry.documentation for entry in tables} if OPERAND.search(before) else {}
     if call is None or before.rstrip()[-1:] not in ("(", ","):
-        return {}
-    names = {
+        return found
+    found |= {
         f"{parameter.name}=": parameter.documentation
         for parameter in call.parameters
         if parameter.name not in place.given
     }
     for parameter in call.parameters[: call.positional]:
-        names |= fitting_functions(parameter)
-    return names
+        found |= fitting_functions(parameter)
+    return found
+
+
+def column_words(parameter: Parameter, place: Place, columns: Columns) -> Mapping[str, str]:
+    """The columns that a parameter takes: the answer's that a method is of, or the images'."""
+    kind = parameter.type.type if isinstance(parameter.type, Optional) else parameter.type
+    if isinstance(kind, ColumnNames | OneColumn | Condition):
+        return columns(place.before)
+    return columns("") if isinstance(kind, Images) else {}
+
+
+def columns_of(url: str | None, before: str) -> Mapping[str, str]:
+    """`Columns` of a cache on this machine, by default of the one that is asked; none of what cannot be answered."""
+    from vlq.query.cache import default_url
+    from vlq.query.client import open
+    from vlq.query.compile import Compiler
+    from vlq.query.parse import parse
+
+    url = url or default_url()
+    if "://" in url:
+        return {}
+    try:
+        corpus = open(url)
+        # What is open around it is closed; the answer that the text ends with is the last one that is cut.
+        whole = parse(f"{before}.limit(1){closers(before)}" if before else "images().limit(1)")
+        cut = [node for node in walk(whole) if isinstance(node, Method) and node.method == "limit"][-1]
+        table = corpus.query(cut).table
+        assert isinstance(table, Shown)
+        columns = table.columns(table.table.relation(Compiler()))
+    except VlqError:
+        return {}
+    return {name: column.kind or "several values" for name, column in columns.items()}
+
+
+def closers(text: str) -> str:
+    """What closes all that is open at a text's end."""
+    found: list[str] = []
+    i: int | None = 0
+    while i is not None and i < len(text):
+        if text[i] in "\"'":
+            i = closing(text, i)
+        elif text[i] in "([":
+            found.append(")" if text[i] == "(" else "]")
+        elif text[i] in ")]":
+            found = found[:-1]
+        i = None if i is None else i + 1
+    return "".join(reversed(found))
 
 
 def values(parameter: Parameter, quote: str) -> dict[str, str]:
@@ -194,7 +271,8 @@ def answer(shell: str, commands: Mapping[str, Callable[[], str]], formats: Seque
             return None
         found = [Candidate(name, meaning) for name, meaning in OPTIONS.items() if name.startswith(word)]
     elif not is_asked:
-        found = candidates(word, '"' if raw.startswith("'") else "'")
+        url = earlier[earlier.index("--cache") + 1] if "--cache" in earlier[:-1] else None
+        found = candidates(word, '"' if raw.startswith("'") else "'", partial(columns_of, url))
     if raw[:1] in ('"', "'") or "(" in word:
         return PRINTED[shell](found, False)
     # What is no word yet but a query gets its quote, and its first word may be a command as well.

@@ -124,6 +124,8 @@ class OfGroups(Shown):
         """A value's name in a sentence: the `layer` of first_layer is the first layer."""
         table = self.table
         while isinstance(table, Shown):
+            if isinstance(table, Aggregate) and value == table.column and not table.counts_rows:
+                return f"of the {table.said}{'s' if table.by else ''}"
             table = table.table
         if value == "layer" and isinstance(table, Bound) and table.function.name.endswith("_layer"):
             return table.function.name.replace("_", " ")
@@ -131,6 +133,8 @@ class OfGroups(Shown):
 
     def counted(self, rows: int) -> str:
         """(44) -> '44 images'"""
+        if isinstance(self.table, Aggregate) and self.table.by:
+            return count(rows, "group")
         return count(rows, "image" if self.table.keys == ("image",) else "row")
 
     def label(self, row: dict[str, Any]) -> str:

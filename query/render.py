@@ -184,9 +184,10 @@ def _notes(result: Answer) -> list[str]:
 
 def _rows(result: Answer) -> list[str]:
     columns = shown_columns(result)
-    cells = [[_cell(name, row[name]) for name in columns] for row in result.rows[:SHOWN_ROWS]]
+    cells = [[_cell(row[name]) for name in columns] for row in result.rows[:SHOWN_ROWS]]
     first = {name: next((row[name] for row in result.rows if row[name] is not None), None) for name in columns}
-    return aligned([columns, *cells], [isinstance(first[name], int | float | Decimal) for name in columns])
+    right = [isinstance(first[name], int | float | Decimal) and not isinstance(first[name], bool) for name in columns]
+    return aligned([columns, *cells], right)
 
 
 def aligned(table: list[list[str]], right: list[bool]) -> list[str]:
@@ -202,9 +203,9 @@ def aligned(table: list[list[str]], right: list[bool]) -> list[str]:
     return lines
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, bool):
-        return name if value else ""
+        return "yes" if value else "no"
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -250,7 +251,7 @@ def _bar(share: float) -> str:
 def html(result: Answer) -> str:
     """The same for a notebook."""
     columns = shown_columns(result) if result.rows else []
-    rows = _html_table([columns, *([_cell(name, row[name]) for name in columns] for row in result.rows[:SHOWN_ROWS])])
+    rows = _html_table([columns, *([_cell(row[name]) for name in columns] for row in result.rows[:SHOWN_ROWS])])
     notes = "".join(f"<p>{escape(note)}</p>" for note in _notes(result))
     sides = _html_table(both_sides(result.summary))
     histograms = "".join(

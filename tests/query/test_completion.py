@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlq.query.completion import candidates, shell_words
+from vlq.query.completion import candidates, columns_of, shell_words
 from vlq.query.parse import parse
 from vlq.query.registry import functions, methods
+
+from ..synthetic import make_cache
 
 COMMANDS = ["info", "status", "help", "sql", "annotate", "demo", "gc", "index", "repair", "run", "serve", "verify"]
 AT = ("patch", "last", "prompt")
@@ -26,6 +30,47 @@ TABLES = [entry.name for entry in functions().values() if entry.tokens is None]
 
 def offered(text: str) -> list[str]:
     return [candidate.text for candidate in candidates(text)]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cache whose images came with columns."""
+    folder = tmp_path_factory.mktemp("cache")
+    objects = [[{"label": "dog", "box": [0.0, 0.0, 9.0, 9.0], "mask_rle": None}]] * 2
+    make_cache(folder, images=2, columns={"label": ["beach", "snow"], "objects": objects})
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("first_layer('dog').where(la", {"layer": "number", "label": "text"}),
+        ("first_layer('dog').where(layer < 3 and lo", {"logprob": "number"}),
+        ("first_layer('dog').where('dog' in obj", {"objects": "list"}),
+        ("first_layer('dog').sort(by=la", {"layer": "number", "label": "text"}),
+        ("first_layer('dog').select([image, la", {"layer": "number", "label": "text"}),
+        ("first_layer('dog').group(label).count().sort(c", {"count": "number"}),
+        ("first_layer('ear') < first_layer('dog', by='patch').where(pat", {"patch": "number", "patches": "list"}),
+        ("first_layer('ear', patches=readings('dog').where(ra", {"rank": "number"}),
+        ("first_layer('dog', images=la", {"label": "text"}),
+        ("first_layer('dog', images=label == 'beach' and obj", {"objects": "list"}),
+        ("images(la", {"label": "text"}),
+        ("first_layer('dog', la", {}),  # an argument, if a wrong one
+        ("first_layer('unheard', 'of').where(la", {}),
+        ("first_layer(dog).where(la", {}),
+        ("first_layer('dog').where(label == 'la", {}),
+        ("first_layer('dog').limit(la", {}),
+    ],
+)
+def test_columns_are_those_of_the_answer_or_the_images(cache: str, text: str, expected: dict[str, str]) -> None:
+    start = re.sub(r"\w*$", "", text)
+    found = {one.text.removeprefix(start): one.help for one in candidates(text, columns=partial(columns_of, cache))}
+    assert {name: kind for name, kind in found.items() if name.isidentifier()} == expected
+
+
+def test_no_columns_of_a_cache_that_is_far_away_or_nowhere() -> None:
+    for url in ("s3://bucket/cache", "/nowhere/at/all"):
+        assert columns_of(url, "") == columns_of(url, "first_layer('dog')") == {}
 
 
 @pytest.mark.parametrize(

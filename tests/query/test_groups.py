@@ -414,6 +414,16 @@ def test_what_the_layers_are_called(corpus: Corpus) -> None:
     assert " without a value; first layer is most often " in never
 
 
+def test_numbers_of_numbers_are_named_by_both(corpus: Corpus) -> None:
+    medians = corpus.first_layer("rock").group("label").median()
+    again = medians.median()
+    (row,) = again.rows
+    assert again.headline == (
+        f"rock by label: {len(medians.rows)} groups, median of the median first layers {row['median']:g}"
+    )
+    assert ", mean count " in corpus.readings("rock").group("image").count().mean().headline
+
+
 def test_the_columns_that_tell_nothing_are_not_shown(corpus: Corpus) -> None:
     assert "missing" not in str(corpus.first_layer("rock").group("label").median())
     assert "missing" in str(corpus.first_layer("rock", min_prob=0.38, missing="never").group("label").median())

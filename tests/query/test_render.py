@@ -42,6 +42,10 @@ def test_the_table_begins_with_the_sentence_and_ends_with_bars(corpus: Corpus) -
     assert lines[3].split() == ["image", "layer", "patches", "logprob", "censored"]
     first = result.rows[0]
     assert lines[4].split()[:2] == [first["image"], str(first["layer"])]
+    shown = [line.split()[-1] for line in lines[4:24]]
+    assert shown == ["yes" if row["censored"] else "no" for row in result.rows[:20]]
+    last = render(result.sort("layer", descending=True), "table").splitlines()[4]
+    assert (last.split()[-1], max(row["layer"] for row in result.rows) > 1) == ("no", True)
     assert f"{matched - 20} more rows: --format json or csv has all." in lines
     assert "Censored: at the edge of the layers that were looked at; what is beyond might change it." in lines
     at = lines.index("layer")

@@ -18,6 +18,10 @@ from pathlib import Path
 import pytest
 
 from vlq.query.cli import main
+from vlq.workers.demo.card import MODEL
+from vlq.workers.job import run_job
+from vlq.workers.plan import RunOptions
+from vlq.workers.progress import tracker
 
 ROOT = Path(__file__).parents[3]
 PAGES = ["README.md", "docs/tutorial.md", "docs/sql.md"]
@@ -75,11 +79,24 @@ def alike(a: str, b: str) -> bool:
     return all(math.isclose(float(x), float(y), abs_tol=0.011) for x, y in pairs)
 
 
+@pytest.fixture(scope="module")
+def caches(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`demo`, and `background`: some of its scenes read with another prompt."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "demo").symlink_to(demo_cache)
+    scenes = str(demo_cache.parent / "scenes" / "manifest.parquet")
+    background = str(folder / "background")
+    with tracker() as shown:
+        run_job(RunOptions(scenes, str(MODEL), background, prompt="What is the background?", limit=40), shown)
+    return folder
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_show_real_output(
-    page: str, demo_cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    page: str, caches: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VLQ_CACHE", str(demo_cache))
+    monkeypatch.chdir(caches)
+    monkeypatch.setenv("VLQ_CACHE", "demo")
     path = ROOT / page
     lines = path.read_text().splitlines()
     found = list(blocks(lines))

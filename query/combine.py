@@ -271,6 +271,8 @@ class Calculated(Combined):
         unit = self.keys[-1] if self.keys else "row"
         if not summary["matched"]:
             return f"{self.node}: can be said of none of {count(summary['images'], 'image')}"
+        if not self.keys:
+            return f"{self.node}: {figure(summary['median'])}, in a corpus of {count(summary['images'], 'image')}"
         least, middle, most = (figure(summary[name]) for name in ("min", "median", "max"))
         known = f"can be said of {count(summary['matched'], unit)} in a corpus of {count(summary['images'], 'image')}"
         return f"{self.node}: {known}; median {middle}, from {least} to {most}"

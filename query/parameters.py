@@ -276,10 +276,21 @@ class ImageReference:
             raise scope.error(UNQUOTED if isinstance(node, Name) else EXPECTED, node, name=name, expected=self.expected)
         found = scope.find_image(value)
         if not found:
-            raise scope.error(NO_IMAGE, node)
+            raise scope.error(NO_IMAGE, node, near=_image_like(value, scope))
         if len(found) > 1:
             raise scope.error(SEVERAL_IMAGES, node, count=len(found), numbers=", ".join(map(str, found[:5])))
         return found[0]
+
+
+def _image_like(value: str | int, scope: Scope) -> str | None:
+    """The first image's name that holds this; None if none does."""
+    from vlq.query.compile import Compiler
+
+    compiler = Compiler()
+    images, part = compiler.table("images"), compiler.value("part", str(value))
+    like = f"SELECT image FROM {images} WHERE error IS NULL AND contains(lower(image), lower({part}))"
+    found = scope.ask(compiler.ask(f"{like} ORDER BY image LIMIT 1")) if isinstance(value, str) and value else []
+    return next((name for (name,) in found), None)
 
 
 @dataclass(frozen=True)

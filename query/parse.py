@@ -87,6 +87,7 @@ FOUND: tuple[tuple[Find, Mistake], ...] = (
     (_has(r"=>|=<|<>|&&|\|\||!(?!=)"), syntax.OTHER_LANGUAGE),
     (_has(r"(?:[-+*/<>=]|\b(?:and|or|not|in))(?=\s*$)"), syntax.UNFINISHED),
     (_has(r"[=(,]\s*[^\W\d]\w*( +)[^\W\d]\w*\s*[,)]"), syntax.TWO_WORDS),
+    (_has(r"\b(between|like|contains)\b"), syntax.OTHER_WORD),
     (_says("Perhaps you forgot a comma"), syntax.NO_COMMA),
     (_single_equals, syntax.SINGLE_EQUALS),
     (_has(r"\)\s*\b((?!(?:and|or|not|in|is|if|else|for)\b)[^\W\d]\w*)"), syntax.NO_DOT),

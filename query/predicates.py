@@ -91,8 +91,12 @@ class Predicate:
                 return column.sql
             case Literal(value=bool(value)):
                 return str(value).lower()
-        is_text = isinstance(node, Literal) and isinstance(node.value, str)
-        raise self.scope.error(NO_CONDITION, node, near=f"image == {node}" if is_text else None)
+        near = None
+        if isinstance(node, Sequence) and node.is_list and node.items:
+            near = f"image in {node}"
+        elif isinstance(node, Literal) and isinstance(node.value, str):
+            near = f"image == {node}"
+        raise self.scope.error(NO_CONDITION, node, near=near)
 
     def _comparison(self, operator: str, left: Node, right: Node, compiler: Compiler) -> str:
         if operator in ("in", "not in"):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vlq.query.errors import BadArgument, VlqError
 from vlq.query.mistakes.calls import (
     EQUALS,
+    METHOD_CALLED_FIRST,
     MISSING,
     NEAR_ARGUMENT,
     NO_ARGUMENT,
@@ -128,6 +129,8 @@ def call(
     function = functions().get(name)
     if function is None:
         known = ", ".join(key for key, entry in functions().items() if entry.is_table)
+        if (meant := SYNONYMS.get(name, name)) in methods():
+            raise METHOD_CALLED_FIRST.error(query, at or span, name=name, method=meant)
         raise NO_FUNCTION.error(query, at or span, name=name, near=nearest(name, functions()), known=known)
     arguments, written = _arguments(function, positional, named, query, span)
     return Call(name, arguments, written, span=span)
@@ -146,7 +149,7 @@ def method(
     """A method of a table held against its signature, as `call` does it."""
     signature = methods().get(name)
     if signature is None:
-        near = SYNONYMS.get(name) or nearest(name, methods())
+        near = SYNONYMS.get(name) or nearest(name, methods(), 0.6)
         known = ", ".join(f".{key}" for key in methods())
         raise NO_METHOD.error(query, at or span, name=name, near=near, known=known)
     arguments, written = _arguments(signature, positional, named, query, span)
@@ -180,7 +183,7 @@ def _arguments(
             refuse(UNNAMED, node.span, got=node, name=signature.parameters[i].name)
     for key, value, place in named:
         if signature.parameter(key) is None:
-            near = nearest(key, (parameter.name for parameter in signature.parameters), 0.6)
+            near = nearest(SYNONYMS.get(key, key), (parameter.name for parameter in signature.parameters), 0.6)
             is_known = any(function.parameter(key) is not None for function in functions().values())
             condition = next((name for name in CONDITIONS if signature.parameter(name) is not None), None)
             if near is None and not is_known and condition is not None:

@@ -37,6 +37,8 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 
 def headline(bound: Bound, summary: Summary) -> str:
     found = f"{bound['text']!r}: {count(summary['matched'], 'token')} with this text"
+    if not bound["text"]:
+        found = f"The vocabulary: {count(summary['matched'], 'token')}"
     if not summary["matched"]:
         return f"{bound['text']!r}: no token with this text"
     most = summary["most"]

@@ -33,9 +33,30 @@ SYNONYMS = {
     "head": "limit",
     "order": "sort",
     "average": "mean",
+    "avg": "mean",
     "hist": "histogram",
+    "k": "rank",
+    "top": "rank",
+    "top_k": "rank",
 }
-"""What methods are called elsewhere."""
+"""What methods and arguments are called elsewhere."""
+METHOD_CALLED_FIRST = Mistake(
+    UnknownName,
+    "{name} is not called as a function.",
+    "It follows behind a dot: first_layer('dog').{method}(...)",
+    (
+        Example(
+            "⟦count⟧(first_layer('dog'))",
+            "count is not called as a function.",
+            "It follows behind a dot: first_layer('dog').count(...)",
+        ),
+        Example(
+            "⟦avg⟧(first_layer('dog'))",
+            "avg is not called as a function.",
+            "It follows behind a dot: first_layer('dog').mean(...)",
+        ),
+    ),
+)
 
 EXPECTED = "Expected: {signature}"
 NO_ARGUMENT = Mistake(
@@ -63,6 +84,11 @@ NEAR_ARGUMENT = Mistake(
         Example(
             "first_layer('dog', ⟦ranc=2⟧)",
             "ranc is no argument of first_layer; did you mean rank?",
+            "Expected: first_layer(token, rank=1, ...",
+        ),
+        Example(
+            "first_layer('dog', ⟦top_k=5⟧)",
+            "top_k is no argument of first_layer; did you mean rank?",
             "Expected: first_layer(token, rank=1, ...",
         ),
     ),

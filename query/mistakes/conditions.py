@@ -43,6 +43,11 @@ NO_CONDITION = Mistake(
             "Expected a condition on columns, such as label == 'beach'. Got 'scene-000.png'.",
             "Did you mean image == 'scene-000.png'?",
         ),
+        Example(
+            "first_layer('dog', images=⟦['scene-000.png']⟧)",
+            "Expected a condition on columns, such as label == 'beach'. Got ['scene-000.png'].",
+            "Did you mean image in ['scene-000.png']?",
+        ),
     ),
     near="Did you mean {near}?",
 )

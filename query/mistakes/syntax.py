@@ -101,6 +101,15 @@ OTHER_LANGUAGE = Mistake(
         Example("first_layer('dog', images=⟦!⟧(label == 'beach'))"),
     ),
 )
+OTHER_WORD = Mistake(
+    SyntaxMistake,
+    "This word is no operator of VLQ.",
+    "3 <= layer <= 5 is between, 'bea' in label looks into a text.",
+    (
+        Example("first_layer('dog').where(layer ⟦between⟧ 3 and 5)"),
+        Example("first_layer('dog').where(label ⟦like⟧ 'bea%')"),
+    ),
+)
 COLON = Mistake(
     SyntaxMistake,
     "VLQ has no colon.",
@@ -169,12 +178,12 @@ OPERATOR = Mistake(
 NOT_CALLED = Mistake(
     SyntaxMistake,
     "A method is called: .{name}(...)",
-    "vlq help {name} says with which arguments.",
+    "vlq help tells what methods there are.",
     (
         Example(
             "⟦first_layer('dog').count⟧",
             "A method is called: .count(...)",
-            "vlq help count says with which arguments.",
+            "vlq help tells what methods there are.",
         ),
     ),
 )

@@ -155,7 +155,15 @@ NO_IMAGE = Mistake(
     BadArgument,
     "There is no image {got} with readings.",
     'See: vlq "images()"',
-    (Example("top(image=⟦'nobody.png'⟧)", "There is no image 'nobody.png' with readings.", 'See: vlq "images()"'),),
+    (
+        Example("top(image=⟦'nobody.png'⟧)", "There is no image 'nobody.png' with readings.", 'See: vlq "images()"'),
+        Example(
+            "top(image=⟦'000-0'⟧)",
+            "There is no image '000-0' with readings.",
+            "Did you mean '000-0.png'?",
+        ),
+    ),
+    near="Did you mean {near!r}?",
 )
 SEVERAL_IMAGES = Mistake(
     BadArgument,

@@ -322,6 +322,12 @@ def test_a_sample_is_the_same_for_the_same_seed(corpus: Corpus) -> None:
     assert [row for row in rows if row in one] == one  # in the order of the whole
 
 
+def test_one_number_is_said_as_one(corpus: Corpus) -> None:
+    (row,) = (difference := corpus.query("first_layer('rock').mean() - first_layer('cat').mean()")).rows
+    assert row["value"] == row["mean_1"] - row["mean_2"]
+    assert difference.headline.startswith(f"{difference.query}: {row['value']:g}, in a corpus of ")
+
+
 def test_methods_of_conditions(corpus: Corpus) -> None:
     text = "(first_layer('rock') < first_layer('cat'))"
     whole = corpus.query(text)

@@ -158,6 +158,7 @@ def test_tokens_in_words(corpus: Corpus) -> None:
         f"'o': 5 tokens with this text, 5 of them read; most often {most['piece']} ({most['token']}), "
         f"in {most['images']} of 11 images"
     )
+    assert corpus.tokens("").headline.startswith("The vocabulary: ")
     assert corpus.tokens("zzz").headline == "'zzz': no token with this text"
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import vlq
 from vlq.query.client import Corpus
-from vlq.query.errors import BadArgument
+from vlq.query.errors import BadArgument, QueryError
 
 from ..brute import Site, read_site
 from ..synthetic import make_cache, make_run
@@ -87,7 +87,7 @@ def test_pieces_and_words(case: tuple[Corpus, dict[str, Site]]) -> None:
         ("top(4)", "There is no image 4 with readings."),  # it failed
         ("top(99)", "There is no image 99 with readings."),
         ("top('none.png')", "There is no image 'none.png' with readings."),
-        ("top(none)", "image: expected an image's name, or its number. Got none."),
+        ("top(none)", "image: none is not quoted."),
         ("top(True)", "image: expected an image's name, or its number. Got True."),
         ("top(0, patch=12)", "patch: at='patch' has the positions 0 to 11. Got 12."),
         ("top(0, patch=-1)", "patch: expected a number from 0. Got -1."),
@@ -95,7 +95,7 @@ def test_pieces_and_words(case: tuple[Corpus, dict[str, Site]]) -> None:
     ],
 )
 def test_mistakes(case: tuple[Corpus, dict[str, Site]], text: str, message: str) -> None:
-    with pytest.raises(BadArgument) as caught:
+    with pytest.raises(QueryError) as caught:
         case[0].query(text)
     assert caught.value.message == message
 

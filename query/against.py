@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -90,14 +91,21 @@ def _group(bound: Bound, summary: Summary, rows: Rows) -> Group:
 # --- in words --------------------------------------------------------------------------------------------------
 
 
-def held_against(summary: Summary) -> str:
-    """'; without: in 12 of 239 (5%, 95% interval 3% to 8%), median 6'; nothing if it is held against nothing."""
+def _median(found: Summary) -> str:
+    return f"median {figure(found['median'])}"
+
+
+def held_against(summary: Summary, figures: Callable[[Summary], str] = _median) -> str:
+    """'; without: in 12 of 239 (5%, 95% interval 3% to 8%), median 6'; nothing if it is held against nothing.
+
+    `figures` says what is found there.
+    """
     if "against" not in summary:
         return ""
     other = summary["against"]
     found = f"; without: {matched_share(other, other['images'])}"
     if other["matched"]:
-        found += f", median {figure(other['median'])}"
+        found += f", {figures(other)}"
     return found + placed(other) + unknown(summary)
 
 

@@ -7,7 +7,6 @@ of it, from then on everybody who opens the cache sees all of it.
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, latest_head
-from vlq.query.errors import CacheError, CorruptCache, InputError
+from vlq.query.errors import CacheError, InputError
 from vlq.query.heads import renew
-from vlq.query.schema import IMAGE_COLUMNS, Annotation, Head, annotation_key, digest_of, plan_key
+from vlq.query.schema import IMAGE_COLUMNS, Annotation, Head, annotation_key, digest_of
 from vlq.query.store import put
-from vlq.query.tables import IMAGE_NAMES, parquet_bytes, read_table, reason
+from vlq.query.tables import IMAGE_NAMES, parquet_bytes, read_plan, read_table, reason
 
 KEYS = ("image_id", *IMAGE_NAMES)
 """Columns of a table that can say which image a row is of, the first one there is."""
@@ -71,7 +69,7 @@ def annotate(cache: Cache, table: Any, *, on: str | None = None, replace: bool =
     head = latest_head(cache.store)
     if head is None:
         raise CacheError(f"{cache.url} has no plan yet.", "Begin with `vlq run`; the images can be annotated then.")
-    plan = read_plan(cache, head)
+    plan = read_plan(cache.store, head.plan)
     found, unknown = numbers(rows[key].to_pylist(), key, plan, source)
     if not any(number is not None for number in found):
         raise InputError(
@@ -113,17 +111,6 @@ def with_annotation(head: Head, added: Annotation, own: Sequence[str], may_repla
         if left:
             kept.append(dataclasses.replace(annotation, columns=left))
     return dataclasses.replace(head, annotations=(*kept, added))
-
-
-def read_plan(cache: Cache, head: Head) -> pa.Table:
-    """The table of all images: image_id, image, uri, and the columns that came with them."""
-    try:
-        data = cache.store.read(head.plan)
-    except FileNotFoundError as error:
-        raise CorruptCache(f"The plan {head.plan} is missing from {cache.url}.", "Run: vlq repair") from error
-    if plan_key(digest_of(data)[:16]) != head.plan:
-        raise CorruptCache(f"The plan {head.plan} of {cache.url} is not what was written.", "Run: vlq repair")
-    return pq.read_table(io.BytesIO(data))
 
 
 # --- the table -------------------------------------------------------------------------------------------------

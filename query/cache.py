@@ -84,6 +84,11 @@ def committed_shards(store: Store) -> list[int]:
     return records(store).shards
 
 
+def missing_shards(store: Store, shards: int) -> list[int]:
+    """Of so many shards those without a commit record, in order."""
+    return sorted(set(range(shards)) - set(committed_shards(store)))
+
+
 def committed(store: Store) -> dict[int, Commit]:
     """Every commit record by shard."""
     return {shard: read_commit(store, shard) for shard in committed_shards(store)}

@@ -57,7 +57,7 @@ def _tell_of(
     from vlq.query.cache import Cache, default_url
 
     if format not in ("table", "json"):
-        raise FORMAT.error(known="table, json", got=format)
+        raise FORMAT.error(known="table or json", got=format)
     values = values_of(Cache.open(cache or default_url()))
     print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
 

@@ -39,7 +39,8 @@ Keys = frozenset[int] | None
 class Derived:
     """A table that Python makes of another statement's rows: what SQL is too slow at. `tables` are read beside.
 
-    It is made of the cache that is asked, or of `snapshot`, if there is one.
+    It is made of the cache that is asked, or of `snapshot`, if there is one. Equal ones are one table
+    (`Compiler.load`): a plain function as `make` is equal to itself, a `functools.partial` is not.
     """
 
     source: Statement

@@ -124,10 +124,11 @@ class Engine:
 def _parameters(statement: Statement, snapshot: Snapshot) -> dict[str, Any]:
     """The statement's values, and the files of the tables that it reads."""
     reads = statement.reads(snapshot)
-    return {**statement.parameters, **{name: _files(*table) for name, table in reads.items()}}
+    return {**statement.parameters, **{name: files_of(*table) for name, table in reads.items()}}
 
 
-def _files(snapshot: Snapshot, table: str, keys: Keys) -> list[str]:
+def files_of(snapshot: Snapshot, table: str, keys: Keys = None) -> list[str]:
+    """The paths of a table's files here. Raises CacheError if nothing is cached yet."""
     files = [snapshot.cache.vocabulary()] if table == VOCABULARY else snapshot.files(table, keys)
     if not files:
         raise EMPTY_CACHE.error(url=snapshot.cache.url)

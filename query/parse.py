@@ -105,7 +105,7 @@ def _mistake(text: str, source: str, offset: int, error: SyntaxError) -> VlqErro
     for find, mistake in FOUND:
         if (found := find(unquoted, message, place)) is not None:
             start = min(found[0], len(source) - 1)
-            return mistake.error(_clean(text), (offset + start, offset + max(found[1], start + 1)))
+            return mistake.error(_clean(text), (offset + start, offset + max(min(found[1], len(source)), start + 1)))
     raise AssertionError("the last mistake fits everything")
 
 

@@ -36,7 +36,7 @@ def form_of(form: str | None, output: str | None) -> str:
     ending = os.path.splitext(output or "")[1].lstrip(".")
     chosen = form or (ending if ending in FORMATS else "table")
     if chosen not in FORMATS:
-        raise FORMAT.error(known=", ".join(FORMATS), got=chosen)
+        raise FORMAT.error(known=f"one of {', '.join(FORMATS)}", got=chosen)
     if chosen in ("parquet", "arrow") and not output:
         raise NO_TEXT.error(got=chosen)
     return chosen

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from vlq.query.answer import Answer
 from vlq.query.cache import Cache, Snapshot
-from vlq.query.compile import VOCABULARY
+from vlq.query.engine import files_of
 from vlq.query.errors import CorruptCache, LimitReached, SqlMistake, VlqError
 from vlq.query.limits import Limits
-from vlq.query.mistakes.values import EMPTY_CACHE
 from vlq.query.summary import Rows, Summary, count
 from vlq.query.views import View, views_of
 
@@ -86,7 +85,7 @@ def ask(cache: Cache, sql: str, limits: Limits) -> SqlAnswer:
         "sql": sql,
         "tables": list(tables),
         "views": {name: view.sql for name, view in views.items()},
-        "files": {view.table: files(snapshot, view.table) for view in views.values()},
+        "files": {view.table: files_of(snapshot, view.table) for view in views.values()},
         "limits": bounds,
     }
     with TemporaryDirectory(prefix="vlq-sql-") as scratch:
@@ -100,14 +99,6 @@ def mentioned(sql: str, views: Mapping[str, View]) -> dict[str, View]:
     """The views whose names are in a text: no others can be read by it, and so their files need not be fetched."""
     words = set(re.findall(r"\w+", sql.lower()))
     return {name: view for name, view in views.items() if name in words}
-
-
-def files(snapshot: Snapshot, table: str) -> list[str]:
-    """The paths of a table's files here. Raises CacheError if nothing is cached yet."""
-    paths = [snapshot.cache.vocabulary()] if table == VOCABULARY else snapshot.files(table)
-    if not paths:
-        raise EMPTY_CACHE.error(url=snapshot.cache.url)
-    return paths
 
 
 # --- the process -----------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vlq.query.errors import CorruptCache, InputError
+from vlq.query.schema import digest_of, plan_key
+from vlq.query.store import Store
 from vlq.query.stores.location import kind_of, refuse_secrets
 
 FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
@@ -27,6 +29,20 @@ def parquet_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table.combine_chunks(), sink, compression="zstd")
     return sink.getvalue()
+
+
+def read_plan(store: Store, key: str) -> pa.Table:
+    """The table of all images: image_id, shard, image, uri, and the columns that came with them.
+
+    Raises CorruptCache if the plan is missing, or not what was written.
+    """
+    try:
+        data = store.read(key)
+    except FileNotFoundError as error:
+        raise CorruptCache(f"The plan {key} is missing from {store.url}.", "Run: vlq repair") from error
+    if plan_key(digest_of(data)[:16]) != key:
+        raise CorruptCache(f"The plan {key} in {store.url} is not what was written.", "Run: vlq repair")
+    return pq.read_table(io.BytesIO(data))
 
 
 def annotated(images: str, annotations: Iterable[tuple[str, Sequence[str]]]) -> bytes:

@@ -55,21 +55,16 @@ def covered_sql(label: str, truth: Truth, grid: tuple[int, int], compiler: Compi
     if truth.masks:
         own = Compiler()
         labelled = f"lower(object.label) = lower({own.value('label', label)})"
-        covered = Derived(own.ask(masks_sql(labelled, own)), CoveredByMasks(grid))
+        covered = Derived(own.ask(masks_sql(labelled, own)), covered_by_masks)
         parts.append(f"SELECT image, patch FROM {compiler.load('covered', covered)}")
     return "\nUNION ALL\n".join(parts)
 
 
-@dataclass(frozen=True)
-class CoveredByMasks:
-    """What makes the table of patches of a table of objects; equal ones make one table."""
+def covered_by_masks(snapshot: Snapshot, objects: pyarrow.Table) -> pyarrow.Table:
+    """image, patch: the patches that the objects of `masks_sql` cover."""
+    from vlq.query.rle import covered_patches
 
-    grid: tuple[int, int]
-
-    def __call__(self, snapshot: Snapshot, objects: pyarrow.Table) -> pyarrow.Table:
-        from vlq.query.rle import covered_patches
-
-        return covered_patches(self.grid, COVERED - ROUNDING, objects)
+    return covered_patches(snapshot.cache.run.grid, COVERED - ROUNDING, objects)
 
 
 def masks_sql(labelled: str, compiler: Compiler) -> str:

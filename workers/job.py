@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from vlq.query.cache import Cache, committed, committed_shards, read_run
+from vlq.query.cache import Cache, committed, missing_shards, read_run
 from vlq.query.errors import RunError
 from vlq.query.heads import name_index
 from vlq.query.schema import Head, Run
@@ -72,12 +72,12 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
         for note in pinned_notes(run, options):
             tracker.say(note)
         head, plan = settle(store, run, corpus, tracker.say)
-        if not missing(store, plan):
+        if not missing_shards(store, plan.shards):
             return _outcome(store, run, head if head.sealed else seal(store, run, head, tracker), 0)
     with Pool(options.ray_address) as pool, interruptible():  # Ray sets signal handlers of its own
         tracker.phase("loading the model")
         setup, room = arrange(options, run, pool)
-        shards = -(-corpus.num_rows // setup.shard_size) if run is None else len(missing(store, plan))
+        shards = -(-corpus.num_rows // setup.shard_size) if run is None else len(missing_shards(store, plan.shards))
         description = pool.start(setup, room, shards)
         if run is None:
             run = begin(store, description)
@@ -165,11 +165,6 @@ def _loaded_bytes(model: str, dtype: str) -> int | None:
     except Exception:
         return None
     return stored if dtype in ("float16", "bfloat16") else 2 * stored
-
-
-def missing(store: Store, plan: Plan) -> list[int]:
-    """Shards of the plan without a commit record."""
-    return sorted(set(range(plan.shards)) - set(committed_shards(store)))
 
 
 def dispatch(pool: Pool, store: Store, run: Run, plan: Plan, tracker: Tracker) -> tuple[RunWatch, list[Failure]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vlq.query.cache import committed, latest_head, read_run
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, Head, Run, digest_of, head_key, plan_key
 from vlq.query.store import Store, put
-from vlq.query.tables import parquet_bytes
+from vlq.query.tables import parquet_bytes, read_plan
 from vlq.workers.models.files import model_hash, resolve
 from vlq.workers.worker import Description
 
@@ -235,7 +233,7 @@ def settle(store: Store, run: Run, corpus: pa.Table, say: Callable[[str], None])
 def _planned(store: Store, run: Run, head: Head, corpus: pa.Table) -> Plan:
     """The head's plan. If it came to harm and is the plan of these very images, it is put again."""
     try:
-        return read_plan(store, head.plan)
+        return Plan(read_plan(store, head.plan))
     except CorruptCache:
         plan = first_plan(corpus, run.shard_size)
         data = parquet_bytes(plan.table)
@@ -243,14 +241,3 @@ def _planned(store: Store, run: Run, head: Head, corpus: pa.Table) -> Plan:
             raise
         put(store, head.plan, data)
         return plan
-
-
-def read_plan(store: Store, key: str) -> Plan:
-    """Raises CorruptCache if the plan is missing, or not what was written."""
-    try:
-        data = store.read(key)
-    except FileNotFoundError as error:
-        raise CorruptCache(f"The plan {key} is missing from {store.url}.", "Run: vlq repair") from error
-    if plan_key(digest_of(data)[:16]) != key:
-        raise CorruptCache(f"The plan {key} in {store.url} is not what was written.", "Run: vlq repair")
-    return Plan(pq.read_table(io.BytesIO(data)))

@@ -23,7 +23,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vlq.query.cache import Cache, committed, committed_shards, latest_head, read_commit, read_head, records
+from vlq.query.cache import (
+    Cache,
+    committed,
+    committed_shards,
+    latest_head,
+    missing_shards,
+    read_commit,
+    read_head,
+    records,
+)
 from vlq.query.errors import CorruptCache, MissingExtra, ModelError, NoCache
 from vlq.query.schema import (
     HEADS,
@@ -43,10 +52,10 @@ from vlq.query.schema import (
     plan_key,
 )
 from vlq.query.store import Store, open_store, put
-from vlq.query.tables import parquet_bytes
+from vlq.query.tables import parquet_bytes, read_plan
 from vlq.workers.encode import encode_part
 from vlq.workers.index import Progress, postings_from_arrays, rebuild
-from vlq.workers.plan import Plan, read_plan
+from vlq.workers.plan import Plan
 from vlq.workers.postings import postings_bytes, readings_of
 from vlq.workers.shard import content_digest, put_postings, record_of
 from vlq.workers.verify import RUN_AGAIN, Finding, damaged, verify_annotations, verify_index
@@ -60,6 +69,9 @@ class Mended:
 
     where: str
     what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}."
 
 
 Told = Iterator[Mended | Finding]
@@ -103,7 +115,7 @@ def repair(cache: Cache, model: str | None, progress: Progress) -> Told:
 def unread(store: Store) -> list[int]:
     """The shards of the plan that are not committed."""
     head = latest_head(store)
-    return sorted(set(range(head.shards if head else 0)) - set(committed_shards(store)))
+    return missing_shards(store, head.shards if head else 0)
 
 
 def command_of(run: Run, url: str) -> str:
@@ -159,7 +171,7 @@ def _largest_plan(store: Store) -> tuple[str, Plan | None]:
     key, largest = "", None
     for entry in store.list("plans"):
         try:
-            plan = read_plan(store, entry.key)
+            plan = Plan(read_plan(store, entry.key))
         except CorruptCache:
             continue
         if largest is None or plan.images > largest.images:

@@ -43,13 +43,13 @@ def verify(
         for finding in checks.verify(opened, progress):
             found += 1
             repairable = repairable or finding.mend == checks.REPAIR
-            print(f"{finding.where}: {finding.what}. To mend: {finding.mend}")
+            print(finding)
         if deep:
             from vlq.workers.rerun import rerun
 
             for finding in rerun(opened, model or None, sample, seed, progress):
                 found += 1
-                print(f"{finding.where}: {finding.what}. To mend: {finding.mend}")
+                print(finding)
     if found:
         print(f"{found} finding{'s' if found > 1 else ''} in {opened.url}.")
         if repairable:
@@ -75,12 +75,9 @@ def repair(
     mended, left = 0, 0
     with steps() as progress:
         for told in repairs.repair(opened, model or None, progress):
-            if isinstance(told, Finding):
-                left += 1
-                print(f"{told.where}: {told.what}. To mend: {told.mend}")
-            else:
-                mended += 1
-                print(f"{told.where}: {told.what}.")
+            left += isinstance(told, Finding)
+            mended += isinstance(told, repairs.Mended)
+            print(told)
     unread = repairs.unread(opened.store)
     if not mended and not left and not unread:
         print(f"Nothing to mend: {opened.url}")

@@ -28,6 +28,9 @@ class Finding:
     what: str
     mend: str
 
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}. To mend: {self.mend}"
+
 
 def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
     """Everything wrong with the cache; nothing if all is well. Reads every byte."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
-from vlq.query.against import contrast_layers, matched_share, unknown
+from vlq.query.against import contrast_layers, held_against
 from vlq.query.bind import Bound, Others
 from vlq.query.bounds import HIGH, LOW
 from vlq.query.compile import Compiler, Relation, Rest, indented
@@ -122,29 +123,19 @@ def contrast(bound: Bound, summary: Summary, rows: Rows, others: Others) -> Summ
 def headline(bound: Bound, summary: Summary) -> str:
     among = f"among the {bound.run.k} best{WHERE[bound['at']]}"
     read = f"{bound.token.label}{qualified(bound)}: {among}"
-    images, more = count(summary["images"], "image"), placed(summary) + _without(bound, summary)
+    there = partial(_there, bound)
+    images, more = count(summary["images"], "image"), placed(summary) + held_against(summary, there)
     every = None if summary["readings"] is None else count(summary["readings"], "reading")
     if not summary["stored"]:
         return f"{read} in none of {images if every is None else f'{every} of {images}'}{more}"
     stored = count(summary["stored"], "reading") if every is None else f"{summary['stored']:,} of {every}"
-    return f"{read} in {stored}, in {summary['matched']:,} of {images}; {_there(bound, summary)}{more}"
+    return f"{read} in {stored}, in {summary['matched']:,} of {images}; {there(summary)}{more}"
 
 
 def _there(bound: Bound, summary: Summary) -> str:
     if bound.function.name == "rank":
         return f"median rank there {figure(summary['median_rank'])}, best {summary['best_rank']}"
     return f"median probability there {summary['median_prob']:.3g}, highest {summary['best_prob']:.3g}"
-
-
-def _without(bound: Bound, summary: Summary) -> str:
-    """The same of the images that it is held against; nothing if it is held against nothing."""
-    if "against" not in summary:
-        return ""
-    other = summary["against"]
-    found = f"; without: {matched_share(other, other['images'])}"
-    if other["stored"]:
-        found += f", {_there(bound, other)}"
-    return found + placed(other) + unknown(summary)
 
 
 def notes_of_rank(bound: Bound) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -55,7 +54,7 @@ def compile_patches(bound: Bound, compiler: Compiler) -> str:
 
 def compile_locate(bound: Bound, compiler: Compiler) -> Relation:
     """`found` has the patches of each image at the layer, and how many regions they form; the rest is joined to it."""
-    found = compiler.load("found", Derived(found_at_layer(bound), partial(with_regions, bound)))
+    found = compiler.load("found", Derived(found_at_layer(bound), with_regions))
     rows, columns = (compiler.value(name, n) for name, n in zip(("rows", "columns"), bound.run.grid, strict=True))
     with_truth = bool(truth_of(bound.scope))
     sql = f"""\
@@ -80,13 +79,13 @@ FROM {found} AS found JOIN placed USING (image){" LEFT JOIN judged USING (image)
     return Relation(sql, ("image",), shown, mask="patches")
 
 
-def with_regions(bound: Bound, snapshot: Snapshot, found: pyarrow.Table) -> pyarrow.Table:
+def with_regions(snapshot: Snapshot, found: pyarrow.Table) -> pyarrow.Table:
     """The same with the number of regions: pieces of which the patches lie apart, corners not touching."""
     import pyarrow as pa
 
     from vlq.query.masks import masks_of, regions
 
-    masks = masks_of(found["positions"].combine_chunks(), bound.run.grid)
+    masks = masks_of(found["positions"].combine_chunks(), snapshot.cache.run.grid)
     return found.append_column("regions", pa.array(regions(masks)))
 
 
@@ -101,7 +100,7 @@ def truth_sql(bound: Bound, rows: str, columns: str, compiler: Compiler) -> str:
     words = sorted({token.text.strip().lower() for token in bound.token.tokens if token.text is not None})
     parts = []
     if truth.masks:
-        masks = compiler.load("masks", Derived(found_masks(bound, words), partial(judged_by_masks, bound)))
+        masks = compiler.load("masks", Derived(found_masks(bound, words), judged_by_masks))
         parts.append(f"SELECT image, iou, inside FROM {masks}")
     boxes = ""
     if truth.boxes:
@@ -131,10 +130,10 @@ FROM (
 )"""
 
 
-def judged_by_masks(bound: Bound, snapshot: Snapshot, objects: pyarrow.Table) -> pyarrow.Table:
+def judged_by_masks(snapshot: Snapshot, objects: pyarrow.Table) -> pyarrow.Table:
     from vlq.query.rle import judged
 
-    return judged(bound.run.grid, objects)
+    return judged(snapshot.cache.run.grid, objects)
 
 
 def found_masks(bound: Bound, words: list[str]) -> Statement:

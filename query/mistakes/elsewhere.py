@@ -21,7 +21,7 @@ NO_COMMAND = Mistake(
 )
 FORMAT = Mistake(
     QueryError,
-    "--format is one of {known}, not '{got}'.",
+    "--format is {known}, not '{got}'.",
     "",
     (
         Example(

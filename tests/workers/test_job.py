@@ -28,9 +28,9 @@ from vlq.query.cache import Cache, latest_head
 from vlq.query.commands import status
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.store import open_store
-from vlq.query.tables import parquet_bytes
+from vlq.query.tables import parquet_bytes, read_plan
 from vlq.workers.job import run_job
-from vlq.workers.plan import RunOptions, extended, first_plan, read_plan
+from vlq.workers.plan import RunOptions, extended, first_plan
 from vlq.workers.repair import Mended, repair, unread
 
 from .conftest import make_model, save_images
@@ -420,7 +420,7 @@ def test_new_images_become_new_shards(tiny_model: Path, images: Path, undisturbe
     head = latest_head(store)
     assert head is not None
     assert (head.number, head.shards, head.images, head.sealed) == (4, IMAGES // 2 + 2, IMAGES + 3, True)
-    plan = read_plan(store, head.plan).table.to_pylist()
+    plan = read_plan(store, head.plan).to_pylist()
     assert [row["image"] for row in plan[:IMAGES]] == [f"{i:04d}.png" for i in range(IMAGES)]
     assert [Path(row["image"]).name for row in plan[IMAGES:]] == ["0000a.png", "0001a.png", "0002a.png"]
     assert [row["shard"] for row in plan[IMAGES:]] == [IMAGES // 2, IMAGES // 2, IMAGES // 2 + 1]

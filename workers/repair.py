@@ -26,8 +26,10 @@ import pyarrow.parquet as pq
 from vlq.query.cache import Cache, committed, committed_shards, latest_head, read_commit, read_head, records
 from vlq.query.errors import CorruptCache, MissingExtra, ModelError, NoCache
 from vlq.query.schema import (
+    COMMITS,
     HEADS,
     IMAGE_COLUMNS,
+    INTERIMS,
     RUN,
     TOKENIZER,
     VOCABULARY,
@@ -342,13 +344,21 @@ def _index(cache: Cache, head: Head, progress: Progress) -> Told:
         return
     complete = all(shard in commits for shard in range(head.shards))
     wrong: list[Finding] = []
-    if head.index:
-        try:
-            manifest = cache.manifest(head)
-            wrong = list(verify_index(cache, head.index, manifest, [*commits.values()], progress))
-        except CorruptCache as error:
-            wrong = [Finding(head.index, error.message, "")]
-    if wrong and head.sealed and not complete:
+    index, manifest = None, None
+    try:
+        index = cache.index_of(head, records(cache.store, after=HEADS))
+        if index is not None:
+            manifest = cache.manifest_at(index)
+            wrong = list(verify_index(cache, index, manifest, [*commits.values()], progress))
+    except CorruptCache as error:
+        wrong = [Finding(index or str(head.index), error.message, "")]
+    if wrong and index != head.index:
+        for entry in cache.store.list(COMMITS, after=INTERIMS):
+            cache.store.delete(entry.key)
+        yield from (Mended(finding.where, f"{finding.what.rstrip('.')}: not used any more") for finding in wrong)
+        wrong = []
+    covered = next((shard for shard in range(head.shards) if shard not in commits), head.shards)
+    if wrong and covered < (head.shards if head.sealed else manifest.shards if manifest else 0):
         yield from (replace(finding, mend=f"{RUN_AGAIN}: it makes the index, too") for finding in wrong)
     elif wrong or (complete and not head.sealed):
         key, _, _ = rebuild(cache.store, cache.run, progress)

@@ -44,11 +44,13 @@ def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
     yield from _verify_plan(cache, head)
     yield from verify_annotations(cache, head)
     manifest = None
-    if head.index:
-        try:
-            manifest = cache.manifest(head)
-        except CorruptCache as error:
-            yield Finding(head.index, error.message, REPAIR)
+    index = None
+    try:
+        index = cache.index_of(head, records(cache.store, after=HEADS))
+        if index is not None:
+            manifest = cache.manifest_at(index)
+    except CorruptCache as error:
+        yield Finding(index or str(head.index), error.message, REPAIR)
 
     present = committed_shards(cache.store)
     for shard in sorted(set(range(head.shards)) - set(present)):
@@ -66,7 +68,7 @@ def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
             sound.append(commit)
         progress("checking shards", done + 1, len(present))
     if manifest is not None:
-        yield from verify_index(cache, str(head.index), manifest, sound, progress)
+        yield from verify_index(cache, str(index), manifest, sound, progress)
 
 
 def _verify_vocabulary(cache: Cache) -> Iterator[Finding]:

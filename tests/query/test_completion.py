@@ -19,7 +19,21 @@ from vlq.query.completion import candidates, shell_words
 from vlq.query.parse import parse
 from vlq.query.registry import functions, methods
 
-COMMANDS = ["info", "status", "help", "sql", "annotate", "demo", "gc", "index", "repair", "run", "serve", "verify"]
+COMMANDS = [
+    "info",
+    "status",
+    "help",
+    "sql",
+    "annotate",
+    "compact",
+    "demo",
+    "gc",
+    "index",
+    "repair",
+    "run",
+    "serve",
+    "verify",
+]
 AT = ("patch", "last", "prompt")
 TABLES = [entry.name for entry in functions().values() if entry.tokens is None]
 

@@ -125,9 +125,9 @@ def main() -> None:
             time.sleep(0.5)
         watched = Watched()
         start = time.perf_counter()
-        _, plan = settle(store, RUN, corpus, watched.say)
+        head, plan = settle(store, RUN, corpus, watched.say)
         planned = time.perf_counter() - start
-        _, failures = dispatch(pool, store, RUN, plan, watched)
+        _, failures = dispatch(pool, store, RUN, head, plan, watched)
         seconds = time.perf_counter() - start
     assert not failures
     print(json.dumps({"planned": planned, "seconds": seconds, "early": watched.early, "late": watched.late}))

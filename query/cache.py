@@ -16,6 +16,7 @@ from vlq.query.errors import CacheError, CorruptCache, NoCache
 from vlq.query.schema import (
     COMMITS,
     HEADS,
+    INTERIMS,
     RUN,
     TOKENIZER,
     VOCABULARY,
@@ -29,6 +30,7 @@ from vlq.query.schema import (
     commit_key,
     digest_of,
     head_key,
+    manifest_key,
     to_json,
 )
 from vlq.query.store import Store, open_store
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     import zarr
 
 HEAD = HEADS.removeprefix(f"{COMMITS}/")
+INTERIM = INTERIMS.removeprefix(f"{COMMITS}/")
 
 HOW_TO_MAKE = "Make one: `make demo` for the demo's, or `vlq run IMAGES --model MODEL --cache URL` for your own."
 
@@ -100,17 +103,22 @@ def _behind(manifest: IndexManifest | None) -> str:
 
 
 class Records(NamedTuple):
-    """The numbers of the shards that are committed and of the heads, each in order."""
+    """The numbers of the shards that are committed and of the heads, each in order, and the indexes of an unfinished
+    run: of how many shards, and their manifests' keys."""
 
     shards: list[int]
     heads: list[int]
+    interims: list[tuple[int, str]]
 
 
 def records(store: Store, after: str = "") -> Records:
-    """Which records there are, of those whose keys come after one. One listing tells of both kinds."""
+    """Which records there are, of those whose keys come after one. One listing tells of all kinds."""
     names = [entry.key.removeprefix(f"{COMMITS}/").removesuffix(".json") for entry in store.list(COMMITS, after=after)]
     heads = [name.removeprefix(HEAD) for name in names if name.startswith(HEAD)]
-    return Records(*(sorted(int(name) for name in some if name.isdecimal()) for some in (names, heads)))
+    parts = (name.removeprefix(INTERIM).partition("-") for name in names if name.startswith(INTERIM))
+    interims = sorted((int(count), manifest_key(digest)) for count, _, digest in parts if count.isdecimal())
+    shards, numbers = (sorted(int(name) for name in some if name.isdecimal()) for some in (names, heads))
+    return Records(shards, numbers, interims)
 
 
 def read_head(store: Store, number: int) -> Head:
@@ -238,6 +246,7 @@ class Cache:
         self.run = run
         self.copies = Copies(store)
         self._commits: dict[int, Commit] = {}
+        self._manifests: dict[str, IndexManifest] = {}
         self._snapshot: Snapshot | None = None
 
     @classmethod
@@ -257,13 +266,13 @@ class Cache:
         last = self._snapshot
         if last is not None and last.sealed:
             return last
-        head, manifest = (None, None) if last is None else (last.head, last.manifest)
-        found = records(self.store, after=HEADS if last is None else _behind(manifest))
+        head = None if last is None else last.head
+        found = records(self.store, after=HEADS if last is None else _behind(last.manifest))
         newest = max(found.heads, default=None)
         if newest is not None and (head is None or newest > head.number):  # a listing may lag behind the one before
-            before, head = head, read_head(self.store, newest)
-            if before is None or head.index != before.index:
-                manifest = self.manifest(head) if head.index else None
+            head = read_head(self.store, newest)
+        key = None if head is None else self.index_of(head, found)
+        manifest = None if key is None else self.manifest_at(key)
         if head is None or head.sealed:
             loose = []
         else:
@@ -277,12 +286,30 @@ class Cache:
         """Have the next snapshot look at the store again: something was written by this process."""
         self._snapshot = None
 
+    def index_of(self, head: Head, found: Records) -> str | None:
+        """Key of the manifest that covers most of a head's shards: the head's own, or while it is unsealed another."""
+        interims = [(shards, key) for shards, key in found.interims if shards <= head.shards and not head.sealed]
+        return interims[-1][1] if interims and interims[-1][0] > self.indexed(head) else head.index
+
+    def indexed(self, head: Head) -> int:
+        """How many shards the index that a head names covers; none if it cannot be used."""
+        try:
+            return self.manifest(head).shards if head.index else 0
+        except CorruptCache:
+            return 0
+
     def manifest(self, head: Head) -> IndexManifest:
         assert head.index is not None
-        try:
-            return IndexManifest.from_bytes(self.store.read(head.index), head.index)
-        except FileNotFoundError as error:
-            raise CorruptCache(f"The index {head.index} is missing from {self.url}.", "Run: vlq index") from error
+        return self.manifest_at(head.index)
+
+    def manifest_at(self, key: str) -> IndexManifest:
+        """A manifest, which never changes. Raises CorruptCache."""
+        if key not in self._manifests:
+            try:
+                self._manifests[key] = IndexManifest.from_bytes(self.store.read(key), key)
+            except FileNotFoundError as error:
+                raise CorruptCache(f"The index {key} is missing from {self.url}.", "Run: vlq index") from error
+        return self._manifests[key]
 
     def commit(self, shard: int) -> Commit:
         """A shard's record. Raises CacheError if the shard is not committed."""

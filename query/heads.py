@@ -19,13 +19,18 @@ def renew(store: Store, change: Callable[[Head], Head]) -> Head:
     while True:
         newest = latest_head(store)
         if newest is None:
-            raise CacheError(f"{store.url} has no plan yet.", "Run the same `vlq run` again: it goes on.")
+            raise no_plan(store.url)
         changed = replace(change(newest), number=newest.number)
         if changed == newest:
             return newest
         made = replace(changed, number=newest.number + 1)
         if store.create(head_key(made.number), made.to_bytes()):
             return made
+
+
+def no_plan(url: str) -> CacheError:
+    """The error of a cache whose run was stopped before it had listed its images."""
+    return CacheError(f"{url} has no plan yet.", "Run the same `vlq run` again: it goes on.")
 
 
 def name_index(store: Store, head: Head, index: str, sealed: bool) -> Head:

@@ -10,6 +10,7 @@
     commits/head-<number>.json        numbered, create-only: the plan, whether all of it is done, the compacted index,
                                       what the images were annotated with. Beside the shards' records, so that one
                                       listing tells a reader of all that is new
+    commits/index-<shards>-<hash>     empty: while a run goes on, its first so many shards are in index/<hash>.json
     index/<hash>/<table>-<part>.parquet     compacted postings, beside each where its blocks lie (.blocks);
                                       index/<hash>.json is their manifest
     annotations/<hash>.parquet        columns that were joined to the images later
@@ -52,6 +53,18 @@ HEADS = f"{COMMITS}/head-"
 
 def head_key(number: int) -> str:
     return f"{HEADS}{number:08d}.json"
+
+
+INTERIMS = f"{COMMITS}/index-"
+"""What the keys begin with that tell of an index of an unfinished run. They sort behind those of heads."""
+
+
+def interim_key(shards: int, digest: str) -> str:
+    return f"{INTERIMS}{shards:08d}-{digest}"
+
+
+def manifest_key(digest: str) -> str:
+    return f"index/{digest}.json"
 
 
 def commit_key(shard: int) -> str:

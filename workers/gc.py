@@ -5,14 +5,15 @@ it is. So an old object without a record may be one that a writer which is at wo
 decides nothing. Each kind goes only once no writer can want it any more:
 
     shards/, images/, postings/   once their shard is committed, with other objects: a record never changes
-    index/                        once the newest head has another that covers more shards, or its run is complete,
-                                  and no head in use names it
+    index/                        once another in use covers more shards, or its run is complete, and no record in use
+                                  names it
+    commits/index-*               once another in use covers more shards, or its run is complete for so long
     plans/                        once the newest head's plan is another of as many images or more: plans only grow
     annotations/                  once no head in use names it; if one comes to name it at that moment, it is put back
 
 and only once it is older than the grace period. The heads in use are the newest, those younger than the grace period,
-and the newest that is older: readers may hold each of these. Records (run.json, commits/) stay, and so does
-everything that VLQ did not put there.
+and the newest that is older: readers may hold each of these. All other records (run.json, commits/) stay,
+and so does everything that VLQ did not put there.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed, latest_head
-from vlq.query.errors import BadArgument, CacheError, CorruptCache
-from vlq.query.schema import HEADS, Commit, Head, IndexManifest
+from vlq.query.errors import BadArgument, CorruptCache
+from vlq.query.heads import no_plan
+from vlq.query.schema import HEADS, INTERIMS, Commit, Head, IndexManifest, head_key, manifest_key
 from vlq.query.store import Entry, Store
 
 GRACE = 24 * 3600.0
@@ -67,7 +69,7 @@ def leftovers(cache: Cache, grace: float = GRACE) -> list[Leftover]:
     entries = list(store.list())
     newest = latest_head(store)
     if newest is None:
-        raise CacheError(f"{store.url} has no plan yet.", "Run the same `vlq run` again: it goes on.")
+        raise no_plan(store.url)
     old = {entry.key: entry.modified is not None and now - entry.modified > grace for entry in entries}
     named = Named.of(cache, newest, old)
     found = [
@@ -111,12 +113,22 @@ class Named:
         heads = [key for key in sorted(old) if key.startswith(HEADS)]
         in_use = [key for key in heads if not old[key]] + [key for key in heads if old[key]][-1:]
         indexes = set()
+        interims = [key for key in sorted(old) if key.startswith(INTERIMS)]
+        held = (
+            [] if newest.sealed and old.get(head_key(newest.number), False) else [key for key in interims if old[key]]
+        )
+        for key in [*(key for key in interims if not old[key]), *held[-1:]]:
+            manifest = manifest_key(key.rpartition("-")[2])
+            indexes.add(key.rpartition("-")[2])
+            keys |= {key, manifest, *_files(store, manifest)}
         for head in (newest, *(Head.from_bytes(store.read(key), key) for key in in_use)):
             keys |= {head.plan, *(annotation.stored.key for annotation in head.annotations)}
             if head.index and (match := _OF_INDEX.match(head.index)):
                 indexes.add(match[1])
-                keys |= {head.index, *_files(store, head)}
-        shards = _shards(store, newest.index) if newest.index else 0
+                keys |= {head.index, *_files(store, head.index)}
+        covering = [newest.index] if newest.index else []
+        covering += [manifest_key(key.rpartition("-")[2]) for key in interims[-1:]]
+        shards = max((count for key in covering if (count := _shards(store, key)) < sys.maxsize), default=0)
         superseded = {
             match[1]
             for key in old
@@ -132,7 +144,9 @@ class Named:
         if match := _OF_SHARD.match(entry.key):
             return "not what its shard's record names" if int(match[1]) in self.commits else None
         if match := _OF_INDEX.match(entry.key):
-            return "no head in use names this index" if match[1] in self.superseded else None
+            return "no record in use names this index" if match[1] in self.superseded else None
+        if entry.key.startswith(INTERIMS):
+            return "another index covers more"
         if entry.key.startswith("plans/"):
             images = _rows(store, entry.key)
             return "another plan holds" if images is None or images <= self.newest.images else None
@@ -141,11 +155,10 @@ class Named:
         return None
 
 
-def _files(store: Store, head: Head) -> Iterator[str]:
-    """Keys of the index files that a head's manifest names."""
-    assert head.index is not None
+def _files(store: Store, key: str) -> Iterator[str]:
+    """Keys of the index files that a manifest names."""
     try:
-        manifest = IndexManifest.from_bytes(store.read(head.index), head.index)
+        manifest = IndexManifest.from_bytes(store.read(key), key)
     except FileNotFoundError:
         return  # an old head's, whose index went when it was newest no more; or `vlq verify` tells of it
     yield from (stored.key for stored in manifest.objects)

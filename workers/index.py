@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +13,18 @@ import pyarrow.parquet as pq
 
 from vlq.query.arrays import open_group
 from vlq.query.cache import Cache, committed, latest_head, read_commit
-from vlq.query.errors import CacheError
-from vlq.query.heads import name_index
-from vlq.query.schema import DIVERGENCE, Commit, Head, IndexFile, IndexManifest, Run, digest_of
+from vlq.query.heads import name_index, no_plan
+from vlq.query.schema import (
+    DIVERGENCE,
+    Commit,
+    Head,
+    IndexFile,
+    IndexManifest,
+    Run,
+    digest_of,
+    interim_key,
+    manifest_key,
+)
 from vlq.query.store import Store, put
 from vlq.query.sums import entropies, summed_sites
 from vlq.query.tables import parquet_bytes
@@ -28,22 +38,24 @@ Progress = Callable[[str, int, int], None]
 """Told what is being done, how many steps of it are done, and of how many."""
 
 
-def compact(store: Store, run: Run, head: Head, progress: Progress | None = None) -> tuple[str, IndexManifest]:
+def compact(
+    store: Store, run: Run, head: Head, progress: Progress | None = None, most: int | None = None
+) -> tuple[str, IndexManifest]:
     """Merge the committed shards' postings into an index; returns its manifest's key and the manifest.
 
-    Covers the shards before the first that is not committed. Nothing names the index until a head does.
+    Covers the shards before the first that is not committed, `most` of them. Nobody uses it before `publish`.
     """
     cache = Cache(store.url, store, run)
-    commits = _covered(store, head)
+    commits = _covered(store, head)[:most]
     runs = {table: [cache.local(commit.postings[table]) for commit in commits] for table in _tables(commits)}
     return _write_index(cache, commits, runs, progress or _silent)
 
 
 def rebuild(store: Store, run: Run, progress: Progress | None = None) -> tuple[str, IndexManifest, bool]:
-    """Make the index anew from the Zarr arrays alone. Also says whether a new head was needed to name it."""
+    """Make the index anew from the Zarr arrays alone, and publish it. Also says whether that was news."""
     head = latest_head(store)
     if head is None:
-        raise CacheError(f"{store.url} has no plan yet.", "Run the same `vlq run` again: it goes on.")
+        raise no_plan(store.url)
     cache = Cache(store.url, store, run)
     commits = _covered(store, head)
     with scratch() as folder:
@@ -58,7 +70,17 @@ def rebuild(store: Store, run: Run, progress: Progress | None = None) -> tuple[s
             if progress:
                 progress("reading arrays", done + 1, len(commits))
         key, manifest = _write_index(cache, commits, runs, progress or _silent)
-    return key, manifest, name_index(store, head, key, len(commits) == head.shards) != head
+    return key, manifest, publish(store, head, key, manifest)
+
+
+def publish(store: Store, head: Head, key: str, manifest: IndexManifest) -> bool:
+    """Have readers use an index: a head names it if all shards are in it, else a record of its own, which says nothing
+    that a complete cache needs. False if it was in use before."""
+    if manifest.shards == head.shards:
+        return name_index(store, head, key, sealed=True) != head
+    if manifest.shards == 0:
+        return False
+    return store.create(interim_key(manifest.shards, PurePosixPath(key).stem), b"")
 
 
 def postings_from_arrays(cache: Cache, commit: Commit) -> dict[str, pa.Table]:
@@ -115,7 +137,7 @@ def _write_index(
         errors=tuple(error for commit in commits for error in commit.errors),
         tables=tables,
     )
-    return put(store, f"index/{digest}.json", manifest.to_bytes()).key, manifest
+    return put(store, manifest_key(digest), manifest.to_bytes()).key, manifest
 
 
 def put_table(store: Store, name: str, data: bytes) -> IndexFile:

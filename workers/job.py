@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from vlq.query.cache import Cache, committed, missing_shards, read_run
 from vlq.query.errors import RunError
-from vlq.query.heads import name_index
 from vlq.query.schema import Head, Run
 from vlq.query.store import Store, open_store
+from vlq.workers.compactor import Compactor
 from vlq.workers.corpus import list_images
-from vlq.workers.index import compact
+from vlq.workers.index import compact, publish
 from vlq.workers.machine import cpu_count, fitting_workers, memory
 from vlq.workers.models import family_of
 from vlq.workers.models.files import resolve, weight_bytes
@@ -83,7 +83,7 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
             run = begin(store, description)
         check_identity(run, description.run.identity(), options.cache)
         head, plan = settle(store, run, corpus, tracker.say)
-        watch, failures = dispatch(pool, store, run, plan, tracker)
+        watch, failures = dispatch(pool, store, run, head, plan, tracker)
     if failures:
         raise given_up(failures)
     outcome = _outcome(store, run, seal(store, run, head, tracker), watch.fresh)
@@ -167,7 +167,9 @@ def _loaded_bytes(model: str, dtype: str) -> int | None:
     return stored if dtype in ("float16", "bfloat16") else 2 * stored
 
 
-def dispatch(pool: Pool, store: Store, run: Run, plan: Plan, tracker: Tracker) -> tuple[RunWatch, list[Failure]]:
+def dispatch(
+    pool: Pool, store: Store, run: Run, head: Head, plan: Plan, tracker: Tracker
+) -> tuple[RunWatch, list[Failure]]:
     """Have the missing shards read. Returns what was seen of that, and the shards that were given up."""
     before = committed(store)
     wanted = [shard for shard in range(plan.shards) if shard not in before]
@@ -175,10 +177,13 @@ def dispatch(pool: Pool, store: Store, run: Run, plan: Plan, tracker: Tracker) -
     errors = sum(len(commit.errors) for shard, commit in before.items() if shard < plan.shards)
     if cached:
         tracker.say(f"Going on: {cached} of {plan.images} images are cached.")
-    watch = RunWatch(tracker, cached, plan.images, errors)
+    compactor = Compactor(store, run, head, before)
+    watch = RunWatch(tracker, cached, plan.images, errors, compactor.committed)
     url = store.url if "://" in store.url else os.path.abspath(os.path.expanduser(store.url))
     try:
-        return watch, pool.extract(url, run, wanted, plan.rows_of, watch)
+        failures = pool.extract(url, run, wanted, plan.rows_of, watch)
+        compactor.join()
+        return watch, failures
     except KeyboardInterrupt:
         tracker.say(f"{watch.cached:,} of {plan.images:,} images are cached.")
         raise
@@ -208,7 +213,7 @@ def seal(store: Store, run: Run, head: Head, tracker: Tracker) -> Head:
             f"Shard {manifest.shards} is not committed any more in {store.url}.",
             "Run the same command again: it goes on.",
         )
-    name_index(store, head, key, sealed=True)
+    publish(store, head, key, manifest)
     return replace(head, index=key, sealed=True)
 
 

@@ -18,6 +18,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,6 +50,7 @@ from vlq.query.schema import (
     digest_of,
     head_key,
     images_key,
+    interim_key,
     plan_key,
 )
 from vlq.query.store import Store, open_store, put
@@ -108,6 +110,7 @@ def repair(cache: Cache, model: str | None, progress: Progress) -> Told:
         yield from _shards(cache, head, progress)
         yield from _plan(cache, head)
         yield from verify_annotations(cache, head)
+        yield from _interims(cache, progress)
         yield from _index(cache, head, progress)
     yield from _vocabulary(cache, model)
 
@@ -347,20 +350,25 @@ def _images_again(cache: Cache, commit: Commit) -> bytes:
 # --- the index and the vocabulary ------------------------------------------------------------------------------
 
 
+def _interims(cache: Cache, progress: Progress) -> Told:
+    """Damaged indexes of a run that went on are done without: their records go here, the rest goes with `vlq gc`."""
+    commits = [*committed(cache.store).values()]
+    for shards, key in records(cache.store, after=HEADS).interims:
+        wrong = list(verify_index(cache, key, commits, progress))
+        if wrong:
+            cache.store.delete(interim_key(shards, PurePosixPath(key).stem))
+        yield from (Mended(finding.where, f"{finding.what.rstrip('.')}: not used any more") for finding in wrong)
+
+
 def _index(cache: Cache, head: Head, progress: Progress) -> Told:
     """An index is made again of the arrays; the run that reads shards again makes it, too."""
     commits = committed(cache.store)
     if any(commit.run != cache.run.digest for commit in commits.values()):
         return
     complete = all(shard in commits for shard in range(head.shards))
-    wrong: list[Finding] = []
-    if head.index:
-        try:
-            manifest = cache.manifest(head)
-            wrong = list(verify_index(cache, head.index, manifest, [*commits.values()], progress))
-        except CorruptCache as error:
-            wrong = [Finding(head.index, error.message, "")]
-    if wrong and head.sealed and not complete:
+    wrong = list(verify_index(cache, head.index, [*commits.values()], progress)) if head.index else []
+    covered = next((shard for shard in range(head.shards) if shard not in commits), head.shards)
+    if wrong and covered < (head.shards if head.sealed else cache.indexed(head)):
         yield from (replace(finding, mend=f"{RUN_AGAIN}: it makes the index, too") for finding in wrong)
     elif wrong or (complete and not head.sealed):
         key, _, _ = rebuild(cache.store, cache.run, progress)

@@ -1,4 +1,4 @@
-"""`vlq index`, `vlq verify`, `vlq repair` and `vlq gc`: upkeep of a cache that is there."""
+"""`vlq index`, `vlq compact`, `vlq verify`, `vlq repair` and `vlq gc`: upkeep of a cache that is there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vlq.query.cache import Cache, default_url
+from vlq.query.heads import no_plan
 
 CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
 
@@ -21,6 +22,23 @@ def index(cache: CacheOption = "") -> None:
         key, manifest, changed = rebuild(opened.store, opened.run, progress)
     rows = sum(stored.size for files in manifest.tables.values() for stored in files)
     print(f"Index of {manifest.images} images: {rows / 2**20:.1f} MiB, {key}{'' if changed else ' (as it was)'}.")
+
+
+def compact(cache: CacheOption = "") -> None:
+    """Merge the postings of a cache's shards into its index; of a run that goes on, of those that are there."""
+    from vlq.query.cache import latest_head
+    from vlq.workers import index as indexing
+    from vlq.workers.progress import steps
+
+    opened = Cache.open(cache or default_url())
+    head = latest_head(opened.store)
+    if head is None:
+        raise no_plan(opened.url)
+    with steps() as progress:
+        key, manifest = indexing.compact(opened.store, opened.run, head, progress)
+        news = indexing.publish(opened.store, head, key, manifest)
+    shards = f"{manifest.shards:,} of {head.shards:,} shards"
+    print(f"Index of {shards}, {manifest.images:,} images: {key}{'' if news else ' (as it was)'}.")
 
 
 def verify(

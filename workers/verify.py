@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed_shards, latest_head, read_commit, read_head, records
 from vlq.query.errors import CorruptCache
-from vlq.query.schema import HEADS, Commit, Head, IndexManifest, Stored, commit_key, digest_of, head_key, plan_key
+from vlq.query.schema import HEADS, Commit, Head, Stored, commit_key, digest_of, head_key, plan_key
 from vlq.workers.index import Progress, postings_from_arrays, whole_tables
 from vlq.workers.merge import Rows, merged
 from vlq.workers.postings import blocks_of
@@ -46,13 +46,6 @@ def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
     yield from _verify_heads(cache)
     yield from _verify_plan(cache, head)
     yield from verify_annotations(cache, head)
-    manifest = None
-    if head.index:
-        try:
-            manifest = cache.manifest(head)
-        except CorruptCache as error:
-            yield Finding(head.index, error.message, REPAIR)
-
     present = committed_shards(cache.store)
     for shard in sorted(set(range(head.shards)) - set(present)):
         what, mend = ("missing", REPAIR) if head.sealed else ("not done yet", f"{RUN_AGAIN}: it does this shard")
@@ -68,8 +61,9 @@ def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
         if not findings:
             sound.append(commit)
         progress("checking shards", done + 1, len(present))
-    if manifest is not None:
-        yield from verify_index(cache, str(head.index), manifest, sound, progress)
+    for index in (head.index, *(key for _, key in records(cache.store, after=HEADS).interims)):
+        if index is not None:
+            yield from verify_index(cache, index, sound, progress)
 
 
 def _verify_vocabulary(cache: Cache) -> Iterator[Finding]:
@@ -115,10 +109,13 @@ def _verify_shard(cache: Cache, commit: Commit) -> Iterator[Finding]:
             yield Finding(stored.key, "says something else than the arrays", REPAIR)
 
 
-def verify_index(
-    cache: Cache, where: str, manifest: IndexManifest, commits: Sequence[Commit], progress: Progress
-) -> Iterator[Finding]:
-    """What is wrong with the index of a manifest, held against the records of sound shards."""
+def verify_index(cache: Cache, index: str, commits: Sequence[Commit], progress: Progress) -> Iterator[Finding]:
+    """What is wrong with the index that has its manifest at a key, held against the records of sound shards."""
+    try:
+        manifest = cache.manifest_at(index)
+    except CorruptCache as error:
+        yield Finding(index, error.message, REPAIR)
+        return
     harmed = list(damaged(cache, manifest.objects, REPAIR))
     yield from harmed
     covered = [commit for commit in commits if commit.shard < manifest.shards]
@@ -126,7 +123,7 @@ def verify_index(
         return
     whole = whole_tables(cache, covered, progress)
     for table in sorted(whole.keys() - manifest.tables.keys()):
-        yield Finding(where, f"lacks the table {table}", REPAIR)
+        yield Finding(index, f"lacks the table {table}", REPAIR)
     for done, (table, files) in enumerate(sorted(manifest.tables.items())):
         paths = [cache.local(stored) for stored in files]
         if table in whole:

@@ -36,8 +36,16 @@ class RunWatch:
     """Follows one run's shards."""
 
     def __init__(
-        self, tracker: Tracker, cached: int, total: int, errors: int, clock: Callable[[], float] = time.monotonic
+        self,
+        tracker: Tracker,
+        cached: int,
+        total: int,
+        errors: int,
+        committed: Callable[[int], None] = lambda shard: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`committed` is told of each shard that is."""
+        self._committed = committed
         self._tracker, self._clock = tracker, clock
         self._cached, self._total, self._errors = cached, total, errors
         self.fresh = 0  # images that this run read
@@ -96,6 +104,7 @@ class RunWatch:
             about = {"shard": shard.shard, "image_id": number, "image": name, "reason": reason}
             log.info("%s has no readings: %s", name, reason, extra={"fields": about})
         self._tracker.images(self.cached, self._total, self._errors, self.fresh)
+        self._committed(shard.shard)
 
     def failed(self, shard: int, reason: str, again_in: float | None) -> None:
         self._metrics.failures.inc()

@@ -23,7 +23,21 @@ from vlq.query.registry import functions, methods
 
 from ..synthetic import make_cache
 
-COMMANDS = ["info", "status", "help", "sql", "annotate", "demo", "gc", "index", "repair", "run", "serve", "verify"]
+COMMANDS = [
+    "info",
+    "status",
+    "help",
+    "sql",
+    "annotate",
+    "compact",
+    "demo",
+    "gc",
+    "index",
+    "repair",
+    "run",
+    "serve",
+    "verify",
+]
 AT = ("patch", "last", "prompt")
 TABLES = [entry.name for entry in functions().values() if entry.tokens is None]
 

@@ -98,7 +98,7 @@ def test_mistakes_before_any_work(
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("command", ["info", "status", "index", "verify", "repair"])
+@pytest.mark.parametrize("command", ["info", "status", "index", "verify", "repair", "compact"])
 def test_mistakes_about_caches(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     monkeypatch.delenv("VLQ_CACHE", raising=False)
     monkeypatch.setenv("VLQ_HOME", str(tmp_path / "home"))

@@ -1,10 +1,11 @@
 # Everything a person does here. `make demo` and `make test` need python3 (3.11 or newer) and nothing else.
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 
-.PHONY: demo test lint types tests test-s3 smoke bench docs format clean
+.PHONY: demo test lint types tests test-s3 smoke storm bench docs format clean
 
 demo: $(VENV)/workers.installed  ## Environment, a cache of 300 scenes, three answers.
 	$(BIN)/vlq demo
@@ -19,7 +20,7 @@ types: $(VENV)/dev.installed
 	$(BIN)/mypy
 
 tests: $(VENV)/dev.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-s3: $(VENV)/dev.installed  ## The stores' tests and a whole run against a real S3 server, Ceph's, of its own.
 	$(BIN)/python tests/stores/radosgw.py $(BIN)/python -m pytest tests/stores -k 'radosgw or azurite'
@@ -27,6 +28,9 @@ test-s3: $(VENV)/dev.installed  ## The stores' tests and a whole run against a r
 smoke: $(VENV)/dev.installed  ## A run on a cluster of four Ray nodes, all on this machine.
 	$(BIN)/vlq demo > /dev/null
 	PATH="$(CURDIR)/$(BIN):$$PATH" deploy/smoke.sh ~/.cache/vlq/demo/scenes workers/demo/model
+
+storm: $(VENV)/dev.installed  ## Every fault that a run is to survive, in full counts; some hours. SEED=1: another one.
+	$(BIN)/python -m tests.storm --seed $(or $(SEED),0)
 
 bench: $(VENV)/dev.installed  ## Every figure that the documentation states.
 	$(BIN)/python -m benchmarks

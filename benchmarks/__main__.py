@@ -10,7 +10,18 @@ from pathlib import Path
 
 from benchmarks.measure import as_json, machine
 
-NAMES = ("extraction", "plain_script", "throughput", "cluster", "memory", "synthetic", "query", "functions")
+NAMES = (
+    "extraction",
+    "plain_script",
+    "throughput",
+    "cluster",
+    "memory",
+    "synthetic",
+    "index",
+    "others",
+    "query",
+    "functions",
+)
 
 
 def main() -> None:

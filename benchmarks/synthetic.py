@@ -27,13 +27,13 @@ from benchmarks.measure import Figure, at_most
 from benchmarks.readings import World, shard_readings
 from vlq.query.cache import Cache
 from vlq.query.schema import RUN, VOCABULARY, Head, Run, digest_of, head_key, plan_key
-from vlq.query.store import open_store
+from vlq.query.store import Store, open_store
 from vlq.query.tables import parquet_bytes
 from vlq.workers.extract import GRID, TRANSFORM
 from vlq.workers.index import compact
 from vlq.workers.machine import cpu_count
 from vlq.workers.models.vocabulary import vocabulary_hash
-from vlq.workers.plan import first_plan
+from vlq.workers.plan import Plan, first_plan
 from vlq.workers.shard import write_shard
 
 INDEX_KIB = 330
@@ -72,6 +72,16 @@ def make(work: Path, images: int, ends: int | None = None) -> Path:
 
 def fill(folder: Path, images: int, ends: int | None) -> None:
     """Write shards in as many processes as there are cores, then the index."""
+    store, run, plan, head = begin(folder, images)
+    with ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn")) as pool:
+        shards = ((folder, run, shard, rows, ends) for shard, rows in plan.rows())
+        for _ in pool.map(write_one, *zip(*shards, strict=True)):
+            pass
+    seal(store, run, head)
+
+
+def begin(folder: Path, images: int) -> tuple[Store, Run, Plan, Head]:
+    """A cache that has a plan, and no shard yet."""
     vocabulary = vocabulary_table(World(RUN_OF.vocabulary_size))
     data = parquet_bytes(vocabulary)
     run = replace(RUN_OF, vocabulary_hash=vocabulary_hash(vocabulary), checksums={VOCABULARY: digest_of(data)})
@@ -91,10 +101,11 @@ def fill(folder: Path, images: int, ends: int | None) -> None:
     head = Head(1, plan_key(digest_of(data)[:16]), plan.shards, images, False, None)
     store.create(head.plan, data)
     store.create(head_key(1), head.to_bytes())
-    with ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn")) as pool:
-        shards = ((folder, run, shard, rows, ends) for shard, rows in plan.rows())
-        for _ in pool.map(write_one, *zip(*shards, strict=True)):
-            pass
+    return store, run, plan, head
+
+
+def seal(store: Store, run: Run, head: Head) -> None:
+    """Index a cache of which every shard is written."""
     key, _ = compact(store, run, head)
     store.create(head_key(2), replace(head, number=2, sealed=True, index=key).to_bytes())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlq.query.copies import Copies, local_files
@@ -33,7 +34,7 @@ from vlq.query.schema import (
     manifest_key,
     to_json,
 )
-from vlq.query.store import Store, open_store
+from vlq.query.store import Store, at_once, open_store
 
 if TYPE_CHECKING:
     import zarr
@@ -94,7 +95,8 @@ def missing_shards(store: Store, shards: int) -> list[int]:
 
 def committed(store: Store) -> dict[int, Commit]:
     """Every commit record by shard."""
-    return {shard: read_commit(store, shard) for shard in committed_shards(store)}
+    shards = committed_shards(store)
+    return dict(zip(shards, at_once(partial(read_commit, store), shards), strict=True))
 
 
 def _behind(manifest: IndexManifest | None) -> str:
@@ -170,7 +172,7 @@ class Snapshot:
     @property
     def commits(self) -> list[Commit]:
         """The records of all shards, in order."""
-        return [*map(self.cache.commit, range(self.manifest.shards if self.manifest else 0)), *self.loose]
+        return [*at_once(self.cache.commit, range(self.manifest.shards if self.manifest else 0)), *self.loose]
 
     def commit_of(self, image: int) -> Commit:
         """The record of the shard that holds an image. Raises CacheError if it is not committed."""
@@ -228,8 +230,8 @@ class Snapshot:
             return [self.cache.annotated(stored, self.annotations) for stored in self.stored(table)]
         copies, stored = self.cache.copies, self.stored(table, keys)
         if keys is None:
-            return [copies.whole(file) for file in stored]
-        paths = [path for file in stored if (path := copies.holding(file, keys)) is not None]
+            return at_once(copies.whole, stored)
+        paths = [path for path in at_once(lambda file: copies.holding(file, keys), stored) if path is not None]
         return paths or [copies.without_rows(file) for file in stored[:1]]
 
 
@@ -279,7 +281,7 @@ class Cache:
             if last is None or manifest is not last.manifest:
                 found = records(self.store, after=_behind(manifest))
             loose = [shard for shard in found.shards if shard < head.shards]
-        self._snapshot = Snapshot(self, head, manifest, tuple(map(self.commit, loose)))
+        self._snapshot = Snapshot(self, head, manifest, tuple(at_once(self.commit, loose)))
         return self._snapshot
 
     def forget(self) -> None:

@@ -9,7 +9,8 @@ URLs; any other scheme goes through fsspec. Keys are relative to the store's URL
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from vlq.query.errors import StoreError
@@ -19,7 +20,24 @@ from vlq.query.stores.location import kind_of
 from vlq.query.stores.objects import ObstoreStore, open_objects
 from vlq.query.stores.other import FsspecStore
 
-__all__ = ["Entry", "FsspecStore", "ObstoreStore", "Store", "open_store", "put"]
+__all__ = ["Entry", "FsspecStore", "ObstoreStore", "Store", "at_once", "open_store", "put"]
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+AT_ONCE = 32
+"""Requests under way at once, where many objects are read: of a store far away each is a wait."""
+
+
+def at_once(call: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
+    """`call` of each item, in order, many of them at a time."""
+    if len(items) < 2:
+        return [call(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(AT_ONCE, len(items))) as threads:
+        return list(threads.map(call, items))
 
 
 def put(store: Store, key: str, data: bytes) -> Stored:

@@ -41,6 +41,7 @@ class Faults:
     silence: float = 3.0  # seconds; clients should give up before
     always: str | None = None  # one fault for every request
     statuses: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # by method: what is always answered
+    expires: int | None = None  # after so many requests the credentials are refused as expired
     happened: Counter[str] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)  # by method, LIST for listings
 
@@ -58,6 +59,12 @@ class Faults:
             if fault is not None:
                 self.happened[fault] += 1
         return fault
+
+    def refusal(self, method: str) -> tuple[int, str] | None:
+        """What the server answers a request that it refuses, whoever asks."""
+        if self.expires is not None and self.requests.total() > self.expires:
+            return 400, "ExpiredToken"
+        return self.statuses.get(method)
 
     def written(self, path: str) -> None:
         with self._lock:
@@ -94,8 +101,8 @@ def faulty(endpoint: str, faults: Faults) -> Iterator[str]:
             split = urlsplit(self.path)
             listing = self.command == "GET" and ("list-type" in parse_qs(split.query))
             fault = faults.draw("LIST" if listing else self.command)
-            if self.command in faults.statuses:
-                self._refuse(*faults.statuses[self.command])
+            if refusal := faults.refusal(self.command):
+                self._refuse(*refusal)
             elif fault in ("500", "503", "slow down"):
                 code = {"500": "InternalError", "503": "ServiceUnavailable", "slow down": "SlowDown"}[fault]
                 self._refuse(500 if fault == "500" else 503, code)

@@ -25,7 +25,7 @@ from vlq.query.schema import (
     interim_key,
     manifest_key,
 )
-from vlq.query.store import Store, put
+from vlq.query.store import Store, at_once, put
 from vlq.query.sums import entropies, summed_sites
 from vlq.query.tables import parquet_bytes
 from vlq.workers.merge import merged, scratch
@@ -47,7 +47,8 @@ def compact(
     """
     cache = Cache(store.url, store, run)
     commits = _covered(store, head)[:most]
-    runs = {table: [cache.local(commit.postings[table]) for commit in commits] for table in _tables(commits)}
+    tables = _tables(commits)
+    runs = {table: at_once(cache.local, [commit.postings[table] for commit in commits]) for table in tables}
     return _write_index(cache, commits, runs, progress or _silent)
 
 

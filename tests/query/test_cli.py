@@ -147,7 +147,7 @@ def test_plots_that_cannot_be(
             ["vlq: This parenthesis is never closed.", "  first_layer('dog'", f"  {' ' * 11}^", "Add the missing one."],
         ),
         (["inof"], ["vlq: There is no command 'inof'.", "Did you mean `vlq info`? All commands: vlq --help"]),
-        (["info", "--format", "csv"], ["vlq: --format is one of table, json, not 'csv'."]),
+        (["info", "--format", "csv"], ["vlq: --format is table or json, not 'csv'."]),
     ],
 )
 def test_mistakes_end_with_2_and_one_message(

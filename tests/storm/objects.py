@@ -1,49 +1,40 @@
-"""A whole run over a server that fails at a share of the requests ends with the bytes of an undisturbed one.
-
-python -m tests.storm.objects [--images 60] [--share 0.05] [--seed 0] [--rounds 1]
-"""
+"""A whole run over a server that fails at a share of the requests ends with the bytes of an undisturbed one."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..faults import Faults, faulty
+from ..faults import FAULTS, Faults, faulty
 from ..s3 import client, environment, moto_server, new_bucket
+from ..workers import runs
 from ..workers.conftest import make_model, save_images
+from ..workers.runs import start
 
-PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
 PATIENCE = {"AWS_CONNECT_TIMEOUT": "2s", "AWS_READ_TIMEOUT": "2s"}
 """A server that is silent for 3 seconds has timed out."""
 
 
-def run(model: Path, images: str, cache: str, environ: Mapping[str, str], *more: str) -> None:
+def run(model: Path, images: str, cache: str, environ: Mapping[str, str]) -> None:
     """One `vlq run` to its end. Raises AssertionError with what it said if it fails."""
-    options = ["--model", str(model), "--cache", cache, "--prompt", PROMPT, "--k", "4", "--workers", "1"]
-    options += ["--shard-size", "2", "--batch-size", "2", *more]
-    vlq("run", images, *options, environ=environ)
+    _ended(start(model, images, cache, "--workers", "1", env=os.environ | environ), environ)
 
 
 def vlq(*arguments: str, environ: Mapping[str, str]) -> str:
     """What a command of `vlq` prints. Raises AssertionError with what it said if it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "vlq.query.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | environ,
-        timeout=550,
-    )
-    assert done.returncode == 0, done.stderr
+    return _ended(runs.vlq(*arguments, env=os.environ | environ), environ)
+
+
+def _ended(process: subprocess.Popen[str], environ: Mapping[str, str]) -> str:
+    out, said = process.communicate(timeout=550)
+    assert process.returncode == 0, said
     secret = environ.get("AWS_SECRET_ACCESS_KEY")
-    assert secret is None or secret not in done.stdout + done.stderr
-    return done.stdout
+    assert secret is None or secret not in out + said
+    return out
 
 
 def objects_of(bucket: str, folder: str, environ: Mapping[str, str]) -> dict[str, bytes]:
@@ -88,32 +79,13 @@ def compared(model: Path, images: Path, environ: Mapping[str, str], faults: Faul
     return Outcome(bucket, good, bad, (seconds[0], seconds[1]))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--share", type=float, default=0.05)
-    parser.add_argument("--lag", type=float, default=2.0, help="seconds by which listings lag behind")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=1)
-    given = parser.parse_args()
-    failed = 0
-    with tempfile.TemporaryDirectory() as name, moto_server() as endpoint:
-        model = make_model(Path(name, "model"))
-        images = save_images(Path(name, "images"), given.images)
-        print("| seed | requests | faults | seconds, on a good day | seconds | same bytes |")
-        print("| --- | --- | --- | --- | --- | --- |")
-        for seed in range(given.seed, given.seed + given.rounds):
-            faults = Faults(share=given.share, seed=seed, lag=given.lag)
-            outcome = compared(model, images, environment(endpoint), faults)
-            happened = ", ".join(f"{count} {fault}" for fault, count in sorted(faults.happened.items()))
-            usual, took = outcome.seconds
-            row = (seed, faults.requests.total(), happened, f"{usual:.0f}", f"{took:.0f}", not outcome.differing)
-            print("|", " | ".join(map(str, row)), "|", flush=True)
-            if outcome.differing:
-                print(f"differing: {', '.join(outcome.differing)}", file=sys.stderr)
-                failed += 1
-    return failed
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def storm(work: Path, seed: int, images: int) -> Iterator[tuple[str, Faults, Outcome]]:
+    """What goes wrong, of a run into moto's server: every kind at once, then each alone, at 5% of the requests; answers
+    of puts that are lost at 20%; listings that lag by two seconds."""
+    model, folder = make_model(work / "model"), save_images(work / "images", images)
+    days = {"every kind, listings lag": Faults(share=0.05, seed=seed, lag=2.0)}
+    days |= {kind: Faults(share=0.2 if kind == "answer lost" else 0.05, kinds=(kind,), seed=seed) for kind in FAULTS}
+    days["listings lag"] = Faults(lag=2.0, seed=seed)
+    with moto_server() as endpoint:
+        for name, faults in days.items():
+            yield name, faults, compared(model, folder, environment(endpoint), faults)

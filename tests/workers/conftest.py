@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from .runs import finished, start
+
 WORDS = ["USER", ":", "ASSISTANT", "What", "is", "in", "this", "image", "?", "the", "main", "object", "dog", "cat"]
 PADDED = 8
 """Rows of lm_head beyond the tokenizer."""
+
+IMAGES = 62
+"""Of `images`, in shards of two; the sixth is broken."""
 
 
 def make_tokenizer() -> Any:
@@ -119,3 +124,22 @@ def save_images(folder: Path, count: int, seed: int = 0) -> Path:
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Callable[[int], Path]:
     return lambda count: save_images(tmp_path / "images", count)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `undisturbed`."""
+    folder = save_images(tmp_path_factory.mktemp("job") / "images", IMAGES)
+    (folder / "0005.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny_model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache made by one worker that nobody disturbed."""
+    cache = tmp_path_factory.mktemp("job") / "cache"
+    out = finished(start(tiny_model, images, cache, "--workers", "1"))
+    assert "61 images read, 1 could not be" in out
+    assert "0005.png: empty file" in out
+    assert "vlq \"first_layer(token='dog')\"" in out
+    return cache

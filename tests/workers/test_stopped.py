@@ -1,0 +1,129 @@
+"""A run that is stopped or killed anywhere goes on to the same bytes, and so do two at once."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from vlq.query.cache import Cache
+
+from ..storm.kills import Job, kill_indexing
+from .conftest import IMAGES
+from .runs import below, commits, contents, events, finished, start, wait_until_gone, workers_of
+
+pytestmark = pytest.mark.timeout(600)  # a run takes seconds, but a minute on a machine that is busy
+
+
+@contextmanager
+def half_fetched(
+    image: Path, process: Callable[[], subprocess.Popen[str]]
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A run whose worker waits for the rest of an image's bytes, in mid-shard, and that worker's process.
+
+    The image is whole again for whoever asks next.
+    """
+    aside = image.with_suffix(".whole")
+    image.rename(aside)
+    os.mkfifo(image)
+    try:
+        started = process()
+        while True:
+            try:
+                pipe = os.open(image, os.O_WRONLY | os.O_NONBLOCK)
+                break
+            except OSError:  # nobody reads it yet
+                assert started.poll() is None, started.communicate()[1]
+                time.sleep(0.01)
+        os.write(pipe, aside.read_bytes()[:100])
+        while not (reading := [pid for pid in workers_of(started.pid) if str(image) in open_files(pid)]):
+            time.sleep(0.01)
+    finally:
+        aside.replace(image)
+    try:
+        yield started, reading[0]
+    finally:
+        os.close(pipe)
+
+
+def open_files(pid: int) -> list[str]:
+    return [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists()]
+
+
+def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
+    tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    run = partial(start, tiny_model, images, cache, "--workers", "2")
+
+    def missing_shard() -> int:
+        missing = [shard for shard in range(IMAGES // 2) if not (cache / "commits" / f"{shard:08d}.json").exists()]
+        return missing[min(4, len(missing) - 1)]
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+        shard = missing_shard()
+        with half_fetched(images / f"{2 * shard + 1:04d}.png", run) as (process, _):
+            processes, workers = below(process.pid), workers_of(process.pid)
+            stopped = time.monotonic()
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)  # Ctrl-C reaches all of a terminal's processes
+            else:
+                process.send_signal(number)
+            out, said = process.communicate(timeout=60)
+            assert "Traceback" not in said
+            if number == signal.SIGKILL:
+                wait_until_gone(workers, 60)  # Ray's own follow within a minute
+            else:
+                assert (process.returncode, out) == (143 if number == signal.SIGTERM else 130, "")
+                *_, kept, last = said.splitlines()
+                assert re.fullmatch(r"\d+ of 62 images are cached\.", kept)
+                assert last == "Stopped. What is done is kept; the same command goes on from here."
+                assert time.monotonic() - stopped < 20  # most of it on a machine that others use, too
+                wait_until_gone(processes, 10)
+        assert not (cache / "commits" / f"{shard:08d}.json").exists()
+        # What is committed answers already.
+        snapshot = Cache.open(str(cache)).snapshot()
+        assert not snapshot.sealed
+        assert snapshot.cached == 2 * commits(cache) > 0
+    shard = missing_shard()
+    with half_fetched(images / f"{2 * shard + 1:04d}.png", run) as (process, worker):
+        os.kill(worker, signal.SIGKILL)  # the run itself goes on with another one
+        wait_until_gone([worker], 10)
+        assert not (cache / "commits" / f"{shard:08d}.json").exists()
+        finished(process)
+    assert contents(cache) == contents(undisturbed)
+
+
+@pytest.mark.parametrize("command", ["index", "compact"])
+def test_what_makes_an_index_is_killed_at_random_moments(
+    command: str, tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """A sample of `make storm`."""
+    job = Job.of(tmp_path, tiny_model, images, undisturbed, seconds=0.0)
+    outcome = kill_indexing(job, random.Random(0), 2, command)
+    assert outcome.wrong == []
+    assert outcome.killed == 2
+    assert outcome.caches >= 2
+
+
+def test_two_runs_at_once(tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    runs = [start(tiny_model, images, cache, "--workers", "1", "--log", "json") for _ in range(2)]
+    ends = [run.communicate(timeout=250) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], ends
+    told = [event for _, said in ends for event in events(said) if "shard" in event and "seconds" in event]
+    won = sorted(event["shard"] for event in told if event["event"].endswith(" committed"))
+    assert won == list(range(IMAGES // 2))  # by either of them, each once
+    # Where they meet, each has one shard in its model; then each goes on from somewhere else. If two that began at once
+    # did not do that, they would read every shard twice.
+    assert sum(event["event"].endswith("read twice") for event in told) <= IMAGES // 4
+    assert contents(cache) == contents(undisturbed)

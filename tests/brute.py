@@ -74,7 +74,7 @@ def picked_layers(
     counted = range(hit.shape[1]) if layers is None else layers
     rows = []
     for image in np.flatnonzero(hit.any((1, 2))):
-        for position in range(hit.shape[2]) if by == "patch" else [None]:
+        for position in np.flatnonzero(hit[image].any(0)) if by == "patch" else [None]:
             at = slice(None) if position is None else [position]
             read = hit[image][:, at]  # (layer, position)
             strongest = np.where(read, probability[image][:, at], 0).max(-1)

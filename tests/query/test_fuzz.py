@@ -20,7 +20,7 @@ from vlq.query.result import Result
 
 from .corpora import Case
 
-TEXTS = 100_000
+TEXTS = 60_000
 ASKED = 30
 """One in so many of the texts that are queries is asked of a corpus."""
 
@@ -175,14 +175,18 @@ class Maker:
 
 def at_once(do: Callable[[], object]) -> object:
     """What it gives, or the one kind of error that it may raise, which can be printed. Within a second."""
-    start = time.process_time()  # of this process alone, whatever else the machine does
-    found: object
-    try:
-        found = do()
-    except VlqError as error:
-        found = error
+    for _ in range(2):  # a full collection of garbage, of all tests before, may fall into the first
+        start = time.thread_time()  # of this thread alone, whatever else the machine does
+        found: object
+        try:
+            found = do()
+        except VlqError as error:
+            found = error
+        if time.thread_time() - start < SECOND:
+            break
+    else:
+        raise AssertionError("it takes too long")
     assert not isinstance(found, VlqError) or str(found).encode()
-    assert time.process_time() - start < SECOND
     return found
 
 
@@ -207,4 +211,4 @@ def test_no_text_does_anything_but_answer_or_be_refused(cases: dict[str, Case]) 
                 answered += not isinstance(answer, VlqError)
     # Else it is not the language that is tested, but Python's grammar.
     assert queries > TEXTS / 10
-    assert answered > 500
+    assert answered > 300

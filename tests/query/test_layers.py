@@ -95,7 +95,7 @@ def counted(layers: Any, count: int) -> list[int]:
     return sorted(set(layers))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(question=questions())
 def test_equals_brute_force(cases: dict[str, Case], question: tuple[str, str, list[int], dict[str, Any]]) -> None:
     pick, name, ids, arguments = question

@@ -112,13 +112,6 @@ def test_a_bucket_that_refuses(tiny_model: Path, images: Path, undisturbed: Path
         bucket = new_bucket(environment(endpoint))
         cache, env = f"s3://{bucket}/cache", os.environ | environment(proxy)
 
-        faults.statuses = {"PUT": (403, "AccessDenied")}
-        message, hint = refused(start(tiny_model, images, cache, "--workers", "1", env=env))
-        assert re.fullmatch(rf"vlq: Cannot write {cache}/\S+: no permission to write\.", message)
-        assert hint.startswith("It takes s3:PutObject,")
-        assert objects_of(bucket, "cache", environment(endpoint)) == {}
-        faults.statuses = {}
-
         faults.expires = faults.requests.total() + 300
         message, hint = refused(start(tiny_model, images, cache, "--workers", "1", env=env))
         assert message.endswith(": the credentials have expired.")

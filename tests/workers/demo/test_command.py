@@ -87,13 +87,22 @@ def test_what_another_version_left_is_made_anew(
         command.make_cache(str(cache), 3)
         assert "made anew" in capsys.readouterr().err
         assert Cache.open(str(cache)).info()["images"] == 3
-    # Other scenes than the cache was made of.
+
+
+def test_a_cache_of_other_scenes_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes, cache = tmp_path / "demo" / "scenes", tmp_path / "demo" / "cache"
+    assert not command.has_scenes(scenes, 3)
     (scenes / "scenes.sha256").write_text("another")
-    shutil.rmtree(cache)
     (cache / "of-another-version").mkdir(parents=True)
-    command.make_cache(str(cache), 3)
-    assert not (cache / "of-another-version").exists()
-    assert Cache.open(str(cache)).info()["images"] == 3
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vlq.workers.job.run_job", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command.make_cache(str(cache), 3)
+    assert not cache.exists()
+    assert command.has_scenes(scenes, 3)
 
 
 def test_lines_name_the_cache_where_another_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

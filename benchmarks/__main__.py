@@ -16,6 +16,7 @@ NAMES = (
     "throughput",
     "cluster",
     "memory",
+    "decoding",
     "synthetic",
     "index",
     "others",

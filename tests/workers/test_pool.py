@@ -62,6 +62,7 @@ def failing_worker() -> type:
                     time.sleep(0.01)
             if trouble == "hangs once" and attempt == 0:
                 os.kill(os.getpid(), signal.SIGSTOP)
+                time.sleep(60)  # it may reach the other threads first
             if trouble == "elsewhere":
                 return Done(shard, 1, lost_race=True, fresh=False)
             return Done(shard, 1)
@@ -98,13 +99,48 @@ def extract(pool: Pool, folder: Path, troubles: list[str]) -> tuple[Seen, dict[i
     return seen, {failure.shard: failure for failure in failures}
 
 
+# --- before there is a cluster ----------------------------------------------------------------------------------
+
+
+def test_a_cluster_out_of_reach() -> None:
+    with socket.socket() as bound:  # taken, but nobody listens
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(RunError, match=rf"\({address}\): .*refused") as caught, Pool(address):
+            pass
+    assert "Check --ray-address" in str(caught.value)
+
+
+def test_a_cluster_that_does_not_let_one_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refuse(**options: Any) -> None:
+        raise ConnectionError("Failed to connect\nwith details")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(RunError, match=rf"\({address}\): Failed to connect\n"), Pool(address):
+            pass
+
+
+# --- on one machine --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray on this machine: each pool finds it started, which takes seconds."""
+    with Pool("local"):
+        yield
+    gc.collect()  # Ray leaves sockets and files of its own to it
+
+
 @pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+def pool(cluster: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     monkeypatch.setattr(pool_module, "ShardWorker", failing_worker())
     monkeypatch.setattr(queue_module, "BACK_OFF", 0.05)
     with Pool("local") as started:
         yield started
-    gc.collect()  # Ray leaves sockets and files of its own to it
 
 
 def test_failures_stay_with_their_shards(pool: Pool, tmp_path: Path) -> None:
@@ -182,25 +218,3 @@ def test_a_model_that_no_worker_can_load(pool: Pool) -> None:
 def test_workers_that_die_while_they_load(pool: Pool) -> None:
     with pytest.raises(RunError, match="again and again: a worker died"):
         pool.start(replace(SETUP, model="deadly"), lambda: 1)
-
-
-def test_a_cluster_out_of_reach() -> None:
-    with socket.socket() as bound:  # taken, but nobody listens
-        bound.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{bound.getsockname()[1]}"
-        with pytest.raises(RunError, match=rf"\({address}\): .*refused") as caught, Pool(address):
-            pass
-    assert "Check --ray-address" in str(caught.value)
-
-
-def test_a_cluster_that_does_not_let_one_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    def refuse(**options: Any) -> None:
-        raise ConnectionError("Failed to connect\nwith details")
-
-    monkeypatch.setattr(ray, "init", refuse)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(RunError, match=rf"\({address}\): Failed to connect\n"), Pool(address):
-            pass

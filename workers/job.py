@@ -177,9 +177,9 @@ def dispatch(
     errors = sum(len(commit.errors) for shard, commit in before.items() if shard < plan.shards)
     if cached:
         tracker.say(f"Going on: {cached} of {plan.images} images are cached.")
-    compactor = Compactor(store, run, head, before)
-    watch = RunWatch(tracker, cached, plan.images, errors, compactor.committed)
     url = store.url if "://" in store.url else os.path.abspath(os.path.expanduser(store.url))
+    compactor = Compactor(store, url, run, head, before)
+    watch = RunWatch(tracker, cached, plan.images, errors, compactor.committed)
     try:
         failures = pool.extract(url, run, wanted, plan.rows_of, watch)
         compactor.join()
@@ -187,6 +187,8 @@ def dispatch(
     except KeyboardInterrupt:
         tracker.say(f"{watch.cached:,} of {plan.images:,} images are cached.")
         raise
+    finally:
+        compactor.stop()
 
 
 def given_up(failures: list[Failure]) -> RunError:

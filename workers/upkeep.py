@@ -24,7 +24,10 @@ def index(cache: CacheOption = "") -> None:
     print(f"Index of {manifest.images} images: {rows / 2**20:.1f} MiB, {key}{'' if changed else ' (as it was)'}.")
 
 
-def compact(cache: CacheOption = "") -> None:
+def compact(
+    cache: CacheOption = "",
+    shards: Annotated[int | None, typer.Option(help="The first so many; default all that are there.", min=1)] = None,
+) -> None:
     """Merge the postings of a cache's shards into its index; of a run that goes on, of those that are there."""
     from vlq.query.cache import latest_head
     from vlq.workers import index as indexing
@@ -35,10 +38,10 @@ def compact(cache: CacheOption = "") -> None:
     if head is None:
         raise no_plan(opened.url)
     with steps() as progress:
-        key, manifest = indexing.compact(opened.store, opened.run, head, progress)
+        key, manifest = indexing.compact(opened.store, opened.run, head, progress, most=shards)
         news = indexing.publish(opened.store, head, key, manifest)
-    shards = f"{manifest.shards:,} of {head.shards:,} shards"
-    print(f"Index of {shards}, {manifest.images:,} images: {key}{'' if news else ' (as it was)'}.")
+    covered = f"{manifest.shards:,} of {head.shards:,} shards, {manifest.images:,} images"
+    print(f"Index of {covered}: {key}{'' if news else ' (as it was)'}.")
 
 
 def verify(

@@ -291,7 +291,7 @@ def test_a_run_indexes_twice_as_many_shards_each_time(
     store = open_store(str(growing))
     for shards in ((0, 2, 1, 3, 4), (5, 6, 7, 9, 10, 8), (11,)):  # stopped and gone on with, twice
         before = [shard for shard in range(SHARDS) if (growing / "commits" / f"{shard:08d}.json").exists()]
-        compactor = Compactor(store, RUN, head_of(store), before)
+        compactor = Compactor(store, str(growing), RUN, head_of(store), before)
         for shard in shards:
             commit(growing, finished, shard)
             compactor.committed(shard)
@@ -308,7 +308,7 @@ def test_a_compactor_that_fails_is_a_warning(
     store = open_store(str(growing))
     commit(growing, finished, 0)
     flip(next(growing.glob("postings/00000000-*/patch_topk.parquet")))
-    compactor = Compactor(store, RUN, head_of(store), [])
+    compactor = Compactor(store, str(growing), RUN, head_of(store), [])
     compactor.committed(0)
     compactor.join()
     assert "The first 1 shards are not indexed: " in caplog.text

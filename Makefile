@@ -3,8 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN = $(VENV)/bin
-# Compiling all that is installed takes longer than compiling what is used, when it is.
-INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
+INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 
 .PHONY: demo test lint types tests test-s3 smoke storm bench docs format clean
 

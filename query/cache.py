@@ -96,7 +96,7 @@ def missing_shards(store: Store, shards: int) -> list[int]:
 def committed(store: Store) -> dict[int, Commit]:
     """Every commit record by shard."""
     shards = committed_shards(store)
-    return dict(zip(shards, at_once(partial(read_commit, store), shards), strict=True))
+    return dict(zip(shards, at_once(store, partial(read_commit, store), shards), strict=True))
 
 
 def _behind(manifest: IndexManifest | None) -> str:
@@ -172,7 +172,10 @@ class Snapshot:
     @property
     def commits(self) -> list[Commit]:
         """The records of all shards, in order."""
-        return [*at_once(self.cache.commit, range(self.manifest.shards if self.manifest else 0)), *self.loose]
+        return [
+            *at_once(self.cache.store, self.cache.commit, range(self.manifest.shards if self.manifest else 0)),
+            *self.loose,
+        ]
 
     def commit_of(self, image: int) -> Commit:
         """The record of the shard that holds an image. Raises CacheError if it is not committed."""
@@ -228,10 +231,11 @@ class Snapshot:
         """
         if table == "images" and self.annotations:
             return [self.cache.annotated(stored, self.annotations) for stored in self.stored(table)]
-        copies, stored = self.cache.copies, self.stored(table, keys)
+        store, copies, stored = self.cache.store, self.cache.copies, self.stored(table, keys)
         if keys is None:
-            return at_once(copies.whole, stored)
-        paths = [path for path in at_once(lambda file: copies.holding(file, keys), stored) if path is not None]
+            return at_once(store, copies.whole, stored)
+        found = at_once(store, lambda file: copies.holding(file, keys), stored)
+        paths = [path for path in found if path is not None]
         return paths or [copies.without_rows(file) for file in stored[:1]]
 
 
@@ -281,7 +285,7 @@ class Cache:
             if last is None or manifest is not last.manifest:
                 found = records(self.store, after=_behind(manifest))
             loose = [shard for shard in found.shards if shard < head.shards]
-        self._snapshot = Snapshot(self, head, manifest, tuple(at_once(self.commit, loose)))
+        self._snapshot = Snapshot(self, head, manifest, tuple(at_once(self.store, self.commit, loose)))
         return self._snapshot
 
     def forget(self) -> None:

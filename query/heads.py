@@ -17,9 +17,7 @@ def renew(store: Store, change: Callable[[Head], Head]) -> Head:
     Where another writer was first, its head is changed in turn. Raises CacheError if there is no head yet.
     """
     while True:
-        newest = latest_head(store)
-        if newest is None:
-            raise no_plan(store.url)
+        newest = planned(store)
         changed = replace(change(newest), number=newest.number)
         if changed == newest:
             return newest
@@ -28,9 +26,12 @@ def renew(store: Store, change: Callable[[Head], Head]) -> Head:
             return made
 
 
-def no_plan(url: str) -> CacheError:
-    """The error of a cache whose run was stopped before it had listed its images."""
-    return CacheError(f"{url} has no plan yet.", "Run the same `vlq run` again: it goes on.")
+def planned(store: Store) -> Head:
+    """The newest head. Raises CacheError if there is none: the run was stopped before it had listed its images."""
+    head = latest_head(store)
+    if head is None:
+        raise CacheError(f"{store.url} has no plan yet.", "Run the same `vlq run` again: it goes on.")
+    return head
 
 
 def name_index(store: Store, head: Head, index: str, sealed: bool) -> Head:

@@ -59,12 +59,13 @@ INTERIMS = f"{COMMITS}/index-"
 """What the keys begin with that tell of an index of an unfinished run. They sort behind those of heads."""
 
 
-def interim_key(shards: int, digest: str) -> str:
-    return f"{INTERIMS}{shards:08d}-{digest}"
-
-
 def manifest_key(digest: str) -> str:
     return f"index/{digest}.json"
+
+
+def interim_key(shards: int, index: str) -> str:
+    """`index` is the key of its manifest."""
+    return f"{INTERIMS}{shards:08d}-{index.removeprefix('index/').removesuffix('.json')}"
 
 
 def commit_key(shard: int) -> str:

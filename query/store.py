@@ -30,9 +30,9 @@ AT_ONCE = 32
 """Requests under way at once, where many objects are read: of a store far away each is a wait."""
 
 
-def at_once(call: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
-    """`call` of each item, in order, many of them at a time."""
-    if len(items) < 2:
+def at_once(store: Store, call: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
+    """`call` of each item, which reads the store, in order; many at a time where that is not on this machine's disk."""
+    if len(items) < 2 or store.local_path("") is not None:
         return [call(item) for item in items]
     from concurrent.futures import ThreadPoolExecutor
 

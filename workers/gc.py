@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed, latest_head
 from vlq.query.errors import BadArgument, CorruptCache
-from vlq.query.heads import no_plan
+from vlq.query.heads import planned
 from vlq.query.schema import HEADS, INTERIMS, Commit, Head, IndexManifest, head_key, manifest_key
 from vlq.query.store import Entry, Store
 
@@ -67,9 +67,7 @@ def leftovers(cache: Cache, grace: float = GRACE) -> list[Leftover]:
     store, now = cache.store, time.time()
     # Objects are listed before records are read: what is put and named meanwhile is in neither or in both.
     entries = list(store.list())
-    newest = latest_head(store)
-    if newest is None:
-        raise no_plan(store.url)
+    newest = planned(store)
     old = {entry.key: entry.modified is not None and now - entry.modified > grace for entry in entries}
     named = Named.of(cache, newest, old)
     found = [
@@ -118,8 +116,9 @@ class Named:
             [] if newest.sealed and old.get(head_key(newest.number), False) else [key for key in interims if old[key]]
         )
         for key in [*(key for key in interims if not old[key]), *held[-1:]]:
-            manifest = manifest_key(key.rpartition("-")[2])
-            indexes.add(key.rpartition("-")[2])
+            digest = key.rpartition("-")[2]
+            manifest = manifest_key(digest)
+            indexes.add(digest)
             keys |= {key, manifest, *_files(store, manifest)}
         for head in (newest, *(Head.from_bytes(store.read(key), key) for key in in_use)):
             keys |= {head.plan, *(annotation.stored.key for annotation in head.annotations)}

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlq.query.arrays import open_group
-from vlq.query.cache import Cache, committed, latest_head, read_commit
-from vlq.query.heads import name_index, no_plan
+from vlq.query.cache import Cache, committed, read_commit
+from vlq.query.heads import name_index, planned
 from vlq.query.schema import (
     DIVERGENCE,
     Commit,
@@ -48,15 +47,13 @@ def compact(
     cache = Cache(store.url, store, run)
     commits = _covered(store, head)[:most]
     tables = _tables(commits)
-    runs = {table: at_once(cache.local, [commit.postings[table] for commit in commits]) for table in tables}
+    runs = {table: at_once(store, cache.local, [commit.postings[table] for commit in commits]) for table in tables}
     return _write_index(cache, commits, runs, progress or _silent)
 
 
 def rebuild(store: Store, run: Run, progress: Progress | None = None) -> tuple[str, IndexManifest, bool]:
     """Make the index anew from the Zarr arrays alone, and publish it. Also says whether that was news."""
-    head = latest_head(store)
-    if head is None:
-        raise no_plan(store.url)
+    head = planned(store)
     cache = Cache(store.url, store, run)
     commits = _covered(store, head)
     with scratch() as folder:
@@ -81,7 +78,7 @@ def publish(store: Store, head: Head, key: str, manifest: IndexManifest) -> bool
         return name_index(store, head, key, sealed=True) != head
     if manifest.shards == 0:
         return False
-    return store.create(interim_key(manifest.shards, PurePosixPath(key).stem), b"")
+    return store.create(interim_key(manifest.shards, key), b"")
 
 
 def postings_from_arrays(cache: Cache, commit: Commit) -> dict[str, pa.Table]:

@@ -18,7 +18,6 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -110,8 +109,9 @@ def repair(cache: Cache, model: str | None, progress: Progress) -> Told:
         yield from _shards(cache, head, progress)
         yield from _plan(cache, head)
         yield from verify_annotations(cache, head)
-        yield from _interims(cache, progress)
-        yield from _index(cache, head, progress)
+        commits = committed(cache.store)
+        yield from _interims(cache, commits, progress)
+        yield from _index(cache, head, commits, progress)
     yield from _vocabulary(cache, model)
 
 
@@ -350,19 +350,17 @@ def _images_again(cache: Cache, commit: Commit) -> bytes:
 # --- the index and the vocabulary ------------------------------------------------------------------------------
 
 
-def _interims(cache: Cache, progress: Progress) -> Told:
+def _interims(cache: Cache, commits: Mapping[int, Commit], progress: Progress) -> Told:
     """Damaged indexes of a run that went on are done without: their records go here, the rest goes with `vlq gc`."""
-    commits = [*committed(cache.store).values()]
     for shards, key in records(cache.store, after=HEADS).interims:
-        wrong = list(verify_index(cache, key, commits, progress))
+        wrong = list(verify_index(cache, key, [*commits.values()], progress))
         if wrong:
-            cache.store.delete(interim_key(shards, PurePosixPath(key).stem))
+            cache.store.delete(interim_key(shards, key))
         yield from (Mended(finding.where, f"{finding.what.rstrip('.')}: not used any more") for finding in wrong)
 
 
-def _index(cache: Cache, head: Head, progress: Progress) -> Told:
+def _index(cache: Cache, head: Head, commits: Mapping[int, Commit], progress: Progress) -> Told:
     """An index is made again of the arrays; the run that reads shards again makes it, too."""
-    commits = committed(cache.store)
     if any(commit.run != cache.run.digest for commit in commits.values()):
         return
     complete = all(shard in commits for shard in range(head.shards))

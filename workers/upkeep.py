@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from vlq.query.cache import Cache, default_url
-from vlq.query.heads import no_plan
 
 CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
 
@@ -29,14 +28,12 @@ def compact(
     shards: Annotated[int | None, typer.Option(help="The first so many; default all that are there.", min=1)] = None,
 ) -> None:
     """Merge the postings of a cache's shards into its index; of a run that goes on, of those that are there."""
-    from vlq.query.cache import latest_head
+    from vlq.query.heads import planned
     from vlq.workers import index as indexing
     from vlq.workers.progress import steps
 
     opened = Cache.open(cache or default_url())
-    head = latest_head(opened.store)
-    if head is None:
-        raise no_plan(opened.url)
+    head = planned(opened.store)
     with steps() as progress:
         key, manifest = indexing.compact(opened.store, opened.run, head, progress, most=shards)
         news = indexing.publish(opened.store, head, key, manifest)

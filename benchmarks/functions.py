@@ -140,8 +140,12 @@ def asked(
     most = RARE_MS if of == "rare" else EVERYWHERE_MS
     if question.name == "first_layer" and of == "rare":
         most = WARM_MS
-    note = f"{max(rows):,} rows; {spread(times)}; cold {cold(cache, queries[0]):,.0f} ms; {queries[0]}"
+    note = f"{max(rows):,} rows, each a dictionary; {spread(times)}; "
+    note += f"cold {cold(cache, queries[0]):,.0f} ms; {queries[0]}"
     yield at_most(f"{name}, warm", warm, "ms", most, note=note)
+    shown = [milliseconds(lambda query=query: repr(corpus.query(query))) for _ in range(rounds) for query in queries]
+    note = f"{spread(shown)}; its sentence, first rows and histogram, as a terminal or a notebook shows them"
+    yield at_most(f"{name}, shown", median(shown), "ms", EVERYWHERE_MS if of != "rare" else RARE_MS, note=note)
     least = TIMES_FASTER if question.name == "first_layer" and of == "rare" else None
     yield faster(f"{name}", warm, median(scans), "numpy scan of patch/token", least=least)
     if question.sql is not None:

@@ -39,6 +39,16 @@ class Answer(ABC):
         """The rows, each a dictionary by column."""
 
     @property
+    def head(self) -> Rows:
+        """The first rows, as many as a person is shown."""
+        return self.rows[:SHOWN_ROWS]
+
+    @property
+    def is_censored(self) -> bool:
+        """Whether any row is at the edge of the layers that were looked at."""
+        return any(row.get("censored") for row in self.rows)
+
+    @property
     @abstractmethod
     def summary(self) -> Summary:
         """The answer in a few figures."""

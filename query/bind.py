@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.against import Split
-from vlq.query.compile import Compiler, Relation, Statement
+from vlq.query.compile import Compiler, Relation, Statement, indented, quoted
 from vlq.query.errors import VlqError
 from vlq.query.mistakes.calls import NOTHING_ASKED
 from vlq.query.mistakes.table import Mistake
@@ -16,7 +16,7 @@ from vlq.query.nodes import Arithmetic, Call, Comparison, Literal, Logic, Method
 from vlq.query.parameters import LayerSet
 from vlq.query.registry import Function, functions, methods
 from vlq.query.schema import Run
-from vlq.query.summary import Rows, Summary
+from vlq.query.summary import Rows, Summary, Totals
 from vlq.query.tokens import TokenSet, Vocabulary
 
 if TYPE_CHECKING:
@@ -75,6 +75,11 @@ class Counts:
     with_patches: int | None = None  # images that have patches of those that count, if not all have
     others: Others | None = None  # if the answer is held against anything
     found: Mapping[str, int] = field(default_factory=dict)  # all that `Table.counts` counts, by its names
+
+    @property
+    def placed(self) -> Summary:
+        """`with_patches` as part of a summary."""
+        return {} if self.with_patches is None else {"with_patches": self.with_patches}
 
 
 class Table(ABC):
@@ -166,6 +171,14 @@ class Table(ABC):
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
         """The rows in a few figures."""
 
+    def totals(self) -> Mapping[str, str]:
+        """SQL of the aggregates over its columns that `sum_up` needs, by name; none if only rows tell."""
+        return {}
+
+    def sum_up(self, totals: Totals, counts: Counts) -> Summary:
+        """What `summarise` says, of the rows' totals."""
+        raise NotImplementedError
+
     @abstractmethod
     def headline(self, summary: Summary) -> str:
         """The summary as one English sentence."""
@@ -252,13 +265,19 @@ class Bound(Table):
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
         assert self.function.summarise is not None
-        summary = self.function.summarise(self, rows, counts.images)
-        if counts.with_patches is not None:
-            summary["with_patches"] = counts.with_patches
+        summary = {**self.function.summarise(self, rows, counts.images), **counts.placed}
         if counts.others is None:
             return summary
         assert self.function.contrast is not None
         return self.function.contrast(self, summary, rows, counts.others)
+
+    def totals(self) -> Mapping[str, str]:
+        # What it is held against takes how many rows each image has.
+        return {} if self.function.totals is None or self.split is not None else self.function.totals(self)
+
+    def sum_up(self, totals: Totals, counts: Counts) -> Summary:
+        assert self.function.sum_up is not None
+        return {**self.function.sum_up(self, totals, counts.images), **counts.placed}
 
     def headline(self, summary: Summary) -> str:
         assert self.function.headline is not None
@@ -314,10 +333,18 @@ def _call(node: Call, scope: Scope) -> Bound:
 # --- statements ------------------------------------------------------------------------------------------------
 
 
-def compile_rows(table: Table) -> Statement:
-    """The SELECT of a table's rows."""
+def compile_rows(table: Table, first: int | None = None) -> Statement:
+    """The SELECT of a table's rows, or of so many of the first ones."""
     compiler = Compiler()
-    return compiler.statement(table.relation(compiler))
+    return compiler.statement(table.relation(compiler), first)
+
+
+def compile_totals(table: Table, totals: Mapping[str, str]) -> Statement:
+    """The SELECT of aggregates over the columns of a table's rows, in one row."""
+    compiler = Compiler()
+    columns = [f"{sql} AS {quoted(name)}" for name, sql in totals.items()]
+    rows = indented(compiler.select(table.relation(compiler)))
+    return compiler.ask(f"SELECT {', '.join(columns)}\nFROM (\n  {rows}\n)")
 
 
 def compile_counts(table: Table) -> Statement | None:

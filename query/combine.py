@@ -12,7 +12,7 @@ from vlq.query.compile import Compiler, Relation, Rest, indented, quoted
 from vlq.query.mistakes.combined import AGAINST, IN, KEY_KINDS, KEYS, NO_VALUE, NOT_TRUE, NOTHING_ASKED, OTHER_PATCHES
 from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Node, Not
 from vlq.query.predicates import Column, Predicate
-from vlq.query.summary import Rows, Summary, count, each, figure
+from vlq.query.summary import Rows, Summary, Totals, count, each, figure
 from vlq.query.tokens import TokenSet
 
 HOLDS = "holds"
@@ -179,7 +179,13 @@ class Condition(Combined):
     """What holds of a key or does not; where one side is missing it is neither."""
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
-        return {"images": counts.images, "compared": counts.compared, "matched": len(rows)}
+        return self.sum_up({"matched": len(rows)}, counts)
+
+    def totals(self) -> dict[str, str]:
+        return {"matched": "count(*)"}
+
+    def sum_up(self, totals: Totals, counts: Counts) -> Summary:
+        return {"images": counts.images, "compared": counts.compared, "matched": totals["matched"]}
 
     def headline(self, summary: Summary) -> str:
         unit = self.keys[-1] if self.keys else "row"
@@ -259,13 +265,20 @@ class Calculated(Combined):
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
         values = [row[self.column] for row in rows if row[self.column] is not None]
-        return {
-            "images": counts.images,
+        found = {
             "matched": len(values),
             "min": min(values, default=None),
             "median": float(median(values)) if values else None,
             "max": max(values, default=None),
         }
+        return self.sum_up(found, counts)
+
+    def totals(self) -> dict[str, str]:
+        column = self.column
+        return {"matched": f"count({column})"} | {name: f"{name}({column})" for name in ("min", "median", "max")}
+
+    def sum_up(self, totals: Totals, counts: Counts) -> Summary:
+        return {"images": counts.images, **{name: totals[name] for name in ("matched", "min", "median", "max")}}
 
     def headline(self, summary: Summary) -> str:
         unit = self.keys[-1] if self.keys else "row"

@@ -296,15 +296,20 @@ WITH known AS (
         cells = "count(*)" if relation.weight is None else f"coalesce(sum({relation.weight}), 0)::BIGINT"
         return f"SELECT {cells} FROM {relation.part()} AS answer WHERE {condition}"
 
-    def statement(self, relation: Relation) -> Statement:
-        """The SELECT that answers with a relation's rows: images by name, in their order."""
+    def statement(self, relation: Relation, first: int | None = None) -> Statement:
+        """The SELECT that answers with a relation's rows, or so many of the first: images by name, in their order."""
+        order = f"\nORDER BY {', '.join(total)}" if (total := total_order(relation)) else ""
+        limit = "" if first is None else f" LIMIT {self.value('first', first)}"
+        return self.ask(f"{self.select(relation)}{order}{limit}")
+
+    def select(self, relation: Relation) -> str:
+        """The SELECT of a relation's rows in no order: images by name."""
         shown = relation.shown or default_columns(relation)
         columns = ", ".join(
             sql if sql.endswith(f".{quoted(name)}") else f"{sql} AS {quoted(name)}" for sql, name in shown
         )
         where = f"\nWHERE answer.{relation.shows}" if relation.shows else ""
-        order = f"\nORDER BY {', '.join(total)}" if (total := total_order(relation)) else ""
-        return self.ask(f"SELECT {columns}\nFROM {self.source(relation)}{where}{order}")
+        return f"SELECT {columns}\nFROM {self.source(relation)}{where}"
 
     def ask(self, sql: str) -> Statement:
         """The statement of a SELECT: behind the shared parts, and with all that it needs.

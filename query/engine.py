@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Made = list[tuple[Derived, "pyarrow.Table"]]
+"""Tables that Python made for one answer, so that its rows and what is summed up of them share them."""
+
 UNREADABLE = duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException
 """What DuckDB raises where a file is not what it should be, beside plain errors of Thrift."""
 
@@ -78,20 +81,23 @@ class Engine:
         )
         return [number for (number,) in self.rows(statement, snapshot)[1]]
 
-    def rows(self, statement: Statement, snapshot: Snapshot) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def rows(
+        self, statement: Statement, snapshot: Snapshot, made: Made | None = None
+    ) -> tuple[list[str], list[tuple[Any, ...]]]:
         """The columns' names and the rows. Raises CacheError if nothing is cached yet, CorruptCache."""
 
         def ask() -> tuple[list[str], list[tuple[Any, ...]]]:
-            cursor = self._prepared(statement, snapshot).execute(statement.sql, _parameters(statement, snapshot))
+            cursor = self._prepared(statement, snapshot, made)
+            cursor.execute(statement.sql, _parameters(statement, snapshot))
             return [name for name, *_ in cursor.description or ()], cursor.fetchall()
 
         return _answered(statement, snapshot, ask)
 
-    def arrow(self, statement: Statement, snapshot: Snapshot) -> pyarrow.Table:
+    def arrow(self, statement: Statement, snapshot: Snapshot, made: Made | None = None) -> pyarrow.Table:
         """The rows as an Arrow table. Raises as `rows` does."""
 
         def ask() -> pyarrow.Table:
-            cursor = self._prepared(statement, snapshot)
+            cursor = self._prepared(statement, snapshot, made)
             return cursor.sql(statement.sql, params=_parameters(statement, snapshot)).to_arrow_table()
 
         return _answered(statement, snapshot, ask)
@@ -106,18 +112,23 @@ class Engine:
 
         return _answered(statement, snapshot, ask)
 
-    def _prepared(self, statement: Statement, snapshot: Snapshot, *, rows: bool = True) -> duckdb.DuckDBPyConnection:
+    def _prepared(
+        self, statement: Statement, snapshot: Snapshot, made: Made | None = None, *, rows: bool = True
+    ) -> duckdb.DuckDBPyConnection:
         """A cursor that knows the tables that Python makes for the statement; without `rows` those made of none."""
         cursor = self.cursor()
         for name, loaded in statement.loaded.items():
-            if isinstance(loaded, Derived):
+            if not isinstance(loaded, Derived):
+                table = loaded(snapshot)
+            elif (table := next((table for known, table in made or () if known == loaded), None)) is None:
                 of = loaded.snapshot or snapshot
                 source = loaded.source
                 if not rows:
                     source = replace(source, sql=f"SELECT * FROM (\n{source.sql}\n) LIMIT 0")
-                cursor.register(name, loaded.make(of, self.arrow(source, of)))
-            else:
-                cursor.register(name, loaded(snapshot))
+                table = loaded.make(of, self.arrow(source, of, made))
+                if made is not None:
+                    made.append((loaded, table))
+            cursor.register(name, table)
         return cursor
 
 

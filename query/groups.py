@@ -6,7 +6,7 @@ other. Without `group` all rows are one group.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -38,6 +38,9 @@ class OfGroups(Shown):
     """Something of each group of a table's rows, or of all of them together. `by` are the columns that part them."""
 
     by: tuple[tuple[str, Node], ...]
+
+    def totals(self) -> Mapping[str, str]:
+        return {}
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vlq.query.bind import Bound, Others, Scope, Table
     from vlq.query.compile import Compiler, Relation
     from vlq.query.parameters import Parameter
-    from vlq.query.summary import Rows, Summary
+    from vlq.query.summary import Rows, Summary, Totals
     from vlq.query.tokens import TokenSet
 
 Span = tuple[int, int]
@@ -74,6 +74,9 @@ class Function(Signature):
     check: Callable[[Bound, Scope], None] | None = None  # what no parameter can tell by itself
     compile: Callable[[Bound, Compiler], Relation] | None = None
     summarise: Callable[[Bound, Rows, int], Summary] | None = None  # of the rows and the number of images
+    # Where rows are of patches there may be millions: SQL of what is to be known of them, and what is made of that.
+    totals: Callable[[Bound], Mapping[str, str]] | None = None
+    sum_up: Callable[[Bound, Totals, int], Summary] | None = None
     headline: Callable[[Bound, Summary], str] | None = None
     subject: Callable[[Bound], str] | None = None  # what it is about, in words; by default the call itself
     contrast: Callable[[Bound, Summary, Rows, Others], Summary] | None = None  # what `against=` makes of a summary

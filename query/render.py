@@ -124,7 +124,7 @@ def _flat(value: Any) -> Any:
 def table(result: Answer) -> str:
     """The sentence, the tokens, the first rows, what to know of them, and the layers' histogram."""
     parts = [result.headline, *_tokens(result)]
-    if result.rows:
+    if result.head:
         parts += ["", *_rows(result)]
     parts += _notes(result)
     if sides := both_sides(result.summary):
@@ -149,7 +149,7 @@ def _tokens(result: Answer) -> list[str]:
 
 
 def shown_columns(result: Answer) -> list[str]:
-    """The columns that tell a person something: not numbers of images, nor what is the same in every row.
+    """The columns that tell a person something of the rows that are shown: not numbers of images, nor what all lack.
 
     Who names the columns, in SQL, means all of them.
     """
@@ -159,14 +159,14 @@ def shown_columns(result: Answer) -> list[str]:
     for end in ("", "_a", "_b"):  # those of a comparison of two caches end so
         hidden |= {name + end for name in ("image_id", "histogram", "corpus_layer", "corpus_rise")}
         without = (name + end for name in ("censored", "patches", "missing"))
-        hidden |= {name for name in without if not any(row.get(name) for row in result.rows)}
+        hidden |= {name for name in without if not any(row.get(name) for row in result.head)}
         # Without ground truth, or for a part of the corpus, there is nothing in these.
         optional = (name + end for name in ("iou", "pointing", "mean_entropy", "divergence", "rise"))
-        hidden |= {name for name in optional if all(row.get(name) is None for row in result.rows)}
+        hidden |= {name for name in optional if all(row.get(name) is None for row in result.head)}
         # What is known exactly needs no bounds.
         value = next((name + end for name in ("rank", "prob", "value") if name + end in result.columns), "")
         bounds = (LOW + end, HIGH + end)
-        hidden |= {name for name in bounds if all(row.get(name) == row.get(value) for row in result.rows)}
+        hidden |= {name for name in bounds if all(row.get(name) == row.get(value) for row in result.head)}
         if "patch" in result.columns:
             hidden.add(f"patches{end}")
     return [name for name in result.columns if name not in hidden]
@@ -174,9 +174,9 @@ def shown_columns(result: Answer) -> list[str]:
 
 def _notes(result: Answer) -> list[str]:
     notes = list(result.notes)
-    if any(row.get("censored") for row in result.rows):
+    if result.is_censored:
         notes.append("Censored: at the edge of the layers that were looked at; what is beyond might change it.")
-    hidden = len(result.rows) - SHOWN_ROWS
+    hidden = len(result) - SHOWN_ROWS
     if hidden > 0:
         notes.insert(0, f"{hidden:,} more rows: --format json or csv has all.")
     return notes
@@ -184,8 +184,8 @@ def _notes(result: Answer) -> list[str]:
 
 def _rows(result: Answer) -> list[str]:
     columns = shown_columns(result)
-    cells = [[_cell(row[name]) for name in columns] for row in result.rows[:SHOWN_ROWS]]
-    first = {name: next((row[name] for row in result.rows if row[name] is not None), None) for name in columns}
+    cells = [[_cell(row[name]) for name in columns] for row in result.head]
+    first = {name: next((row[name] for row in result.head if row[name] is not None), None) for name in columns}
     right = [isinstance(first[name], int | float | Decimal) and not isinstance(first[name], bool) for name in columns]
     return aligned([columns, *cells], right)
 
@@ -250,8 +250,8 @@ def _bar(share: float) -> str:
 
 def html(result: Answer) -> str:
     """The same for a notebook."""
-    columns = shown_columns(result) if result.rows else []
-    rows = _html_table([columns, *([_cell(row[name]) for name in columns] for row in result.rows[:SHOWN_ROWS])])
+    columns = shown_columns(result) if result.head else []
+    rows = _html_table([columns, *([_cell(row[name]) for name in columns] for row in result.head)])
     notes = "".join(f"<p>{escape(note)}</p>" for note in _notes(result))
     sides = _html_table(both_sides(result.summary))
     histograms = "".join(

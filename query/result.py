@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.answer import Answer
-from vlq.query.bind import Counts, Others, Scope, Table, bind, compile_counts, compile_listed, compile_rows
-from vlq.query.compile import VOCABULARY, Derived, Statement
+from vlq.query.answer import SHOWN_ROWS, Answer
+from vlq.query.bind import (
+    Counts,
+    Others,
+    Scope,
+    Table,
+    bind,
+    compile_counts,
+    compile_listed,
+    compile_rows,
+    compile_totals,
+)
+from vlq.query.compile import VOCABULARY, Compiler, Derived, Statement, default_columns
+from vlq.query.engine import Made
 from vlq.query.errors import MissingExtra
 from vlq.query.files import plot_form, write_whole
 from vlq.query.groups import Grouped
 from vlq.query.mistakes.elsewhere import ANSWER_NO_TRUTH, TWO_CORPORA
 from vlq.query.mistakes.values import TOO_MANY_CELLS
 from vlq.query.nodes import Node
-from vlq.query.summary import Rows, Summary
+from vlq.query.summary import Rows, Summary, Totals
 from vlq.query.tokens import Token
 
 if TYPE_CHECKING:
@@ -82,6 +93,7 @@ class Result(Answer):
         self.corpus = corpus
         self.node = node
         self.snapshot = corpus.cache.snapshot()
+        self._made: Made = []
         self.table = bind(node, _scope(corpus, self.snapshot, str(node) if text is None else text, text is not None))
         # A mistake in a condition shows when it is compiled; groups wait for what is wanted of each.
         if not isinstance(self.table, Grouped):
@@ -114,16 +126,52 @@ class Result(Answer):
 
     def _ask(self, statement: Statement) -> tuple[list[str], Rows]:
         with _collector_paused():
-            columns, rows = self.corpus.engine.rows(statement, self.snapshot)
+            columns, rows = self.corpus.engine.rows(statement, self.snapshot, self._made)
             return columns, [dict(zip(columns, row, strict=True)) for row in rows]
 
     @property
     def columns(self) -> list[str]:
-        return self._answer[0]
+        return list(self._columns)
 
     @property
     def rows(self) -> Rows:
         return self._answer[1]
+
+    @cached_property
+    def _columns(self) -> tuple[str, ...]:
+        relation = self.table.relation(Compiler())
+        return tuple(name for _, name in relation.shown or default_columns(relation))
+
+    @cached_property
+    def _may_be_many(self) -> bool:
+        """Whether rows are of patches, of which there may be millions: those are not looked at where SQL can tell."""
+        return bool({"patch", "position"} & {*self.table.whole.keys}) and bool(self.table.whole.totals())
+
+    @cached_property
+    def _totals(self) -> Totals:
+        """What is to be known of all rows where they may be many."""
+        wanted = {"rows": "count(*)"}
+        if "censored" in self._columns:
+            wanted["censored"] = "bool_or(censored)"
+        if self.table.whole is self.table:
+            wanted |= self.table.totals()
+        return self._aggregated(self.table, wanted)
+
+    def _aggregated(self, table: Table, totals: Mapping[str, str]) -> Totals:
+        return self._listed(table, compile_totals(table, totals))[1][0]
+
+    def __len__(self) -> int:
+        return self._totals["rows"] if self._may_be_many else len(self.rows)
+
+    @cached_property
+    def head(self) -> Rows:
+        if not self._may_be_many:
+            return super().head
+        return self._listed(self.table, compile_rows(self.table, SHOWN_ROWS))[1]
+
+    @property
+    def is_censored(self) -> bool:
+        return bool(self._totals.get("censored")) if self._may_be_many else super().is_censored
 
     @cached_property
     def summary(self) -> Summary:
@@ -135,6 +183,9 @@ class Result(Answer):
         `unknown`; see `bootstrap`.
         """
         whole = self.table.whole
+        if self._may_be_many:
+            totals = self._totals if whole is self.table else self._aggregated(whole, whole.totals())
+            return whole.sum_up(totals, self._counts(whole))
         rows = self.rows if whole is self.table else self._listed(whole, compile_rows(whole))[1]
         return whole.summarise(rows, self._counts(whole))
 
@@ -166,7 +217,7 @@ class Result(Answer):
 
     def arrow(self) -> pyarrow.Table:
         self._check_listed(self.table)
-        return self.corpus.engine.arrow(self.statement, self.snapshot)
+        return self.corpus.engine.arrow(self.statement, self.snapshot, self._made)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """A matplotlib figure that suits the answer; written to a file too, if its name ends with .png or .svg.

@@ -16,7 +16,7 @@ from vlq.query.nodes import Sequence as SequenceNode
 from vlq.query.patches import PatchSet
 from vlq.query.predicates import Column, Predicate, find_column, image_columns, without
 from vlq.query.registry import methods
-from vlq.query.summary import Rows, Summary
+from vlq.query.summary import Rows, Summary, Totals
 from vlq.query.tokens import TokenSet
 
 
@@ -91,6 +91,12 @@ class Shown(Table):
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
         return self.table.summarise(rows, counts)
+
+    def totals(self) -> Mapping[str, str]:
+        return self.table.totals()
+
+    def sum_up(self, totals: Totals, counts: Counts) -> Summary:
+        return self.table.sum_up(totals, counts)
 
     def headline(self, summary: Summary) -> str:
         return self.table.headline(summary)

@@ -10,22 +10,41 @@ Rows = list[dict[str, Any]]
 Summary = dict[str, Any]
 
 
-def layer_counts(rows: Rows) -> dict[int, int]:
-    """How many rows each layer has."""
-    return Counter(row["layer"] for row in rows)
+Totals = Mapping[str, Any]
+"""Aggregates of rows by name: what a summary is made of where there may be too many rows to look at each."""
 
 
-def layer_summary(histogram: Mapping[int, int], layers: Iterable[int], images: int, matched: int) -> Summary:
-    """`matched` of `images` images, and over a histogram of layers its least, median and greatest one.
+def layer_totals_sql(known: str = "true") -> dict[str, str]:
+    """SQL of aggregates over an answer's columns, of the rows for which `known` holds.
+
+    `stored` are these rows, `matched` the images that have any, `layers` counts them by layer.
+    """
+    only = f"FILTER (WHERE {known})"
+    return {
+        "stored": f"count(*) {only}",
+        "matched": f"count(DISTINCT image_id) {only}",
+        "layers": f"histogram(layer) {only}",
+    }
+
+
+def layer_totals(rows: Rows) -> dict[str, Any]:
+    """The same of rows that are here."""
+    layers = Counter(row["layer"] for row in rows)
+    return {"stored": len(rows), "matched": len({row["image_id"] for row in rows}), "layers": layers}
+
+
+def layer_summary(totals: Totals, layers: Iterable[int], images: int) -> Summary:
+    """How many of `images` images matched, and over the rows' layers the least, median and greatest one.
 
     The histogram of the summary has every layer of `layers`. The median of an even number of rows is the mean of the
     middle two.
     """
+    histogram = totals["layers"] or {}  # of no rows SQL has none
     counts = {layer: histogram.get(layer, 0) for layer in layers}
     found = [layer for layer, n in counts.items() if n]
     return {
         "images": images,
-        "matched": matched,
+        "matched": totals["matched"],
         "min": found[0] if found else None,
         "median": median(counts) if found else None,
         "max": found[-1] if found else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from vlq.query.bind import Bound, Scope
@@ -15,7 +16,7 @@ from vlq.query.functions.sources import check_site
 from vlq.query.mistakes.values import MISSING_BY
 from vlq.query.parameters import Choice, Optional, Parameter, Share
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary
+from vlq.query.summary import Rows, Summary, count, figure, layer_summary
 
 
 def check(bound: Bound, scope: Scope) -> None:
@@ -73,10 +74,9 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     corpus = rows[0] if rows else dict.fromkeys(("layer", "rise", "corpus_layer", "corpus_rise"))
     if bound["by"] == "corpus":
         histogram: dict[int, int] = corpus.get("histogram") or {}
-        found = layer_summary(histogram, bound.layers.layers, images, sum(histogram.values()))
+        found = _summed(bound, histogram, images)
         return found | {"corpus_layer": corpus["layer"], "corpus_rise": corpus["rise"]}
-    histogram = layer_counts([row for row in rows if row["layer"] is not None])
-    found = layer_summary(histogram, bound.layers.layers, images, sum(histogram.values()))
+    found = _summed(bound, Counter(row["layer"] for row in rows if row["layer"] is not None), images)
     ends = Counter((row["token"], row["piece"]) for row in rows if row["layer"] is None)
     most = min(ends, key=lambda end: (-ends[end], end[0]), default=None)
     return found | {
@@ -85,6 +85,11 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
         "never": ends.total(),
         "still": most and {"token": most[0], "piece": most[1]},
     }
+
+
+def _summed(bound: Bound, histogram: Mapping[int, int], images: int) -> Summary:
+    totals = {"layers": histogram, "matched": sum(histogram.values())}
+    return layer_summary(totals, bound.layers.layers, images)
 
 
 def headline(bound: Bound, summary: Summary) -> str:

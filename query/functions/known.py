@@ -16,7 +16,17 @@ from vlq.query.functions.sources import asked, check_site, token_positions
 from vlq.query.parameters import Choice, Optional, Parameter
 from vlq.query.patches import INSIDE, Numbered
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary, placed
+from vlq.query.summary import (
+    Rows,
+    Summary,
+    Totals,
+    count,
+    figure,
+    layer_summary,
+    layer_totals,
+    layer_totals_sql,
+    placed,
+)
 
 PLACE = {"patch": ("patch",), "last": (), "prompt": ("position",)}
 """The key of a position within a layer, by `at`: there is one last prompt token."""
@@ -93,20 +103,31 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 
     `readings` is of how many, None if images have patches of their own.
     """
-    name = bound.function.name
     stored = _stored(bound, rows)
-    histogram = layer_counts(stored)
-    matched = len({row["image_id"] for row in stored})
-    summary = layer_summary(histogram, bound.layers.layers, images, matched)
-    values = [row[name] for row in stored]
+    values = [row[bound.function.name] for row in stored]
+    found = {
+        "median": float(median(values)) if values else None,
+        "best": (min if bound.function.name == "rank" else max)(values, default=None),
+    }
+    return sum_up(bound, layer_totals(stored) | found, images)
+
+
+def totals(bound: Bound) -> dict[str, str]:
+    name = bound.function.name
+    best = "min" if name == "rank" else "max"
+    return layer_totals_sql(f"{name} IS NOT NULL") | {"median": f"median({name})", "best": f"{best}({name})"}
+
+
+def sum_up(bound: Bound, totals: Totals, images: int) -> Summary:
+    name = bound.function.name
     positions: int | None = bound.run.positions[bound["at"]]
     if bound.patches is not None:
         positions = len(bound.patches.numbers) if isinstance(bound.patches, Numbered) else None
-    return summary | {
-        "stored": len(stored),
+    return layer_summary(totals, bound.layers.layers, images) | {
+        "stored": totals["stored"],
         "readings": None if positions is None else images * len(bound.layers.layers) * positions,
-        f"median_{name}": float(median(values)) if values else None,
-        f"best_{name}": (min if name == "rank" else max)(values, default=None),
+        f"median_{name}": totals["median"],
+        f"best_{name}": totals["best"],
     }
 
 
@@ -173,6 +194,8 @@ RANK = Function(
     check=check_site,
     compile=compile_rank,
     summarise=summarise,
+    totals=totals,
+    sum_up=sum_up,
     headline=headline,
     contrast=contrast,
     notes=notes_of_rank,
@@ -186,6 +209,8 @@ PROB = Function(
     check=check_site,
     compile=compile_prob,
     summarise=summarise,
+    totals=totals,
+    sum_up=sum_up,
     headline=headline,
     contrast=contrast,
     notes=notes_of_prob,

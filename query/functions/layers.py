@@ -27,7 +27,17 @@ from vlq.query.functions.shared import (
 from vlq.query.functions.sources import check_min_patches, check_site, token_layers, token_positions
 from vlq.query.mistakes.values import BY_PATCH_OF_TEXT, MISSING_BY, RUN_TOO_LONG
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary, placed
+from vlq.query.summary import (
+    Rows,
+    Summary,
+    Totals,
+    count,
+    figure,
+    layer_summary,
+    layer_totals,
+    layer_totals_sql,
+    placed,
+)
 
 
 @dataclass(frozen=True)
@@ -167,11 +177,16 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     """Of `images` images with readings: in how many it is read, and the layers' median, extremes and histogram."""
     if bound["by"] == "corpus":
         histogram: dict[int, int] = dict(rows[0]["histogram"]) if rows else {}
-        return layer_summary(histogram, bound.layers.layers, images, sum(histogram.values()))
-    rows = [row for row in rows if row["layer"] is not None]
-    histogram = layer_counts(rows)
-    matched = len({row["image_id"] for row in rows})
-    return layer_summary(histogram, bound.layers.layers, images, matched)
+        return sum_up(bound, {"layers": histogram, "matched": sum(histogram.values())}, images)
+    return sum_up(bound, layer_totals([row for row in rows if row["layer"] is not None]), images)
+
+
+def totals(bound: Bound) -> dict[str, str]:
+    return layer_totals_sql("layer IS NOT NULL")
+
+
+def sum_up(bound: Bound, totals: Totals, images: int) -> Summary:
+    return layer_summary(totals, bound.layers.layers, images)
 
 
 def headline(pick: Pick, bound: Bound, summary: Summary) -> str:
@@ -212,6 +227,8 @@ def _function(pick: Pick, documentation: str, example: str) -> Function:
         check=check,
         compile=partial(compile_layer, pick),
         summarise=summarise,
+        totals=totals,
+        sum_up=sum_up,
         headline=partial(headline, pick),
         subject=asked,
         contrast=contrast_layers,

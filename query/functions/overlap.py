@@ -13,7 +13,7 @@ from vlq.query.functions.shared import AGAINST, IMAGES, LAYERS, MIN_PATCHES, MIN
 from vlq.query.functions.sources import check_patches, token_layers
 from vlq.query.parameters import Parameter, StoredRank, Tokens
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, layer_counts, layer_summary, placed
+from vlq.query.summary import Rows, Summary, count, layer_summary, layer_totals, placed
 
 
 def readings_of(bound: Bound, name: str) -> Bound:
@@ -49,9 +49,7 @@ FROM met"""
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     """In how many images both are read at one layer, and share a patch; the medians and extremes over these layers."""
-    histogram = layer_counts(rows)
-    matched = len({row["image_id"] for row in rows})
-    summary = layer_summary(histogram, bound.layers.layers, images, matched)
+    summary = layer_summary(layer_totals(rows), bound.layers.layers, images)
     summary["shared"] = len({row["image_id"] for row in rows if row["both"]})
     for name in ("iou", "distance"):
         summary[name] = median(row[name] for row in rows) if rows else None

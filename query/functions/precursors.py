@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vlq.query.bind import Bound, Scope
@@ -28,7 +27,7 @@ def check(bound: Bound, scope: Scope) -> None:
 
 def compile_precursors(bound: Bound, compiler: Compiler) -> Relation:
     """`before` has the tokens of each layer, counted and compared; their texts are joined to it."""
-    before = compiler.load("before", Derived(first_readings(bound), partial(contrasted, bound), (PATCH_CELLS,)))
+    before = compiler.load("before", Derived(first_readings(bound), Contrasted(bound), (PATCH_CELLS,)))
     sql = f"""\
 SELECT layer, token, piece, text, images, patches, share, others, difference, low, high, compared
 FROM {before} LEFT JOIN {compiler.table(VOCABULARY)} ON id = token"""
@@ -47,23 +46,28 @@ SELECT image, position AS patch, min(layer) AS layer FROM (
 ) GROUP BY image, position""")
 
 
-def contrasted(bound: Bound, snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
-    """`contrast.SCHEMA`, in the images that have both patches that come to read the token and such as never do."""
-    import numpy as np
+@dataclass(frozen=True)
+class Contrasted:
+    """Makes `contrast.SCHEMA`, of the images with both patches that come to read the token and such as never do."""
 
-    from vlq.query.cells import Cells, numbered
-    from vlq.query.contrast import Contrast
+    bound: Bound
 
-    run = bound.run
-    image, patch, layer = (reading[name].to_numpy() for name in ("image", "patch", "layer"))
-    images, place = numbered(image)
-    before = np.zeros((len(images), run.positions["patch"]), np.uint16)
-    before[place, patch] = np.where(np.isin(layer, bound.layers.layers), layer, 0)
-    others = np.ones(before.shape, bool)
-    others[place, patch] = False
-    both = before.any(1) & others.any(1)
-    contrast = Contrast(Cells(snapshot, images[both]), before[both], others[both], run)
-    return contrast.table(bound["min_images"], bound["per_layer"])
+    def __call__(self, snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
+        import numpy as np
+
+        from vlq.query.cells import Cells, numbered
+        from vlq.query.contrast import Contrast
+
+        bound, run = self.bound, self.bound.run
+        image, patch, layer = (reading[name].to_numpy() for name in ("image", "patch", "layer"))
+        images, place = numbered(image)
+        before = np.zeros((len(images), run.positions["patch"]), np.uint16)
+        before[place, patch] = np.where(np.isin(layer, bound.layers.layers), layer, 0)
+        others = np.ones(before.shape, bool)
+        others[place, patch] = False
+        both = before.any(1) & others.any(1)
+        contrast = Contrast(Cells(snapshot, images[both]), before[both], others[both], run)
+        return contrast.table(bound["min_images"], bound["per_layer"])
 
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:

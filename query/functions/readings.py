@@ -9,7 +9,17 @@ from vlq.query.functions.phrases import WHERE, asked, qualified, unstored
 from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_positions
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, figure, layer_counts, layer_summary, placed
+from vlq.query.summary import (
+    Rows,
+    Summary,
+    Totals,
+    count,
+    figure,
+    layer_summary,
+    layer_totals,
+    layer_totals_sql,
+    placed,
+)
 
 
 def compile_readings(bound: Bound, compiler: Compiler) -> Relation:
@@ -52,9 +62,15 @@ def patch_box_sql(patch: str, bound: Bound, compiler: Compiler) -> str:
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     """How many readings there are, in how many images, and at which layers."""
-    histogram = layer_counts(rows)
-    matched = len({row["image_id"] for row in rows})
-    return layer_summary(histogram, bound.layers.layers, images, matched) | {"readings": len(rows)}
+    return sum_up(bound, layer_totals(rows), images)
+
+
+def totals(bound: Bound) -> dict[str, str]:
+    return layer_totals_sql()
+
+
+def sum_up(bound: Bound, totals: Totals, images: int) -> Summary:
+    return layer_summary(totals, bound.layers.layers, images) | {"readings": totals["stored"]}
 
 
 def headline(bound: Bound, summary: Summary) -> str:
@@ -78,6 +94,8 @@ READINGS = Function(
     check=check_site,
     compile=compile_readings,
     summarise=summarise,
+    totals=totals,
+    sum_up=sum_up,
     headline=headline,
     subject=asked,
     contrast=contrast_layers,

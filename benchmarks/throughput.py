@@ -7,6 +7,7 @@ so that workers outnumber cores without being slowed down by each other's arithm
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import time
@@ -31,6 +32,8 @@ class Told:
     busy: float  # share of the workers' time in the model
     seconds: float  # from the first shard given out to the last commit
     idle: float  # worker seconds a shard outside the model
+    starved: float  # seconds of a shard in which the model waited for its images
+    writing: float  # seconds of a shard after the model, in which it is encoded and put
 
 
 def run(work: Path, *, quick: bool = False, images: int = 0) -> Iterator[Figure]:
@@ -42,7 +45,8 @@ def run(work: Path, *, quick: bool = False, images: int = 0) -> Iterator[Figure]
         told = Told(**json.loads(process([*command, str(work / "throughput-cache")]).splitlines()[-1]))
         note = (
             f"{count // SHARD_SIZE} shards of {SHARD_SIZE} images: models at work {told.busy:.1%} of the time, "
-            f"{told.idle * 1000:.0f} ms a shard outside them"
+            f"{told.idle * 1000:.0f} ms a shard outside them: {told.starved * 1000:.0f} ms while images came, the rest "
+            f"between shards and at both ends (the last shard was written in {told.writing * 1000:.0f} ms)"
         )
         ideal = workers / SECONDS_AN_IMAGE
         name = f"{workers} worker{'s' if workers > 1 else ''}"
@@ -82,6 +86,18 @@ class Stopwatch:
         self.first = self.first or self.last
 
 
+class Stages(logging.Handler):
+    """Remembers what shards spent their time with, as the run's log tells it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.seconds: list[dict[str, float]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if seconds := getattr(record, "fields", {}).get("seconds"):
+            self.seconds.append(seconds)
+
+
 def main() -> None:
     import ray
 
@@ -96,13 +112,17 @@ def main() -> None:
     vlq.workers.pool.ShardWorker = SleepingWorker  # type: ignore[misc]
     # More places than cores: sleeping takes none.
     ray.init("local", num_cpus=2 * count, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    watch = Stopwatch()
+    watch, stages = Stopwatch(), Stages()
+    log = logging.getLogger("vlq.workers.watch")
+    log.setLevel(logging.INFO)
+    log.addHandler(stages)
     options = RunOptions(images, model, cache, prompt=PROMPT, shard_size=SHARD_SIZE, workers=count)
     outcome = run_job(options, watch)
     assert outcome.busy is not None
     seconds = watch.last - watch.first
     idle = (1 - outcome.busy) / outcome.busy * SECONDS_AN_IMAGE * SHARD_SIZE
-    print(json.dumps(asdict(Told(outcome.busy, seconds, idle))))
+    starved = sum(shard["starved"] for shard in stages.seconds) / len(stages.seconds)
+    print(json.dumps(asdict(Told(outcome.busy, seconds, idle, starved, stages.seconds[-1]["writing"]))))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ LARGE = 2**24
 BAND = 2**20
 """Pixels of a deep image that are scaled at a time."""
 
+# Pillow's usual blocks of 16 MiB are small enough for malloc to keep them for the thread that freed them: each of a
+# worker's threads would hold on to a large image's gigabyte. These go back to the system.
+Image.core.set_block_size(2**26)  # type: ignore[attr-defined]
+
 Image.init()
 FORMATS = tuple(
     name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillWaiting
@@ -144,6 +146,41 @@ def png_of_size(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(("width", "height"), [(20_000, 10_000), (10_000, 9_000)])
 def test_decompression_bombs(width: int, height: int) -> None:
     assert reason(png_of_size(width, height)) == f"too large: {width * height:,} pixels"
+
+
+PEAK = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+from vlq.workers.images import decode, turn_of
+
+def peak():
+    with open("/proc/self/status") as status:
+        return int(status.read().partition("VmHWM:")[2].split()[0]) / 2**20
+
+def each(_):
+    together.wait()  # so that every thread has its share
+    with turn_of(data):
+        decode(data)
+
+data = sys.stdin.buffer.read()
+with turn_of(data):
+    decode(data)
+one, together = peak(), Barrier(4)
+with ThreadPoolExecutor(4) as threads:
+    for _ in range(2):
+        list(threads.map(each, range(4)))
+print(one, peak())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a process's memory")
+def test_no_thread_keeps_the_memory_of_a_large_image() -> None:
+    image = encoded(Image.new("RGBA", (5000, 4000)), "PNG", compress_level=1)  # 80 MB, and as much in RGB
+    told = subprocess.run([sys.executable, "-c", PEAK], input=image, stdout=subprocess.PIPE, check=True)
+    one, four = map(float, told.stdout.split())
+    assert four < one + 0.12  # GiB: there may be another copy
 
 
 def test_large_images_take_turns() -> None:

@@ -144,6 +144,10 @@ class StoreError(VlqError):
     kind = "store"
 
 
+class StoreStopped(StoreError):
+    """The storage is full, or credentials have expired: it does nothing until somebody sees to it."""
+
+
 class InputError(VlqError):
     """The images given cannot be listed or their manifest cannot be read."""
 

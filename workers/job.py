@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from vlq.query.cache import Cache, committed, missing_shards, read_run
-from vlq.query.errors import RunError
+from vlq.query.errors import RunError, StoreStopped
 from vlq.query.schema import Head, Run
 from vlq.query.store import Store, open_store
 from vlq.workers.compactor import Compactor
@@ -184,7 +184,7 @@ def dispatch(
         failures = pool.extract(url, run, wanted, plan.rows_of, watch)
         compactor.join()
         return watch, failures
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoreStopped):
         tracker.say(f"{watch.cached:,} of {plan.images:,} images are cached.")
         raise
     finally:

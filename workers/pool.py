@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from vlq.query.errors import RunError, StoreError, VlqError
+from vlq.query.errors import RunError, StoreError, StoreStopped, VlqError
 from vlq.query.schema import Run
 from vlq.workers.machine import cpu_count
 from vlq.workers.queue import Failure, Queue, Task
@@ -245,7 +245,7 @@ class Pool:
         """Read and commit shards, each with its `rows` of the plan. Returns those that were given up.
 
         A shard that fails is tried again after a while, alone on its worker, so that it cannot take another one down.
-        Raises RunError if everything fails, ModelError if a worker holds another model.
+        Raises RunError if everything fails, StoreStopped, ModelError if a worker holds another model.
         """
         queue = Queue(shards)
         while queue.unfinished:
@@ -302,6 +302,8 @@ class Pool:
     def _failed(self, worker: Worker, task: Task, error: Exception, queue: Queue, watch: Watch) -> None:
         from ray.exceptions import RayError
 
+        if isinstance(error, StoreStopped):
+            raise error
         if task.over:  # its other holder was faster
             queue.done(task)
         elif isinstance(error, RayError) and self._node_is_gone(worker):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from vlq.query.errors import StoreError
+from vlq.query.errors import StoreError, StoreStopped
 from vlq.query.stores.location import VARIABLES
 
 AGAIN = "Then run the same command again: it goes on."
@@ -68,13 +68,22 @@ THROTTLED = {"SlowDown", "TooManyRequests", "RequestLimitExceeded", "Throttling"
 FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "TooManyBuckets"}
 
 
-def explained(error: Exception, kind: str | None, where: str, verb: str) -> StoreError:
-    """The StoreError for an exception; `kind` is s3, gs, az or None, `where` the object's URL without options.
+HAS_EXPIRED = "the credentials have expired"
+NOT_ACCEPTED = "the server does not accept the credentials"
+IS_FULL = "the storage is full"
+NO_SPACE = "no space left on the device"
+READ_ONLY = "the file system is read-only"
+STOPPED = {HAS_EXPIRED, NOT_ACCEPTED, IS_FULL, NO_SPACE, READ_ONLY}
+"""Reasons that hold for whatever else is asked of the storage, until somebody sees to it."""
 
-    `verb` is read, write, list or delete.
+
+def explained(error: Exception, kind: str | None, where: str, verb: str) -> StoreError:
+    """The error for an exception, StoreStopped where it would be the same of anything else.
+
+    `kind` is s3, gs, az or None, `where` the object's URL without options, `verb` is read, write, list or delete.
     """
     reason, hint = _explain(Answer.of(error), kind, verb) if kind else _explain_local(error)
-    return StoreError(f"Cannot {verb} {where}: {reason}.", hint)
+    return (StoreStopped if reason in STOPPED else StoreError)(f"Cannot {verb} {where}: {reason}.", hint)
 
 
 def missing_bucket(error: Exception) -> bool:
@@ -90,15 +99,15 @@ def _explain(answer: Answer, kind: str, verb: str) -> tuple[str, str]:
     if code in NO_BUCKET:
         return "there is no such bucket", "Check its name, endpoint and region; VLQ does not make buckets."
     if code in EXPIRED or "expired" in answer.message.lower():
-        return "the credentials have expired", f"Get new ones ({VARIABLES[kind]}). {AGAIN}"
+        return HAS_EXPIRED, f"Get new ones ({VARIABLES[kind]}). {AGAIN}"
     if code in INVALID or status == 401:
-        return "the server does not accept the credentials", f"Check {VARIABLES[kind]}, and the endpoint. {AGAIN}"
+        return NOT_ACCEPTED, f"Check {VARIABLES[kind]}, and the endpoint. {AGAIN}"
     if code == "RequestTimeTooSkewed":
         return "this machine's clock is wrong", f"Set the clock. {AGAIN}"
     if code in ELSEWHERE or status in (301, 307, 308) or "Received redirect" in text:
         return "the bucket is in another region", "Set $AWS_REGION, or append ?region=NAME to the URL."
     if code in FULL or status == 507:
-        return "the storage is full", f"Free some space, or raise the quota. {AGAIN}"
+        return IS_FULL, f"Free some space, or raise the quota. {AGAIN}"
     if status == 403:
         return f"no permission to {verb}", f"It takes {PERMISSIONS[verb]}. {AGAIN}"
     if code in THROTTLED or status in (429, 503):
@@ -130,11 +139,11 @@ def _explain_local(error: Exception) -> tuple[str, str]:
     """Of this machine's disk, of memory, and of what fsspec reaches."""
     text = str(error)
     if "No space left" in text or "StorageFull" in text or "os error 28" in text:
-        return "no space left on the device", "Free some space and run the same command again: it goes on."
+        return NO_SPACE, "Free some space and run the same command again: it goes on."
     if "ermission denied" in text:
         return "permission denied", "Check that you may read and write there."
     if "Read-only file system" in text:
-        return "the file system is read-only", "Choose another place, or mount it for writing."
+        return READ_ONLY, "Choose another place, or mount it for writing."
     return _first_line(text) or type(error).__name__, "Check the URL, its credentials and your permission to it."
 
 

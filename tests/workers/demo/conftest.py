@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from vlq.workers.demo.command import make_cache
 
@@ -13,6 +15,12 @@ MODEL = Path(__file__).parents[3] / "workers" / "demo" / "model"
 
 @pytest.fixture(scope="session")
 def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo") / "demo"
-    make_cache(str(folder / "cache"))
-    return folder / "cache"
+    """Of all processes that share the tests, the first one makes it; nobody changes it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # each process has a folder of its own in the session's
+    cache = base / "vlq" / "demo" / "cache"
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache.parent / "lock"):
+        make_cache(str(cache))  # which goes on with what is there
+    return cache

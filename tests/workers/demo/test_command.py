@@ -12,6 +12,7 @@ from vlq.query.cache import Cache
 from vlq.query.client import open as open_corpus
 from vlq.query.schema import FORMAT
 from vlq.workers.demo import command
+from vlq.workers.job import Outcome, run_job
 
 from ...synthetic import edit_record
 
@@ -76,17 +77,29 @@ def state(folder: Path) -> list[tuple[Path, int]]:
 
 
 def test_what_another_version_left_is_made_anew(
-    demo_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, scenes = tmp_path / "demo" / "cache", tmp_path / "demo" / "scenes"
     assert not command.has_scenes(scenes, 3)
     assert command.has_scenes(scenes, 3)
     shutil.copytree(demo_cache, cache)
-    for change in ({"model_hash": "0" * 64}, {"format": FORMAT - 1}):
-        edit_record(cache / "run.json", lambda run, change=change: run.update(change))  # type: ignore[misc]
+    edit_record(cache / "run.json", lambda run: run.update({"format": FORMAT - 1}))
+    command.make_cache(str(cache), 3)
+    assert "made anew" in capsys.readouterr().err
+    assert Cache.open(str(cache)).info()["images"] == 3
+
+    # Another model's is removed, too. It would be made anew in the same way, which is stopped here.
+    edit_record(cache / "run.json", lambda run: run.update({"model_hash": "0" * 64}))
+    runs = iter([run_job, interrupted])
+    monkeypatch.setattr("vlq.workers.job.run_job", lambda *arguments: next(runs)(*arguments))
+    with pytest.raises(KeyboardInterrupt):
         command.make_cache(str(cache), 3)
-        assert "made anew" in capsys.readouterr().err
-        assert Cache.open(str(cache)).info()["images"] == 3
+    assert "made anew" in capsys.readouterr().err
+    assert not cache.exists()
+
+
+def interrupted(*arguments: object) -> Outcome:
+    raise KeyboardInterrupt
 
 
 def test_a_cache_of_other_scenes_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,10 +107,6 @@ def test_a_cache_of_other_scenes_is_removed(tmp_path: Path, monkeypatch: pytest.
     assert not command.has_scenes(scenes, 3)
     (scenes / "scenes.sha256").write_text("another")
     (cache / "of-another-version").mkdir(parents=True)
-
-    def interrupted(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("vlq.workers.job.run_job", interrupted)
     with pytest.raises(KeyboardInterrupt):
         command.make_cache(str(cache), 3)

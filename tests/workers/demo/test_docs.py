@@ -86,8 +86,9 @@ def caches(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "demo").symlink_to(demo_cache)
     scenes = str(demo_cache.parent / "scenes" / "manifest.parquet")
     background = str(folder / "background")
+    options = RunOptions(scenes, str(MODEL), background, prompt="What is the background?", limit=40, workers=1)
     with tracker() as shown:
-        run_job(RunOptions(scenes, str(MODEL), background, prompt="What is the background?", limit=40), shown)
+        run_job(options, shown)
     return folder
 
 

@@ -86,7 +86,7 @@ osd data = {folder}/osd
 [client.radosgw]
 rgw data = {folder}/rgw
 keyring = {folder}/keyring
-rgw frontends = beast endpoint=127.0.0.1:{gateway}
+rgw frontends = beast endpoint=127.0.0.1:{gateway} tcp_nodelay=1
 rgw enable usage log = false
 rgw thread pool size = 32
 """

@@ -161,7 +161,7 @@ def test_new_images_become_new_shards(tiny_model: Path, images: Path, undisturbe
     old = [images / path.name if (images / path.name).exists() else path for path in sorted(corpus.iterdir())]
     manifest.write_text("\n".join(["image", *map(str, old)]))
 
-    out = finished(start(tiny_model, manifest, cache))
+    out = finished(start(tiny_model, manifest, cache, "--workers", "1"))
     assert f"{IMAGES + 2} images read" in out
     store = open_store(str(cache))
     head = latest_head(store)

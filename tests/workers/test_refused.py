@@ -75,7 +75,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk(tiny_model: Path, images: Path, undisturbed: Path, small_disk: Path) -> None:
     cache = small_disk / "cache"
-    message, hint = refused(start(tiny_model, images, cache))
+    run = partial(start, tiny_model, images, cache, "--workers", "1")
+    message, hint = refused(run())
     assert message.endswith(": no space left on the device.")
     assert hint == "Free some space and run the same command again: it goes on."
     assert 0 < commits(cache) < IMAGES // 2
@@ -86,7 +87,7 @@ def test_a_full_disk(tiny_model: Path, images: Path, undisturbed: Path, small_di
         open_store(str(cache)).create("commits/00000099.json", b"x")
 
     subprocess.run(["mount", "-o", "remount,rw,size=100M", small_disk], check=True)
-    finished(start(tiny_model, images, cache))
+    finished(run())
     assert contents(cache) == contents(undisturbed)
 
 

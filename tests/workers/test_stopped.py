@@ -63,15 +63,15 @@ def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
     tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    run = partial(start, tiny_model, images, cache, "--workers", "2")
+    run = partial(start, tiny_model, images, cache, "--workers")
 
     def missing_shard() -> int:
         missing = [shard for shard in range(IMAGES // 2) if not (cache / "commits" / f"{shard:08d}.json").exists()]
         return missing[min(4, len(missing) - 1)]
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+    for number, count in ((signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGKILL, "2")):
         shard = missing_shard()
-        with half_fetched(images / f"{2 * shard + 1:04d}.png", run) as (process, _):
+        with half_fetched(images / f"{2 * shard + 1:04d}.png", partial(run, count)) as (process, _):
             processes, workers = below(process.pid), workers_of(process.pid)
             stopped = time.monotonic()
             if number == signal.SIGINT:
@@ -95,7 +95,7 @@ def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
         assert not snapshot.sealed
         assert snapshot.cached == 2 * commits(cache) > 0
     shard = missing_shard()
-    with half_fetched(images / f"{2 * shard + 1:04d}.png", run) as (process, worker):
+    with half_fetched(images / f"{2 * shard + 1:04d}.png", partial(run, "2")) as (process, worker):
         os.kill(worker, signal.SIGKILL)  # the run itself goes on with another one
         wait_until_gone([worker], 10)
         assert not (cache / "commits" / f"{shard:08d}.json").exists()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +17,7 @@ from vlq.query.cli import main
 from vlq.query.errors import BadArgument
 from vlq.query.store import open_store
 from vlq.workers.commands import parse_sites, report
+from vlq.workers.pool import Pool
 
 from ..synthetic import make_cache
 from .conftest import save_images
@@ -42,10 +41,11 @@ def vlq(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 Vlq = Callable[..., tuple[int, str, str]]
 
 
-def typed(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs a command in a process of its own: one that starts Ray."""
-    command = [sys.executable, "-m", "vlq.query.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150)
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """Ray for several runs: a run that finds it started leaves it so."""
+    with Pool():
+        yield
 
 
 def refused(result: tuple[int, str, str]) -> str:
@@ -194,7 +194,7 @@ def odd_images(folder: Path) -> dict[str, str | None]:
     }
 
 
-def test_odd_images_and_columns_through_a_whole_run(vlq: Vlq, tmp_path: Path, tiny_model: Path) -> None:
+def test_odd_images_and_columns_through_a_whole_run(vlq: Vlq, tmp_path: Path, tiny_model: Path, one_ray: None) -> None:
     reasons = odd_images(tmp_path / "images")
     count = len(reasons)
     boxes = [[{"label": "dog", "box": [0.5, 1.5]}] * (i % 3) for i in range(count)]
@@ -212,10 +212,10 @@ def test_odd_images_and_columns_through_a_whole_run(vlq: Vlq, tmp_path: Path, ti
     pq.write_table(pa.table({"path": list(reasons)} | mine), tmp_path / "images" / "all.parquet")
     command = [tmp_path / "images" / "all.parquet", "--model", tiny_model, "--cache", tmp_path / "cache", "--k", 3]
     # More workers than there are shards, and than most machines have cores.
-    done = typed("run", *command, "--shard-size", 5, "--workers", 5)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[:2] == [f"6 images read, 6 could not be: {tmp_path}/cache", "  cut.png: truncated"]
-    assert "and 1 more: vlq info" in done.stdout
+    code, out, said = vlq("run", *command, "--shard-size", 5, "--workers", 5)
+    assert code == 0, said
+    assert out.splitlines()[:2] == [f"6 images read, 6 could not be: {tmp_path}/cache", "  cut.png: truncated"]
+    assert "and 1 more: vlq info" in out
 
     failed = {name: reason for name, reason in reasons.items() if reason}
     code, out, _ = vlq("info", "--cache", tmp_path / "cache", "--format", "json")
@@ -243,13 +243,13 @@ def test_odd_images_and_columns_through_a_whole_run(vlq: Vlq, tmp_path: Path, ti
     assert json.loads(out)["summary"]["images"] == 6
 
 
-def test_nothing_but_bad_images(vlq: Vlq, tmp_path: Path, tiny_model: Path) -> None:
+def test_nothing_but_bad_images(vlq: Vlq, tmp_path: Path, tiny_model: Path, one_ray: None) -> None:
     images = save_images(tmp_path / "images", 3)
     for image in images.iterdir():
         image.write_bytes(b"")
-    done = typed("run", images, "--model", tiny_model, "--cache", tmp_path / "cache", "--limit", 2)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == f"0 images read, 2 could not be: {tmp_path}/cache"
+    code, out, said = vlq("run", images, "--model", tiny_model, "--cache", tmp_path / "cache", "--limit", 2)
+    assert code == 0, said
+    assert out.splitlines()[0] == f"0 images read, 2 could not be: {tmp_path}/cache"
     assert vlq("verify", "--cache", tmp_path / "cache")[0] == 0
     code, out, _ = vlq("first_layer(token='dog')", "--cache", tmp_path / "cache", "--format", "json")
     assert (code, json.loads(out)["rows"]) == (0, [])

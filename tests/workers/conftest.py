@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from vlq.workers.pool import Pool
 
 from .runs import finished, start
 
@@ -143,3 +145,10 @@ def undisturbed(tiny_model: Path, images: Path, tmp_path_factory: pytest.TempPat
     assert "0005.png: empty file" in out
     assert "vlq \"first_layer(token='dog')\"" in out
     return cache
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """Ray for several runs: a run that finds it started leaves it so."""
+    with Pool():
+        yield

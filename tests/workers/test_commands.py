@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +17,6 @@ from vlq.query.cli import main
 from vlq.query.errors import BadArgument
 from vlq.query.store import open_store
 from vlq.workers.commands import parse_sites, report
-from vlq.workers.pool import Pool
 
 from ..synthetic import make_cache
 from .conftest import save_images
@@ -39,13 +38,6 @@ def vlq(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
 
 Vlq = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def one_ray() -> Iterator[None]:
-    """Ray for several runs: a run that finds it started leaves it so."""
-    with Pool():
-        yield
 
 
 def refused(result: tuple[int, str, str]) -> str:

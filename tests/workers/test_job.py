@@ -23,7 +23,7 @@ from vlq.workers.plan import RunOptions
 from vlq.workers.repair import Mended, repair, unread
 
 from .conftest import IMAGES, make_model, save_images
-from .runs import PROMPT, below, contents, events, finished, start, wait_until_gone
+from .runs import PROMPT, below, contents, finished, start, wait_until_gone
 
 pytestmark = pytest.mark.timeout(600)  # a run takes seconds, but a minute on a machine that is busy
 
@@ -110,7 +110,9 @@ def test_another_run_is_refused(tiny_model: Path, images: Path, undisturbed: Pat
     assert "another --cache" in str(caught.value)
 
 
-def test_a_lost_shard_is_done_again(tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_lost_shard_is_done_again(
+    tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path, one_ray: None
+) -> None:
     cache = tmp_path / "cache"
     shutil.copytree(undisturbed, cache)
     for name in ("token/c/0/0/0/0", "lse/c/0/0/0"):
@@ -120,10 +122,7 @@ def test_a_lost_shard_is_done_again(tiny_model: Path, images: Path, undisturbed:
     told = list(repair(Cache.open(str(cache)), None, lambda what, done, of: None))
     assert not [each for each in told if not isinstance(each, Mended)]
     assert unread(open_store(str(cache))) == [4]
-    process = start(tiny_model, images, cache, "--log", "json")
-    _, said = process.communicate(timeout=250)
-    assert process.returncode == 0, said
-    assert [event["shard"] for event in events(said) if event["event"].endswith(" committed")] == [4]
+    assert run_job(options(tiny_model, images, cache), Silent()).fresh == 2
     assert contents(cache) == contents(undisturbed)
 
 
@@ -148,7 +147,9 @@ def test_a_mistake_leaves_no_cache_behind(tiny_model: Path, images: Path, tmp_pa
     assert not (tmp_path / "cache").exists()
 
 
-def test_new_images_become_new_shards(tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_new_images_become_new_shards(
+    tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path, one_ray: None
+) -> None:
     cache, corpus = tmp_path / "cache", tmp_path / "images"
     shutil.copytree(undisturbed, cache)
     before = contents(cache)
@@ -161,8 +162,8 @@ def test_new_images_become_new_shards(tiny_model: Path, images: Path, undisturbe
     old = [images / path.name if (images / path.name).exists() else path for path in sorted(corpus.iterdir())]
     manifest.write_text("\n".join(["image", *map(str, old)]))
 
-    out = finished(start(tiny_model, manifest, cache, "--workers", "1"))
-    assert f"{IMAGES + 2} images read" in out
+    outcome = run_job(options(tiny_model, manifest, cache, workers=1), Silent())
+    assert (outcome.images, len(outcome.errors), outcome.fresh) == (IMAGES + 3, 1, 3)
     store = open_store(str(cache))
     head = latest_head(store)
     assert head is not None

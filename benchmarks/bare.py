@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import process
+from benchmarks.measure import figures_of
 
 BLOCKS = (64, 128, 256, 512, 1024, 4096)
 """Positions whose logits are computed at once: the fastest of these is taken."""
@@ -48,7 +48,7 @@ class Done:
 
 def bare_loop(task: Task) -> Done:
     command = [sys.executable, "-m", "benchmarks.bare", json.dumps(asdict(task))]
-    return Done(**json.loads(process(command).splitlines()[-1]))
+    return Done(**figures_of(command))
 
 
 def main() -> None:

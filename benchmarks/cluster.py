@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Figure, at_most, process
+from benchmarks.measure import Figure, at_most, figures_of
+from vlq.query.schema import RUN as RUN_KEY
 from vlq.query.schema import Commit, Run, Stored
 from vlq.query.store import open_store
-from vlq.workers.worker import Description, Done, Setup
+from vlq.workers.worker import Description, Done, Setup, unpacked
 
 LEAST = 200
 MOST_GROWTH = 16.0  # MiB
@@ -28,7 +29,7 @@ RUN = Run("none", "None", "0" * 64, "<image>", (1,), 2, (24, 24), 20, ("patch",)
 def run(work: Path, *, quick: bool = False, images: int = 0) -> Iterator[Figure]:
     shards, workers = (1_000, 8) if quick else (10_000, 64)
     command = [sys.executable, "-m", "benchmarks.cluster", str(shards), str(workers), str(work / "cluster-cache")]
-    told = json.loads(process(command).splitlines()[-1])
+    told = figures_of(command)
     rate = shards / told["seconds"]
     name = f"{shards:,} shards over {workers} workers that read nothing"
     yield Figure(
@@ -40,7 +41,8 @@ def run(work: Path, *, quick: bool = False, images: int = 0) -> Iterator[Figure]
         rate / LEAST,
         f"at least {LEAST} shards/s",
         rate >= LEAST,
-        f"planned in {told['planned']:.2f} s, committed in {told['seconds'] - told['planned']:.1f} s",
+        f"planned in {told['planned']:.2f} s, committed in {told['seconds'] - told['planned']:.1f} s; "
+        f"of that the driver used {told['cpu'] / shards * 1000:.1f} ms of CPU time a shard, the workers the rest",
     )
     note = f"{told['early']:.0f} MiB when a tenth was done, {told['late']:.0f} MiB when all was"
     yield at_most("the driver's memory grows by", told["late"] - told["early"], "MiB", MOST_GROWTH, note=note)
@@ -60,8 +62,8 @@ class IdleWorker:
         self._commit, self._find = commit, find_commit
         return Description(RUN, b"", None, ray.get_runtime_context().get_node_id())
 
-    def extract(self, url: str, run: Run, shard: int, rows: Any) -> Done:
-        store = open_store(url)
+    def extract(self, url: str, run_record: bytes, shard: int, packed_rows: bytes) -> Done:
+        store, run, rows = open_store(url), Run.from_bytes(run_record, RUN_KEY), unpacked(packed_rows)
         found = self._find(store, run, shard)
         if found is not None:
             return Done(shard, found.images, fresh=False)
@@ -102,7 +104,6 @@ def main() -> None:
 
     import vlq.workers.pool
     from benchmarks.cluster import IdleWorker  # by a name that workers can import it under
-    from vlq.query.schema import RUN as RUN_KEY
     from vlq.workers.job import dispatch
     from vlq.workers.plan import settle
     from vlq.workers.pool import Pool
@@ -125,13 +126,14 @@ def main() -> None:
             assert time.monotonic() < deadline
             time.sleep(0.5)
         watched = Watched()
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), time.process_time()
         head, plan = settle(store, RUN, corpus, watched.say)
         planned = time.perf_counter() - start
         _, failures = dispatch(pool, store, RUN, head, plan, watched)
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - spent
     assert not failures
-    print(json.dumps({"planned": planned, "seconds": seconds, "early": watched.early, "late": watched.late}))
+    told = {"planned": planned, "seconds": seconds, "cpu": cpu, "early": watched.early, "late": watched.late}
+    print(json.dumps(told))
 
 
 def ready(pool: Any) -> list[Any]:

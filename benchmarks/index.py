@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.measure import Figure, at_most, process
+from benchmarks.measure import Figure, at_most, figures_of
 from benchmarks.memory import memory
 from benchmarks.synthetic import RUN_OF, make
 from vlq.query.cache import Cache, committed, latest_head
@@ -97,7 +97,7 @@ def postings_of_a_shard(base: Cache) -> Figure:
 
 
 def measured(how: str, folder: Path) -> dict[str, Any]:
-    return dict(json.loads(process([sys.executable, "-m", "benchmarks.index", how, str(folder)]).splitlines()[-1]))
+    return figures_of([sys.executable, "-m", "benchmarks.index", how, str(folder)])
 
 
 def figures(images: int, told: dict[str, dict[str, Any]]) -> Iterator[Figure]:

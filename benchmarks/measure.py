@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -101,6 +102,12 @@ def process(command: Sequence[str], **environment: str) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]} failed:\n{done.stderr}")
     return done.stdout
+
+
+def figures_of(command: Sequence[str], **environment: str) -> dict[str, Any]:
+    """What a command prints as JSON in a line of its own. Ray may warn of something after it."""
+    lines = [line for line in process(command, **environment).splitlines() if line.startswith("{")]
+    return dict(json.loads(lines[-1]))
 
 
 def cpu_seconds(variable: str) -> float | None:

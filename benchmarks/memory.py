@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.inputs import PROMPT, build_wide, made, save_photos
-from benchmarks.measure import Figure, at_most, process
+from benchmarks.measure import Figure, at_most, figures_of
 
 MOST = 4.0  # GiB
 SHARDS = 2
@@ -34,7 +34,7 @@ def run(work: Path, *, quick: bool = False, images: int = 0) -> Iterator[Figure]
         str(work / "memory-cache"),
         str(size),
     ]
-    told = json.loads(process(command).splitlines()[-1])
+    told = figures_of(command)
     note = f"{told['loaded']:.2f} GiB with the model and the libraries, {told['peak']:.2f} GiB at most"
     name = f"a worker, beside its model, with shards of {size} images"
     yield at_most(name, told["peak"] - told["loaded"], "GiB", MOST, note=note)
@@ -52,7 +52,7 @@ def main() -> None:
     from vlq.workers.models import load
     from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
     from vlq.workers.plan import first_plan
-    from vlq.workers.worker import Setup, ShardWorker, describe_run
+    from vlq.workers.worker import Setup, ShardWorker, describe_run, packed
 
     model, photos, cache, size = sys.argv[1:]
     shutil.rmtree(cache, ignore_errors=True)
@@ -66,7 +66,8 @@ def main() -> None:
     plan = first_plan(list_images(photos, None), run.shard_size)
     loaded = memory("VmRSS")
     with ThreadPoolExecutor(2) as calls:
-        list(calls.map(lambda shard: worker.extract(cache, run, shard, plan.rows_of(shard)), range(plan.shards)))
+        shards = ((cache, run.to_bytes(), shard, packed(rows)) for shard, rows in plan.rows())
+        list(calls.map(lambda shard: worker.extract(*shard), shards))
     print(json.dumps({"loaded": loaded, "peak": memory("VmHWM")}))
 
 

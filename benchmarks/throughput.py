@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.inputs import PROMPT, made, save_photos, small
-from benchmarks.measure import Figure, process, rate
+from benchmarks.measure import Figure, figures_of, rate
 from vlq.workers.worker import Description, ShardWorker
 
 SECONDS_AN_IMAGE = 0.1
@@ -42,7 +42,7 @@ def run(work: Path, *, quick: bool = False, images: int = 0) -> Iterator[Figure]
         count = workers * SHARD_SIZE * (3 if quick else 12)
         folder = made(work / f"photos-{count}", lambda folder, count=count: save_photos(folder, count))  # type: ignore[misc]
         command = [sys.executable, "-m", "benchmarks.throughput", str(workers), str(folder), str(model)]
-        told = Told(**json.loads(process([*command, str(work / "throughput-cache")]).splitlines()[-1]))
+        told = Told(**figures_of([*command, str(work / "throughput-cache")]))
         note = (
             f"{count // SHARD_SIZE} shards of {SHARD_SIZE} images: models at work {told.busy:.1%} of the time, "
             f"{told.idle * 1000:.0f} ms a shard outside them: {told.starved * 1000:.0f} ms while images came, the rest "

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from benchmarks.inputs import PROMPT, Case
-from benchmarks.measure import cpu_seconds, process
+from benchmarks.measure import cpu_seconds, figures_of
 
 WARM_UP = 0.25
 """Of the shards: by then every worker has loaded its model and committed some."""
@@ -66,9 +66,8 @@ def timed_run(case: Case, cache: Path) -> Timed:
     start = time.perf_counter()
     # Ray gives way to other processes, which the other side doesn't: whatever else runs would hit this one alone.
     environment = {MARKER: str(uuid.uuid4()), "RAY_worker_niceness": "0"}
-    printed = process([*command, str(case.batch_size), str(case.shard_size)], **environment)
+    told = figures_of([*command, str(case.batch_size), str(case.shard_size)], **environment)
     whole = time.perf_counter() - start
-    told = json.loads(printed.splitlines()[-1])
     reports = [Report(*report) for report in told["reports"]]
     return Timed(reports, whole, told["end"] - reports[0].when)
 

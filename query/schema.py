@@ -27,6 +27,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -181,7 +182,7 @@ class Run:
     def identity(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.IDENTITY}
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Names the run in every commit record: 16 hex digits over its identity and what is pinned."""
         return digest_of(self.to_bytes())[:16]

@@ -20,7 +20,7 @@ from vlq.query.errors import RunError, StoreError, StoreStopped, VlqError
 from vlq.query.schema import Run
 from vlq.workers.machine import cpu_count
 from vlq.workers.queue import Failure, Queue, Task
-from vlq.workers.worker import Description, Done, Setup, ShardWorker
+from vlq.workers.worker import Description, Done, Setup, ShardWorker, packed
 
 FAILURES_IN_A_ROW = 12
 """So many shards that fail one after another, without a success between them, are not at fault themselves."""
@@ -70,6 +70,7 @@ class Pool:
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._workers: list[Worker] = []
         self._calls: dict[Any, tuple[Worker, Task | None]] = {}
+        self._ended: list[Any] = []  # those of the calls that are known to have ended
         self._failures_in_a_row = 0
         self._model_loads = False  # whether any worker was ever ready
         self._looked = 0.0  # when it was last asked how many workers there may be
@@ -115,6 +116,7 @@ class Pool:
             ray.kill(worker.actor)
         self._workers.clear()
         self._calls.clear()
+        self._ended.clear()
         if self._started_ray:
             ray.shutdown()
 
@@ -222,15 +224,22 @@ class Pool:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        if not self._calls:
-            time.sleep(seconds)
-            return None
-        ended, _ = ray.wait(list(self._calls), num_returns=1, timeout=seconds)
-        if not ended:
-            return None
-        worker, task = self._calls.pop(ended[0])
+        self._ended = [call for call in self._ended if call in self._calls]
+        if not self._ended:
+            if not self._calls:
+                time.sleep(seconds)
+                return None
+            # One look finds all that have ended: with many workers a look takes longer than to deal with a result.
+            calls = list(self._calls)
+            self._ended, _ = ray.wait(calls, num_returns=len(calls), timeout=0.0)
+            if not self._ended:
+                self._ended, _ = ray.wait(calls, num_returns=1, timeout=seconds)
+            if not self._ended:
+                return None
+        call = self._ended.pop(0)
+        worker, task = self._calls.pop(call)
         try:
-            result = ray.get(ended[0])
+            result = ray.get(call)
         except RayTaskError as error:
             result = error.cause
         except RayError as error:
@@ -247,11 +256,11 @@ class Pool:
         A shard that fails is tried again after a while, alone on its worker, so that it cannot take another one down.
         Raises RunError if everything fails, StoreStopped, ModelError if a worker holds another model.
         """
-        queue = Queue(shards)
+        queue, record = Queue(shards), run.to_bytes()
         while queue.unfinished:
             self._look_around(queue, watch)
             for worker in self._workers:
-                self._fill(worker, queue, url, run, rows, watch)
+                self._fill(worker, queue, url, record, rows, watch)
             if (ended := self._next(queue.wait(TICK))) is None:
                 continue
             worker, task, result = ended
@@ -288,7 +297,7 @@ class Pool:
         watch.workers(ready, len(self._workers) - ready)
 
     def _fill(
-        self, worker: Worker, queue: Queue, url: str, run: Run, rows: Callable[[int], pa.Table], watch: Watch
+        self, worker: Worker, queue: Queue, url: str, record: bytes, rows: Callable[[int], pa.Table], watch: Watch
     ) -> None:
         while worker.node and len(worker.tasks) < 2:
             task = queue.take(worker.tasks)
@@ -297,7 +306,8 @@ class Pool:
             if task.holders > 1:
                 watch.reissued(task.shard)
             worker.tasks.append(task)
-            self._calls[worker.actor.extract.remote(url, run, task.shard, rows(task.shard))] = worker, task
+            call = worker.actor.extract.remote(url, record, task.shard, packed(rows(task.shard)))
+            self._calls[call] = worker, task
 
     def _failed(self, worker: Worker, task: Task, error: Exception, queue: Queue, watch: Watch) -> None:
         from ray.exceptions import RayError

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from vlq.query.errors import RunError
-from vlq.query.schema import TOKENIZER, VOCABULARY, Commit, Run, digest_of
+from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, Commit, Run, digest_of
 from vlq.query.store import open_store
 
 DECODERS = 4
@@ -85,6 +85,22 @@ class Stopwatch:
             self.seconds += time.perf_counter() - start
 
 
+def packed(rows: pa.Table) -> bytes:
+    """Rows of the plan as they travel to a worker: an Arrow stream.
+
+    Of anything but bytes Ray makes a pickle in Python, which takes milliseconds a shard.
+    """
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
+
+
+def unpacked(rows: bytes) -> pa.Table:
+    """What was `packed`."""
+    return pa.ipc.open_stream(rows).read_all()
+
+
 class ShardWorker:
     """One model. Two calls may be under way at once: one uses the model, the other decodes ahead or writes."""
 
@@ -126,7 +142,7 @@ class ShardWorker:
         )
         return Description(run, vocabulary, tokenizer, ray.get_runtime_context().get_node_id())
 
-    def extract(self, url: str, run: Run, shard: int, rows: pa.Table) -> Done:
+    def extract(self, url: str, run_record: bytes, shard: int, packed_rows: bytes) -> Done:
         """Read one shard's rows of the plan and commit it, unless another run has done so."""
         import torch
 
@@ -134,6 +150,7 @@ class ShardWorker:
         from vlq.workers.lens import Lens
         from vlq.workers.shard import commit, find_commit, put_shard
 
+        run, rows = Run.from_bytes(run_record, RUN), unpacked(packed_rows)
         store = open_store(url)
         if found := find_commit(store, run, shard):
             return _by_another_run(found)

@@ -18,7 +18,6 @@ from ray.cluster_utils import Cluster
 
 import vlq.workers.pool as pool_module
 import vlq.workers.queue as queue_module
-from vlq.query.schema import Run
 from vlq.workers.job import workers_on
 from vlq.workers.pool import Pool
 from vlq.workers.worker import Description, Done, Setup
@@ -40,7 +39,7 @@ def slow_worker() -> type:
         def start(self) -> Description:
             return Description(RUN, b"", None, ray.get_runtime_context().get_node_id())
 
-        def extract(self, url: str, run: Run, shard: int, rows: Any) -> Done:
+        def extract(self, url: str, run_record: bytes, shard: int, packed_rows: bytes) -> Done:
             node = ray.get_runtime_context().get_node_id()
             with (Path(url) / f"{shard}").open("a") as file:
                 file.write(f"{node}\n")

@@ -22,7 +22,7 @@ from vlq.query.errors import ModelError, RunError
 from vlq.query.schema import Run
 from vlq.workers.pool import Pool, reason
 from vlq.workers.queue import ATTEMPTS, Failure
-from vlq.workers.worker import Description, Done, Setup
+from vlq.workers.worker import Description, Done, Setup, unpacked
 
 pytestmark = [pytest.mark.timeout(200), pytest.mark.filterwarnings("ignore")]
 
@@ -44,12 +44,12 @@ def failing_worker() -> type:
                 os._exit(1)
             return Description(RUN, b"", None, ray.get_runtime_context().get_node_id())
 
-        def extract(self, url: str, run: Any, shard: int, rows: Any) -> Any:
+        def extract(self, url: str, run_record: bytes, shard: int, packed_rows: bytes) -> Any:
             path = os.path.join(url, str(shard))
             attempt = os.path.getsize(path) if os.path.exists(path) else 0
             with open(path, "a") as file:
                 file.write("x")
-            trouble = rows["image"][0].as_py()
+            trouble = unpacked(packed_rows)["image"][0].as_py()
             if trouble == "dies" or (trouble == "dies once" and attempt == 0):
                 os._exit(1)
             if trouble == "raises" or (trouble == "raises once" and attempt == 0):

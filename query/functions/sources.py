@@ -38,11 +38,10 @@ def token_layers(bound: Bound, compiler: Compiler, *, logprob: bool = False) -> 
 
     `logprob` is the best one of the positions.
     """
-    simple = _is_top1(bound)
-    if simple and bound.patches is None:
-        return _postings(bound, compiler)
-    if simple and bound.patches is not None and not logprob:  # a posting does not tell which position is the best
-        return _postings_inside(bound, bound.patches, compiler)
+    is_set = len(bound.token.ids) > 1
+    # A posting tells the best log-probability of one token at all positions, not at some, nor a sum's.
+    if _is_top1(bound) and not (logprob and (is_set or bound.patches is not None)):
+        return _merged(bound, compiler) if is_set else _postings(bound, compiler)
     readings = token_positions(bound, compiler)
     enough = ""
     if bound["min_patches"] > 1:
@@ -54,7 +53,23 @@ FROM (
 ) GROUP BY image, layer{enough}"""
 
 
+def _merged(bound: Bound, compiler: Compiler) -> str:
+    """The positions that read any of several tokens at rank 1: each reads one of them."""
+    enough = ""
+    if bound["min_patches"] > 1:
+        enough = f"\nHAVING len(positions) >= {compiler.value('min_patches', bound['min_patches'])}"
+    each = _postings(bound.given(min_patches=1), compiler)
+    return f"""\
+SELECT image, layer, list_sort(flatten(list(positions))) AS positions
+FROM (
+  {indented(each)}
+) GROUP BY image, layer{enough}"""
+
+
 def _postings(bound: Bound, compiler: Compiler) -> str:
+    """A token's own rows; of what lies at some patches without the log-probability."""
+    if bound.patches is not None:
+        return _postings_inside(bound, bound.patches, compiler)
     table = compiler.table(f"{bound['at']}_top1", bound.token.ids)
     conditions = _conditions(bound, compiler)
     if bound["min_patches"] > 1:
@@ -63,7 +78,6 @@ def _postings(bound: Bound, compiler: Compiler) -> str:
 
 
 def _postings_inside(bound: Bound, patches: PatchSet, compiler: Compiler) -> str:
-    """The same of what lies at these patches, without the log-probability."""
     table = f"{compiler.table('patch_top1', bound.token.ids)} {patches.mask(compiler)}"
     conditions = " AND ".join(_conditions(bound, compiler))
     return f"""\
@@ -76,7 +90,7 @@ SELECT * FROM (
 def token_cells(bound: Bound, compiler: Compiler) -> str:
     """The same one by one, whatever `min_patches`: image, layer, position."""
     if _is_top1(bound):
-        layers = token_layers(bound.given(min_patches=1), compiler)
+        layers = _postings(bound.given(min_patches=1), compiler)
         return f"SELECT image, layer, unnest(positions) AS position FROM (\n  {indented(layers)}\n)"
     return f"SELECT image, layer, position FROM (\n  {indented(token_positions(bound, compiler))}\n)"
 
@@ -98,6 +112,11 @@ def token_positions(bound: Bound, compiler: Compiler) -> str:
         narrowed.append(f"{probability} >= {compiler.value('min_prob', bound['min_prob'])}")
     if not is_set:
         return f"SELECT image, layer, position, rank, logprob FROM {table}\nWHERE {' AND '.join(conditions + narrowed)}"
+    if bound["rank"] == 1 < bound.run.k:
+        # Most of a frequent token's readings are of other ranks: where they are alone they are left out first.
+        at_rank_1 = " AND ".join([*conditions, f"rank = {compiler.value('rank', 1)}"])
+        at_rank_1 = f"SELECT image, layer, position FROM {table} WHERE {at_rank_1}"
+        conditions.append(f"(image, layer, position) IN (\n  {at_rank_1}\n)")
     having = f" HAVING {' AND '.join(narrowed)}" if narrowed else ""
     # A sum that is too small for a number is as good as its largest part; rounding may take others above 1.
     logprob = f"least(coalesce(ln(nullif({probability}, 0)), max(logprob)), 0)"
@@ -108,7 +127,7 @@ GROUP BY image, layer, position{having}"""
 
 
 def _is_top1(bound: Bound) -> bool:
-    return len(bound.token.ids) == 1 and bound["rank"] == 1 and bound["min_prob"] is None
+    return bound["rank"] == 1 and bound["min_prob"] is None
 
 
 def _conditions(bound: Bound, compiler: Compiler) -> list[str]:

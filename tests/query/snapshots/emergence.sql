@@ -3,7 +3,6 @@
 -- $token_2 = 1
 -- $from_layer = 1
 -- $to_layer = 3
--- $rank = 1
 -- $place = 0
 -- $token_3 = 4
 -- $place_2 = 1
@@ -13,11 +12,10 @@ SELECT answer.token, answer.layer, answer.images, answer.new, answer.so_far, ans
 FROM (WITH readings AS (
     SELECT $place AS place, image, layer, len(positions) AS n
     FROM (
-      SELECT image, layer, list(position ORDER BY position) AS positions, max(logprob) AS logprob
+      SELECT image, layer, list_sort(flatten(list(positions))) AS positions
       FROM (
-        SELECT image, layer, position, min(rank) AS rank, least(coalesce(ln(nullif(fsum(exp(logprob)), 0)), max(logprob)), 0) AS logprob
-        FROM read_parquet($patch_topk) WHERE token IN ($token, $token_2) AND layer BETWEEN $from_layer AND $to_layer
-        GROUP BY image, layer, position HAVING min(rank) <= $rank
+        SELECT image, layer, positions, logprob FROM read_parquet($patch_top1)
+        WHERE token IN ($token, $token_2) AND layer BETWEEN $from_layer AND $to_layer
       ) GROUP BY image, layer
     )
     UNION ALL

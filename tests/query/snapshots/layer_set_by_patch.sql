@@ -5,7 +5,9 @@
 SELECT images.image, answer.patch, answer.layer, answer.patches, answer.logprob, answer.censored, images.image_id
 FROM (WITH layers AS (
     SELECT image, layer, position, min(rank) AS rank, least(coalesce(ln(nullif(fsum(exp(logprob)), 0)), max(logprob)), 0) AS logprob
-    FROM read_parquet($patch_topk) WHERE token IN ($token, $token_2)
+    FROM read_parquet($patch_topk) WHERE token IN ($token, $token_2) AND (image, layer, position) IN (
+      SELECT image, layer, position FROM read_parquet($patch_topk) WHERE token IN ($token, $token_2) AND rank = $rank
+    )
     GROUP BY image, layer, position HAVING min(rank) <= $rank
   )
   SELECT image, position AS patch, min(layer)::INTEGER AS layer,

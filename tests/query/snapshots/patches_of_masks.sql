@@ -50,7 +50,9 @@ FROM (WITH layers AS (
     SELECT image, layer, list(position ORDER BY position) AS positions, max(logprob) AS logprob
     FROM (
       SELECT image, layer, position, min(rank) AS rank, least(coalesce(ln(nullif(fsum(exp(logprob)), 0)), max(logprob)), 0) AS logprob
-      FROM read_parquet($patch_topk) JOIN mask USING (image) WHERE token IN ($token, $token_2) AND get_bit(inside, position) = 1
+      FROM read_parquet($patch_topk) JOIN mask USING (image) WHERE token IN ($token, $token_2) AND get_bit(inside, position) = 1 AND (image, layer, position) IN (
+        SELECT image, layer, position FROM read_parquet($patch_topk) JOIN mask USING (image) WHERE token IN ($token, $token_2) AND get_bit(inside, position) = 1 AND rank = $rank
+      )
       GROUP BY image, layer, position HAVING min(rank) <= $rank
     ) GROUP BY image, layer
   )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -11,6 +12,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -174,3 +176,26 @@ def test_new_images_become_new_shards(
     assert [row["shard"] for row in plan[IMAGES:]] == [IMAGES // 2, IMAGES // 2, IMAGES // 2 + 1]
     after = contents(cache)
     assert {key: after[key] for key in before} == before
+
+
+def test_prometheus_finds_what_a_run_tells(tiny_model: Path, tmp_path: Path, one_ray: None) -> None:
+    """By the names in docs/running.md."""
+    import ray
+
+    folder = save_images(tmp_path / "images", 5)
+    (folder / "0001.png").write_bytes(b"")
+    outcome = run_job(options(tiny_model, folder, tmp_path / "cache", workers=1), Silent())
+    assert (outcome.images, len(outcome.errors)) == (5, 1)
+    address = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"  # type: ignore[no-untyped-call]
+    found: dict[str, str] = {}
+    wanted = {"images": 5, "image_errors": 1, "shards": 3, "bytes": 1}
+    for _ in range(120):  # a process tells every few seconds
+        with suppress(OSError), urlopen(address, timeout=5) as answer:
+            found = dict(re.findall(r"^ray_vlq_(\w+)\{.*\} (\S+)$", answer.read().decode(), re.MULTILINE))
+            if all(float(found.get(f"{name}_total", 0)) >= least for name, least in wanted.items()):
+                break
+        time.sleep(0.5)
+    else:
+        raise AssertionError(found)
+    assert {"worker_seconds_total", "workers", "model_busy_share"} <= found.keys()
+    assert 0 < float(found["model_busy_share"]) <= 1

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from vlq.query.summary import count
+
 from ..workers.runs import finished
 from . import hostile, kills, objects
 
@@ -21,8 +23,9 @@ Row = tuple[str, str, str, list[str]]  # the fault, how often, what was seen, wh
 
 def kill_nine(work: Path, given: argparse.Namespace) -> Iterator[Row]:
     for what, outcome in kills.storm(work, given.seed, given.kills, given.images):
-        doing = ", ".join(f"{count} {moment}" for moment, count in outcome.doing.most_common())
-        yield f"kill -9: {what}", str(outcome.killed), f"{doing}; {outcome.caches} caches compared", outcome.wrong
+        doing = ", ".join(f"{times} {moment}" for moment, times in outcome.doing.most_common())
+        seen = f"{doing}; {count(outcome.caches, 'cache')} compared"
+        yield f"kill -9: {what}", str(outcome.killed), seen, outcome.wrong
 
 
 def hostile_images(work: Path, given: argparse.Namespace) -> Iterator[Row]:
@@ -48,7 +51,8 @@ def two_drivers(work: Path, given: argparse.Namespace) -> Iterator[Row]:
             except AssertionError as error:
                 outcome.wrong.append(str(error))
         outcome.compare(job, cache)
-    yield "two drivers on one cache", f"{given.pairs} pairs", f"{outcome.caches} caches compared", outcome.wrong
+    seen = f"{count(outcome.caches, 'cache')} compared"
+    yield "two drivers on one cache", f"{given.pairs} pairs", seen, outcome.wrong
 
 
 def servers(work: Path, given: argparse.Namespace) -> Iterator[Row]:

@@ -139,14 +139,13 @@ def asked(
     times = timed([lambda query=query: corpus.query(query).rows for query in queries], rounds)  # type: ignore[misc]
     warm, name = median(times), f"{question.name}, {of}"
     most = RARE_MS if of == "rare" else EVERYWHERE_MS
-    if question.name == "first_layer" and of == "rare":
-        most = WARM_MS
+    most_warm = WARM_MS if question.name == "first_layer" and of == "rare" else most
     note = f"{max(rows):,} rows, each a dictionary; {spread(times)}; "
     note += f"cold {cold(cache, queries[0]):,.0f} ms; {queries[0]}"
-    yield at_most(f"{name}, warm", warm, "ms", most, note=note)
+    yield at_most(f"{name}, warm", warm, "ms", most_warm, note=note)
     shown = timed([lambda query=query: repr(corpus.query(query)) for query in queries], rounds)  # type: ignore[misc]
     note = f"{spread(shown)}; its sentence, first rows and histogram, as a terminal or a notebook shows them"
-    yield at_most(f"{name}, shown", median(shown), "ms", EVERYWHERE_MS if of != "rare" else RARE_MS, note=note)
+    yield at_most(f"{name}, shown", median(shown), "ms", most, note=note)
     least = TIMES_FASTER if question.name == "first_layer" and of == "rare" else None
     yield faster(f"{name}", warm, median(scans), "numpy scan of patch/token", least=least)
     if question.sql is not None:

@@ -51,14 +51,10 @@ class Scope:
         return node.span if self.spans_are_places else None
 
 
-@dataclass(frozen=True)
-class Others:
-    """What there is of the images that an answer is held against."""
+class Placed:
+    """Counts of images, and of those that have patches where `patches=` are of each image."""
 
-    images: int
-    unknown: int  # how many are on neither side
-    rows: Rows  # none if the answer's own rows tell
-    with_patches: int | None = None  # how many have patches of those that count, if not all have
+    with_patches: int | None
 
     @property
     def placed(self) -> Summary:
@@ -67,7 +63,17 @@ class Others:
 
 
 @dataclass(frozen=True)
-class Counts:
+class Others(Placed):
+    """What there is of the images that an answer is held against."""
+
+    images: int
+    unknown: int  # how many are on neither side
+    rows: Rows  # none if the answer's own rows tell
+    with_patches: int | None = None  # how many have patches of those that count, if not all have
+
+
+@dataclass(frozen=True)
+class Counts(Placed):
     """What a summary needs beside the rows."""
 
     images: int  # with readings, of those that were asked for
@@ -75,11 +81,6 @@ class Counts:
     with_patches: int | None = None  # images that have patches of those that count, if not all have
     others: Others | None = None  # if the answer is held against anything
     found: Mapping[str, int] = field(default_factory=dict)  # all that `Table.counts` counts, by its names
-
-    @property
-    def placed(self) -> Summary:
-        """`with_patches` as part of a summary."""
-        return {} if self.with_patches is None else {"with_patches": self.with_patches}
 
 
 class Table(ABC):

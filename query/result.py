@@ -94,6 +94,7 @@ class Result(Answer):
         self.node = node
         self.snapshot = corpus.cache.snapshot()
         self._made: Made = []
+        self._checked: list[Table] = []
         self.table = bind(node, _scope(corpus, self.snapshot, str(node) if text is None else text, text is not None))
         # A mistake in a condition shows when it is compiled; groups wait for what is wanted of each.
         if not isinstance(self.table, Grouped):
@@ -119,10 +120,13 @@ class Result(Answer):
 
     def _check_listed(self, table: Table) -> None:
         """Raises BadArgument if too many of a table's rows are of positions without readings."""
+        if any(table is checked for checked in self._checked):
+            return
         if (statement := compile_listed(table)) is not None:
             ((listed,),) = self.corpus.engine.rows(statement, self.snapshot)[1]
             if listed > LISTED_CELLS:
                 raise TOO_MANY_CELLS.error(listed=listed, most=LISTED_CELLS)
+        self._checked.append(table)
 
     def _ask(self, statement: Statement) -> tuple[list[str], Rows]:
         with _collector_paused():

@@ -33,6 +33,11 @@ def layer_totals(rows: Rows) -> dict[str, Any]:
     return {"stored": len(rows), "matched": len({row["image_id"] for row in rows}), "layers": layers}
 
 
+def one_layer_each(histogram: Mapping[int, int]) -> Totals:
+    """The same, as far as a summary needs it, of images that have one row or none: how many have it at each layer."""
+    return {"matched": sum(histogram.values()), "layers": histogram}
+
+
 def layer_summary(totals: Totals, layers: Iterable[int], images: int) -> Summary:
     """How many of `images` images matched, and over the rows' layers the least, median and greatest one.
 

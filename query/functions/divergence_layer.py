@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 
 from vlq.query.bind import Bound, Scope
@@ -16,7 +15,7 @@ from vlq.query.functions.sources import check_site
 from vlq.query.mistakes.values import MISSING_BY
 from vlq.query.parameters import Choice, Optional, Parameter, Share
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, figure, layer_summary
+from vlq.query.summary import Rows, Summary, count, figure, layer_summary, one_layer_each
 
 
 def check(bound: Bound, scope: Scope) -> None:
@@ -74,9 +73,10 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     corpus = rows[0] if rows else dict.fromkeys(("layer", "rise", "corpus_layer", "corpus_rise"))
     if bound["by"] == "corpus":
         histogram: dict[int, int] = corpus.get("histogram") or {}
-        found = _summed(bound, histogram, images)
+        found = layer_summary(one_layer_each(histogram), bound.layers.layers, images)
         return found | {"corpus_layer": corpus["layer"], "corpus_rise": corpus["rise"]}
-    found = _summed(bound, Counter(row["layer"] for row in rows if row["layer"] is not None), images)
+    histogram = Counter(row["layer"] for row in rows if row["layer"] is not None)
+    found = layer_summary(one_layer_each(histogram), bound.layers.layers, images)
     ends = Counter((row["token"], row["piece"]) for row in rows if row["layer"] is None)
     most = min(ends, key=lambda end: (-ends[end], end[0]), default=None)
     return found | {
@@ -85,11 +85,6 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
         "never": ends.total(),
         "still": most and {"token": most[0], "piece": most[1]},
     }
-
-
-def _summed(bound: Bound, histogram: Mapping[int, int], images: int) -> Summary:
-    totals = {"layers": histogram, "matched": sum(histogram.values())}
-    return layer_summary(totals, bound.layers.layers, images)
 
 
 def headline(bound: Bound, summary: Summary) -> str:

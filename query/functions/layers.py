@@ -36,6 +36,7 @@ from vlq.query.summary import (
     layer_summary,
     layer_totals,
     layer_totals_sql,
+    one_layer_each,
     placed,
 )
 
@@ -177,7 +178,7 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     """Of `images` images with readings: in how many it is read, and the layers' median, extremes and histogram."""
     if bound["by"] == "corpus":
         histogram: dict[int, int] = dict(rows[0]["histogram"]) if rows else {}
-        return sum_up(bound, {"layers": histogram, "matched": sum(histogram.values())}, images)
+        return sum_up(bound, one_layer_each(histogram), images)
     return sum_up(bound, layer_totals([row for row in rows if row["layer"] is not None]), images)
 
 

@@ -98,17 +98,16 @@ def readings_of(run: Run, first_image: int, images: int, tables: Mapping[str, pa
 def topk_postings(token: np.ndarray, logprob: np.ndarray, first_image: int, no_id: int) -> pa.Table:
     """One row per stored reading, from ids and log-probabilities (image, layer, position, k)."""
     flat = np.ascontiguousarray(token).reshape(-1)
-    order = stable_order(flat)
-    order = order[: np.searchsorted(flat[order], no_id)]  # images without readings sort last
-    image, layer, position, rank = np.unravel_index(order, token.shape)
+    ids, order = _sorted(flat, no_id)
+    image, layer, position, rank = _unravelled(order, token.shape)
     # Within a token, (image, layer, position) ascend because the flat order does and the sort is stable.
     return pa.table(
         [
-            flat[order].astype(np.uint32),
-            (image + first_image).astype(np.uint32),
+            ids.astype(np.uint32),
+            image + np.uint32(first_image),
             layer.astype(np.uint16),
             position.astype(np.uint16),
-            (rank + 1).astype(np.uint8),
+            (rank + np.uint32(1)).astype(np.uint8),
             np.ascontiguousarray(logprob).reshape(-1)[order].astype(np.float32),
         ],
         schema=TOPK,
@@ -118,17 +117,15 @@ def topk_postings(token: np.ndarray, logprob: np.ndarray, first_image: int, no_i
 def top1_postings(token: np.ndarray, logprob: np.ndarray, first_image: int, no_id: int) -> pa.Table:
     """One row per token, image and layer, from the first rank's ids and log-probabilities (image, layer, position)."""
     flat = np.ascontiguousarray(token).reshape(-1)
-    order = stable_order(flat)
-    order = order[: np.searchsorted(flat[order], no_id)]
-    image, layer, position = np.unravel_index(order, token.shape)
-    ids = flat[order]
+    ids, order = _sorted(flat, no_id)
+    image, layer, position = _unravelled(order, token.shape)
     values = np.ascontiguousarray(logprob).reshape(-1)[order].astype(np.float32)
     starts = np.flatnonzero(_changes(ids, image, layer))
     ends = np.append(starts[1:], len(ids))
     return pa.table(
         [
             ids[starts].astype(np.uint32),
-            (image[starts] + first_image).astype(np.uint32),
+            image[starts] + np.uint32(first_image),
             layer[starts].astype(np.uint16),
             (ends - starts).astype(np.uint32),
             np.maximum.reduceat(values, starts) if len(starts) else values,
@@ -176,6 +173,26 @@ def _changes(*columns: np.ndarray) -> np.ndarray:
     for column in columns:
         changed[1:] |= column[1:] != column[:-1]
     return changed
+
+
+def _sorted(ids: np.ndarray, no_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """`ids` in ascending order, equal ones in the order they come, and where each is. Those of images without readings,
+    which sort last, are left out."""
+    order = stable_order(ids)
+    ids = ids[order]
+    end = np.searchsorted(ids, no_id)
+    return ids[:end], order[:end]
+
+
+def _unravelled(order: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """`np.unravel_index` in a third of its time, by 32 bits: no array of a shard has as many cells."""
+    rest = order.astype(np.uint32)
+    places = []
+    for length in map(np.uint32, shape[:0:-1]):
+        whole = rest // length
+        places.append(rest - whole * length)
+        rest = whole
+    return [rest, *reversed(places)]
 
 
 def stable_order(ids: np.ndarray) -> np.ndarray:

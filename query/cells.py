@@ -97,16 +97,20 @@ def numbered(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(there), (np.cumsum(there) - 1)[image]
 
 
-def read_by(ids: np.ndarray, no_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids of tokens (row, cell), `no_id` for none -> row, token and number of cells for each token that a row has.
+def read_by(ids: np.ndarray, counted: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids of tokens (row, cell) and which of the cells count -> row, token and number of cells for each token that a
+    row has.
 
     Ordered by row, then by token.
     """
-    ordered = np.sort(ids, axis=1)
-    new = np.ones(ids.shape, bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    keys: np.ndarray = np.arange(len(ids), dtype=np.uint32 if len(ids) * vocabulary <= 2**32 else np.uint64)
+    keys *= vocabulary
+    keys = np.repeat(keys, counted.sum(1))
+    keys += np.take(ids, np.flatnonzero(counted))
+    keys.sort()
+    new = np.ones(len(keys), bool)
+    new[1:] = keys[1:] != keys[:-1]
     starts = np.flatnonzero(new)
-    token = ordered.reshape(-1)[starts]
-    count = np.diff(np.append(starts, ids.size))
-    there = token != no_id
-    return starts[there] // ids.shape[1], token[there].astype(np.intp), count[there]
+    first = keys[starts].astype(np.int64)
+    row = first // vocabulary
+    return row, first - row * vocabulary, np.diff(starts, append=len(keys))

@@ -93,26 +93,21 @@ class Contrast:
 
     def sums(self) -> Sums:
         sums = Sums(int(self.before.max(initial=0)), self.run.vocabulary_size)
+        vocabulary = self.run.vocabulary_size
         for part, cells in self.parts:
-            weight = self._weight(part)
+            at, others = np.flatnonzero(self.others[part]), self.others[part].sum(1)
             for layer in range(len(sums.compared)):
-                coming = self.before[part] > layer
-                ids, in_image = cells[:, layer], coming.sum(1)
-                image, token, count = read_by(np.where(coming, ids, ids.dtype.type(self.run.no_id)), self.run.no_id)
-                np.add.at(sums.images[layer], token, 1)
+                coming, ids = self.before[part] > layer, np.ascontiguousarray(cells[:, layer])
+                in_image = coming.sum(1)
+                image, token, count = read_by(ids, coming, vocabulary)
+                sums.images[layer] += np.bincount(token, minlength=vocabulary)
                 np.add.at(sums.patches[layer], token, count)
-                np.add.at(sums.share[layer], token, count / in_image[image])
+                sums.share[layer] += np.bincount(token, count / in_image[image], vocabulary)
                 both = in_image > 0
-                others = np.bincount(ids[both].reshape(-1), weight[both].reshape(-1), self.run.vocabulary_size)
-                sums.others[layer] += others
+                weight = np.repeat(both / others, others)  # of one of the others: its share of its image
+                sums.others[layer] += np.bincount(np.take(ids, at), weight, vocabulary)
                 sums.compared[layer] += both.sum()
         return sums
-
-    def _weight(self, images: slice) -> np.ndarray:
-        """(image, patch): the share of its image that one of the others is; 0 for what is none."""
-        others = self.others[images]
-        weight: np.ndarray = others / others.sum(1, keepdims=True)
-        return weight
 
     def intervals(self, chosen: list[np.ndarray]) -> np.ndarray:
         """(end, token): both ends of the differences' intervals, of the chosen tokens of one layer after the other."""
@@ -133,8 +128,8 @@ class Contrast:
 
     def _differences(self, images: slice, cells: np.ndarray, chosen: list[np.ndarray]) -> np.ndarray:
         """(image, column): for each layer whether the image is compared, then each chosen token's difference, or 0."""
-        count, patches = self.before[images].shape
-        weight = self._weight(images).reshape(-1)
+        others = self.others[images]
+        of_others, (count, width) = others.sum(1), others.shape
         compared, differences = [], []
         for layer, tokens in enumerate(chosen):
             coming = self.before[images] > layer
@@ -143,13 +138,14 @@ class Contrast:
             column[tokens] = np.arange(len(tokens))
             columns = np.take(column, cells[:, layer]).reshape(-1)
             cell = np.flatnonzero(columns >= 0)
-            image = cell // patches
-            # Each cell moves the difference of its image: up if it has the token before it, down if it is another one.
-            moves = np.where(coming.reshape(-1)[cell], 1 / np.maximum(in_image, 1)[image], -weight[cell])
-            moves[in_image[image] == 0] = 0
-            moved = np.bincount(image * len(tokens) + columns[cell], moves, count * len(tokens))
+            place = cell // width * len(tokens) + columns[cell]
+            shares = []
+            for held, patches in ((coming, in_image), (others, of_others)):
+                there = np.take(place, np.flatnonzero(np.take(held, cell)))
+                found = np.bincount(there, minlength=count * len(tokens)).reshape(count, -1)
+                shares.append(found / np.maximum(patches, 1)[:, None])
             compared.append((in_image > 0)[:, None])
-            differences.append(moved.reshape(count, len(tokens)))
+            differences.append((shares[0] - shares[1]) * compared[-1])
         return np.concatenate([np.zeros((count, 0)), *compared, *differences], axis=1)
 
 

@@ -132,7 +132,8 @@ def numpy_top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _numpy_keys(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """`_keys` of few elements, of which NumPy makes them in half of the time."""
     bits = (values + np.float32(0)).view(np.int32)
-    return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) << 32) | (0xFFFFFFFF - ids)
+    keys: np.ndarray = ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) << 32) | (0xFFFFFFFF - ids)
+    return keys
 
 
 def torch_top(logits: Tensor, k: int, ties_are_rare: bool) -> tuple[Tensor, Tensor]:

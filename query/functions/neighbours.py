@@ -51,9 +51,8 @@ def count_around(snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
         for at in np.unique(layer[held]):
             rows = np.flatnonzero(held & (layer == at))
             adjacent = around(masks_of(positions.take(pa.array(rows)), run.grid)).reshape(len(rows), -1)
-            ids = cells[place[rows] - part.start, at]
-            _, token, count = read_by(np.where(adjacent, ids, ids.dtype.type(run.no_id)), run.no_id)
-            np.add.at(in_images[at], token, 1)
+            _, token, count = read_by(cells[place[rows] - part.start, at], adjacent, run.vocabulary_size)
+            in_images[at] += np.bincount(token, minlength=run.vocabulary_size)
             np.add.at(patches[at], token, count)
     found, token = np.nonzero(in_images)
     return pa.table(

@@ -92,10 +92,18 @@ def test_numbered(image: list[int]) -> None:
 
 
 @settings(deadline=None)
-@given(rows=st.integers(0, 4), columns=st.integers(1, 9), seed=st.integers(0, 2**32))
-def test_read_by(rows: int, columns: int, seed: int) -> None:
-    ids = np.random.default_rng(seed).choice(np.array([0, 1, 7, 300, 65_535], np.uint16), (rows, columns))
+@given(
+    rows=st.integers(0, 4),
+    columns=st.integers(1, 9),
+    vocabulary=st.sampled_from([301, 65_535, 2**31]),
+    seed=st.integers(0, 2**32),
+)
+def test_read_by(rows: int, columns: int, vocabulary: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ids = rng.choice(np.array([0, 1, 7, 300, vocabulary - 1], np.uint32), (rows, columns))
+    counted = rng.random((rows, columns)) < 0.6
     expected = []
-    for row, read in enumerate(ids.tolist()):
-        expected += [(row, token, count) for token, count in sorted(Counter(read).items()) if token != 65_535]
-    assert list(zip(*(part.tolist() for part in read_by(ids, 65_535)), strict=True)) == expected
+    for row, (read, counts) in enumerate(zip(ids.tolist(), counted.tolist(), strict=True)):
+        tokens = Counter(token for token, counts in zip(read, counts, strict=True) if counts)
+        expected += [(row, token, count) for token, count in sorted(tokens.items())]
+    assert list(zip(*(part.tolist() for part in read_by(ids, counted, vocabulary)), strict=True)) == expected

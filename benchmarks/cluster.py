@@ -18,7 +18,7 @@ from benchmarks.measure import Figure, at_most, figures_of
 from vlq.query.schema import RUN as RUN_KEY
 from vlq.query.schema import Commit, Run, Stored
 from vlq.query.store import open_store
-from vlq.workers.worker import Description, Done, Setup, unpacked
+from vlq.workers.worker import Description, Done, Setup, run_of, unpacked
 
 LEAST = 200
 MOST_GROWTH = 16.0  # MiB
@@ -63,7 +63,7 @@ class IdleWorker:
         return Description(RUN, b"", None, ray.get_runtime_context().get_node_id())
 
     def extract(self, url: str, run_record: bytes, shard: int, packed_rows: bytes) -> Done:
-        store, run, rows = open_store(url), Run.from_bytes(run_record, RUN_KEY), unpacked(packed_rows)
+        store, run, rows = open_store(url), run_of(run_record), unpacked(packed_rows)
         found = self._find(store, run, shard)
         if found is not None:
             return Done(shard, found.images, fresh=False)

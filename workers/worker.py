@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -101,6 +102,12 @@ def unpacked(rows: bytes) -> pa.Table:
     return pa.ipc.open_stream(rows).read_all()
 
 
+@lru_cache(maxsize=1)
+def run_of(record: bytes) -> Run:
+    """The run of a record: the same one for each of a worker's shards, so that its digest is computed once."""
+    return Run.from_bytes(record, RUN)
+
+
 class ShardWorker:
     """One model. Two calls may be under way at once: one uses the model, the other decodes ahead or writes."""
 
@@ -150,7 +157,7 @@ class ShardWorker:
         from vlq.workers.lens import Lens
         from vlq.workers.shard import commit, find_commit, put_shard
 
-        run, rows = Run.from_bytes(run_record, RUN), unpacked(packed_rows)
+        run, rows = run_of(run_record), unpacked(packed_rows)
         store = open_store(url)
         if found := find_commit(store, run, shard):
             return _by_another_run(found)

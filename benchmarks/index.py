@@ -1,13 +1,15 @@
 """Time and memory of making the index, from 256 to 4,000 images of LLaVA-1.5's size, and what its tables take.
 
 The shards are those of the synthetic cache, over and over, with other image numbers in their postings: as many rows and
-tokens as so many images have. Each index is made in a process of its own, whose peak memory the system keeps.
+tokens as so many images have. Each index is made by a command of its own, of whose processes the system keeps how much
+memory they took.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import sys
 import time
@@ -104,7 +106,8 @@ def figures(images: int, told: dict[str, dict[str, Any]]) -> Iterator[Figure]:
     merged, made = told["compact"], told["index"]
     for name, seen in (("merged", merged), ("made of the arrays", made)):
         note = f"{seen['seconds']:.0f} s, {seen['cpu'] / images * 1000:.0f} ms of CPU time an image; "
-        note += f"{seen['peak']:.2f} GiB of memory at most, {seen['before']:.2f} GiB before"
+        note += f"memory at most: {seen['peak']:.2f} GiB, {seen['before']:.2f} GiB before"
+        note += f", and {seen['process']:.2f} GiB in each process that merges" if seen["process"] else ""
         yield Figure(f"{images:,} images, {name}", seen["seconds"] / images * 1000, "ms an image", note=note)
     kib = {name: size / images / 1024 for name, size in merged["tables"].items()}
     note = ", ".join(f"{name} {size:.3g}" for name, size in sorted(kib.items()))
@@ -130,15 +133,22 @@ def main() -> None:
     head = latest_head(cache.store)
     assert head is not None
     shutil.rmtree(Path(folder) / "index", ignore_errors=True)
-    before, start, spent = memory("VmRSS"), time.perf_counter(), time.process_time()
+    before, start, spent = memory("VmRSS"), time.perf_counter(), cpu()
     if how == "compact":
         _, manifest = compact(cache.store, cache.run, head)
     else:
         _, manifest, _ = rebuild(cache.store, cache.run)
-    told = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - spent, "before": before}
+    told = {"seconds": time.perf_counter() - start, "cpu": cpu() - spent, "before": before}
     told["peak"] = memory("VmHWM")
+    told["process"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # of the largest one
     tables = {name: sum(file.size for file in files) for name, files in manifest.tables.items()}
     print(json.dumps(told | {"tables": tables}))
+
+
+def cpu() -> float:
+    """Seconds of CPU time of this process and of those that it started and that have ended."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -27,33 +27,46 @@ from vlq.query.schema import (
 from vlq.query.store import Store, at_once, put
 from vlq.query.sums import entropies, summed_sites
 from vlq.query.tables import parquet_bytes
-from vlq.workers.merge import merged, scratch
+from vlq.workers.machine import fitting, memory
+from vlq.workers.merge import PART_GROUPS, ahead, in_order, is_by_token, merged_files, scratch
 from vlq.workers.postings import blocks_of, open_writer, postings_bytes, postings_of, row_group
 
 PART_BYTES = 64 * 1024 * 1024
-"""A file of the index is closed beyond this size, and the next one begun. DuckDB looks at each block of a file that it
-reads, 15 microseconds long: there are some 180 in such a file, and a token mostly needs one file."""
+"""A file of the index without tokens is closed beyond this size, and the next one begun."""
+
+PROCESS_BYTES = 2 * 1024**3
+"""Memory that a process that merges takes at most."""
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many steps of it are done, and of how many."""
 
 
 def compact(
-    store: Store, run: Run, head: Head, progress: Progress | None = None, most: int | None = None
+    store: Store,
+    run: Run,
+    head: Head,
+    progress: Progress | None = None,
+    *,
+    most: int | None = None,
+    processes: int | None = None,
 ) -> tuple[str, IndexManifest]:
     """Merge the committed shards' postings into an index; returns its manifest's key and the manifest.
 
-    Covers the shards before the first that is not committed, `most` of them. Nobody uses it before `publish`.
+    Covers the shards before the first that is not committed, `most` of them. Nobody uses it before `publish`. So many
+    `processes` merge, by default as many as there are cores and memory for.
     """
     cache = Cache(store.url, store, run)
     commits = _covered(store, head)[:most]
     tables = _tables(commits)
     runs = {table: at_once(store, cache.local, [commit.postings[table] for commit in commits]) for table in tables}
-    return _write_index(cache, commits, runs, progress or _silent)
+    return _write_index(cache, commits, runs, progress or _silent, processes)
 
 
-def rebuild(store: Store, run: Run, progress: Progress | None = None) -> tuple[str, IndexManifest, bool]:
-    """Make the index anew from the Zarr arrays alone, and publish it. Also says whether that was news."""
+def rebuild(
+    store: Store, run: Run, progress: Progress | None = None, *, processes: int | None = None
+) -> tuple[str, IndexManifest, bool]:
+    """Make the index anew from the Zarr arrays alone, and publish it. Also says whether that was news. `processes` as
+    in `compact`."""
     head = planned(store)
     cache = Cache(store.url, store, run)
     commits = _covered(store, head)
@@ -68,7 +81,7 @@ def rebuild(store: Store, run: Run, progress: Progress | None = None) -> tuple[s
                 runs.setdefault(table, []).append(str(path))
             if progress:
                 progress("reading arrays", done + 1, len(commits))
-        key, manifest = _write_index(cache, commits, runs, progress or _silent)
+        key, manifest = _write_index(cache, commits, runs, progress or _silent, processes)
     return key, manifest, publish(store, head, key, manifest)
 
 
@@ -115,16 +128,25 @@ def _tables(commits: Sequence[Commit]) -> list[str]:
 
 
 def _write_index(
-    cache: Cache, commits: Sequence[Commit], runs: Mapping[str, Sequence[str]], progress: Progress
+    cache: Cache,
+    commits: Sequence[Commit],
+    runs: Mapping[str, Sequence[str]],
+    progress: Progress,
+    processes: int | None,
 ) -> tuple[str, IndexManifest]:
     run, store = cache.run, cache.store
+    if processes is None:
+        here = memory()
+        processes = fitting(PROCESS_BYTES, here.available if here else None)
     # The inputs' checksums name the index, with the tables that are made of them and how large files become: the same
     # shards give the same key, and the same bytes under it.
     inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in commit.named)
-    digest = digest_of("\n".join([run.digest, *sorted(runs), *WHOLE_TABLES, str(PART_BYTES), inputs]).encode())[:16]
+    digest = digest_of(
+        "\n".join([run.digest, *sorted(runs), *WHOLE_TABLES, str(PART_GROUPS), str(PART_BYTES), inputs]).encode()
+    )[:16]
     tables: dict[str, tuple[IndexFile, ...]] = {}
     for table, paths in sorted(runs.items()):
-        parts = enumerate(_parts(paths, partial(progress, f"merging {table}")))
+        parts = enumerate(_files(paths, processes, partial(progress, f"merging {table}")))
         tables[table] = tuple(put_table(store, f"index/{digest}/{table}-{part:03d}", data) for part, data in parts)
     for table, rows in whole_tables(cache, commits, progress).items():
         stored = put(store, f"index/{digest}/{table}-000.parquet", parquet_bytes(rows))
@@ -165,29 +187,30 @@ def whole_tables(cache: Cache, commits: Sequence[Commit], progress: Progress) ->
     return {table: rows(cache, commits, progress) for table, rows in WHOLE_TABLES.items() if commits}
 
 
-def _parts(paths: Sequence[str], progress: Callable[[int, int], None]) -> Iterator[bytes]:
-    """The merged rows as Parquet files, none much larger than PART_BYTES."""
-    schema = pq.read_schema(paths[0])
+def _files(paths: Sequence[str], processes: int, progress: Callable[[int, int], None]) -> Iterator[bytes]:
+    """The merged rows as Parquet files."""
     with scratch() as folder:
-        path = folder / "part.parquet"
-        writer: pq.ParquetWriter | None = None
-        for rows in ahead(merged(paths, progress)):
-            if writer is None:
-                writer = open_writer(str(path), schema)
-            writer.write_table(rows, row_group_size=row_group(schema))
-            if path.stat().st_size > PART_BYTES:
-                writer.close()
-                writer = None
-                yield path.read_bytes()
-        if writer is not None:
-            writer.close()
+        if is_by_token(paths[0]):
+            files = merged_files(paths, folder, processes, progress)
+        else:
+            files = _by_image(paths, folder, progress)
+        for path in files:
             yield path.read_bytes()
+            path.unlink()
 
 
-def ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same items; each is made, on a thread of its own, while the one before it is used."""
-    with ThreadPoolExecutor(1) as maker:
-        coming = maker.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = maker.submit(next, items, None)
-            yield item
+def _by_image(paths: Sequence[str], folder: Path, progress: Callable[[int, int], None]) -> Iterator[Path]:
+    """The rows of image-sorted files, file by file, in files in `folder` not much larger than PART_BYTES."""
+    schema, path = pq.read_schema(paths[0]), folder / "part.parquet"
+    writer: pq.ParquetWriter | None = None
+    for rows in ahead(in_order(paths, progress)):
+        if writer is None:
+            writer = open_writer(str(path), schema)
+        writer.write_table(rows, row_group_size=row_group(schema))
+        if path.stat().st_size > PART_BYTES:
+            writer.close()
+            writer = None
+            yield path
+    if writer is not None:
+        writer.close()
+        yield path

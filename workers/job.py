@@ -30,7 +30,7 @@ from vlq.workers.plan import (
     settle,
 )
 from vlq.workers.pool import Pool, reason
-from vlq.workers.progress import Tracker
+from vlq.workers.progress import Tracker, seldom
 from vlq.workers.queue import Failure
 from vlq.workers.watch import RunWatch
 from vlq.workers.worker import Setup
@@ -209,7 +209,7 @@ def given_up(failures: list[Failure]) -> RunError:
 def seal(store: Store, run: Run, head: Head, tracker: Tracker) -> Head:
     """Build the index of a complete cache and name it in a sealed head, which there may be already."""
     tracker.phase("indexing")
-    key, manifest = compact(store, run, head)
+    key, manifest = compact(store, run, head, seldom(tracker))
     if manifest.shards < head.shards:
         raise RunError(
             f"Shard {manifest.shards} is not committed any more in {store.url}.",

@@ -47,9 +47,12 @@ def memory() -> Memory | None:
     return Memory(min(found.total, limit), min(found.available, limit - used))
 
 
+def fitting(size: int, room: int | None) -> int:
+    """How many processes of this size fit into so many bytes: at least one, and at most one a core."""
+    cores = cpu_count()
+    return cores if room is None else max(1, min(cores, room // size))
+
+
 def fitting_workers(model_bytes: int | None, room: int | None) -> int:
     """How many workers fit into so many bytes, each with a model of this size (None: unknown): at most one a core."""
-    if model_bytes is None:
-        return 1
-    cores = cpu_count()
-    return cores if room is None else max(1, min(cores, room // (model_bytes + OVERHEAD)))
+    return 1 if model_bytes is None else fitting(model_bytes + OVERHEAD, room)

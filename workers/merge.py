@@ -1,17 +1,23 @@
 """Many sorted files of postings -> their rows in one order.
 
 Every shard's postings are sorted by token and then by image, and shards hold ascending images. So the merged order is,
-token by token, the shards' rows one after another: a stable sort by token alone. It is done in ranges of tokens, so
-memory does not grow with the corpus; and many files are first merged into fewer, so each is read but once a pass. In a
-table without tokens, which is sorted by image, the shards' rows simply follow each other.
+token by token, the shards' rows one after another: a stable sort by token alone. It is cut by token into parts that
+know nothing of each other: several processes write them at once, and memory does not grow with the corpus. Many files
+are first merged into fewer, so each is read but once a pass. In a table without tokens, which is sorted by image, the
+shards' rows simply follow each other.
 """
 
 from __future__ import annotations
 
 import errno
 import tempfile
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,13 +26,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlq.query.errors import CorruptCache, StoreError
-from vlq.workers.postings import ROW_GROUP, row_group, stable_order
+from vlq.workers.postings import ROW_GROUP, open_writer, row_group, stable_order
+from vlq.workers.processes import Processes
 
 ROWS_AT_ONCE = 4 * 1024 * 1024
 """Rows that are sorted in memory (about 30 bytes each, twice)."""
 
 FAN_IN = 128
 """Files that are merged at once: 4,096 images in a pass. Each takes 7 MiB, a row group of it and what Arrow keeps."""
+
+PART_GROUPS = 96
+"""Row groups of a file of the index, 30 to 40 MB. DuckDB looks at each one of a file that it reads, for 15 microseconds
+or more; a token mostly needs one file."""
 
 T = TypeVar("T")
 
@@ -53,46 +64,161 @@ def scratch() -> Iterator[Path]:
         ) from error
 
 
-def merged(paths: Sequence[str], progress: Passed = _silent) -> Iterator[pa.Table]:
-    """All rows of token-sorted files in the order of (token, file), at most ROWS_AT_ONCE at a time.
+@dataclass(frozen=True)
+class Source:
+    """Rows in their one order: token-sorted files that follow each other."""
 
-    Of files without tokens the rows of one after the other. Of no rows one empty table.
-    """
-    if "token" not in pq.read_schema(paths[0]).names:
-        yield from in_order(paths, progress)
+    paths: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]  # of each file: no token is below the first or reaches the second
+    counts: np.ndarray  # rows by token, up to the highest one
+
+    @classmethod
+    def of(cls, path: str) -> Source:
+        counts = rows_by_token(path)
+        return cls((path,), ((0, len(counts)),), counts)
+
+    def holding(self, low: int, high: int) -> tuple[str, ...]:
+        """The files in which there may be rows of these tokens."""
+        files = zip(self.paths, self.spans, strict=True)
+        return tuple(path for path, (first, end) in files if first < high and low < end)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of several sources that follow each other in the merged order, of tokens from `low` up to the last high."""
+
+    sources: tuple[tuple[str, ...], ...]  # files
+    low: int
+    highs: tuple[int, ...]  # ascending: rows of tokens below each, from the one before, are sorted at once
+    count: int
+
+    def rows(self) -> Iterator[pa.Table]:
+        """At most ROWS_AT_ONCE at a time; of no rows one empty table."""
+        files = [TokenSorted(paths, self.low) for paths in self.sources]
+        for high in self.highs:
+            for rows in _taken(files, high):
+                yield rows.take(pa.array(stable_order(rows["token"].to_numpy())))
+
+
+def is_by_token(path: str) -> bool:
+    """Whether a table's file is sorted by token."""
+    return "token" in pq.read_schema(path).names
+
+
+def merged(paths: Sequence[str]) -> Iterator[pa.Table]:
+    """All rows of sorted files in their one order, at most ROWS_AT_ONCE at a time; of no rows one empty table."""
+    if not is_by_token(paths[0]):
+        yield from in_order(paths)
         return
-    passes = [len(paths)]
-    while passes[-1] > FAN_IN:
-        passes.append(-(-passes[-1] // FAN_IN))
-    done, total = 0, len(passes) * sum(_metadata(path).num_rows for path in paths)
-    with scratch() as folder:
-        for number, files in enumerate(passes[1:]):
-            fewer = [str(folder / f"{number}-{file}.parquet") for file in range(files)]
-            for file, path in enumerate(fewer):
-                several = paths[file * FAN_IN : (file + 1) * FAN_IN]
-                with pq.ParquetWriter(path, pq.read_schema(several[0]), compression="lz4") as writer:
-                    for rows in _merged(several):
-                        writer.write_table(rows, row_group_size=row_group(rows.schema))
-                        done += rows.num_rows
-                        progress(done, total)
-                if number:
-                    for merged_before in several:
-                        Path(merged_before).unlink()
-            paths = fewer
-        for rows in _merged(paths):
-            yield rows
-            done += rows.num_rows
-            progress(done, total)
+    with scratch() as folder, Processes(1) as alone:
+        for part in parted(paths, folder, alone):
+            yield from part.rows()
 
 
-def _merged(paths: Sequence[str]) -> Iterator[pa.Table]:
-    files = [TokenSorted(path) for path in paths]
-    counts = np.zeros(0, dtype=np.int64)
-    for file in files:
-        counts = _added(counts, file.counts())
-    for _, high in list(token_ranges(counts, ROWS_AT_ONCE)) or [(0, 0)]:
-        for rows in _taken(files, high):
-            yield rows.take(pa.array(stable_order(rows["token"].to_numpy())))
+def merged_files(paths: Sequence[str], folder: Path, processes: int, progress: Passed = _silent) -> Iterator[Path]:
+    """The same rows of token-sorted files as those of an index, of so many row groups each as PART_GROUPS says.
+
+    They are made in `folder`, and the caller's to remove. Where they end depends on the rows alone. One process makes
+    what is no more than one file.
+    """
+    rows = sum(_metadata(path).num_rows for path in paths)
+    with Processes(processes if rows > rows_of_part(paths[0]) else 1) as several:
+        passes = passes_of(len(paths))
+        parts = parted(paths, folder, several, lambda done: progress(done, passes * rows))
+        jobs = [(part, folder / f"part-{number}.parquet", True) for number, part in enumerate(parts)]
+        done = (passes - 1) * rows
+        for part, path in zip(parts, several.map(write, jobs), strict=True):
+            yield path
+            done += part.count
+            progress(done, passes * rows)
+
+
+def rows_of_part(path: str) -> int:
+    """Rows of a part at most, of a table that has a file like this one."""
+    return int(PART_GROUPS * row_group(pq.read_schema(path)))
+
+
+def passes_of(files: int) -> int:
+    """How often each row is gone through."""
+    passes = 1
+    while files > FAN_IN:
+        files = -(-files // FAN_IN)
+        passes += 1
+    return passes
+
+
+def parted(
+    paths: Sequence[str], folder: Path, processes: Processes, progress: Callable[[int], None] = lambda done: None
+) -> list[Part]:
+    """The parts of token-sorted files' merged rows. Of more than FAN_IN files fewer are made first, in `folder`.
+
+    `progress` is told how many rows have been gone through for that.
+    """
+    done = 0
+
+    def into_one(several: Sequence[Source], name: str) -> Source:
+        nonlocal done
+        parts = parts_of(several)
+        jobs = [(part, folder / f"{name}-{number}.parquet", False) for number, part in enumerate(parts)]
+        files = []
+        for part, path in zip(parts, processes.map(write, jobs), strict=True):
+            files.append(str(path))
+            done += part.count
+            progress(done)
+        spans = tuple((part.low, part.highs[-1]) for part in parts)
+        return Source(tuple(files), spans, _added(source.counts for source in several))
+
+    # Each when its turn comes: the counts of all are too many.
+    sources = processes.map(Source.of, [(path,) for path in paths])
+    for number in range(1, passes_of(len(paths))):
+        fewer: list[Source] = []
+        while several := list(islice(sources, FAN_IN)):
+            fewer.append(into_one(several, f"{number}-{len(fewer)}"))
+            if number > 1:
+                for made in (path for source in several for path in source.paths):
+                    Path(made).unlink()
+        sources = iter(fewer)
+    return parts_of(list(sources))
+
+
+def parts_of(sources: Sequence[Source]) -> list[Part]:
+    """Parts of PART_GROUPS row groups at most, but where a token of one source alone has more."""
+    counts = _added(source.counts for source in sources)
+    most = rows_of_part(sources[0].paths[0])
+    parts = []
+    for low, high in token_ranges(counts, most):
+        if counts[low:high].sum() <= most:
+            parts.append(_part(sources, low, high))
+        else:  # of one token: its rows follow each other source by source
+            rows = np.array([source.counts[low:high].sum() for source in sources])
+            parts += [_part(sources[first:end], low, high) for first, end in token_ranges(rows, most)]
+    return parts or [Part((sources[0].paths[:1],), 0, (0,), 0)]
+
+
+def _part(sources: Sequence[Source], low: int, high: int) -> Part:
+    counts = _added(source.counts[low:high] for source in sources)
+    highs = [low + end for _, end in token_ranges(counts, ROWS_AT_ONCE)]
+    files = [found for source in sources if (found := source.holding(low, high))]
+    return Part(tuple(files), low, tuple(highs), int(counts.sum()))
+
+
+def write(part: Part, path: Path, of_index: bool) -> Path:
+    """Write a part's rows, as a file of an index or, faster and larger, as one that is merged again."""
+    schema = pq.read_schema(part.sources[0][0])
+    writer = open_writer(str(path), schema) if of_index else pq.ParquetWriter(path, schema, compression="lz4")
+    with writer:
+        for rows in ahead(part.rows()):
+            writer.write_table(rows, row_group_size=row_group(schema))
+    return path
+
+
+def ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same items; each is made, on a thread of its own, while the one before it is used."""
+    with ThreadPoolExecutor(1) as maker:
+        coming = maker.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = maker.submit(next, items, None)
+            yield item
 
 
 def _taken(files: Sequence[TokenSorted], high: int) -> Iterator[pa.Table]:
@@ -112,7 +238,7 @@ def _taken(files: Sequence[TokenSorted], high: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(pieces).combine_chunks()
 
 
-def in_order(paths: Sequence[str], progress: Passed) -> Iterator[pa.Table]:
+def in_order(paths: Sequence[str], progress: Passed = _silent) -> Iterator[pa.Table]:
     """The rows of files, file by file, so many at a time that row groups fill; of no rows one empty table."""
     schema = pq.read_schema(paths[0])
     at_once = max(1, ROWS_AT_ONCE * row_group(schema) // ROW_GROUP)
@@ -127,11 +253,13 @@ def in_order(paths: Sequence[str], progress: Passed) -> Iterator[pa.Table]:
         yield schema.empty_table()
 
 
-def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
-    longer = longer.copy()
-    longer[: len(shorter)] += shorter
-    return longer
+def _added(counts: Iterable[np.ndarray]) -> np.ndarray:
+    """The sum of arrays of any lengths, which count from 0."""
+    every = list(counts)
+    total = np.zeros(max(map(len, every), default=0), np.int64)
+    for some in every:
+        total[: len(some)] += some
+    return total
 
 
 def token_ranges(counts: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
@@ -158,22 +286,24 @@ def _readable(path: str, read: Callable[[str], T]) -> T:
         raise CorruptCache(f"{path} is not a readable Parquet file.", "Run: vlq verify") from error
 
 
+def rows_by_token(path: str) -> np.ndarray:
+    """Rows per token of a file, as an array that ends at the highest token. Raises CorruptCache."""
+    file = _readable(path, pq.ParquetFile)
+    groups = (file.read_row_group(group, columns=["token"])["token"].to_numpy() for group in _groups(file))
+    return _added(np.bincount(tokens) for tokens in groups)
+
+
+def _groups(file: pq.ParquetFile) -> range:
+    return range(file.metadata.num_row_groups if file.metadata.num_rows else 0)
+
+
 class TokenSorted:
-    """A token-sorted Parquet file, of which rows are taken from the first to the last. Raises CorruptCache."""
+    """Token-sorted Parquet files that follow each other, of which rows are taken from the first of token `low` or above
+    to the last. Raises CorruptCache."""
 
-    def __init__(self, path: str) -> None:
-        self._file = _readable(path, pq.ParquetFile)
-        self._groups = range(self._file.metadata.num_row_groups if self._file.metadata.num_rows else 0)
-        self._coming = iter(self._groups)
-        self._rest = self._file.schema_arrow.empty_table()  # read, and not taken yet
-
-    def counts(self) -> np.ndarray:
-        """Rows per token, as an array that ends at the highest token."""
-        total = np.zeros(0, dtype=np.int64)
-        for group in self._groups:
-            tokens = self._file.read_row_group(group, columns=["token"])["token"].to_numpy()
-            total = _added(total, np.bincount(tokens))
-        return total
+    def __init__(self, paths: Sequence[str], low: int) -> None:
+        self._coming = _from(paths, low)
+        self._rest = pq.read_schema(paths[0]).empty_table()  # read, and not taken yet
 
     def take(self, high: int, most: int) -> pa.Table:
         """The next rows, at most so many, of tokens below `high`."""
@@ -183,9 +313,24 @@ class TokenSorted:
             taken.append(self._rest.slice(0, end))
             self._rest = self._rest.slice(end)
             most -= end
-            if self._rest.num_rows or not most or (group := next(self._coming, None)) is None:
+            if self._rest.num_rows or not most or (rows := next(self._coming, None)) is None:
                 return pa.concat_tables(taken)
-            self._rest = self._file.read_row_group(group)
+            self._rest = rows
+
+
+def _from(paths: Sequence[str], low: int) -> Iterator[pa.Table]:
+    """Row group after row group, from the first row of token `low` or above."""
+    for path in paths:
+        file = _readable(path, pq.ParquetFile)
+        token = file.schema_arrow.get_field_index("token")
+        groups = _groups(file)
+        for group in groups[bisect_left(groups, low, key=partial(_highest, file.metadata, token)) :]:
+            rows = file.read_row_group(group)
+            yield rows.slice(int(np.searchsorted(rows["token"].to_numpy(), low)))
+
+
+def _highest(metadata: pq.FileMetaData, column: int, group: int) -> int:
+    return int(metadata.row_group(group).column(column).statistics.max)
 
 
 class Rows:

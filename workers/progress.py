@@ -111,6 +111,20 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
         yield step
 
 
+def seldom(shown: Tracker) -> Callable[[str, int, int], None]:
+    """The same for a part of a run, which tells only what takes long, every few seconds."""
+    last = time.monotonic()
+
+    def step(text: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LINE_EVERY:
+            last = now
+            shown.phase(f"{text}: {done:,} of {total:,}")
+
+    return step
+
+
 class _Bar:
     """A bar with images/s, errors so far and time left."""
 

@@ -11,14 +11,19 @@ from vlq.query.cache import Cache, default_url
 CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
 
 
-def index(cache: CacheOption = "") -> None:
+ProcessesOption = Annotated[
+    int | None, typer.Option(help="How many merge at once; default as there are cores and memory for.", min=1)
+]
+
+
+def index(cache: CacheOption = "", processes: ProcessesOption = None) -> None:
     """Rebuild a cache's index from its Zarr arrays."""
     from vlq.workers.index import rebuild
     from vlq.workers.progress import steps
 
     opened = Cache.open(cache or default_url())
     with steps() as progress:
-        key, manifest, changed = rebuild(opened.store, opened.run, progress)
+        key, manifest, changed = rebuild(opened.store, opened.run, progress, processes=processes)
     rows = sum(stored.size for files in manifest.tables.values() for stored in files)
     print(f"Index of {manifest.images} images: {rows / 2**20:.1f} MiB, {key}{'' if changed else ' (as it was)'}.")
 
@@ -26,6 +31,7 @@ def index(cache: CacheOption = "") -> None:
 def compact(
     cache: CacheOption = "",
     shards: Annotated[int | None, typer.Option(help="The first so many; default all that are there.", min=1)] = None,
+    processes: ProcessesOption = None,
 ) -> None:
     """Merge the postings of a cache's shards into its index; of a run that goes on, of those that are there."""
     from vlq.query.heads import planned
@@ -35,7 +41,7 @@ def compact(
     opened = Cache.open(cache or default_url())
     head = planned(opened.store)
     with steps() as progress:
-        key, manifest = indexing.compact(opened.store, opened.run, head, progress, most=shards)
+        key, manifest = indexing.compact(opened.store, opened.run, head, progress, most=shards, processes=processes)
         news = indexing.publish(opened.store, head, key, manifest)
     covered = f"{manifest.shards:,} of {head.shards:,} shards, {manifest.images:,} images"
     print(f"Index of {covered}: {key}{'' if news else ' (as it was)'}.")

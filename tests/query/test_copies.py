@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
+import vlq.workers.merge
 import vlq.workers.postings
 from vlq.query.cache import Cache
 from vlq.query.client import Corpus
@@ -44,6 +45,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A handful of rows to a block, so that a small corpus has many; and an empty folder for copies."""
     monkeypatch.setattr(vlq.workers.postings, "ROW_GROUP", 16)
     monkeypatch.setattr(vlq.workers.postings, "TOP1_ROW_GROUP", 4)
+    monkeypatch.setattr(vlq.workers.merge, "PART_GROUPS", 200)
     monkeypatch.setenv("VLQ_HOME", str(tmp_path / "home"))
 
 
@@ -120,20 +122,23 @@ def test_many_tokens_and_far_ones(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", WORDS[2:])
 def test_what_a_cold_query_fetches(elsewhere: str, word: str) -> None:
-    """Where blocks lie, and then those that hold the token, in a request each."""
+    """Of each file where blocks lie, and then those that hold the token, in a request each."""
     corpus, store = counted(elsewhere)
     ask(corpus, "images()")  # what every query needs: the head, the manifest, the vocabulary, the images
     store.reset()
     ask(corpus, f"first_layer('{word}')")
     snapshot = corpus.cache.snapshot()
-    (file,) = snapshot.stored("patch_top1")
     ids = corpus.first_layer(word).table.token_sets[0].ids
-    blocks = corpus.cache.copies.blocks(file)
-    needed = sum(blocks.blocks[number].length for number in blocks.holding(ids))
-    assert len(store.calls) <= 2
-    assert file.blocks is not None
-    assert 0 < store.bytes.total() - file.blocks.size <= 2 * needed
-    assert needed < file.size / 2
+    files = snapshot.stored("patch_top1", ids)
+    beside = needed = 0
+    for file in files:
+        assert file.blocks is not None
+        beside += file.blocks.size
+        blocks = corpus.cache.copies.blocks(file)
+        needed += sum(blocks.blocks[number].length for number in blocks.holding(ids))
+    assert len(store.calls) <= 2 * len(files)
+    assert 0 < store.bytes.total() - beside <= 2 * needed
+    assert needed < sum(file.size for file in files) / 2
 
 
 def test_warm_queries_ask_nothing(elsewhere: str) -> None:

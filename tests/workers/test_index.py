@@ -20,7 +20,8 @@ from vlq.query.schema import Head, Run
 from vlq.query.store import open_store
 from vlq.workers import merge as merge_module
 from vlq.workers.index import compact, rebuild
-from vlq.workers.merge import Rows, merged, token_ranges
+from vlq.workers.merge import Rows, merged, merged_files, token_ranges
+from vlq.workers.postings import postings_bytes, postings_of
 from vlq.workers.shard import write_shard
 
 from ..synthetic import edit_record, image_table, make_cache, make_run, random_readings
@@ -48,6 +49,7 @@ def topk_rows(run: Run, arrays: dict[str, np.ndarray], site: str) -> list[tuple[
     wide=st.booleans(),
     at_once=st.sampled_from([1, 100, 10**6]),
     part_bytes=st.sampled_from([1, 10**9]),
+    group=st.sampled_from([1, 5, 10**6]),
     data=st.data(),
 )
 def test_the_index_equals_brute_force(
@@ -57,6 +59,7 @@ def test_the_index_equals_brute_force(
     wide: bool,
     at_once: int,
     part_bytes: int,
+    group: int,
     data: Any,
 ) -> None:
     folder = tmp_path_factory.mktemp("cache")
@@ -66,6 +69,9 @@ def test_the_index_equals_brute_force(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merge_module, "ROWS_AT_ONCE", at_once)
         patch.setattr(index_module, "PART_BYTES", part_bytes)
+        patch.setattr(merge_module, "PART_GROUPS", 2)
+        patch.setattr(merge_module, "row_group", lambda schema: group)
+        patch.setattr(index_module, "fitting", lambda size, room: 1)  # others would not be patched
         _, _, arrays = make_cache(folder, run, images=images, failed=failed)
     cache = Cache.open(str(folder))
     snapshot = cache.snapshot()
@@ -261,24 +267,42 @@ def write_tokens(path: Path, tokens: list[int], file: int, group: int) -> str:
     limit=st.integers(1, 60),
     group=st.integers(1, 9),
     fan_in=st.integers(2, 6),
+    part_groups=st.integers(1, 30),
 )
 def test_merging_is_a_stable_sort(
-    tmp_path_factory: pytest.TempPathFactory, files: list[list[int]], limit: int, group: int, fan_in: int
+    tmp_path_factory: pytest.TempPathFactory,
+    files: list[list[int]],
+    limit: int,
+    group: int,
+    fan_in: int,
+    part_groups: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("merge")
     paths = [write_tokens(folder / f"{i}", tokens, i, group) for i, tokens in enumerate(files)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merge_module, "ROWS_AT_ONCE", limit)
         patch.setattr(merge_module, "FAN_IN", fan_in)
+        patch.setattr(merge_module, "PART_GROUPS", part_groups)
+        patch.setattr(merge_module, "row_group", lambda schema: group)
+        patch.setattr(merge_module, "open_writer", pq.ParquetWriter)  # these rows are no index's
         told: list[tuple[int, int]] = []
-        parts = list(merged(paths, lambda *passed: told.append(passed)))
+        parts = list(merged(paths))
+        written = list(merged_files(paths, folder, 1, lambda *passed: told.append(passed)))
+    expected = sorted((token, i) for i, tokens in enumerate(files) for token in tokens)
     rows = [(row["token"], row["file"]) for part in parts for row in part.to_pylist()]
-    assert rows == sorted((token, i) for i, tokens in enumerate(files) for token in tokens)
+    assert rows == expected
     for part in parts:
         assert part.num_rows <= limit
         assert part.num_rows or parts == [part]  # an empty one only where there are no rows at all
+    tables = [pq.read_table(path) for path in written]
+    assert [(row["token"], row["file"]) for table in tables for row in table.to_pylist()] == expected
+    for path, table in zip(written, tables, strict=True):
+        assert table.num_rows <= part_groups * group or len({*table["token"].to_pylist()}) == 1
+        metadata = pq.read_metadata(path)
+        assert max(metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)) <= group or not rows
     assert told == sorted(told)
     assert told[-1][0] == told[-1][1]
+    assert {path.name for path in folder.iterdir() if path.name.startswith("part-")} == {path.name for path in written}
 
     reader = Rows(paths)
     found = []
@@ -286,6 +310,25 @@ def test_merging_is_a_stable_sort(
         assert 0 < table.num_rows <= limit
         found += table["token"].to_pylist()
     assert found == [token for tokens in files for token in sorted(tokens)]
+
+
+def test_several_processes_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    run = make_run()
+    paths = []
+    for shard in range(5):
+        tables = postings_of(run, shard * 4, random_readings(run, 4, rng))
+        paths.append(str(tmp_path / f"{shard}.parquet"))
+        Path(paths[-1]).write_bytes(postings_bytes(tables["patch_topk"]))
+    monkeypatch.setattr(merge_module, "FAN_IN", 2)
+    monkeypatch.setattr(merge_module, "PART_GROUPS", 1e-4)
+    made = []
+    for processes in (1, 2):
+        (folder := tmp_path / str(processes)).mkdir()
+        files = merged_files(paths, folder, processes)
+        made.append([(path.name, path.read_bytes()) for path in files])
+    assert len(made[0]) > 3
+    assert made[0] == made[1]
 
 
 @given(counts=st.lists(st.integers(0, 9), max_size=12), limit=st.integers(1, 12))

@@ -1,0 +1,98 @@
+"""Jobs in several processes: in order, with their errors, and no process that outlives who started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vlq.query.errors import CorruptCache, RunError
+from vlq.workers.processes import Processes
+
+
+def who(number: int) -> tuple[int, int]:
+    time.sleep(0.05)
+    return number, os.getpid()
+
+
+def fail(number: int) -> int:
+    if number == 2:
+        raise CorruptCache("this one", "Run: vlq verify")
+    time.sleep(60 if number > 2 else 0)
+    return number
+
+
+def die(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def say(folder: str) -> None:
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(600)
+
+
+def test_results_come_in_the_order_of_jobs() -> None:
+    with Processes(2) as several:
+        found = list(several.map(who, [(number,) for number in range(12)]))
+        assert [number for number, _ in found] == list(range(12))
+        pids = {pid for _, pid in found}
+        assert len(pids) == 2
+        assert os.getpid() not in pids
+        assert {pid for _, pid in several.map(who, [(1,), (2,)])} <= pids  # these live as long as the context
+    assert not any(lives(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(("processes", "jobs"), [(1, 3), (4, 1)])
+def test_none_is_started_without_need(processes: int, jobs: int) -> None:
+    with Processes(processes) as several:
+        assert {pid for _, pid in several.map(who, [(number,) for number in range(jobs)])} == {os.getpid()}
+
+
+def test_an_error_ends_all_at_once() -> None:
+    start = time.monotonic()
+    with pytest.raises(CorruptCache, match="this one") as caught, Processes(2) as several:
+        list(several.map(fail, [(number,) for number in range(9)]))
+    assert caught.value.hint == "Run: vlq verify"
+    assert time.monotonic() - start < 20
+
+
+def test_a_process_that_dies_is_one_message() -> None:
+    with pytest.raises(RunError, match="died") as caught, Processes(2) as several:
+        list(several.map(die, [(1,), (2,)]))
+    assert "--processes 1" in str(caught.value)
+
+
+def test_they_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "from tests.workers.test_processes import say\n"
+        "from vlq.workers.processes import Processes\n"
+        "with Processes(2) as several:\n"
+        f"    list(several.map(say, [({str(tmp_path)!r},)] * 2))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert all(map(lives, pids))
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(map(lives, pids)))
+
+
+def lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def wait_until(holds) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

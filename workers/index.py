@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from vlq.query.cache import Cache, committed, read_commit
 from vlq.query.heads import name_index, planned
 from vlq.query.schema import (
     DIVERGENCE,
+    RUN,
     Commit,
     Head,
     IndexFile,
@@ -24,18 +25,22 @@ from vlq.query.schema import (
     interim_key,
     manifest_key,
 )
-from vlq.query.store import Store, at_once, put
+from vlq.query.store import Store, at_once, open_store, put
 from vlq.query.sums import entropies, summed_sites
 from vlq.query.tables import parquet_bytes
 from vlq.workers.machine import fitting, memory
 from vlq.workers.merge import PART_GROUPS, ahead, in_order, is_by_token, merged_files, scratch
 from vlq.workers.postings import blocks_of, open_writer, postings_bytes, postings_of, row_group
+from vlq.workers.processes import Processes
 
 PART_BYTES = 64 * 1024 * 1024
 """A file of the index without tokens is closed beyond this size, and the next one begun."""
 
 PROCESS_BYTES = 2 * 1024**3
-"""Memory that a process that merges takes at most."""
+"""Memory that a process takes at most, which merges or makes a shard's postings."""
+
+ALONE_BYTES = 128 * 1024 * 1024
+"""Shards of fewer bytes have their postings made without starting other processes."""
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many steps of it are done, and of how many."""
@@ -59,7 +64,7 @@ def compact(
     commits = _covered(store, head)[:most]
     tables = _tables(commits)
     runs = {table: at_once(store, cache.local, [commit.postings[table] for commit in commits]) for table in tables}
-    return _write_index(cache, commits, runs, progress or _silent, processes)
+    return _write_index(cache, commits, runs, progress or _silent, processes or _processes())
 
 
 def rebuild(
@@ -70,19 +75,52 @@ def rebuild(
     head = planned(store)
     cache = Cache(store.url, store, run)
     commits = _covered(store, head)
+    progress, processes = progress or _silent, processes or _processes()
     with scratch() as folder:
         runs: dict[str, list[str]] = {}
-        for done, commit in enumerate(commits):
-            for stored in commit.objects:
-                cache.read(stored)
-            for table, rows in postings_from_arrays(cache, commit).items():
-                path = folder / f"{table}-{commit.shard:08d}.parquet"
-                path.write_bytes(postings_bytes(rows))
-                runs.setdefault(table, []).append(str(path))
-            if progress:
-                progress("reading arrays", done + 1, len(commits))
-        key, manifest = _write_index(cache, commits, runs, progress or _silent, processes)
+        for done, files in enumerate(_postings_files(cache, commits, folder, processes)):
+            for table, path in files.items():
+                runs.setdefault(table, []).append(path)
+            progress("reading arrays", done + 1, len(commits))
+        key, manifest = _write_index(cache, commits, runs, progress, processes)
     return key, manifest, publish(store, head, key, manifest)
+
+
+def _processes() -> int:
+    """As many as there are cores and memory for."""
+    here = memory()
+    return fitting(PROCESS_BYTES, here.available if here else None)
+
+
+def _postings_files(cache: Cache, commits: Sequence[Commit], folder: Path, processes: int) -> Iterator[dict[str, str]]:
+    """Of each shard a file here for each table of its postings, made of its arrays."""
+    if sum(commit.size for commit in commits) < ALONE_BYTES or cache.url.startswith("memory:"):
+        yield from (_write_postings(cache, commit, folder) for commit in commits)
+        return
+    with Processes(processes) as several:
+        record = cache.run.to_bytes()
+        yield from several.map(_write_postings_of, [(cache.url, record, commit, folder) for commit in commits])
+
+
+def _write_postings_of(url: str, record: bytes, commit: Commit, folder: Path) -> dict[str, str]:
+    return _write_postings(_cache_of(url, record), commit, folder)
+
+
+@lru_cache(maxsize=1)
+def _cache_of(url: str, record: bytes) -> Cache:
+    return Cache(url, open_store(url), Run.from_bytes(record, RUN))
+
+
+def _write_postings(cache: Cache, commit: Commit, folder: Path) -> dict[str, str]:
+    """The files' paths by table. Raises CorruptCache if an array is not what was written."""
+    for stored in commit.objects:
+        cache.read(stored)
+    files = {}
+    for table, rows in postings_from_arrays(cache, commit).items():
+        path = folder / f"{table}-{commit.shard:08d}.parquet"
+        path.write_bytes(postings_bytes(rows))
+        files[table] = str(path)
+    return files
 
 
 def publish(store: Store, head: Head, key: str, manifest: IndexManifest) -> bool:
@@ -132,12 +170,9 @@ def _write_index(
     commits: Sequence[Commit],
     runs: Mapping[str, Sequence[str]],
     progress: Progress,
-    processes: int | None,
+    processes: int,
 ) -> tuple[str, IndexManifest]:
     run, store = cache.run, cache.store
-    if processes is None:
-        here = memory()
-        processes = fitting(PROCESS_BYTES, here.available if here else None)
     # The inputs' checksums name the index, with the tables that are made of them and how large files become: the same
     # shards give the same key, and the same bytes under it.
     inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in commit.named)

@@ -331,6 +331,20 @@ def test_several_processes_write_the_same_bytes(tmp_path: Path, monkeypatch: pyt
     assert made[0] == made[1]
 
 
+def test_several_processes_make_the_same_index_of_the_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, run, _ = make_cache(tmp_path, images=12)
+    before = indexed(tmp_path)
+    monkeypatch.setattr(index_module, "ALONE_BYTES", 0)
+    for folder in ("index", "postings"):
+        shutil.rmtree(tmp_path / folder)
+    rebuild(store, run, processes=2)
+    assert indexed(tmp_path) == before
+    array = next(tmp_path.glob("shards/00000001-*/patch/token/c/*/*/*/*"))
+    array.write_bytes(array.read_bytes()[:-1])
+    with pytest.raises(CorruptCache, match=r"shards/00000001-.* is not what was written"):
+        rebuild(store, run, processes=2)
+
+
 @given(counts=st.lists(st.integers(0, 9), max_size=12), limit=st.integers(1, 12))
 def test_ranges_hold_every_token_once(counts: list[int], limit: int) -> None:
     ranges = list(token_ranges(np.array(counts, np.int64), limit))

@@ -29,9 +29,10 @@ from vlq.query.store import Store, at_once, open_store, put
 from vlq.query.sums import entropies, summed_sites
 from vlq.query.tables import parquet_bytes
 from vlq.workers.machine import fitting, memory
-from vlq.workers.merge import PART_GROUPS, ahead, in_order, is_by_token, merged_files, scratch
+from vlq.workers.merge import PART_GROUPS, ahead, in_order, is_by_token, merged_files
 from vlq.workers.postings import blocks_of, open_writer, postings_bytes, postings_of, row_group
 from vlq.workers.processes import Processes
+from vlq.workers.scratch import scratch
 
 PART_BYTES = 64 * 1024 * 1024
 """A file of the index without tokens is closed beyond this size, and the next one begun."""

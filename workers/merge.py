@@ -9,12 +9,9 @@ shards' rows simply follow each other.
 
 from __future__ import annotations
 
-import errno
-import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -25,9 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.errors import CorruptCache, StoreError
+from vlq.query.errors import CorruptCache
 from vlq.workers.postings import ROW_GROUP, open_writer, row_group, stable_order
 from vlq.workers.processes import Processes
+from vlq.workers.scratch import scratch
 
 ROWS_AT_ONCE = 4 * 1024 * 1024
 """Rows that are sorted in memory (about 30 bytes each, twice)."""
@@ -47,21 +45,6 @@ Passed = Callable[[int, int], None]
 
 def _silent(done: int, of: int) -> None:
     pass
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A temporary folder. Raises StoreError if its disk is full."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="vlq-index-") as folder:
-            yield Path(folder)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise StoreError(
-            f"No space left in {tempfile.gettempdir()}, where the index is merged.",
-            "Free some, or name another folder: $TMPDIR. The same command goes on.",
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -94,7 +77,8 @@ class Part:
 
     def rows(self) -> Iterator[pa.Table]:
         """At most ROWS_AT_ONCE at a time; of no rows one empty table."""
-        files = [TokenSorted(paths, self.low) for paths in self.sources]
+        schema = pq.read_schema(self.sources[0][0])
+        files = [TokenSorted(paths, self.low, schema) for paths in self.sources]
         for high in self.highs:
             for rows in _taken(files, high):
                 yield rows.take(pa.array(stable_order(rows["token"].to_numpy())))
@@ -301,9 +285,9 @@ class TokenSorted:
     """Token-sorted Parquet files that follow each other, of which rows are taken from the first of token `low` or above
     to the last. Raises CorruptCache."""
 
-    def __init__(self, paths: Sequence[str], low: int) -> None:
+    def __init__(self, paths: Sequence[str], low: int, schema: pa.Schema) -> None:
         self._coming = _from(paths, low)
-        self._rest = pq.read_schema(paths[0]).empty_table()  # read, and not taken yet
+        self._rest = schema.empty_table()  # read, and not taken yet
 
     def take(self, high: int, most: int) -> pa.Table:
         """The next rows, at most so many, of tokens below `high`."""

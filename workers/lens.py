@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ BLOCK_LOGITS = {"cpu": 2**23, "cuda": 2**26}
 
 BLOCK_POSITIONS = {"cpu": 320, "cuda": 2**20}
 """Positions of one block at most: on a CPU, more make the matrix product no faster and leave the cores' caches."""
+
+
+Integers = TypeVar("Integers", Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def numpy_top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     keys[np.arange(len(at)) + (np.arange(n) * most - starts[:-1])[row]] = _numpy_keys(np.take(values, at), at)
     keys = keys.reshape(n, most)
     keys.sort(axis=1)
-    best = 0xFFFFFFFF - (keys[:, : -k - 1 : -1] & 0xFFFFFFFF)
+    best = _low_word(keys[:, : -k - 1 : -1])
     ids = best - np.arange(0, n * width, width)[:, None]
     return torch.from_numpy(np.take(values, best)), torch.from_numpy(ids)
 
@@ -132,7 +136,7 @@ def numpy_top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _numpy_keys(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """`_keys` of few elements, of which NumPy makes them in half of the time."""
     bits = (values + np.float32(0)).view(np.int32)
-    keys: np.ndarray = ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) << 32) | (0xFFFFFFFF - ids)
+    keys: np.ndarray = (_ordered(bits).astype(np.int64) << 32) | (0xFFFFFFFF - ids)
     return keys
 
 
@@ -209,9 +213,15 @@ def _of_groups(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
 def _keys(values: Tensor, ids: Tensor) -> Tensor:
     """int64 keys that order by the float32 value and, among equals, put the lower id above."""
     bits = (values + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0: the two zeros are equal
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # as integers in the order of the floats
-    return (ordered.to(torch.int64) << 32) | (0xFFFFFFFF - ids)
+    return (_ordered(bits).to(torch.int64) << 32) | (0xFFFFFFFF - ids)
 
 
-def _low_word(keys: Tensor) -> Tensor:
+def _ordered(bits: Integers) -> Integers:
+    """The bits of float32 values as integers that are in the order of the values."""
+    ordered: Integers = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return ordered
+
+
+def _low_word(keys: Integers) -> Integers:
+    """The ids of keys."""
     return 0xFFFFFFFF - (keys & 0xFFFFFFFF)

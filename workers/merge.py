@@ -119,7 +119,7 @@ def merged_files(paths: Sequence[str], folder: Path, processes: int, progress: P
 
 def rows_of_part(path: str) -> int:
     """Rows of a part at most, of a table that has a file like this one."""
-    return int(PART_GROUPS * row_group(pq.read_schema(path)))
+    return PART_GROUPS * row_group(pq.read_schema(path))
 
 
 def passes_of(files: int) -> int:

@@ -10,7 +10,6 @@ from vlq.query.cache import Cache, default_url
 
 CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
 
-
 ProcessesOption = Annotated[
     int | None, typer.Option(help="How many merge at once; default as there are cores and memory for.", min=1)
 ]

@@ -14,6 +14,8 @@ import pytest
 from vlq.query.errors import CorruptCache, RunError
 from vlq.workers.processes import Processes
 
+from .runs import title, wait_until_gone
+
 
 def who(number: int) -> tuple[int, int]:
     time.sleep(0.05)
@@ -44,7 +46,7 @@ def test_results_come_in_the_order_of_jobs() -> None:
         assert len(pids) == 2
         assert os.getpid() not in pids
         assert {pid for _, pid in several.map(who, [(1,), (2,)])} <= pids  # these live as long as the context
-    assert not any(lives(pid) for pid in pids)
+    assert not any(map(title, pids))
 
 
 @pytest.mark.parametrize(("processes", "jobs"), [(1, 3), (4, 1)])
@@ -75,24 +77,12 @@ def test_they_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
         f"    list(several.map(say, [({str(tmp_path)!r},)] * 2))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
-    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
-    pids = [int(path.name) for path in tmp_path.iterdir()]
-    assert all(map(lives, pids))
-    parent.kill()
-    parent.wait()
-    wait_until(lambda: not any(map(lives, pids)))
-
-
-def lives(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def wait_until(holds) -> None:  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + 60
-    while not holds():
+    while len(list(tmp_path.iterdir())) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert all(map(title, pids))
+    parent.kill()
+    parent.wait()
+    wait_until_gone(pids, 60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -108,17 +107,12 @@ def test_workers_share_gpus(cluster: Cluster, tmp_path: Path) -> None:
         setup = replace(SETUP, device="cuda", gpus=0.5)
         pool.start(setup, lambda: workers_on(pool.gpus(), setup.gpus) + 1)  # one more than fit
         (tmp_path / "hold").touch()
-        going_on = threading.Thread(
-            target=lambda: (
-                wait_for(lambda: ray.available_resources().get("GPU", 0) == 0),  # type: ignore[no-untyped-call]
-                time.sleep(0.5),
-                (tmp_path / "hold").unlink(),
-            )
-        )
-        going_on.start()
         seen = Seen()
-        pool.extract(str(tmp_path), RUN, range(12), rows_of, seen)
-        going_on.join()
+        with ThreadPoolExecutor(1) as thread:
+            extracting = thread.submit(pool.extract, str(tmp_path), RUN, range(12), rows_of, seen)
+            wait_for(lambda: seen.ready == 4)
+            (tmp_path / "hold").unlink()
+            extracting.result(timeout=90)
         assert len(seen.shards) == 12
         assert len([worker for worker in pool._workers if worker.node]) == 4
 

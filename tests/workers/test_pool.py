@@ -77,6 +77,7 @@ class Seen:
         self.shards: list[int] = []
         self.failures: list[tuple[int, str]] = []
         self.twice: list[int] = []
+        self.ready = 0  # workers, the last time it was told
 
     def done(self, shard: Done) -> None:
         self.shards.append(shard.shard)
@@ -88,7 +89,7 @@ class Seen:
         self.twice.append(shard)
 
     def workers(self, ready: int, starting: int) -> None:
-        pass
+        self.ready = ready
 
 
 def extract(pool: Pool, folder: Path, troubles: list[str]) -> tuple[Seen, dict[int, Failure]]:

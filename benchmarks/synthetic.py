@@ -46,6 +46,7 @@ RUN_OF = Run(
     prompt_ids=(),
     layers=33,
     grid=(24, 24),
+    patches=576,
     k=20,
     at=("patch",),
     vocabulary_size=32_064,

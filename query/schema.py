@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 from vlq.query.errors import CorruptCache, NewerFormat, OlderFormat
 
-FORMAT = 2
+FORMAT = 3
 
 RUN = "run.json"
 VOCABULARY = "vocabulary.parquet"
@@ -132,7 +132,8 @@ class Run:
     prompt: str
     prompt_ids: tuple[int, ...]  # the prompt's text tokens; the image's are left out
     layers: int
-    grid: tuple[int, int]  # rows, columns
+    grid: tuple[int, int] | None  # rows, columns; None: each image has a grid of its own, which the image table tells
+    patches: int  # of an image; where each has a grid of its own, at most
     k: int
     at: tuple[str, ...]  # of ("patch", "prompt")
     vocabulary_size: int  # rows of lm_head: ids run below it, with or without text
@@ -151,14 +152,14 @@ class Run:
     checksums: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of VOCABULARY and TOKENIZER, by key
     format: int = FORMAT
 
-    IDENTITY = ("model_hash", "prompt", "layers", "grid", "k", "at", "vocabulary_hash", "dtype", "lens")
+    IDENTITY = ("model_hash", "prompt", "layers", "grid", "patches", "k", "at", "vocabulary_hash", "dtype", "lens")
 
     @property
     def positions(self) -> dict[str, int]:
-        """How many positions each site has; sites that were not cached are left out."""
+        """How many positions each site has, at most; sites that were not cached are left out."""
         counts = {}
         if "patch" in self.at:
-            counts["patch"] = self.grid[0] * self.grid[1]
+            counts["patch"] = self.patches
         if "prompt" in self.at:
             counts["prompt"] = len(self.prompt_ids)
             counts["last"] = 1
@@ -198,8 +199,9 @@ class Run:
         if missing:
             raise CorruptCache(f"{where} lacks {', '.join(sorted(missing))}.")
         try:
-            for name in ("prompt_ids", "grid", "at"):
+            for name in ("prompt_ids", "at"):
                 values[name] = tuple(values[name])
+            values["grid"] = values["grid"] and tuple(values["grid"])
         except TypeError as error:
             raise CorruptCache(f"{where} is not a run's record: {error}.") from error
         return cls(**{name: values[name] for name in known})
@@ -246,8 +248,10 @@ class ArraySpec:
     fill: float | int
 
 
-def array_specs(run: Run, images: int) -> list[ArraySpec]:
-    """The arrays of a shard of `images` images. An image that failed keeps fill values.
+def array_specs(run: Run, images: int, patches: int) -> list[ArraySpec]:
+    """The arrays of a shard of `images` images, of which the largest has so many patches.
+
+    Fill values are kept by an image that failed, and behind the patches of one that has fewer.
 
     `<site>/token`, `<site>/logprob`   (image, layer, position, k): best first, ties by the lower id;
                                        log-probabilities over the full vocabulary, in nats
@@ -259,7 +263,7 @@ def array_specs(run: Run, images: int) -> list[ArraySpec]:
     for site in ("patch", "prompt"):
         if site not in run.at:
             continue
-        cells = (images, run.layers, run.positions[site])
+        cells = (images, run.layers, patches if site == "patch" else run.positions[site])
         axes = ("image", "layer", site)
         specs += [
             ArraySpec(f"{site}/token", (*axes, "k"), (*cells, run.k), run.id_dtype, run.no_id),
@@ -444,6 +448,7 @@ class Commit:
     shard: int
     first_image: int
     images: int
+    patches: int  # of the image that has the most: the length of the arrays' patch axis
     prefix: str  # of the Zarr group
     errors: tuple[tuple[int, str, str], ...]  # image id, name, reason
     objects: tuple[Stored, ...]  # the group's

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -64,6 +65,8 @@ def make_run(**changes: object) -> Run:
         "shard_size": 4,
     }
     values |= changes
+    if values["grid"] is not None:
+        values["patches"] = math.prod(values["grid"])  # type: ignore[arg-type]
     vocabulary = vocabulary_table(values["vocabulary_size"])  # type: ignore[arg-type]
     values.setdefault("vocabulary_hash", vocabulary_hash(vocabulary))
     values.setdefault("checksums", {VOCABULARY: digest_of(parquet(vocabulary))})

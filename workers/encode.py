@@ -28,17 +28,17 @@ NO_CHUNK = 2**64 - 1
 """Stands in an index for a chunk that holds nothing but the fill value and is left out."""
 
 
-def encode_group(run: Run, readings: Mapping[str, np.ndarray], images: int) -> dict[str, bytes]:
+def encode_group(run: Run, readings: Mapping[str, np.ndarray], images: int, patches: int) -> dict[str, bytes]:
     """The objects of a shard's group by key. `readings` are the arrays of `schema.array_specs`."""
-    if absent := {spec.name for spec in array_specs(run, images)} - readings.keys():
+    if absent := {spec.name for spec in array_specs(run, images, patches)} - readings.keys():
         raise ValueError(f"expected all arrays, {', '.join(sorted(absent))} too")
-    return encode_part(run, readings, images)
+    return encode_part(run, readings, images, patches)
 
 
-def encode_part(run: Run, readings: Mapping[str, np.ndarray], images: int) -> dict[str, bytes]:
+def encode_part(run: Run, readings: Mapping[str, np.ndarray], images: int, patches: int) -> dict[str, bytes]:
     """The objects of those arrays of a shard's group that there are, and all metadata."""
-    objects = dict(_metadata(run.to_bytes(), images))
-    for spec in array_specs(run, images):
+    objects = dict(_metadata(run.to_bytes(), images, patches))
+    for spec in array_specs(run, images, patches):
         if spec.name not in readings:
             continue
         values = readings[spec.name]
@@ -49,13 +49,13 @@ def encode_part(run: Run, readings: Mapping[str, np.ndarray], images: int) -> di
     return objects
 
 
-@lru_cache(maxsize=4)
-def _metadata(record: bytes, images: int) -> dict[str, bytes]:
-    """The group's zarr.json and each array's, of a run (its record) and a number of images."""
+@lru_cache(maxsize=16)
+def _metadata(record: bytes, images: int, patches: int) -> dict[str, bytes]:
+    """The group's zarr.json and each array's, of a run (its record), a number of images, and one of patches."""
     run = Run.from_bytes(record, RUN)
     objects: dict[str, Buffer] = {}
     group = zarr.create_group(store=MemoryStore(objects), attributes={"vlq": {"run": run.digest}})
-    for spec in array_specs(run, images):
+    for spec in array_specs(run, images, patches):
         group.create_array(
             spec.name,
             shape=spec.shape,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,7 @@ from vlq.query.errors import RunError
 from vlq.query.schema import IMAGE_COLUMNS, Run, Transform, array_specs
 from vlq.workers.images import BadImage, decode, fetch, turn_of
 from vlq.workers.lens import Lens
-from vlq.workers.models.base import LensModel, Pixels
+from vlq.workers.models.base import Encoded, LensModel
 
 TRANSFORM = pa.struct(
     [
@@ -39,8 +39,14 @@ class Prepared:
 
     sha256: str | None = None
     size: tuple[int, int] | None = None  # width, height
-    pixels: Pixels | None = None
+    grid: tuple[int, int] | None = None
+    transform: Transform | None = None
     error: str | None = None
+    encoded: Encoded | None = None
+
+    def described(self) -> Prepared:
+        """What the image table needs of it."""
+        return replace(self, encoded=None)
 
 
 def prepare(model: LensModel, uri: str) -> Prepared:
@@ -51,7 +57,8 @@ def prepare(model: LensModel, uri: str) -> Prepared:
         digest = hashlib.sha256(data).hexdigest()
         with turn_of(data):
             image = decode(data)
-            return Prepared(digest, image.size, model.preprocess(image))
+            encoded = model.encode(image)
+            return Prepared(digest, image.size, encoded.grid, encoded.transform, encoded=encoded)
     except BadImage as bad:
         return Prepared(sha256=digest, error=str(bad))
 
@@ -82,107 +89,119 @@ def read_decoded(
     ones left out, so batches depend on nothing but the images. Raises OSError if an image cannot be fetched, RunError
     if the model gives no finite numbers.
     """
-    arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in array_specs(run, rows.num_rows)}
     reader = BatchReader(model, lens, run)
     prepared: list[Prepared] = []
-    waiting: list[int] = []
-    pixels: list[Pixels] = []
+    found: dict[int, dict[str, np.ndarray]] = {}  # of the images with readings, by their row
+    waiting: dict[int, Encoded] = {}
     names = rows["image"].to_pylist()
 
     def read() -> None:
         with busy():
-            reader.read(pixels, waiting, arrays, [names[i] for i in waiting])
-        pixels.clear()
+            readings = reader.read(list(waiting.values()), [names[row] for row in waiting])
+        found.update(zip(waiting, readings, strict=True))
         waiting.clear()
 
-    for i, image in enumerate(images):
-        if image.pixels is not None:
-            pixels.append(image.pixels)
-            waiting.append(i)
-        # Only what the image table needs is kept.
-        prepared.append(Prepared(image.sha256, image.size, None, image.error))
-        if len(pixels) == run.batch_size:
+    for row, image in enumerate(images):
+        if image.encoded is not None:
+            waiting[row] = image.encoded
+        prepared.append(image.described())
+        if len(waiting) == run.batch_size:
             read()
-    if pixels:
+    if waiting:
         read()
-    for name, sums in reader.sums():
-        arrays[name][...] = sums
-    return arrays, image_table(model, run, rows, prepared)
+    return filled(run, rows.num_rows, found) | reader.sums(), image_table(rows, prepared)
+
+
+def filled(run: Run, images: int, found: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of `schema.array_specs` that have an image axis, from the readings of the images that have some."""
+    patches = max((image["patch/top1"].shape[-1] for image in found.values()), default=0) if "patch" in run.at else 0
+    arrays = {}
+    for spec in array_specs(run, images, patches if run.grid is None else run.patches):
+        if spec.axes[0] == "image":
+            arrays[spec.name] = values = np.full(spec.shape, spec.fill, spec.dtype)
+            for row, image in found.items():
+                own = image[spec.name]
+                values[row, :, : own.shape[1]] = own
+    return arrays
 
 
 class BatchReader:
-    """Runs batches, puts their readings into a shard's arrays and adds up its probabilities."""
+    """Runs batches and adds up the probabilities of all images that it has read."""
 
     def __init__(self, model: LensModel, lens: Lens, run: Run) -> None:
         self._model = model
         self._lens = lens
         self._run = run
-        sites = {"patch": model.patch_positions, "prompt": model.prompt_positions}
-        chosen = [sites[site] for site in run.at]
-        self._positions = torch.cat(chosen).to(model.device)  # in the sequence, site after site
-        lengths = [len(positions) for positions in chosen]
-        self._spans = {site: slice(sum(lengths[:i]), sum(lengths[: i + 1])) for i, site in enumerate(run.at)}
-        # Which positions go into each site's sums: every patch, but of the prompt only its last token.
-        self._weights = torch.zeros(len(run.at), sum(lengths), device=model.device)
-        for i, site in enumerate(run.at):
-            span = self._spans[site]
-            self._weights[i, span if site == "patch" else slice(span.stop - 1, span.stop)] = 1
         self._mass = torch.zeros(len(run.at), run.layers, run.vocabulary_size, device=model.device)
 
     @torch.inference_mode()
-    def read(
-        self, images: Sequence[Pixels], at: Sequence[int], arrays: dict[str, np.ndarray], names: Sequence[str]
-    ) -> None:
-        """Read a batch into rows `at` of the arrays. `names` are the images', for messages."""
-        run, device, count = self._run, self._model.device, len(images)
-        cells = (run.layers, count, len(self._positions))
+    def read(self, images: Sequence[Encoded], names: Sequence[str]) -> list[dict[str, np.ndarray]]:
+        """Each image's readings by the names of `schema.array_specs`, without the image axis.
+
+        `names` are the images', for messages. Raises RunError if the model gives no finite numbers.
+        """
+        run, device = self._run, self._model.device
+        image, place = self._model.places(images, run.at)
+        weights = self._weights(images)
+        cells = (run.layers, len(place))
         token = torch.empty(*cells, run.k, dtype=torch.int32, device=device)
         logprob = torch.empty(*cells, run.k, device=device)
         lse = torch.empty(cells, device=device)
         entropy = torch.empty(cells, device=device)
-        weights = self._weights.repeat(1, count)  # (site, image * position)
 
         def visit(layer: int, hidden: Tensor) -> None:
-            readings = self._lens.read(hidden[:, self._positions].flatten(0, 1), weights)
-            token[layer] = readings.token.view(*cells[1:], run.k)
-            logprob[layer] = readings.logprob.view(*cells[1:], run.k)
-            lse[layer] = readings.lse.view(cells[1:])
-            entropy[layer] = readings.entropy.view(cells[1:])
+            readings = self._lens.read(hidden[image, place], weights)
+            token[layer], logprob[layer] = readings.token, readings.logprob
+            lse[layer], entropy[layer] = readings.lse, readings.entropy
             self._mass[:, layer] += readings.mass
 
         self._model.forward(images, visit)
-        found = {
-            name: values.transpose(0, 1).cpu().numpy()  # (image, layer, position, ...)
-            for name, values in (("token", token), ("logprob", logprob), ("lse", lse), ("entropy", entropy))
+        found = {  # (layer, row, ...)
+            "token": token.cpu().numpy().astype(run.id_dtype),
+            "logprob": logprob.cpu().numpy().astype(run.logprob_dtype),
+            "lse": lse.cpu().numpy(),
+            "entropy": entropy.cpu().numpy(),
         }
-        check_finite(found["lse"], names, run.dtype)
-        rows = list(at)
-        for site, span in self._spans.items():
-            for name, values in found.items():
-                arrays[f"{site}/{name}"][rows] = values[:, :, span]
-            arrays[f"{site}/top1"][rows] = found["token"][:, :, span, 0]
+        found["top1"] = found["token"][..., 0]
+        readings = []
+        start = 0
+        for encoded, name in zip(images, names, strict=True):
+            own: dict[str, np.ndarray] = {}
+            for site in run.at:
+                end = start + len(encoded.sites[site])
+                own |= {f"{site}/{kind}": values[:, start:end] for kind, values in found.items()}
+                check_finite(own[f"{site}/lse"], name, run.dtype)
+                start = end
+            readings.append(own)
+        return readings
 
-    def sums(self) -> Iterator[tuple[str, np.ndarray]]:
+    def _weights(self, images: Sequence[Encoded]) -> Tensor:
+        """(site, row): which positions go into each site's sums. Every patch, but of the prompt only its last token."""
+        spans = []
+        for encoded in images:
+            for i, site in enumerate(self._run.at):
+                span = torch.zeros(len(self._run.at), len(encoded.sites[site]))
+                span[i, slice(None) if site == "patch" else slice(-1, None)] = 1
+                spans.append(span)
+        return torch.cat(spans, 1).to(self._model.device)
+
+    def sums(self) -> dict[str, np.ndarray]:
         """Per site the probabilities summed over all images read: (layer, vocabulary)."""
-        for i, site in enumerate(self._run.at):
-            yield ("sum/patch" if site == "patch" else "sum/last"), self._mass[i].cpu().numpy()
+        names = ("sum/patch" if site == "patch" else "sum/last" for site in self._run.at)
+        return dict(zip(names, self._mass.cpu().numpy(), strict=True))
 
 
-def check_finite(lse: np.ndarray, names: Sequence[str], dtype: str) -> None:
-    """Raises RunError naming the first image and layer whose logits (image, layer, position) are not numbers."""
+def check_finite(lse: np.ndarray, name: str, dtype: str) -> None:
+    """Raises RunError naming the image and the first layer at which its logits (layer, position) are not numbers."""
     bad = ~np.isfinite(lse)
     if bad.any():
-        image, layer, _ = np.argwhere(bad)[0]
+        layer = int(np.argwhere(bad)[0][0])
         hint = "The weights hold such values themselves." if dtype == "float32" else "Run with --dtype float32."
-        raise RunError(f"{names[image]}: at layer {layer} the model's states are not finite in {dtype}.", hint)
+        raise RunError(f"{name}: at layer {layer} the model's states are not finite in {dtype}.", hint)
 
 
-def image_table(model: LensModel, run: Run, rows: pa.Table, prepared: Sequence[Prepared]) -> pa.Table:
+def image_table(rows: pa.Table, prepared: Sequence[Prepared]) -> pa.Table:
     """The image table: `schema.IMAGE_COLUMNS`, then the user's."""
-    transforms: list[Transform | None] = [
-        model.transform(*image.size) if image.size is not None else None for image in prepared
-    ]
-    grid = {"rows": run.grid[0], "columns": run.grid[1]}
     own = {
         "image_id": rows["image_id"],
         "image": rows["image"],
@@ -190,8 +209,8 @@ def image_table(model: LensModel, run: Run, rows: pa.Table, prepared: Sequence[P
         "sha256": pa.array([image.sha256 for image in prepared], pa.string()),
         "width": pa.array([image.size and image.size[0] for image in prepared], pa.uint32()),
         "height": pa.array([image.size and image.size[1] for image in prepared], pa.uint32()),
-        "transform": pa.array([transform and asdict(transform) for transform in transforms], TRANSFORM),
-        "grid": pa.array([grid if image.size is not None else None for image in prepared], GRID),
+        "transform": pa.array([image.transform and asdict(image.transform) for image in prepared], TRANSFORM),
+        "grid": pa.array([image.grid and tuple(image.grid) for image in prepared], GRID),
         "error": pa.array([image.error for image in prepared], pa.string()),
     }
     users = [name for name in rows.column_names if name not in (*own, "shard")]

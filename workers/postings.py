@@ -79,11 +79,13 @@ def postings_of(run: Run, first_image: int, readings: Mapping[str, np.ndarray]) 
     return tables
 
 
-def readings_of(run: Run, first_image: int, images: int, tables: Mapping[str, pa.Table]) -> dict[str, np.ndarray]:
+def readings_of(
+    run: Run, first_image: int, images: int, patches: int, tables: Mapping[str, pa.Table]
+) -> dict[str, np.ndarray]:
     """The arrays that a shard's postings were made of, as far as they say it: `token`, `logprob` and `top1` of each
-    site whose table of all stored readings there is."""
+    site whose table of all stored readings there is; as `schema.array_specs` has them."""
     readings = {}
-    for spec in array_specs(run, images):
+    for spec in array_specs(run, images, patches):
         site, name = spec.name.split("/")
         if (table := tables.get(f"{site}_topk")) is not None and name in ("token", "logprob"):
             values = np.full(spec.shape, spec.fill, spec.dtype)
@@ -138,9 +140,11 @@ def top1_postings(token: np.ndarray, logprob: np.ndarray, first_image: int, no_i
 def image_cells(token: np.ndarray, first_image: int, no_id: int) -> pa.Table:
     """One row per image with readings, from the first rank's ids (image, layer, patch)."""
     good = np.flatnonzero(token[:, 0, 0] != no_id)
-    cells = token[good].astype(token.dtype.newbyteorder("<"), copy=False)
+    patches = (token[:, 0] != no_id).sum(1)
+    little = token.dtype.newbyteorder("<")
+    cells = [token[image, :, : patches[image]].astype(little, copy=False).tobytes() for image in good]
     images = pa.array((good + first_image).astype(np.uint32))
-    return pa.table([images, pa.array([image.tobytes() for image in cells], pa.binary())], schema=CELLS)
+    return pa.table([images, pa.array(cells, pa.binary())], schema=CELLS)
 
 
 def unstored_rest(token: np.ndarray, logprob: np.ndarray, first_image: int, no_id: int) -> pa.Table:
@@ -154,12 +158,13 @@ def unstored_rest(token: np.ndarray, logprob: np.ndarray, first_image: int, no_i
     kept = logprob[good]
     image, layer = np.indices(kept.shape[:2])
     least = np.exp(kept.astype(np.float64) * (1 + np.finfo(logprob.dtype).eps)).sum(-1)  # (image, layer, position)
-    rest = np.maximum(1 - least, 0).max(-1, initial=0)
+    there = token[good][..., 0] != no_id  # an image may have fewer patches than others
+    rest = np.maximum(1 - least, 0).max(-1, initial=0, where=there)
     return pa.table(
         [
             (good[image.reshape(-1)] + first_image).astype(np.uint32),
             layer.reshape(-1).astype(np.uint16),
-            kept[..., -1].max(-1).reshape(-1).astype(np.float32),
+            kept[..., -1].max(-1, initial=-np.inf, where=there).reshape(-1).astype(np.float32),
             (np.ceil(rest * REST_STEPS) / REST_STEPS).reshape(-1).astype(np.float32),
         ],
         schema=REST,

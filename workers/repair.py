@@ -50,6 +50,7 @@ from vlq.query.schema import (
     head_key,
     images_key,
     interim_key,
+    parse_json,
     plan_key,
 )
 from vlq.query.store import Store, open_store, put
@@ -262,7 +263,14 @@ def _provisional(cache: Cache, shard: int, digest: str, names: list[str]) -> Com
         return None
     stored = tuple(Stored(f"{prefix}/{name}", len(data), digest_of(data)) for name, data in sorted(objects.items()))
     table = Stored(images_key(shard, digest), len(images), digest_of(images))
-    return record_of(cache.run, shard, prefix, stored, table, pq.read_table(pa.BufferReader(images)), {})
+    patches = _patches_of(objects) if "patch" in cache.run.at else 0
+    return record_of(cache.run, shard, patches, prefix, stored, table, pq.read_table(pa.BufferReader(images)), {})
+
+
+def _patches_of(objects: Mapping[str, bytes]) -> int:
+    """How long the patch axis of a shard's arrays is."""
+    shape = parse_json(objects["patch/token/zarr.json"], "zarr.json")["shape"]
+    return int(shape[2])
 
 
 def _run_of(metadata: bytes) -> str:
@@ -324,8 +332,8 @@ def _again(cache: Cache, commit: Commit, stored: Stored) -> tuple[bytes, str]:
             tables[name] = pq.read_table(pa.BufferReader(cache.read(postings)))
         except CorruptCache:
             continue
-    readings = readings_of(cache.run, commit.first_image, commit.images, tables)
-    objects = encode_part(cache.run, readings, commit.images)
+    readings = readings_of(cache.run, commit.first_image, commit.images, commit.patches, tables)
+    objects = encode_part(cache.run, readings, commit.images, commit.patches)
     name = stored.key.removeprefix(f"{commit.prefix}/")
     return objects.get(name, b""), "the run's record" if name.endswith("zarr.json") else "the postings"
 

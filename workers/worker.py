@@ -211,6 +211,7 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
         prompt_ids=model.prompt_ids,
         layers=model.layers,
         grid=model.grid,
+        patches=model.most_patches,
         k=k,
         at=setup.at,
         vocabulary_size=model.vocabulary_size,

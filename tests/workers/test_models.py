@@ -36,7 +36,7 @@ def noise(width: int = 50, height: int = 40, seed: int = 0) -> Image.Image:
 def hidden_states(model: LensModel, images: list[Image.Image]) -> list[torch.Tensor]:
     """What the facade's hooks see: one (image, sequence, d) per layer."""
     seen: list[torch.Tensor] = []
-    model.forward([model.preprocess(image) for image in images], lambda layer, hidden: seen.append(hidden.clone()))
+    model.forward([model.encode(image) for image in images], lambda layer, hidden: seen.append(hidden.clone()))
     return seen
 
 
@@ -80,12 +80,13 @@ def test_norms_of_the_test_model_are_not_ones(model: LensModel) -> None:
 
 def test_positions_come_from_the_input_ids(model: LensModel) -> None:
     assert model.grid == (4, 4)
-    assert len(model.patch_positions) == 16
-    assert np.array_equal(np.diff(model.patch_positions.numpy()), np.ones(15))
+    sites = model.encode(noise()).sites
+    assert len(sites["patch"]) == model.most_patches == 16
+    assert np.array_equal(np.diff(sites["patch"].numpy()), np.ones(15))
     text = model.tokenizer.decode(model.prompt_ids, skip_special_tokens=False)
     assert "<image>" not in text
     assert text.endswith("ASSISTANT:")
-    assert len(model.prompt_ids) + 16 == len(model.input_ids)
+    assert len(model.prompt_ids) + 16 == model.encode(noise()).length
 
 
 def test_prompts(tiny_model: Path) -> None:
@@ -129,7 +130,9 @@ def test_the_transform_is_what_the_processor_does(
     # Colours tell coordinates: red is x, green is y, in 255ths of the image.
     y, x = np.mgrid[0:height, 0:width] + 0.5
     coordinates = np.stack([x / width, y / height, np.ones_like(x)], -1)
-    values = model.preprocess(Image.fromarray((coordinates * 255).round().astype(np.uint8)))["pixel_values"].numpy()
+    values = (
+        model.encode(Image.fromarray((coordinates * 255).round().astype(np.uint8))).values["pixel_values"][0].numpy()
+    )
     processor = model.processor.image_processor
     seen = values.transpose(1, 2, 0) * processor.image_std + processor.image_mean  # (row, column, channel) in 0 to 1
 

@@ -46,28 +46,30 @@ class Readings:
         self.scenes = scenes
         self.word_ids = {word: model.tokenizer.convert_tokens_to_ids(f"▁{word}") for word in CONTENT}
         lens = Lens(model.unembed, 1, 4096)
-        positions = torch.cat([model.patch_positions, model.prompt_positions[-1:]])
         tokens, logprobs = [], []
         for start in range(0, len(scenes), BATCH):
-            batch = [model.preprocess(Image.fromarray(scene.pixels)) for scene in scenes[start : start + BATCH]]
+            batch = [model.encode(Image.fromarray(scene.pixels)) for scene in scenes[start : start + BATCH]]
             layers: list[tuple[np.ndarray, np.ndarray]] = []
+
+            image, place = model.places(batch, ("patch", "prompt"))
 
             def visit(
                 layer: int,
                 hidden: torch.Tensor,
+                at: tuple[torch.Tensor, torch.Tensor] = (image, place),
                 count: int = len(batch),
                 layers: list[tuple[np.ndarray, np.ndarray]] = layers,
             ) -> None:
-                at = hidden[:, positions]  # (image, position, d)
-                read = lens.read(at.flatten(0, 1), torch.zeros(0, count * len(positions)))
+                read = lens.read(hidden[at], torch.zeros(0, len(at[0])))
                 layers.append((read.token.view(count, -1).numpy(), read.logprob.view(count, -1).numpy()))
 
             model.forward(batch, visit)
             tokens.append(np.stack([token for token, _ in layers], 1))
             logprobs.append(np.stack([logprob for _, logprob in layers], 1))
         token, probability = np.concatenate(tokens), np.exp(np.concatenate(logprobs))
-        self.patch, self.last = token[:, :, :-1], token[:, :, -1]  # (image, layer, patch), (image, layer)
-        self.probability = probability[:, :, :-1]
+        patches = model.most_patches
+        self.patch, self.last = token[:, :, :patches], token[:, :, -1]  # (image, layer, patch), (image, layer)
+        self.probability = probability[:, :, :patches]
 
     def figures(self) -> dict[str, Any]:
         """All that is said of readings, by layer where it is a list."""

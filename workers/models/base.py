@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from vlq.query.errors import ModelError
 from vlq.query.schema import Transform
-
-Pixels = Mapping[str, Tensor]
-"""One preprocessed image: the model's image arguments, without a batch axis."""
 
 Visit = Callable[[int, Tensor], None]
 """Called with a layer and its residual stream (image, sequence, d), which it must not keep or change."""
@@ -30,58 +30,112 @@ PLACEHOLDER = "<image>"
 
 DEFAULT_QUESTION = "What is in this image?"
 
+PER_TOKEN = ("input_ids", "token_type_ids", "mm_token_type_ids")
+"""What a processor says of each token of the sequence. All else is of the image."""
+
+SAMPLES = ((64, 64), (96, 48))
+"""Sizes of made-up images that a model is tried with; width, height."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one image becomes patches.
+
+    `patches` (row * column,) says for each patch, row by row, which of the sequence's image positions holds it. None:
+    all of them do, in this order. Image positions that are no patch, as those that end a row, are left out of it;
+    `count` is how many there are in all.
+    """
+
+    grid: tuple[int, int]  # rows, columns
+    transform: Transform
+    patches: Tensor | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image with the prompt, as the model takes them, on the CPU."""
+
+    tokens: Mapping[str, Tensor]  # PER_TOKEN, each (sequence,)
+    values: Mapping[str, Tensor]  # the model's other arguments; joined along the first axis they make a batch
+    sites: Mapping[str, Tensor]  # patch, row by row, and prompt -> their positions in the sequence
+    grid: tuple[int, int]
+    transform: Transform
+
+    @property
+    def length(self) -> int:
+        """Of the sequence."""
+        return len(self.tokens["input_ids"])
+
 
 class LensModel(ABC):
     """A loaded model with one prompt.
 
-    A family's subclass gives `blocks`, `final_norm`, `lm_head`, `grid`, `preprocess`, `transform` and `run_decoder`.
+    A family's subclass gives `family`, `grid` and `layout`, and whatever of the rest is not as it is here.
     """
 
-    image_token_id: int
+    family: ClassVar[str]
+    """The model's class in transformers."""
 
     def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
         self.model = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.prompt = full_prompt(processor, prompt)
-        self.image_token_id = int(model.config.image_token_id)
-        self.input_ids = self._encode()  # (sequence,) on the CPU
-        is_image = self.input_ids == self.image_token_id
-        self.patch_positions = is_image.nonzero()[:, 0]  # (patch,), row-major over the grid
-        self.prompt_positions = (~is_image).nonzero()[:, 0]
 
     # What a family says.
 
     @property
     @abstractmethod
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of patches that the decoder sees of every image. None: each image has a grid of its own."""
+
+    @property
+    def most_patches(self) -> int:
+        """How many patches an image has; at most, where each has a grid of its own."""
+        if self.grid is None:
+            raise NotImplementedError
+        return math.prod(self.grid)
+
+    @abstractmethod
+    def layout(self, width: int, height: int) -> Layout:
+        """How an upright image of this size becomes patches."""
+
+    @property
+    def image_token_id(self) -> int:
+        """What stands in the sequence at each image position."""
+        return int(self.model.config.image_token_id)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The language model without its head: `layers`, and the `norm` behind them."""
+        return self.model.model.language_model  # type: ignore[no-any-return]
+
+    @property
     def blocks(self) -> Sequence[nn.Module]:
         """The decoder's blocks, first to last."""
+        return self.decoder.layers  # type: ignore[return-value]
 
     @property
-    @abstractmethod
     def final_norm(self) -> nn.Module:
         """The norm between the last block and the head."""
+        return self.decoder.norm  # type: ignore[return-value]
 
     @property
-    @abstractmethod
-    def lm_head(self) -> nn.Module: ...
+    def lm_head(self) -> nn.Module:
+        return self.model.get_output_embeddings()  # type: ignore[no-any-return]
 
-    @property
-    @abstractmethod
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches that the decoder sees of one image."""
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Logits of un-normed states (..., d), in the computation's dtype."""
+        return self.lm_head(self.final_norm(hidden))  # type: ignore[no-any-return]
 
-    @abstractmethod
-    def preprocess(self, image: Image.Image) -> Pixels:
-        """The model's input for an upright RGB image, on the CPU. Called from several threads."""
+    def run_decoder(self, batch: Mapping[str, Tensor]) -> None:
+        """One forward pass without the head."""
+        self.model.model(**batch, use_cache=False)
 
-    @abstractmethod
-    def transform(self, width: int, height: int) -> Transform:
-        """What `preprocess` does to the coordinates of an image of this size."""
-
-    @abstractmethod
-    def run_decoder(self, input_ids: Tensor, pixels: Pixels) -> None:
-        """One forward pass without the head, `input_ids` (image, sequence) and `pixels` with a batch axis."""
+    def position_ids(self, mask: Tensor) -> Tensor | None:
+        """(image, sequence) the number of each token among those that the mask lets be seen. None: the model counts."""
+        return (mask.cumsum(-1) - 1).clamp(min=0)
 
     # What follows for every family.
 
@@ -98,7 +152,7 @@ class LensModel(ABC):
     @property
     def prompt_ids(self) -> tuple[int, ...]:
         """The prompt's text tokens; the image's are left out."""
-        return tuple(self.input_ids[self.prompt_positions].tolist())
+        return prompt_ids(self._sample)
 
     @property
     def device(self) -> torch.device:
@@ -109,41 +163,123 @@ class LensModel(ABC):
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype  # type: ignore[no-any-return]
 
-    def unembed(self, hidden: Tensor) -> Tensor:
-        """Logits of un-normed states (..., d), in the computation's dtype."""
-        return self.lm_head(self.final_norm(hidden))  # type: ignore[no-any-return]
+    def encode(self, image: Image.Image) -> Encoded:
+        """The model's input for an upright RGB image. Called from several threads."""
+        if self.grid is None:
+            return self._encode(image)
+        # Only the pixels differ from image to image.
+        sample = self._sample
+        found = self.processor.image_processor(image, return_tensors="pt")
+        values = {name: found[name] for name in sample.values}
+        return Encoded(sample.tokens, values, sample.sites, self.grid, self.layout(*image.size).transform)
+
+    def transform(self, width: int, height: int) -> Transform:
+        """What `encode` does to the coordinates of an image of this size."""
+        return self.layout(width, height).transform
+
+    @cached_property
+    def _sample(self) -> Encoded:
+        return self._encode(Image.new("RGB", SAMPLES[0]))
+
+    def _encode(self, image: Image.Image) -> Encoded:
+        found = dict(self.processor(images=image, text=self.prompt, return_tensors="pt"))
+        found.pop("attention_mask", None)  # one sequence alone has no padding
+        tokens = {name: found.pop(name)[0] for name in PER_TOKEN if name in found}
+        layout = self.layout(*image.size)
+        input_ids = tokens["input_ids"]
+        places = (input_ids == self.image_token_id).nonzero()[:, 0]
+        cells = math.prod(layout.grid)
+        if len(places) != (wanted := cells if layout.count is None else layout.count):
+            raise ModelError(
+                f"{type(self.model).__name__}: {len(places)} image positions in the prompt, but {wanted} for a grid of "
+                f"{layout.grid[0]} x {layout.grid[1]}.",
+                "The processor's settings (patch_size, size, the feature select strategy) do not fit the model.",
+            )
+        patches = places if layout.patches is None else places[layout.patches]
+        if len(patches) != cells or len(patches.unique()) != cells:
+            raise ModelError(f"{type(self.model).__name__}: {len(patches)} patches for {cells} cells of the grid.")
+        sites = {"patch": patches, "prompt": self.prompt_places(input_ids)}
+        return Encoded(tokens, found, sites, layout.grid, layout.transform)
+
+    def prompt_places(self, input_ids: Tensor) -> Tensor:
+        """Where the prompt's text is in the sequence: the same tokens for every image."""
+        return (input_ids != self.image_token_id).nonzero()[:, 0]
 
     @torch.inference_mode()
-    def forward(self, images: Sequence[Pixels], visit: Visit) -> None:
+    def forward(self, images: Sequence[Encoded], visit: Visit) -> None:
         """Run a batch; `visit` is called for each layer in order, with states that no final norm has touched.
 
-        The norm belongs to the lens: at the last layer, too, it is applied by `unembed` and nowhere else.
+        Layer l is what enters block l, which holds all that was added to the residual stream between two blocks. The
+        norm belongs to the lens: at the last layer, too, it is applied by `unembed` and nowhere else. Where sequences
+        differ in length, the shorter ones are padded at their left: `places` knows.
         """
-        input_ids = self.input_ids.to(self.device).expand(len(images), -1)
 
         def visit_here(layer: int, hidden: Tensor) -> None:
             visit(layer, hidden.to(self.device))
 
-        handles = [self.blocks[0].register_forward_pre_hook(_on_input(visit_here), with_kwargs=True)]
-        handles += [block.register_forward_hook(_on_output(visit_here, i + 1)) for i, block in enumerate(self.blocks)]
+        handles = [
+            block.register_forward_pre_hook(_on_input(visit_here, i), with_kwargs=True)
+            for i, block in enumerate(self.blocks)
+        ]
+        handles.append(self.blocks[-1].register_forward_hook(_on_output(visit_here, len(self.blocks))))
         try:
-            self.run_decoder(input_ids, self.batch(images))
+            self.run_decoder(self.batch(images))
         finally:
             for handle in handles:
                 handle.remove()
 
-    def batch(self, images: Sequence[Pixels]) -> Pixels:
-        """Images joined along a new first axis, on the model's device; floating-point values in its dtype."""
-        joined = {}
-        for name in images[0]:
-            values = torch.stack([image[name] for image in images]).to(self.device, non_blocking=True)
-            joined[name] = values.to(self.dtype) if values.is_floating_point() else values
-        return joined
+    def batch(self, images: Sequence[Encoded]) -> dict[str, Tensor]:
+        """The model's arguments for several images, on its device; floating-point values in its dtype."""
+        length = max(image.length for image in images)
+        padding = self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0
+        joined = {
+            name: torch.stack(
+                [
+                    pad(image.tokens[name], (length - image.length, 0), value=padding if name == "input_ids" else 0)
+                    for image in images
+                ]
+            )
+            for name in images[0].tokens
+        }
+        joined |= {name: _joined([image.values[name] for image in images]) for name in images[0].values}
+        if any(image.length < length for image in images):
+            mask = torch.stack([(torch.arange(length) >= length - image.length).long() for image in images])
+            joined["attention_mask"] = mask
+            if (positions := self.position_ids(mask)) is not None:
+                joined["position_ids"] = positions
+        return {name: self._here(values) for name, values in joined.items()}
 
-    def _encode(self) -> Tensor:
-        blank = Image.new("RGB", (64, 64))
-        encoded = self.processor(images=blank, text=self.prompt, return_tensors="pt")
-        return encoded["input_ids"][0]  # type: ignore[no-any-return]
+    def _here(self, values: Tensor) -> Tensor:
+        values = values.to(self.device, non_blocking=True)
+        return values.to(self.dtype) if values.is_floating_point() else values
+
+    def places(self, images: Sequence[Encoded], sites: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Where the states of a batch's sites are: image and position in the padded sequence, each (row,).
+
+        Image after image, and of each image site after site.
+        """
+        length = max(image.length for image in images)
+        found = [torch.cat([image.sites[site] for site in sites]) + length - image.length for image in images]
+        counts = torch.tensor([len(places) for places in found])
+        image = torch.repeat_interleave(torch.arange(len(images)), counts)
+        return image.to(self.device), torch.cat(found).to(self.device)
+
+
+def prompt_ids(image: Encoded) -> tuple[int, ...]:
+    """The prompt's text tokens in an image's sequence."""
+    return tuple(image.tokens["input_ids"][image.sites["prompt"]].tolist())
+
+
+def _joined(values: Sequence[Tensor]) -> Tensor:
+    """Values of several images along their first axis; along the others the smaller ones are filled up with zeros."""
+    largest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    filled = []
+    for value in values:
+        missing = [(0, most - size) for most, size in zip(largest, value.shape[1:], strict=True)]
+        filled.append(
+            pad(value, [edge for axis in reversed(missing) for edge in axis]) if any(map(sum, missing)) else value
+        )
+    return torch.cat(filled)
 
 
 def full_prompt(processor: Any, prompt: str | None) -> str:
@@ -168,9 +304,9 @@ def full_prompt(processor: Any, prompt: str | None) -> str:
     return f"USER: {token}\n{question} ASSISTANT:"
 
 
-def _on_input(visit: Visit) -> Callable[..., None]:
+def _on_input(visit: Visit, layer: int) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        visit(0, args[0] if args else kwargs["hidden_states"])
+        visit(layer, args[0] if args else kwargs["hidden_states"])
 
     return hook
 
@@ -186,45 +322,52 @@ def _on_output(visit: Visit, layer: int) -> Callable[..., None]:
 
 
 def check(model: LensModel, images: int = 1) -> None:
-    """Run a batch of made-up images and compare the lens with the model. Raises ModelError.
+    """Run made-up images, a batch of so many and one of several sizes, and compare the lens with the model.
 
-    Checked: as many image positions as the grid has cells, a tokenizer no larger than the head, every layer seen once
-    and in order, and at the last layer the model's own logits.
+    Checked: as many image positions as the grid has cells, the same prompt beside every image, a tokenizer no larger
+    than the head, every layer seen once and in order, and at the last layer the model's own logits. Raises ModelError.
     """
     name = type(model.model).__name__
-    cells = math.prod(model.grid)
-    if len(model.patch_positions) != cells:
-        raise ModelError(
-            f"{name}: {len(model.patch_positions)} image positions in the prompt, but {cells} cells in {model.grid}.",
-            "The processor's patch_size, vision_feature_select_strategy or num_additional_image_tokens do not fit.",
-        )
     if len(model.tokenizer) > model.vocabulary_size:
         raise ModelError(
             f"{name}: the tokenizer has {len(model.tokenizer)} tokens, the head only {model.vocabulary_size}.",
             "This tokenizer belongs to another model.",
         )
-    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    batch = [model.preprocess(Image.fromarray(noise))] * images
+    tried = [model.encode(_noise(*size)) for size in SAMPLES]
+    if any(prompt_ids(image) != model.prompt_ids for image in tried):
+        raise ModelError(f"{name}: beside images of several sizes the prompt's tokens differ.")
+    for batch in [tried[:1] * images] + ([tried] if model.grid is None else []):
+        check_batch(model, batch)
+
+
+@torch.inference_mode()
+def check_batch(model: LensModel, batch: Sequence[Encoded]) -> None:
+    """Raises ModelError unless all layers are seen, and the last one's readings are the model's own logits."""
     seen: list[int] = []
     last: list[Tensor] = []
+    image, place = model.places(batch, ("patch", "prompt"))
 
     def visit(layer: int, hidden: Tensor) -> None:
         seen.append(layer)
         if layer == model.layers - 1:
-            last.append(hidden.clone())
+            last.append(hidden[image, place])
 
     model.forward(batch, visit)
     if seen != list(range(model.layers)):
-        raise ModelError(f"{name}: expected layers 0 to {model.layers - 1} in order. Got {seen}.")
-    check_last_layer(model, batch[:1], last[0][:1])
+        raise ModelError(f"{type(model.model).__name__}: expected layers 0 to {model.layers - 1} in order. Got {seen}.")
+    for i, one in enumerate(batch):
+        check_last_layer(model, one, last[0][image == i])
 
 
 @torch.inference_mode()
-def check_last_layer(model: LensModel, images: Sequence[Pixels], last: Tensor) -> None:
-    """Raises ModelError unless the lens gives the model's own logits for the states after its last block."""
-    input_ids = model.input_ids.to(model.device)[None]
-    own = model.model(input_ids=input_ids, **model.batch(images)).logits[0].float()  # (sequence, vocabulary)
-    lens = model.unembed(last[0]).float()
+def check_last_layer(model: LensModel, image: Encoded, last: Tensor) -> None:
+    """Raises ModelError unless the lens gives the model's own logits for an image's states after the last block.
+
+    `last` (position, d) are those at its patches and its prompt.
+    """
+    places = torch.cat([image.sites["patch"], image.sites["prompt"]]).to(model.device)
+    own = model.model(**model.batch([image]), use_cache=False).logits[0, places].float()  # (position, vocabulary)
+    lens = model.unembed(last).float()
     # A few units in the last place of the largest logit.
     noise = 16 * torch.finfo(model.dtype).eps * float(own.abs().max().clamp(min=1))
     difference = float((own - lens).abs().max())
@@ -236,3 +379,7 @@ def check_last_layer(model: LensModel, images: Sequence[Pixels], last: Tensor) -
             f"{difference:.3g}; the noise of {model.dtype} explains {noise:.3g}.",
             "The adapter misses a step between the last block and the logits.",
         )
+
+
+def _noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))

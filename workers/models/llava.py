@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-from PIL import Image
-from torch import Tensor, nn
-
 from vlq.query.schema import Transform
-from vlq.workers.models.base import LensModel, Pixels
+from vlq.workers.models.base import Layout, LensModel
 
 
 class Llava(LensModel):
@@ -19,33 +14,13 @@ class Llava(LensModel):
     family = "LlavaForConditionalGeneration"
 
     @property
-    def blocks(self) -> Sequence[nn.Module]:
-        return self.model.model.language_model.layers  # type: ignore[no-any-return]
-
-    @property
-    def final_norm(self) -> nn.Module:
-        return self.model.model.language_model.norm  # type: ignore[no-any-return]
-
-    @property
-    def lm_head(self) -> nn.Module:
-        return self.model.lm_head  # type: ignore[no-any-return]
-
-    @property
     def grid(self) -> tuple[int, int]:
-        sample = self.transform(64, 64)
+        return self.layout(64, 64).grid
+
+    def layout(self, width: int, height: int) -> Layout:
+        transform = processor_transform(self.processor.image_processor, width, height)
         patch = self.model.config.vision_config.patch_size
-        return sample.height // patch, sample.width // patch
-
-    def preprocess(self, image: Image.Image) -> Pixels:
-        values = self.processor.image_processor(image, return_tensors="pt")["pixel_values"]
-        return {"pixel_values": values[0]}  # (channel, height, width)
-
-    def transform(self, width: int, height: int) -> Transform:
-        return processor_transform(self.processor.image_processor, width, height)
-
-    def run_decoder(self, input_ids: Tensor, pixels: Pixels) -> None:
-        with torch.inference_mode():
-            self.model.model(input_ids=input_ids, use_cache=False, **pixels)
+        return Layout((transform.height // patch, transform.width // patch), transform)
 
 
 def processor_transform(processor: Any, width: int, height: int) -> Transform:

@@ -1,0 +1,112 @@
+"""What must hold of every family's adapter, checked against the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from vlq.query.geometry import patch_box
+from vlq.workers.lens import Lens
+from vlq.workers.models import load
+from vlq.workers.models.base import Encoded, LensModel
+
+SITES = ("patch", "prompt")
+K = 6
+NATS = 1e-4
+"""By so much readings may differ that were computed in another batch, in float32."""
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def loaded(folder: Path, prompt: str | None = None) -> LensModel:
+    """The model with the checks at load passed, which is what a worker has."""
+    return load(str(folder), prompt=prompt)
+
+
+def read(model: LensModel, images: Sequence[Image.Image]) -> list[list[tuple[Tensor, Tensor]]]:
+    """Per image and layer its ids and log-probabilities, each (position, k), as a batch of these images reads them."""
+    batch = [model.encode(image) for image in images]
+    image, place = model.places(batch, SITES)
+    lens = Lens(model.unembed, K, 64)
+    layers: list[tuple[Tensor, Tensor]] = []
+
+    def visit(layer: int, hidden: Tensor) -> None:
+        found = lens.read(hidden[image, place], torch.zeros(0, len(place)))
+        layers.append((found.token, found.logprob))
+
+    model.forward(batch, visit)
+    return [[(token[image == i], logprob[image == i]) for token, logprob in layers] for i in range(len(images))]
+
+
+@torch.inference_mode()
+def of_the_model(model: LensModel, image: Image.Image) -> list[np.ndarray]:
+    """Per layer the log-probabilities (position, vocabulary), from `output_hidden_states` of the model's own class.
+
+    What lies between the states and the logits is the model's own, too: the norm and the head by name, and the last
+    layer's logits as the model returns them.
+    """
+    inputs = model.processor(images=[image], text=[model.prompt], return_tensors="pt")
+    outputs = model.model(**inputs, output_hidden_states=True)
+    encoded = model.encode(image)
+    places = torch.cat([encoded.sites[site] for site in SITES])
+    found = []
+    for state in outputs.hidden_states[:-1]:  # the last one is normed already
+        found.append(torch.log_softmax(model.unembed(state[0, places]).double(), -1).numpy())
+    return [*found, torch.log_softmax(outputs.logits[0, places].double(), -1).numpy()]
+
+
+def reads_what_the_model_reads(model: LensModel, images: Sequence[Image.Image]) -> None:
+    """Every layer of every image, alone and in a batch with the others."""
+    together = read(model, images)
+    for image, batched in zip(images, together, strict=True):
+        expected = of_the_model(model, image)
+        for found in (read(model, [image])[0], batched):
+            assert len(found) == len(expected) == model.layers
+            for (token, logprob), values in zip(found, expected, strict=True):
+                order = np.argsort(-values, -1, kind="stable")[:, :K]
+                best = np.take_along_axis(values, order, -1)
+                np.testing.assert_allclose(logprob.numpy(), best, atol=NATS)
+                # Ids may change places where they are as probable.
+                own = np.take_along_axis(values, token.numpy(), -1)
+                np.testing.assert_allclose(own, best, atol=NATS)
+
+
+def norms_are_not_ones(model: LensModel) -> None:
+    """With ones, a norm applied twice would go unseen."""
+    assert float((model.final_norm.weight.detach() - 1).abs().max()) > 0.3  # type: ignore[operator]
+
+
+def patches_are_where_they_say(model: LensModel, image: Image.Image, share: float = 0.9) -> None:
+    """A patch's box is painted over: it is that patch whose embedding changes most, for nearly every one that shows
+    enough of the image."""
+    before, encoded = embeddings(model, image)
+    rows, columns = encoded.grid
+    hits = []
+    for patch in np.random.default_rng(0).permutation(rows * columns)[:24]:
+        x0, y0, x1, y1 = patch_box(encoded.transform, image.size, encoded.grid, int(patch))
+        if x1 - x0 < 2 or y1 - y0 < 2:
+            continue
+        painted = image.copy()
+        # Inside its edges, so that no neighbour changes by resampling.
+        inset_x, inset_y = (x1 - x0) / 8, (y1 - y0) / 8
+        ImageDraw.Draw(painted).rectangle((x0 + inset_x, y0 + inset_y, x1 - inset_x, y1 - inset_y), fill=(255, 0, 0))
+        after, _ = embeddings(model, painted)
+        hits.append(int((after - before).norm(dim=-1).argmax()) == patch)
+    assert len(hits) >= 4
+    assert np.mean(hits) >= share, f"{sum(hits)} of {len(hits)}"
+
+
+def embeddings(model: LensModel, image: Image.Image) -> tuple[Tensor, Encoded]:
+    """What enters the decoder at each patch (patch, d), row by row."""
+    encoded = model.encode(image)
+    found: list[Tensor] = []
+    places = encoded.sites["patch"]
+    model.forward([encoded], lambda layer, hidden: found.append(hidden[0, places].clone()) if layer == 0 else None)
+    return found[0], encoded

@@ -21,19 +21,20 @@ PART_BYTES = 256 * 1024 * 1024
 class Cells:
     """The cells of some images, a part of the images at a time.
 
-    `images` are ids of images with readings, ascending. Iterating gives, part by part, which of them it holds, and the
+    `images` are ids of images with readings, ascending, and `patches` is how many the largest of them has: behind those
+    of a smaller one there is the id 0. Iterating gives, part by part, which of them it holds, and the
     ids that their patches read at rank 1: (image, layer, patch). What fits into one part is read once, however often
     it is iterated. Raises CacheError if the index is older than the table, CorruptCache.
     """
 
-    def __init__(self, snapshot: Snapshot, images: np.ndarray) -> None:
+    def __init__(self, snapshot: Snapshot, images: np.ndarray, patches: int) -> None:
         run = snapshot.cache.run
         self._url = snapshot.cache.url
         self._paths = snapshot.files(PATCH_CELLS)
         self._images = images
-        self._shape = (run.layers, run.positions["patch"])
+        self._shape = (run.layers, patches)
         self._dtype = np.dtype(run.id_dtype).newbyteorder("<")
-        self._step = max(1, PART_BYTES // (self._shape[0] * self._shape[1] * self._dtype.itemsize))
+        self._step = max(1, PART_BYTES // (run.layers * max(1, patches) * self._dtype.itemsize))
         self._only: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
@@ -45,17 +46,18 @@ class Cells:
             yield part, cells
 
     def _read(self, images: np.ndarray) -> np.ndarray:
-        cells = np.empty((len(images), *self._shape), self._dtype)
+        cells = np.zeros((len(images), *self._shape), self._dtype)
         found = 0
         try:
             for path in self._paths:
-                for held, read in _row_groups(path, images, cells[0].nbytes):
+                for held, width, read in _row_groups(path, images):
                     place = np.searchsorted(images, held).clip(max=len(images) - 1)
-                    rows = read.view(self._dtype).reshape(-1, *self._shape)
-                    if not (wanted := images[place] == held).all():
-                        place, rows = place[wanted], rows[wanted]
-                    cells[place] = rows
-                    found += len(place)
+                    wanted = images[place] == held
+                    for size in np.unique(width[wanted]):  # images of as many patches
+                        at = wanted & (width == size)
+                        rows = _rows(read, width, at).view(self._dtype).reshape(at.sum(), self._shape[0], -1)
+                        cells[place[at], :, : rows.shape[2]] = rows
+                    found += wanted.sum()
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise CorruptCache(f"{PATCH_CELLS} of {self._url} cannot be read: {reason}", "Run: vlq index") from error
@@ -64,8 +66,8 @@ class Cells:
         return cells
 
 
-def _row_groups(path: str, images: np.ndarray, width: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of the row groups that may hold some of the images: the ids of the images, and their bytes (image, byte)."""
+def _row_groups(path: str, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of the row groups that may hold some of the images: the images' ids, how many bytes each has, and the bytes."""
     status = os.stat(path)
     metadata, low, high = _footer(path, status.st_mtime_ns, status.st_size)
     groups = np.flatnonzero(np.searchsorted(images, low) < np.searchsorted(images, high, "right"))
@@ -74,11 +76,15 @@ def _row_groups(path: str, images: np.ndarray, width: int) -> Iterator[tuple[np.
     with pq.ParquetFile(path, metadata=metadata) as file:
         rows = file.read_row_groups(groups.tolist(), use_threads=False)
     for batch in rows.to_batches():
-        data = batch["top1"].cast(pa.binary(width))
-        yield (
-            batch["image"].to_numpy(),
-            np.frombuffer(data.buffers()[1], np.uint8, len(data) * width).reshape(-1, width),
-        )
+        column = batch["top1"]
+        _, ends, data = column.buffers()
+        ends = np.frombuffer(ends, np.int32)[column.offset : column.offset + len(column) + 1]
+        yield batch["image"].to_numpy(), np.diff(ends), np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
+
+
+def _rows(data: np.ndarray, width: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The bytes of the chosen ones of some rows that lie behind each other; a copy if not all are chosen."""
+    return data if chosen.all() else data[np.repeat(chosen, width)]
 
 
 @lru_cache(maxsize=1024)

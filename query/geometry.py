@@ -25,3 +25,23 @@ def _original(cell: int, cells: int, length: int, scale: float, offset: float, l
     """Both ends of one cell of a model input's axis, in original pixels between 0 and the limit."""
     start, end = ((edge * length / cells - offset) / scale for edge in (cell, cell + 1))
     return min(max(start, 0.0), limit), min(max(end, 0.0), limit)
+
+
+# --- the same in SQL, where the image table is there -----------------------------------------------------------
+
+ROWS, COLUMNS = "grid.rows::INTEGER", "grid.columns::INTEGER"
+"""How many rows and columns of patches an image has."""
+
+
+def patch_box_sql(patch: str) -> str:
+    """[x0, y0, x1, y1] of a patch, whose number is SQL, as `patch_box` gives it. The image table is `images`."""
+
+    def edge(cell: str, cells: str, axis: str, length: str) -> str:
+        pixel = f"(({cell}) * transform.{length} / {cells} - transform.offset_{axis}) / transform.scale_{axis}"
+        return f"least(greatest({pixel}, 0), images.{length})"
+
+    x, y = f"{patch} % {COLUMNS}", f"{patch} // {COLUMNS}"
+    return (
+        f"[{edge(x, COLUMNS, 'x', 'width')}, {edge(y, ROWS, 'y', 'height')}, "
+        f"{edge(f'{x} + 1', COLUMNS, 'x', 'width')}, {edge(f'{y} + 1', ROWS, 'y', 'height')}]"
+    )

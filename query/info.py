@@ -26,7 +26,8 @@ def info(cache: Cache) -> dict[str, Any]:
         "lens": run.lens,
         "prompt": run.prompt,
         "layers": run.layers,
-        "grid": list(run.grid),
+        "grid": run.grid and list(run.grid),
+        "patches": run.patches,
         "k": run.k,
         "at": list(run.at),
         "vocabulary_size": run.vocabulary_size,
@@ -73,7 +74,11 @@ def user_columns(snapshot: Snapshot) -> list[str]:
 def as_text(values: dict[str, Any]) -> str:
     """The same for a person."""
     last = values["layers"] - 1
-    rows, columns = values["grid"]
+    grid = (
+        "{} x {} patches".format(*values["grid"])
+        if values["grid"]
+        else (f"each image has its own, of at most {values['patches']:,} patches")
+    )
     progress = "all cached" if values["state"] == "complete" else f"{values['cached']} cached so far"
     named = [f"{name} (annotated)" if name in values["annotated"] else name for name in values["columns"]]
     lines = [
@@ -82,7 +87,7 @@ def as_text(values: dict[str, Any]) -> str:
         ("prompt", repr(values["prompt"])),
         ("lens", values["lens"]),
         ("layers", f"{values['layers']}: 0 is the embedding, {last} the last block's output"),
-        ("grid", f"{rows} x {columns} patches"),
+        ("grid", grid),
         ("k", f"{values['k']} tokens a reading"),
         ("read at", ", ".join(values["at"])),
         ("images", f"{values['images']}, {progress}, {len(values['errors'])} with errors"),

@@ -90,7 +90,14 @@ class JoinedArray:
                 continue
             high = _within(ascending, int(start), int(end))[-1]
             rows = slice(low - int(start), high - int(start) + 1, ascending.step)
-            parts.append(values(self._part(commit), (rows, *rest)))
+            part = self._part(commit)
+            if part.shape[1:] == self.shape[1:]:
+                parts.append(values(part, (rows, *rest)))
+            else:  # its images have fewer patches than those of another shard
+                found = values(part, rows)
+                whole = np.full((len(found), *self.shape[1:]), self._fill, self.dtype)
+                whole[:, :, : found.shape[2]] = found
+                parts.append(whole[(slice(None), *rest)])
         if not parts:
             return np.zeros((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
         joined = np.concatenate(parts)

@@ -6,11 +6,38 @@ import numpy as np
 import pyarrow as pa
 
 
-def masks_of(lists: pa.ListArray, grid: tuple[int, int]) -> np.ndarray:
-    """Lists of patches -> (list, row, column): whether a list holds the patch."""
-    masks = np.zeros((len(lists), grid[0] * grid[1]), bool)
-    masks[np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy()), lists.flatten().to_numpy()] = True
-    return masks.reshape(-1, *grid)
+def grids_of(table: pa.Table) -> np.ndarray:
+    """(row of the table, 2): its columns `rows` and `columns`, which are an image's of patches."""
+    return np.stack([table[name].to_numpy() for name in ("rows", "columns")], 1)
+
+
+def masks_of(lists: pa.ListArray, grids: np.ndarray) -> np.ndarray:
+    """Lists of patches in grids (list, 2) -> (list, row, column): whether a list holds the patch.
+
+    As large as the largest of the grids; each lies at the upper left.
+    """
+    of, patch = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy()), lists.flatten().to_numpy()
+    masks = np.zeros((len(lists), *grids.max(0, initial=0)), bool)
+    columns = grids[:, 1]
+    if (columns == masks.shape[2]).all():
+        masks.reshape(len(masks), masks.shape[1] * masks.shape[2])[of, patch] = True
+    else:
+        masks[of, patch // columns[of], patch % columns[of]] = True
+    return masks
+
+
+def cells_of(masks: np.ndarray, grids: np.ndarray, patches: int) -> np.ndarray:
+    """Masks as `masks_of` gives them -> (mask, patch) by the patches' numbers, so many; what lies beyond a grid is
+    left out."""
+    if (grids == masks.shape[1:]).all():
+        cells = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
+        return cells if cells.shape[1] == patches else np.pad(cells, ((0, 0), (0, patches - cells.shape[1])))
+    of, row, column = np.nonzero(masks)
+    inside = (row < grids[of, 0]) & (column < grids[of, 1])
+    of, row, column = of[inside], row[inside], column[inside]
+    found = np.zeros((len(masks), patches), bool)
+    found[of, row * grids[of, 1] + column] = True
+    return found
 
 
 def around(masks: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 
 from vlq.query.bind import Bound, Scope, Table, bind
 from vlq.query.compile import Compiler, Relation, indented
+from vlq.query.geometry import COLUMNS, ROWS
 from vlq.query.mistakes.calls import UNQUOTED
 from vlq.query.mistakes.values import EXPECTED, LIST, NO_LABEL, NO_OBJECTS, NO_PATCH, PATCHES_AGAINST, PATCHES_BY_ROW
 from vlq.query.nodes import Literal, Name, Node, Sequence
@@ -75,14 +76,28 @@ class PatchSet(ABC):
 
 
 @dataclass(frozen=True, eq=False)
+class Every(PatchSet):
+    """All patches of each image, of a run whose images have grids of their own."""
+
+    @property
+    def phrase(self) -> str:
+        return "all patches"
+
+    def cells(self, compiler: Compiler) -> str:
+        return f"""\
+SELECT image_id AS image, unnest(range({ROWS} * {COLUMNS})) AS patch
+FROM {compiler.table("images")} WHERE error IS NULL"""
+
+
+@dataclass(frozen=True, eq=False)
 class Numbered(PatchSet):
-    """The same patches in every image, by number."""
+    """The same patches in every image, by number; where grids differ, those that it has."""
 
     numbers: tuple[int, ...]  # ascending
 
     @property
     def by_image(self) -> bool:
-        return False
+        return self.run.grid is None
 
     @property
     def phrase(self) -> str:
@@ -91,7 +106,12 @@ class Numbered(PatchSet):
         return f"patch{'es' if len(self.numbers) > 1 else ''} {shown}{more}"
 
     def cells(self, compiler: Compiler) -> str:
-        return f"SELECT unnest({compiler.value('patches', list(self.numbers))}) AS patch"
+        numbers = f"SELECT unnest({compiler.value('patches', list(self.numbers))}) AS patch"
+        if not self.by_image:
+            return numbers
+        return f"""\
+SELECT image_id AS image, patch
+FROM ({numbers}) JOIN {compiler.table("images")} AS images ON error IS NULL AND patch < {ROWS} * {COLUMNS}"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +126,7 @@ class Labelled(PatchSet):
         return f"patches of objects labelled {self.label!r}"
 
     def cells(self, compiler: Compiler) -> str:
-        return covered_sql(self.label, self.truth, self.run.grid, compiler)
+        return covered_sql(self.label, self.truth, compiler)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,14 +191,15 @@ def _has_patches(relation: Relation) -> bool:
 
 
 def _numbered(items: Items[Node], name: str, scope: Scope) -> Numbered:
-    rows, columns = scope.run.grid
+    run = scope.run
+    grid = f"This grid of {run.grid[0]} x {run.grid[1]} has" if run.grid else "The largest of these grids may have"
     numbers = set()
     for item in items:
         number = whole(item)
         if number is None:
             raise scope.error(EXPECTED, item, name=name, expected=Patches.expected)
-        if not 0 <= number < rows * columns:
-            raise scope.error(NO_PATCH, item, name=name, rows=rows, columns=columns, last=rows * columns - 1)
+        if not 0 <= number < run.patches:
+            raise scope.error(NO_PATCH, item, name=name, grid=grid, last=run.patches - 1)
         numbers.add(number)
     return Numbered(scope.run, tuple(sorted(numbers)))
 

@@ -107,9 +107,10 @@ def _shares(spans: list[Any], length: int) -> np.ndarray:
 # --- tables of masks -------------------------------------------------------------------------------------------
 
 
-def _read(row: dict[str, Any], grid: tuple[int, int]) -> tuple[np.ndarray, Places, Transform]:
+def _read(row: dict[str, Any]) -> tuple[np.ndarray, Places, Transform]:
     """An object's mask, and its image's patches. Raises InputError."""
     height, width, transform = row["height"], row["width"], Transform(**row["transform"])
+    grid = row["grid"]["rows"], row["grid"]["columns"]
     try:
         mask = decoded(row["mask_rle"], height, width)
     except ValueError as error:
@@ -118,13 +119,13 @@ def _read(row: dict[str, Any], grid: tuple[int, int]) -> tuple[np.ndarray, Place
     return mask, Places.of(transform, height, width, grid), transform
 
 
-def covered_patches(grid: tuple[int, int], share: float, objects: pyarrow.Table) -> pyarrow.Table:
+def covered_patches(share: float, objects: pyarrow.Table) -> pyarrow.Table:
     """image, patch: the patches of which an object's mask covers at least a share of what they show."""
     import pyarrow as pa
 
     images, patches = [np.zeros(0, np.uint32)], [np.zeros(0, np.int32)]
     for row in objects.to_pylist():
-        mask, places, _ = _read(row, grid)
+        mask, places, _ = _read(row)
         areas = places.areas
         found = np.flatnonzero((areas > 0) & (places.covered(mask) >= share * areas))
         images.append(np.full(len(found), row["image"], np.uint32))
@@ -132,21 +133,22 @@ def covered_patches(grid: tuple[int, int], share: float, objects: pyarrow.Table)
     return pa.table({"image": np.concatenate(images), "patch": np.concatenate(patches)})
 
 
-def judged(grid: tuple[int, int], objects: pyarrow.Table) -> pyarrow.Table:
+def judged(objects: pyarrow.Table) -> pyarrow.Table:
     """image, iou, inside: how `positions` overlap with each mask, in pixels, and whether their mean is in it."""
     import pyarrow as pa
 
-    rows: dict[str, list[Any]] = {"image": [], "iou": [], "inside": []}
+    found: dict[str, list[Any]] = {"image": [], "iou": [], "inside": []}
     for row in objects.to_pylist():
-        mask, places, transform = _read(row, grid)
+        mask, places, transform = _read(row)
+        rows, columns = row["grid"]["rows"], row["grid"]["columns"]
         shared = places.covered(mask)[row["positions"]].sum()
         either = places.areas[row["positions"]].sum() + mask.sum() - shared
-        y, x = np.mean([divmod(patch, grid[1]) for patch in row["positions"]], axis=0) + 0.5
-        x = (x * transform.width / grid[1] - transform.offset_x) / transform.scale_x
-        y = (y * transform.height / grid[0] - transform.offset_y) / transform.scale_y
+        y, x = np.mean([divmod(patch, columns) for patch in row["positions"]], axis=0) + 0.5
+        x = (x * transform.width / columns - transform.offset_x) / transform.scale_x
+        y = (y * transform.height / rows - transform.offset_y) / transform.scale_y
         within = 0 <= x < mask.shape[1] and 0 <= y < mask.shape[0]
-        rows["image"].append(row["image"])
-        rows["iou"].append(float(shared / either) if either else 0.0)
-        rows["inside"].append(bool(within and mask[int(y), int(x)]))
+        found["image"].append(row["image"])
+        found["iou"].append(float(shared / either) if either else 0.0)
+        found["inside"].append(bool(within and mask[int(y), int(x)]))
     kinds = {"image": pa.uint32(), "iou": pa.float64(), "inside": pa.bool_()}
-    return pa.table({name: pa.array(values, kinds[name]) for name, values in rows.items()})
+    return pa.table({name: pa.array(values, kinds[name]) for name, values in found.items()})

@@ -45,20 +45,22 @@ def entropies(
     run = cache.run
     mass = {site: np.zeros((run.layers, run.vocabulary_size)) for site in sites}
     entropy = {site: np.zeros(run.layers) for site in sites}
+    positions = dict.fromkeys(sites, 0)
     images = 0
     for done, commit in enumerate(commits):
-        failed = [number - commit.first_image for number, *_ in commit.errors]
-        images += commit.images - len(failed)
+        images += commit.images - len(commit.errors)
         for site in sites:
-            stored, positions = stored_at(site)
+            stored, own = stored_at(site)
             mass[site] += _array(cache, commit, f"sum/{site}")
-            found = _array(cache, commit, f"{stored}/entropy")[:, :, positions]  # (image, layer, position)
-            entropy[site] += np.delete(found, failed, axis=0).sum((0, 2), dtype=np.float64)
+            found = _array(cache, commit, f"{stored}/entropy")[:, :, own]  # (image, layer, position)
+            there = np.isfinite(found)  # neither of an image that failed nor behind the patches of a smaller one
+            positions[site] += int(there[:, 0].sum())
+            entropy[site] += found.sum((0, 2), dtype=np.float64, where=there)
         if progress:
             progress(done + 1, len(commits))
     rows = []
     for site in sites if images else ():
-        n = images * run.positions[site]
+        n = positions[site]
         for layer in range(run.layers):
             mean = mass[site][layer] / n
             mean = mean[mean > 0]

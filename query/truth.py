@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlq.query.compile import Compiler, Derived
+from vlq.query.geometry import COLUMNS, ROWS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -49,9 +50,9 @@ def truth_of(scope: Scope) -> Truth:
     return Truth(labelled and boxes, labelled and masks)
 
 
-def covered_sql(label: str, truth: Truth, grid: tuple[int, int], compiler: Compiler) -> str:
+def covered_sql(label: str, truth: Truth, compiler: Compiler) -> str:
     """image, patch: the patches of objects of this label, case folded. What of a patch shows padding does not count."""
-    parts = [_by_boxes(label, truth, grid, compiler)] if truth.boxes else []
+    parts = [_by_boxes(label, truth, compiler)] if truth.boxes else []
     if truth.masks:
         own = Compiler()
         labelled = f"lower(object.label) = lower({own.value('label', label)})"
@@ -64,47 +65,46 @@ def covered_by_masks(snapshot: Snapshot, objects: pyarrow.Table) -> pyarrow.Tabl
     """image, patch: the patches that the objects of `masks_sql` cover."""
     from vlq.query.rle import covered_patches
 
-    return covered_patches(snapshot.cache.run.grid, COVERED - ROUNDING, objects)
+    return covered_patches(COVERED - ROUNDING, objects)
 
 
 def masks_sql(labelled: str, compiler: Compiler) -> str:
     """SELECT of the objects that have a mask and such a label, as `rle` reads them, images in their order."""
     return f"""\
-SELECT image_id AS image, image AS name, width, height, transform, object.label, object.mask_rle
+SELECT image_id AS image, image AS name, width, height, transform, grid, object.label, object.mask_rle
 FROM (
-  SELECT image_id, image, width, height, transform, unnest({OBJECTS}) AS object
+  SELECT image_id, image, width, height, transform, grid, unnest({OBJECTS}) AS object
   FROM {compiler.table("images")} WHERE error IS NULL
 ) AS images
 WHERE object.mask_rle IS NOT NULL AND {labelled}
 ORDER BY image_id"""
 
 
-def _by_boxes(label: str, truth: Truth, grid: tuple[int, int], compiler: Compiler) -> str:
+def _by_boxes(label: str, truth: Truth, compiler: Compiler) -> str:
     """The same by the objects' boxes.
 
     Everything is measured in patches, from the grid's upper left corner: the box and the image are moved there, and
     shares of areas stay what they are.
     """
-    rows, columns = (compiler.value(name, n) for name, n in zip(("rows", "columns"), grid, strict=True))
     unmasked = " AND object.mask_rle IS NULL" if truth.masks else ""
 
     def moved(edge: str, axis: str, length: str, cells: str) -> str:
         return f"(({edge}) * transform.scale_{axis} + transform.offset_{axis}) * {cells} / transform.{length}"
 
-    x, y = ("x", "width", columns), ("y", "height", rows)
+    x, y = ("x", "width", COLUMNS), ("y", "height", ROWS)
     return f"""\
-SELECT image, row * {columns} + col AS patch
+SELECT image, row * {COLUMNS} + col AS patch
 FROM (
   SELECT *, unnest(range(TRY_CAST(floor(x0) AS INTEGER), TRY_CAST(ceil(x1) AS INTEGER))) AS col FROM (
     SELECT *, unnest(range(TRY_CAST(floor(y0) AS INTEGER), TRY_CAST(ceil(y1) AS INTEGER))) AS row FROM (
       -- The image and the box, as far as they lie in the grid.
-      SELECT image_id AS image,
-        greatest({moved("0", *x)}, 0) AS low_x, least({moved("images.width", *x)}, {columns}) AS high_x,
-        greatest({moved("0", *y)}, 0) AS low_y, least({moved("images.height", *y)}, {rows}) AS high_y,
+      SELECT image_id AS image, grid,
+        greatest({moved("0", *x)}, 0) AS low_x, least({moved("images.width", *x)}, {COLUMNS}) AS high_x,
+        greatest({moved("0", *y)}, 0) AS low_y, least({moved("images.height", *y)}, {ROWS}) AS high_y,
         greatest({moved("object.box[1]", *x)}, low_x) AS x0, least({moved("object.box[3]", *x)}, high_x) AS x1,
         greatest({moved("object.box[2]", *y)}, low_y) AS y0, least({moved("object.box[4]", *y)}, high_y) AS y1
       FROM (
-        SELECT image_id, width, height, transform, unnest({OBJECTS}) AS object
+        SELECT image_id, width, height, transform, grid, unnest({OBJECTS}) AS object
         FROM {compiler.table("images")} WHERE error IS NULL
       ) AS images
       WHERE lower(object.label) = lower({compiler.value("label", label)})

@@ -37,12 +37,24 @@ class Site:
         return rank, probability
 
 
-def read_site(cache: Path, shards: Sequence[str], site: str) -> Site:
-    """A site's arrays straight from the shards' Zarr groups, given in order. `last` is the last of `prompt`."""
+def read_site(cache: Path, shards: Sequence[str], site: str, positions: int | None = None) -> Site:
+    """A site's arrays straight from the shards' Zarr groups, given in order. `last` is the last of `prompt`.
+
+    Filled up to so many positions where a shard has fewer.
+    """
     stored = "prompt" if site == "last" else site
     groups = [zarr.open_group(cache / shard, mode="r") for shard in shards]
-    token = np.concatenate([np.asarray(group[f"{stored}/token"][...]) for group in groups])
-    logprob = np.concatenate([np.asarray(group[f"{stored}/logprob"][...]) for group in groups])
+
+    def read(name: str) -> np.ndarray:
+        parts = []
+        for group in groups:
+            array = group[f"{stored}/{name}"]
+            part = np.asarray(array[...])
+            missing = 0 if positions is None or site != "patch" else positions - part.shape[2]
+            parts.append(np.pad(part, ((0, 0), (0, 0), (0, missing), (0, 0)), constant_values=array.fill_value))
+        return np.concatenate(parts)
+
+    token, logprob = read("token"), read("logprob")
     if site == "last":
         token, logprob = token[:, :, -1:], logprob[:, :, -1:]
     return Site(token, logprob)

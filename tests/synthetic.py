@@ -49,7 +49,7 @@ GRID = pa.struct([("rows", pa.uint16()), ("columns", pa.uint16())])
 
 
 def make_run(**changes: object) -> Run:
-    """A run whose fields can be chosen; two rows of its lm_head have no text."""
+    """A run whose fields can be chosen; two rows of its lm_head have no text. Without a grid each image has its own."""
     values: dict[str, object] = {
         "model": "synthetic",
         "model_class": "LlavaForConditionalGeneration",
@@ -58,6 +58,7 @@ def make_run(**changes: object) -> Run:
         "prompt_ids": (0, 1, 2),
         "layers": 5,
         "grid": (3, 4),
+        "patches": 12,
         "k": 4,
         "at": ("patch", "prompt"),
         "vocabulary_size": len(WORDS) + 6,
@@ -89,15 +90,30 @@ def vocabulary_table(size: int) -> pa.Table:
     )
 
 
+def random_grids(run: Run, images: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """The run's grid for each image, or some of all shapes that its most patches allow."""
+    if run.grid is not None:
+        return [run.grid] * images
+    rows = rng.integers(1, run.patches + 1, images)
+    return [(int(n), int(rng.integers(1, run.patches // n + 1))) for n in rows]
+
+
 def random_readings(
-    run: Run, images: int, rng: np.random.Generator, failed: Sequence[int] = ()
+    run: Run,
+    images: int,
+    rng: np.random.Generator,
+    failed: Sequence[int] = (),
+    grids: Sequence[tuple[int, int]] | None = None,
 ) -> dict[str, np.ndarray]:
     """All arrays of a shard, from random logits with many equal values, so that ties and repeated readings occur."""
-    arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in array_specs(run, images)}
+    counts = [math.prod(grid) for grid in grids or random_grids(run, images, rng)]
+    patches = max(counts)
+    arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in array_specs(run, images, patches)}
     for site in ("patch", "prompt"):
         if site not in run.at:
             continue
-        shape = (images, run.layers, run.positions[site], run.vocabulary_size)
+        positions = patches if site == "patch" else run.positions[site]
+        shape = (images, run.layers, positions, run.vocabulary_size)
         logits = rng.integers(0, 24, shape).astype(np.float64) / 4
         shifted = np.exp(logits - logits.max(-1, keepdims=True))
         lse = np.log(shifted.sum(-1)) + logits.max(-1)
@@ -114,7 +130,11 @@ def random_readings(
         for name, value in values.items():
             array = arrays[f"{site}/{name}"]
             array[...] = value.astype(array.dtype)
-            array[list(failed)] = np.full((), _fill(run, f"{site}/{name}"), array.dtype)
+            fill = np.full((), _fill(run, f"{site}/{name}"), array.dtype)
+            array[list(failed)] = fill
+            for image, count in enumerate(counts if site == "patch" else ()):
+                array[image, :, count:] = fill
+                probability[image, :, count:] = 0
         kept = np.delete(probability, list(failed), axis=0)
         if site == "patch":
             arrays["sum/patch"][...] = kept.sum((0, 2))
@@ -124,7 +144,7 @@ def random_readings(
 
 
 def _fill(run: Run, name: str) -> float | int:
-    return next(spec.fill for spec in array_specs(run, 1) if spec.name == name)
+    return next(spec.fill for spec in array_specs(run, 1, 1) if spec.name == name)
 
 
 IDENTITY = Transform(1.0, 1.0, 0.0, 0.0, 112, 112)
@@ -137,11 +157,14 @@ def image_table(
     run: Run,
     transform: Transform = IDENTITY,
     size: tuple[int, int] = (112, 112),
+    grids: Sequence[tuple[int, int]] | None = None,
     **columns: Sequence[object],
 ) -> pa.Table:
     """The image table of a shard; `failed` are positions within it."""
     good = [i not in failed for i in range(len(names))]
-    grid = {"rows": run.grid[0], "columns": run.grid[1]}
+    if grids is None:
+        assert run.grid is not None
+        grids = [run.grid] * len(names)
     return pa.table(
         {
             "image_id": pa.array(range(first, first + len(names)), pa.uint32()),
@@ -151,7 +174,7 @@ def image_table(
             "width": pa.array([size[0] if ok else None for ok in good], pa.uint32()),
             "height": pa.array([size[1] if ok else None for ok in good], pa.uint32()),
             "transform": pa.array([asdict(transform) if ok else None for ok in good], TRANSFORM),
-            "grid": pa.array([grid if ok else None for ok in good], GRID),
+            "grid": pa.array([grid if ok else None for grid, ok in zip(grids, good, strict=True)], GRID),
             "error": pa.array([None if ok else "truncated" for ok in good], pa.string()),
             **{name: pa.array(values) for name, values in columns.items()},
         }
@@ -223,18 +246,26 @@ def make_cache(
     parts = []
     for shard, first, size in shards(images, run.shard_size):
         missing = [i - first for i in failed if first <= i < first + size]
-        readings = random_readings(run, size, rng, missing)
+        grids = random_grids(run, size, rng)
+        readings = random_readings(run, size, rng, missing, grids)
         own = {name: values[first : first + size] for name, values in (columns or {}).items()}
-        table = image_table(names[first : first + size], first, missing, run, transform, pixels, **own)
+        table = image_table(names[first : first + size], first, missing, run, transform, pixels, grids, **own)
         write_shard(store, run, shard, first, readings, table)
         parts.append(readings)
     if seal:
         key, _ = compact(store, run, head)
         store.create(head_key(2), Head(2, head.plan, count, images, True, key).to_bytes())
-    joined = {
-        name: np.sum([part[name] for part in parts], axis=0)
-        if name.startswith("sum/")
-        else np.concatenate([part[name] for part in parts])
-        for name in parts[0]
-    }
-    return store, run, joined
+    return store, run, {name: joined(run, name, [part[name] for part in parts]) for name in parts[0]}
+
+
+def joined(run: Run, name: str, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """An array of all shards: sums added up, others behind each other, those of fewer patches filled up."""
+    if name.startswith("sum/"):
+        return np.asarray(np.sum(parts, axis=0))
+    most = max(part.shape[2] for part in parts)
+    filled = []
+    for part in parts:
+        whole = np.full((*part.shape[:2], most, *part.shape[3:]), _fill(run, name), part.dtype)
+        whole[:, :, : part.shape[2]] = part
+        filled.append(whole)
+    return np.concatenate(filled)

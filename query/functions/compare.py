@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -313,14 +313,33 @@ def _check(query: Node, a: Side, b: Side) -> None:
             names = f"SELECT image, count(*) FROM {compiler.table('images')} WHERE error IS NULL GROUP BY image"
             for image, number in side.scope.ask(compiler.ask(f"{names} HAVING count(*) > 1 ORDER BY image LIMIT 1")):
                 raise a.scope.error(IMAGES_OF_ONE_NAME, query, count=number, url=side.url, image=image)
-    if "patch" in keys and runs[0].grid != runs[1].grid:
-        grids = (f"{side.url} has {' x '.join(map(str, side.scope.run.grid))}" for side in (a, b))
+    if "patch" in keys and (grids := _differing_grids(a, b)):
         raise a.scope.error(GRIDS, query, grids=", ".join(grids))
     if "position" in keys and runs[0].prompt_ids != runs[1].prompt_ids:
         raise a.scope.error(PROMPTS, query)
     # A token that is a key is an id where its piece stands beside it.
     if "token" in keys and "piece" in a.relation.columns and runs[0].vocabulary_hash != runs[1].vocabulary_hash:
         raise a.scope.error(VOCABULARIES, query)
+
+
+def _differing_grids(a: Side, b: Side) -> list[str]:
+    """In what the grids of two caches differ; where images have their own, the first of those that are in both."""
+    one, other = a.scope.run.grid, b.scope.run.grid
+    if one is not None and other is not None:
+        return [] if one == other else [f"{side.url} has {_by(side.scope.run.grid)}" for side in (a, b)]
+    grids = []
+    for side in (a, b):
+        compiler = Compiler()
+        of_images = f"SELECT image, grid.rows, grid.columns FROM {compiler.table('images')} WHERE error IS NULL"
+        grids.append({image: grid for image, *grid in side.scope.ask(compiler.ask(of_images))})
+    for image in sorted(grids[0].keys() & grids[1].keys()):
+        if grids[0][image] != grids[1][image]:
+            return [f"{image} has {_by(grid[image])} in {side.url}" for side, grid in zip((a, b), grids, strict=True)]
+    return []
+
+
+def _by(grid: Sequence[int] | None) -> str:
+    return " x ".join(map(str, grid or ()))
 
 
 COMPARE = Function(

@@ -14,7 +14,7 @@ from vlq.query.functions.phrases import WHERE, qualified
 from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, PATCHES, PIECES, TOKEN
 from vlq.query.functions.sources import asked, check_site, token_positions
 from vlq.query.parameters import Choice, Optional, Parameter
-from vlq.query.patches import INSIDE, Numbered
+from vlq.query.patches import INSIDE, Every, Numbered
 from vlq.query.registry import Function
 from vlq.query.summary import (
     Rows,
@@ -94,14 +94,21 @@ def _rest(bound: Bound, bounds: str, compiler: Compiler) -> Rest:
     where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
     table = compiler.table(f"{bound['at']}_rest")
     sql = f"SELECT image, layer::INTEGER AS layer, {bounds}\nFROM {table}{where}"
-    mask = None if bound.patches is None else bound.patches.mask(compiler)
+    patches = bound.patches
+    if patches is None and _grids_differ(bound):
+        patches = Every(bound.run)
+    mask = None if patches is None else patches.mask(compiler)
     return Rest(sql, bound.run.positions[bound["at"]], bound["missing"] is not None, mask)
+
+
+def _grids_differ(bound: Bound) -> bool:
+    return bound["at"] == "patch" and bound.run.grid is None
 
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     """How many readings have the token among their k best, at which layers, and what it is there.
 
-    `readings` is of how many, None if images have patches of their own.
+    `readings` is of how many, None if images have patches or grids of their own.
     """
     stored = _stored(bound, rows)
     values = [row[bound.function.name] for row in stored]
@@ -120,8 +127,8 @@ def totals(bound: Bound) -> dict[str, str]:
 
 def sum_up(bound: Bound, totals: Totals, images: int) -> Summary:
     name = bound.function.name
-    positions: int | None = bound.run.positions[bound["at"]]
-    if bound.patches is not None:
+    positions: int | None = None if _grids_differ(bound) else bound.run.positions[bound["at"]]
+    if bound.patches is not None and positions is not None:
         positions = len(bound.patches.numbers) if isinstance(bound.patches, Numbered) else None
     return layer_summary(totals, bound.layers.layers, images) | {
         "stored": totals["stored"],

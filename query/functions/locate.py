@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from vlq.query.bind import Bound
 from vlq.query.compile import Compiler, Derived, Relation, Statement, indented
 from vlq.query.functions.phrases import qualified, unstored
-from vlq.query.functions.readings import patch_box_sql
 from vlq.query.functions.shared import IMAGES, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_patches, token_layers
+from vlq.query.geometry import COLUMNS, ROWS, patch_box_sql
 from vlq.query.parameters import LayerSet, OneLayer, Parameter
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, placed
@@ -42,9 +42,13 @@ WHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC,
 
 
 def found_at_layer(bound: Bound) -> Statement:
-    """The same by itself."""
+    """The same by itself, with the images' rows and columns of patches."""
     compiler = Compiler()
-    return compiler.ask(found_sql(bound, compiler))
+    return compiler.ask(f"""\
+SELECT found.*, {ROWS} AS rows, {COLUMNS} AS columns
+FROM (
+  {indented(found_sql(bound, compiler))}
+) AS found JOIN {compiler.table("images")} AS images ON image_id = found.image""")
 
 
 def compile_patches(bound: Bound, compiler: Compiler) -> str:
@@ -55,7 +59,6 @@ def compile_patches(bound: Bound, compiler: Compiler) -> str:
 def compile_locate(bound: Bound, compiler: Compiler) -> Relation:
     """`found` has the patches of each image at the layer, and how many regions they form; the rest is joined to it."""
     found = compiler.load("found", Derived(found_at_layer(bound), with_regions))
-    rows, columns = (compiler.value(name, n) for name, n in zip(("rows", "columns"), bound.run.grid, strict=True))
     with_truth = bool(truth_of(bound.scope))
     sql = f"""\
 WITH placed AS (
@@ -63,15 +66,15 @@ WITH placed AS (
     CASE WHEN count(x0) > 0 THEN [min(x0), min(y0), max(x1), max(y1)] END AS box
   FROM (
     -- What a patch shows of the padding is no part of the image.
-    SELECT image, patch // {columns} AS row, patch % {columns} AS col,
-      {patch_box_sql("patch", bound, compiler)} AS box,
+    SELECT image, patch // {COLUMNS} AS row, patch % {COLUMNS} AS col,
+      {patch_box_sql("patch")} AS box,
       box[1] < box[3] AND box[2] < box[4] AS shows,
       CASE WHEN shows THEN box[1] END AS x0, CASE WHEN shows THEN box[2] END AS y0,
       CASE WHEN shows THEN box[3] END AS x1, CASE WHEN shows THEN box[4] END AS y1
     FROM (SELECT image, unnest(positions)::INTEGER AS patch FROM {found})
-    JOIN (SELECT image_id, width, height, transform FROM {compiler.table("images")}) AS images ON image_id = image
+    JOIN (SELECT image_id, width, height, transform, grid FROM {compiler.table("images")}) AS images ON image_id = image
   ) GROUP BY image
-){truth_sql(bound, rows, columns, compiler)}
+){truth_sql(bound, compiler)}
 SELECT found.image, layer, positions AS patches, box, row, col, regions,
   {"iou, pointing" if with_truth else "NULL::DOUBLE AS iou, NULL::BOOLEAN AS pointing"}
 FROM {found} AS found JOIN placed USING (image){" LEFT JOIN judged USING (image)" * with_truth}"""
@@ -83,13 +86,13 @@ def with_regions(snapshot: Snapshot, found: pyarrow.Table) -> pyarrow.Table:
     """The same with the number of regions: pieces of which the patches lie apart, corners not touching."""
     import pyarrow as pa
 
-    from vlq.query.masks import masks_of, regions
+    from vlq.query.masks import grids_of, masks_of, regions
 
-    masks = masks_of(found["positions"].combine_chunks(), snapshot.cache.run.grid)
+    masks = masks_of(found["positions"].combine_chunks(), grids_of(found))
     return found.append_column("regions", pa.array(regions(masks)))
 
 
-def truth_sql(bound: Bound, rows: str, columns: str, compiler: Compiler) -> str:
+def truth_sql(bound: Bound, compiler: Compiler) -> str:
     """Queries up to `judged`: the best overlap with a true object, and whether the centroid is in one.
 
     Of an object with a mask that is the overlap of the patches with its pixels, else that of `box` with its box.
@@ -104,11 +107,11 @@ def truth_sql(bound: Bound, rows: str, columns: str, compiler: Compiler) -> str:
         parts.append(f"SELECT image, iou, inside FROM {masks}")
     boxes = ""
     if truth.boxes:
-        x = f"((col + 0.5) * transform.width / {columns} - transform.offset_x) / transform.scale_x"
-        y = f"((row + 0.5) * transform.height / {rows} - transform.offset_y) / transform.scale_y"
+        x = f"((col + 0.5) * transform.width / {COLUMNS} - transform.offset_x) / transform.scale_x"
+        y = f"((row + 0.5) * transform.height / {ROWS} - transform.offset_y) / transform.scale_y"
         boxes = f"""truth AS (
-  SELECT image_id AS image, transform, object.box AS truth
-  FROM (SELECT image_id, transform, unnest({OBJECTS}) AS object FROM {compiler.table("images")})
+  SELECT image_id AS image, transform, grid, object.box AS truth
+  FROM (SELECT image_id, transform, grid, unnest({OBJECTS}) AS object FROM {compiler.table("images")})
   WHERE lower(object.label) IN (SELECT unnest({compiler.value("words", words)}))\
 {" AND object.mask_rle IS NULL" * truth.masks}
 ), """
@@ -133,7 +136,7 @@ FROM (
 def judged_by_masks(snapshot: Snapshot, objects: pyarrow.Table) -> pyarrow.Table:
     from vlq.query.rle import judged
 
-    return judged(snapshot.cache.run.grid, objects)
+    return judged(objects)
 
 
 def found_masks(bound: Bound, words: list[str]) -> Statement:

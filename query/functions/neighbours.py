@@ -9,6 +9,7 @@ from vlq.query.compile import VOCABULARY, Compiler, Derived, Relation, indented
 from vlq.query.functions.phrases import named, qualified, unstored
 from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_patches, token_layers
+from vlq.query.geometry import COLUMNS, ROWS
 from vlq.query.parameters import Count, Parameter
 from vlq.query.registry import Function
 from vlq.query.schema import PATCH_CELLS
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 def compile_neighbours(bound: Bound, compiler: Compiler) -> Relation:
     """`around` counts what the patches around the token's read, each patch once however many of them it touches."""
     own = Compiler()
-    reading = f"SELECT image, layer, positions FROM (\n  {indented(token_layers(bound.given(at='patch'), own))}\n)"
+    reading = f"""\
+SELECT found.image, layer, positions, {ROWS} AS rows, {COLUMNS} AS columns
+FROM (
+  {indented(token_layers(bound.given(at="patch"), own))}
+) AS found JOIN {own.table("images")} AS images ON image_id = found.image"""
     around = compiler.load("around", Derived(own.ask(reading), count_around, (PATCH_CELLS,)))
     sql = f"""\
 SELECT token, layer, piece, text, images, patches, patches / adjacent AS share, adjacent
@@ -39,18 +44,21 @@ def count_around(snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
     import pyarrow as pa
 
     from vlq.query.cells import Cells, numbered, read_by
-    from vlq.query.masks import around, masks_of
+    from vlq.query.masks import around, cells_of, grids_of, masks_of
 
     run = snapshot.cache.run
     image, layer = (reading[name].to_numpy() for name in ("image", "layer"))
     positions = reading["positions"].combine_chunks()
     images, place = numbered(image)
+    grids = grids_of(reading)
+    most = int(grids.prod(1).max(initial=0))
     in_images, patches = np.zeros((2, run.layers, run.vocabulary_size), np.int64)
-    for part, cells in Cells(snapshot, images):
+    for part, cells in Cells(snapshot, images, most):
         held = (place >= part.start) & (place < part.stop)
         for at in np.unique(layer[held]):
             rows = np.flatnonzero(held & (layer == at))
-            adjacent = around(masks_of(positions.take(pa.array(rows)), run.grid)).reshape(len(rows), -1)
+            near = around(masks_of(positions.take(pa.array(rows)), grids[rows]))
+            adjacent = cells_of(near, grids[rows], most)
             _, token, count = read_by(cells[place[rows] - part.start, at], adjacent, run.vocabulary_size)
             in_images[at] += np.bincount(token, minlength=run.vocabulary_size)
             np.add.at(patches[at], token, count)

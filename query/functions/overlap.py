@@ -11,6 +11,7 @@ from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import qualified, unstored
 from vlq.query.functions.shared import AGAINST, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK
 from vlq.query.functions.sources import check_patches, token_layers
+from vlq.query.geometry import COLUMNS
 from vlq.query.parameters import Parameter, StoredRank, Tokens
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, layer_summary, layer_totals, placed
@@ -24,8 +25,7 @@ def readings_of(bound: Bound, name: str) -> Bound:
 def compile_overlap(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each image and layer in which both are read."""
     a, b = (token_layers(readings_of(bound, name), compiler) for name in ("a", "b"))
-    columns = compiler.value("columns", bound.run.grid[1])
-    down, across = f"(p // {columns} - q // {columns})", f"(p % {columns} - q % {columns})"
+    down, across = "(p // across - q // across)", "(p % across - q % across)"
     apart = f"list_min(list_transform(q_all, lambda q: {down} * {down} + {across} * {across}))"
     sql = f"""\
 WITH a AS (
@@ -34,9 +34,9 @@ WITH a AS (
   {indented(b)}
 ), met AS (
   -- Patch numbers have no sign, but their differences do.
-  SELECT image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,
-    list_sort(list_intersect(p_all, q_all)) AS patches
-  FROM a JOIN b USING (image, layer)
+  SELECT a.image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,
+    list_sort(list_intersect(p_all, q_all)) AS patches, {COLUMNS} AS across
+  FROM a JOIN b USING (image, layer) JOIN {compiler.table("images")} AS images ON image_id = a.image
 )
 SELECT image, layer, len(patches) AS both, len(p_all) + len(q_all) - len(patches) AS either,
   len(patches) / either AS iou,

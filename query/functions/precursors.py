@@ -10,6 +10,7 @@ from vlq.query.compile import VOCABULARY, Compiler, Derived, Relation, Statement
 from vlq.query.functions.phrases import named, qualified, unstored
 from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PROB, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_cells
+from vlq.query.geometry import COLUMNS, ROWS
 from vlq.query.parameters import Count, LayerSet, Parameter
 from vlq.query.registry import Function
 from vlq.query.schema import PATCH_CELLS
@@ -36,14 +37,17 @@ FROM {before} LEFT JOIN {compiler.table(VOCABULARY)} ON id = token"""
 
 
 def first_readings(bound: Bound) -> Statement:
-    """Of each patch that reads the token the first layer at which it does: image, patch, layer."""
+    """Of each patch that reads the token the first layer at which it does, and how many patches its image has."""
     compiler = Compiler()
     every = LayerSet(tuple(range(bound.run.layers)), True, True)
     cells = token_cells(bound.given(at="patch", layers=every), compiler)
     return compiler.ask(f"""\
-SELECT image, position AS patch, min(layer) AS layer FROM (
-  {indented(cells)}
-) GROUP BY image, position""")
+SELECT found.image, patch, layer, {ROWS} * {COLUMNS} AS patches
+FROM (
+  SELECT image, position AS patch, min(layer) AS layer FROM (
+    {indented(indented(cells))}
+  ) GROUP BY image, position
+) AS found JOIN {compiler.table("images")} AS images ON image_id = found.image""")
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,15 @@ class Contrasted:
         bound, run = self.bound, self.bound.run
         image, patch, layer = (reading[name].to_numpy() for name in ("image", "patch", "layer"))
         images, place = numbered(image)
-        before = np.zeros((len(images), run.positions["patch"]), np.uint16)
+        patches = np.zeros(len(images), np.int64)
+        patches[place] = reading["patches"].to_numpy()
+        most = int(patches.max(initial=0))
+        before = np.zeros((len(images), most), np.uint16)
         before[place, patch] = np.where(np.isin(layer, bound.layers.layers), layer, 0)
-        others = np.ones(before.shape, bool)
+        others = np.arange(most) < patches[:, None]
         others[place, patch] = False
         both = before.any(1) & others.any(1)
-        contrast = Contrast(Cells(snapshot, images[both]), before[both], others[both], run)
+        contrast = Contrast(Cells(snapshot, images[both], most), before[both], others[both], run)
         return contrast.table(bound["min_images"], bound["per_layer"])
 
 

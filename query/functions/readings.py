@@ -8,6 +8,7 @@ from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import WHERE, asked, qualified, unstored
 from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_positions
+from vlq.query.geometry import COLUMNS, patch_box_sql
 from vlq.query.registry import Function
 from vlq.query.summary import (
     Rows,
@@ -31,33 +32,14 @@ def compile_readings(bound: Bound, compiler: Compiler) -> Relation:
         return Relation(readings, ("image", "layer"), ("rank", "logprob"), "logprob", order)
     if key == ("position",):
         return Relation(readings, ("image", "layer", "position"), ("rank", "logprob"), "logprob", order)
-    columns = compiler.value("columns", bound.run.grid[1])
     sql = f"""\
 SELECT found.image, layer, position AS patch, rank, logprob,
-  position // {columns} AS row, position % {columns} AS col,
-  {patch_box_sql("position", bound, compiler)} AS box
+  position // {COLUMNS} AS row, position % {COLUMNS} AS col,
+  {patch_box_sql("position")} AS box
 FROM (
   {indented(readings)}
 ) AS found JOIN {compiler.table("images")} AS images ON image_id = found.image"""
     return Relation(sql, ("image", "layer", "patch"), ("rank", "logprob", "row", "col", "box"), "logprob", order)
-
-
-def patch_box_sql(patch: str, bound: Bound, compiler: Compiler) -> str:
-    """[x0, y0, x1, y1] of a patch in the original's upright pixels, as `geometry.patch_box` gives it.
-
-    `patch` is the SQL of its number; the image table must be there as `images`.
-    """
-    rows, columns = (compiler.value(name, n) for name, n in zip(("rows", "columns"), bound.run.grid, strict=True))
-
-    def edge(cell: str, cells: str, axis: str, length: str) -> str:
-        pixel = f"(({cell}) * transform.{length} / {cells} - transform.offset_{axis}) / transform.scale_{axis}"
-        return f"least(greatest({pixel}, 0), images.{length})"
-
-    x, y = f"{patch} % {columns}", f"{patch} // {columns}"
-    return (
-        f"[{edge(x, columns, 'x', 'width')}, {edge(y, rows, 'y', 'height')}, "
-        f"{edge(f'{x} + 1', columns, 'x', 'width')}, {edge(f'{y} + 1', rows, 'y', 'height')}]"
-    )
 
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:

@@ -9,6 +9,7 @@ from vlq.query.bind import Bound, Scope
 from vlq.query.compile import VOCABULARY, Compiler, Relation
 from vlq.query.functions.shared import AT, LAYERS, PATCHES
 from vlq.query.functions.sources import check_site
+from vlq.query.geometry import COLUMNS, ROWS
 from vlq.query.mistakes.values import NO_POSITION
 from vlq.query.parameters import ImageReference, Parameter, Position, Rank
 from vlq.query.patches import INSIDE
@@ -25,8 +26,20 @@ def check(bound: Bound, scope: Scope) -> None:
     """Raises BadArgument for a site without readings, or a patch beyond the grid."""
     check_site(bound, scope)
     positions = bound.run.positions[bound["at"]]
+    if bound["at"] == "patch" and bound.run.grid is None:
+        positions = patches_of(scope, bound["image"])
     if bound["patch"] is not None and bound["patch"] >= positions:
         raise scope.error(NO_POSITION, bound.argument("patch"), name="patch", at=bound["at"], last=positions - 1)
+
+
+def patches_of(scope: Scope, image: int) -> int:
+    """How many patches an image has."""
+    compiler = Compiler()
+    wanted = compiler.value("image", image)
+    ((patches,),) = scope.ask(
+        compiler.ask(f"SELECT {ROWS} * {COLUMNS} FROM {compiler.table('images')} WHERE image_id = {wanted}")
+    )
+    return int(patches)
 
 
 def compile_top(bound: Bound, compiler: Compiler) -> Relation:
@@ -52,14 +65,16 @@ def load(bound: Bound, snapshot: Snapshot) -> pyarrow.Table:
     image: int = bound["image"]
     layers, at, ranks = list(bound.layers.layers), bound["at"], bound["rank"]
     stored = "prompt" if at == "last" else at
-    positions = [bound["patch"]] if bound["patch"] is not None else list(range(bound.run.positions[at]))
-    rows = [bound.run.positions[stored] - 1] if at == "last" else positions
     commit = snapshot.commit_of(image)
     arrays = {name: snapshot.cache.array(commit.shard, f"{stored}/{name}") for name in ("token", "logprob")}
     # One chunk holds the image with all its layers; what is not asked for is dropped here.
-    token, logprob = (
-        values(array, image - commit.first_image)[np.ix_(layers, rows, range(ranks))] for array in arrays.values()
-    )
+    found = [values(array, image - commit.first_image) for array in arrays.values()]  # (layer, position, k)
+    there = int((found[0][0, :, 0] != bound.run.no_id).sum())  # others in its shard may have more patches
+    if at == "last":
+        rows, positions = [there - 1], [0]
+    else:
+        rows = positions = [bound["patch"]] if bound["patch"] is not None else list(range(there))
+    token, logprob = (array[np.ix_(layers, rows, range(ranks))] for array in found)
     layer, position, rank = np.meshgrid(layers, positions, np.arange(1, ranks + 1), indexing="ij")
     return pa.table(
         {

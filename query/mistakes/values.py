@@ -136,7 +136,7 @@ NO_LAYER = Mistake(
 )
 NO_PATCH = Mistake(
     BadArgument,
-    "{name}: there is no patch {got}. This grid of {rows} x {columns} has the patches 0 to {last}.",
+    "{name}: there is no patch {got}. {grid} the patches 0 to {last}.",
     "",
     (
         Example(

@@ -118,8 +118,9 @@ def groups(answer: Answer) -> Plot:
         return _layer_bars(answer, {row["layer"]: row[value] for row in answer.rows}, answer.name(value))
     if "layer" in answer.keys:
         return _series(answer, others)
-    if answer.keys in (("patch",), ("patches",)):
-        return _grid(answer)
+    grid = answer.result.corpus.cache.run.grid
+    if answer.keys in (("patch",), ("patches",)) and grid is not None:
+        return _grid(answer, *grid)
     if len(others) == 2:
         return _crossed(answer, *others)
     return bars(answer)
@@ -274,9 +275,8 @@ def _crossed(answer: Answer, down: str, across: str) -> Plot:
     return _cells(answer, note, cells, [names[0][y] for y in ys], [names[1][x] for x in xs], "")
 
 
-def _grid(answer: Answer) -> Plot:
+def _grid(answer: Answer, rows: int, columns: int) -> Plot:
     """The groups of patches where they lie."""
-    rows, columns = answer.result.corpus.cache.run.grid
     numbers = {row[answer.keys[0]]: row[str(answer.value)] for row in answer.rows}
     cells = [[numbers.get(y * columns + x) for x in range(columns)] for y in range(rows)]
     return _cells(answer, "", cells, [*map(str, range(rows))], [*map(str, range(columns))], "column", "row")

@@ -48,16 +48,17 @@ def pictures(answer: Answer, images: Sequence[int]) -> dict[int, Picture]:
     """The images of these numbers."""
     result = answer.result
     statement = Statement(
-        "SELECT image_id, image, uri, sha256, width, height, transform FROM read_parquet($images)\n"
+        "SELECT image_id, image, uri, sha256, width, height, transform, grid FROM read_parquet($images)\n"
         "WHERE image_id IN (SELECT unnest($wanted))",
         {"wanted": list(images)},
         {"images": None},
     )
     found = {}
-    for number, name, uri, sha256, width, height, transform in result.corpus.engine.rows(statement, result.snapshot)[1]:
+    rows = result.corpus.engine.rows(statement, result.snapshot)[1]
+    for number, name, uri, sha256, width, height, transform, grid in rows:
         size = width, height
-        grid = result.corpus.cache.run.grid
-        found[number] = Picture(name, size, Transform(**transform), grid, pixels(uri, sha256, size))
+        of_patches = grid["rows"], grid["columns"]
+        found[number] = Picture(name, size, Transform(**transform), of_patches, pixels(uri, sha256, size))
     return found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 
@@ -50,6 +51,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "failed": [5],
         "seal": False,
     },
+    "grids of their own": {
+        "run": {"grid": None, "patches": 14, "layers": 4, "k": 3},
+        "images": 11,
+        "seed": 6,
+        "failed": [2],
+        "transform": Transform(0.25, 0.5, 0.0, 10.0, 112, 112),
+        "pixels": (400, 190),
+    },
 }
 
 
@@ -77,6 +86,7 @@ class Case:
     labels: list[str]
     bright: list[bool | None]
     objects: list[list[dict[str, Any]]]
+    grids: list[tuple[int, int]]  # rows and columns of each image; none of one that failed
     transform: Transform
     pixels: tuple[int, int]
 
@@ -89,6 +99,12 @@ class Case:
         """(piece, text) by id."""
         vocabulary = self.corpus.vocabulary
         return {id: (vocabulary.token(id).piece, vocabulary.token(id).text) for id in range(len(vocabulary))}
+
+    @property
+    def there(self) -> np.ndarray:
+        """(image, patch): whether the image has such a patch."""
+        there: np.ndarray = np.arange(self.run.patches) < np.prod(self.grids, axis=1)[:, None]
+        return there
 
     def chosen(self, condition: str | None) -> np.ndarray:
         """(image,): the images with readings for which a condition of `conditions` holds."""
@@ -127,16 +143,24 @@ def make_cases(folder: Path) -> dict[str, Case]:
         good[options.get("failed", [])] = False
         made[name] = Case(
             vlq.open(str(cache)),
-            {site: read_site(cache, shards, site) for site in ("patch", "prompt", "last")},
+            {site: read_site(cache, shards, site, run.patches) for site in ("patch", "prompt", "last")},
             [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)],
             good,
             labels,
             bright,
             objects,
+            grids_of(cache),
             options.get("transform", Transform(1.0, 1.0, 0.0, 0.0, 112, 112)),
             options.get("pixels", (112, 112)),
         )
     return made
+
+
+def grids_of(cache: Path) -> list[tuple[int, int]]:
+    """Of each image its rows and columns, from the shards' image tables."""
+    tables = [pq.read_table(path) for path in sorted(cache.glob("images/*.parquet"))]
+    grids = [grid for table in tables for grid in table["grid"].to_pylist()]
+    return [(grid["rows"], grid["columns"]) if grid else (0, 0) for grid in grids]
 
 
 def random_objects(rng: np.random.Generator, pixels: tuple[int, int]) -> list[dict[str, Any]]:
@@ -185,6 +209,7 @@ shapes = st.sampled_from(list(SHAPES))
 def token_ids(case: Case) -> st.SearchStrategy[list[int]]:
     """One to three ids, most of them read somewhere."""
     read = np.unique(case.sites["patch"].token[case.good])
+    read = read[read != case.run.no_id]
     some = st.integers(0, len(read) - 1).map(lambda i: int(read[i])) | st.integers(0, len(WORDS) + 5)
     return st.lists(some, min_size=1, max_size=3, unique=True)
 
@@ -218,7 +243,8 @@ def places_of(draw: st.DrawFn, case: Case) -> Places:
             numbers = draw(st.lists(st.integers(0, run.positions["patch"] - 1), min_size=1, max_size=6))
             mask = np.zeros((len(case.names), run.positions["patch"]), bool)
             mask[:, numbers] = True
-            return Places(numbers[0] if len(numbers) == 1 else numbers, mask, False)
+            own = run.grid is None
+            return Places(numbers[0] if len(numbers) == 1 else numbers, mask & case.there if own else mask, own)
         case "label":
             label = draw(st.sampled_from(["dog", "DOG", "cat", "nothing"]))
             known = {item["label"].lower() for objects in case.objects for item in objects}
@@ -243,8 +269,8 @@ def covered(case: Case, label: str) -> np.ndarray:
     """(image, patch): whether an object of the label covers half or more of what the patch shows of the image."""
     mask = np.zeros((len(case.names), case.run.positions["patch"]), bool)
     for image in np.flatnonzero(case.good):
-        for patch in range(mask.shape[1]):
-            x0, y0, x1, y1 = patch_box(case.transform, case.pixels, case.run.grid, patch)
+        for patch in np.flatnonzero(case.there[image]):
+            x0, y0, x1, y1 = patch_box(case.transform, case.pixels, case.grids[image], patch)
             for item in case.objects[image]:
                 a0, b0, a1, b1 = item["box"]
                 shared = max(0, min(x1, a1) - max(x0, a0)) * max(0, min(y1, b1) - max(y0, b0))

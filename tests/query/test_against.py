@@ -217,7 +217,7 @@ def test_rank_and_prob(
         values = rank[of_side] if function == "rank" else np.minimum(probability[of_side], 1)
         assert found["stored"] == len(values)
         assert found[f"median_{function}"] == (pytest.approx(np.median(values)) if len(values) else None)
-        cells = np.ones((int(parts[side].sum()), case.run.positions["patch"]), bool)
+        cells = case.there[parts[side]]
         if arguments["patches"] is not None:
             cells = arguments["patches"].mask[parts[side]]
             assert found.get("with_patches") == (cells.any(1).sum() if arguments["patches"].by_image else None)

@@ -29,14 +29,16 @@ def test_equals_the_arrays(cases: dict[str, Case], name: str, part_bytes: int, s
     images = good[np.random.default_rng(seed).random(len(good)) < 0.5]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vlq.query.cells, "PART_BYTES", part_bytes)
-        cells = Cells(case.corpus.cache.snapshot(), images)
+        largest = int(case.there[images].sum(1).max(initial=0))
+        cells = Cells(case.corpus.cache.snapshot(), images, largest)
     for _ in range(2):
         found: list[Any] = []
         for part, some in cells:
             assert (part.start, part.stop) == (len(found), len(found) + len(some))
             assert some.nbytes <= part_bytes or len(some) == 1
             found += some.tolist()
-        assert found == case.sites["patch"].token[images, :, :, 0].tolist()
+        expected = case.sites["patch"].token[images, :, :largest, 0]
+        assert found == np.where(case.there[images, None, :largest], expected, 0).tolist()
 
 
 def test_only_the_wanted_row_groups_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,13 +52,13 @@ def test_only_the_wanted_row_groups_are_read(tmp_path: Path, monkeypatch: pytest
         return whole(self, groups, **more)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_groups", watched)
-    list(Cells(snapshot, np.array([1, 9], np.uint32)))
+    list(Cells(snapshot, np.array([1, 9], np.uint32), 12))
     assert read == [[0, 4]]  # two images each: 0 1, 2 4, 5 6, 7 8, 9
 
 
 def test_images_without_readings_are_not_there(tmp_path: Path) -> None:
     make_cache(tmp_path, failed=[3])
-    cells = Cells(vlq.open(str(tmp_path)).cache.snapshot(), np.array([2, 3], np.uint32))
+    cells = Cells(vlq.open(str(tmp_path)).cache.snapshot(), np.array([2, 3], np.uint32), 12)
     with pytest.raises(CorruptCache, match="lacks images that have readings"):
         list(cells)
 

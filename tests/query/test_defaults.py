@@ -37,7 +37,9 @@ def brute(
     case: Case, at: str, share: float, unit: str, layers: Any, images: str | None, places: Places | None
 ) -> list[dict[str, Any]]:
     top1 = case.sites[at].token[..., 0]  # (image, layer, position)
-    counted = np.ones((len(top1), top1.shape[-1]), bool) if places is None else places.mask
+    counted = case.there if at == "patch" else np.ones((len(top1), top1.shape[-1]), bool)
+    if places is not None:
+        counted = places.mask
     rows = []
     for layer in layers_of(layers, case.run.layers):
         counts: Counter[int] = Counter()

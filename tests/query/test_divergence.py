@@ -36,12 +36,12 @@ def from_sums(cache: str, at: str, good: np.ndarray) -> tuple[np.ndarray, np.nda
     """(layer,): the mean entropy and the divergence, from the sums and entropies of all shards."""
     mass = sum(np.asarray(group[f"sum/{at}"][...]).astype(np.float64) for group in groups(cache))
     stored = "prompt" if at == "last" else at
-    entropy = np.concatenate([np.asarray(group[f"{stored}/entropy"][...]) for group in groups(cache)])[good]
-    if at == "last":
-        entropy = entropy[:, :, -1:]
-    mean = mass / (entropy.shape[0] * entropy.shape[2])  # (layer, vocabulary)
+    arrays = [np.asarray(group[f"{stored}/entropy"][...]) for group in groups(cache)]
+    images = [image[:, -1:] if at == "last" else image[:, ~np.isnan(image[0])] for array in arrays for image in array]
+    entropy = np.concatenate([image for image, is_good in zip(images, good, strict=True) if is_good], 1)
+    mean = mass / entropy.shape[1]  # (layer, vocabulary)
     of_mean = [-sum(p * np.log(p) for p in layer if p > 0) for layer in mean]
-    mean_entropy = entropy.astype(np.float64).mean((0, 2))
+    mean_entropy = entropy.astype(np.float64).mean(1)
     return mean_entropy, of_mean - mean_entropy
 
 
@@ -51,7 +51,8 @@ def brute(case: Case, at: str, unit: str, layers: Any, images: str | None) -> li
     rows = []
     for layer in layers_of(layers, case.run.layers) if len(top1) else []:
         counts: Counter[int] = Counter()
-        for image in top1[:, layer].tolist():
+        for image in top1[:, layer]:
+            image = image[image != case.run.no_id].tolist()
             if unit == "position":
                 counts.update(image)
             else:

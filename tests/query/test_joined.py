@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 import vlq
 from vlq.query.joined import JoinedArrays
 
-from ..synthetic import make_cache
+from ..synthetic import make_cache, make_run
 
 IMAGES = 10
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[JoinedArrays, dict[str, np.ndarray]]:
+@pytest.fixture(scope="module", params=[{}, {"grid": None, "patches": 12}], ids=["one grid", "grids of their own"])
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[JoinedArrays, dict[str, np.ndarray]]:
     folder = tmp_path_factory.mktemp("cache")
-    _, _, arrays = make_cache(folder, images=IMAGES, failed=[3])
+    _, _, arrays = make_cache(folder, make_run(**request.param), images=IMAGES, failed=[3])
     return vlq.open(str(folder)).zarr, arrays
 
 

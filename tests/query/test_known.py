@@ -75,14 +75,15 @@ def told(case: Case, site: str, function: str, ids: list[int], arguments: dict[s
     images, layers, positions, k = token.shape
     probability = np.exp(logprob.astype(np.float64))
     # Of an image's layer: the most that the last stored token has, and the most that is left, rounded up.
-    kth = probability[..., -1].max(-1)
+    there = case.there if site == "patch" else np.ones((images, positions), bool)
+    kth = probability[..., -1].max(-1, initial=0, where=there[:, None])
     least = np.exp(logprob.astype(np.float64) * (1 + np.finfo(logprob.dtype).eps)).sum(-1)
-    left = np.ceil(np.maximum(1 - least, 0).max(-1) * 2**16) / 2**16
+    left = np.ceil(np.maximum(1 - least, 0).max(-1, initial=0, where=there[:, None]) * 2**16) / 2**16
     found = Told(*(np.full((images, layers, positions), np.nan) for _ in range(3)))
     chosen, counted = case.chosen(arguments["images"]), layers_of(arguments["layers"], layers)
     places = arguments["patches"]
     for cell in np.ndindex(images, layers, positions):
-        if not chosen[cell[0]] or cell[1] not in counted:
+        if not chosen[cell[0]] or not there[cell[0], cell[2]] or cell[1] not in counted:
             continue
         if places is not None and not places.mask[cell[0], cell[2]]:
             continue
@@ -154,7 +155,7 @@ def test_equals_brute_force(
     summary = result.summary
     assert summary["stored"] == stored.sum()
     places = arguments["patches"]
-    of_each = places is not None and places.by_image
+    of_each = (places is not None and places.by_image) or (site == "patch" and case.run.grid is None)
     assert summary["readings"] == (None if of_each else (~np.isnan(expected.low)).sum())
     assert with_patches(case, arguments).items() <= summary.items()
     assert summary["matched"] == stored.any((1, 2)).sum()

@@ -58,13 +58,13 @@ def brute(case: Case, ids: list[int], layer: int | None, arguments: dict[str, An
     hit = case.hits("patch", ids, arguments)
     if layer is None:
         layer = int(hit.any(-1).sum(0).argmax())
-    rows, columns = case.run.grid
     found = []
     for image in np.flatnonzero(hit[:, layer].any(-1)).tolist():
+        rows, columns = case.grids[image]
         patches = np.flatnonzero(hit[image, layer]).tolist()
         places = np.array([divmod(patch, columns) for patch in patches])
         row, column = places.mean(0)
-        box = union([patch_box(case.transform, case.pixels, case.run.grid, patch) for patch in patches])
+        box = union([patch_box(case.transform, case.pixels, (rows, columns), patch) for patch in patches])
         # The centroid in the model's pixels, then in the original's.
         x = ((column + 0.5) * case.transform.width / columns - case.transform.offset_x) / case.transform.scale_x
         y = ((row + 0.5) * case.transform.height / rows - case.transform.offset_y) / case.transform.scale_y

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlq.query.masks import around, masks_of, regions
+from vlq.query.masks import around, cells_of, masks_of, regions
 
 from .corpora import flood_fill
 
@@ -52,7 +52,27 @@ def test_around(masks: np.ndarray) -> None:
 @given(masks=several_masks())
 def test_masks_of_lists(masks: np.ndarray) -> None:
     lists = pa.array([np.flatnonzero(mask).tolist() for mask in masks], pa.list_(pa.uint16()))
-    assert (masks_of(lists, masks.shape[1:]) == masks).all()
+    alike = np.tile(masks.shape[1:], (len(masks), 1))
+    assert masks_of(lists, alike).tolist() == masks.tolist()
     halves = pa.concat_arrays([lists[: len(lists) // 2], lists[len(lists) // 2 :]])
-    assert (masks_of(halves, masks.shape[1:]) == masks).all()
-    assert (masks_of(lists[1:], masks.shape[1:]) == masks[1:]).all()
+    assert masks_of(halves, alike).tolist() == masks.tolist()
+    assert masks_of(lists[1:], alike[1:]).tolist() == masks[1:].tolist()
+
+
+@settings(deadline=None)
+@given(several=st.lists(several_masks().filter(len), max_size=4), more=st.integers(0, 3))
+def test_masks_in_grids_of_their_own(several: list[np.ndarray], more: int) -> None:
+    own = [masks[0] for masks in several]
+    lists = pa.array([np.flatnonzero(mask).tolist() for mask in own], pa.list_(pa.uint16()))
+    grids = np.array([mask.shape for mask in own], np.int32).reshape(-1, 2)
+    masks = masks_of(lists, grids)
+    for found, mask in zip(masks, own, strict=True):
+        rows, columns = mask.shape
+        assert (found[:rows, :columns] == mask).all()
+        assert found.sum() == mask.sum()
+    patches = int(grids.prod(1).max(initial=0)) + more
+    near = around(masks)
+    for found, beside, mask in zip(cells_of(masks, grids, patches), cells_of(near, grids, patches), own, strict=True):
+        assert np.flatnonzero(found).tolist() == np.flatnonzero(mask).tolist()
+        assert np.flatnonzero(beside).tolist() == np.flatnonzero(around(mask[None])[0]).tolist()
+        assert len(found) == len(beside) == patches

@@ -29,13 +29,13 @@ from .corpora import (
 
 
 def brute(case: Case, ids: list[int], arguments: dict[str, Any], min_images: int) -> list[dict[str, Any]]:
-    rows, columns = case.run.grid
     hit = case.hits("patch", ids, arguments)
     top1 = case.sites["patch"].token[..., 0]
     read: dict[tuple[int, int], list[int]] = defaultdict(list)  # (token, layer): an image for each adjacent patch
     adjacent: dict[int, int] = defaultdict(int)
     for image, layer in np.argwhere(hit.any(-1)).tolist():
-        of_token = hit[image, layer].reshape(rows, columns)
+        rows, columns = case.grids[image]
+        of_token = hit[image, layer, : rows * columns].reshape(rows, columns)
         padded = np.pad(of_token, 1)
         for row in range(rows):
             for column in range(columns):

@@ -30,11 +30,11 @@ from .corpora import (
 
 
 def brute(case: Case, a: list[int], b: list[int], arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    columns = case.run.grid[1]
     hits = [case.hits("patch", ids, arguments) for ids in (a, b)]
     rows = []
     for image, layer in np.argwhere(hits[0].any(-1) & hits[1].any(-1)).tolist():
         p, q = (set(np.flatnonzero(hit[image, layer]).tolist()) for hit in hits)
+        columns = case.grids[image][1]
         distance = min(dist(divmod(i, columns), divmod(j, columns)) for i in p for j in q)
         rows.append(
             {

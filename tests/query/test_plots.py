@@ -332,12 +332,12 @@ def drawn_patches(axes: Axes) -> list[Box]:
     return parts[0]
 
 
-def expected_patches(case: Case, patches: list[int]) -> list[Box]:
-    boxes = [patch_box(case.transform, case.pixels, case.run.grid, patch) for patch in sorted({*patches})]
+def expected_patches(case: Case, image: int, patches: list[int]) -> list[Box]:
+    boxes = [patch_box(case.transform, case.pixels, case.grids[image], patch) for patch in sorted({*patches})]
     return [corners(box) for box in boxes if box[0] < box[2] and box[1] < box[3]]
 
 
-@pytest.mark.parametrize("shape", ["the whole vocabulary stored", "only the best", "one patch"])
+@pytest.mark.parametrize("shape", ["the whole vocabulary stored", "only the best", "one patch", "grids of their own"])
 def test_patches_lie_where_the_geometry_says(cases: dict[str, Case], shape: str) -> None:
     """Images that were cropped, padded, and neither."""
     case = cases[shape]
@@ -346,7 +346,7 @@ def test_patches_lie_where_the_geometry_says(cases: dict[str, Case], shape: str)
     order = list(dict.fromkeys(row["image_id"] for row in result.rows))[:6]
     for axes, image in zip(figure.axes, order, strict=False):
         patches = [row["patch"] for row in result.rows if row["image_id"] == image]
-        assert drawn_patches(axes) == expected_patches(case, patches)
+        assert drawn_patches(axes) == expected_patches(case, image, patches)
         assert axes.get_title().startswith(case.names[image])
         assert axes.get_xlim() == (0, case.pixels[0])
         assert axes.get_ylim() == (case.pixels[1], 0)
@@ -395,7 +395,7 @@ def test_one_image_shows_its_patches(cases: dict[str, Case]) -> None:
     for result in (case.corpus.first_layer(0, images=image), case.corpus.first_layer(0, by="patch", images=image)):
         patches = [patch for row in result.rows for patch in row["patches"]]
         assert patches
-        assert drawn_patches(axes_of(result.plot())) == expected_patches(case, patches)
+        assert drawn_patches(axes_of(result.plot())) == expected_patches(case, 1, patches)
     assert axes_of(case.corpus.first_layer(0, images=image, at="last").plot()).get_ylabel() == "images"
 
 
@@ -403,9 +403,10 @@ def test_places_have_their_box_and_their_middle(cases: dict[str, Case]) -> None:
     case = cases["the whole vocabulary stored"]
     result = case.corpus.locate(0)
     figure = result.plot()
-    transform, (rows, columns) = case.transform, case.run.grid
+    transform = case.transform
     for axes, row in zip(figure.axes, result.rows, strict=False):
-        assert drawn_patches(axes) == expected_patches(case, row["patches"])
+        rows, columns = case.grids[row["image_id"]]
+        assert drawn_patches(axes) == expected_patches(case, row["image_id"], row["patches"])
         boxes = [patch for patch in axes.patches if patch.get_gid() == "box"]
         if row["box"] is None:
             assert not boxes
@@ -485,7 +486,7 @@ def test_one_layer_is_drawn_over_the_image(cases: dict[str, Case]) -> None:
     axes = axes_of(result.plot())
     expected = {}
     for row in result.rows:
-        x0, y0, x1, y1 = patch_box(case.transform, case.pixels, case.run.grid, row["patch"])
+        x0, y0, x1, y1 = patch_box(case.transform, case.pixels, case.grids[1], row["patch"])
         if y0 < y1:
             expected[(x0 + x1) / 2, (y0 + y1) / 2] = chip(row["piece"], row["token"], 8)
     assert {text.get_position(): text.get_text() for text in axes.texts} == expected

@@ -47,7 +47,7 @@ def first_layers(case: Case, ids: list[int], arguments: dict[str, Any], layers: 
     firsts: dict[int, list[int | None]] = {}
     for image in np.flatnonzero(hit.any((1, 2))).tolist():
         firsts[image] = []
-        for reads in hit[image].T:
+        for reads in hit[image, :, case.there[image]]:
             first = int(reads.argmax()) if reads.any() else None
             firsts[image].append(first if first is None or first in counted else -1)
     return firsts
@@ -59,7 +59,7 @@ def shares_of(
     """By image what the patches read that have the token before them, and what those read that never read it."""
     found = {}
     for image, patches in firsts.items():
-        read = top1[image, layer].tolist()
+        read = top1[image, layer, : len(patches)].tolist()
         coming = [id for id, first in zip(read, patches, strict=True) if first is not None and first > layer]
         others = [id for id, first in zip(read, patches, strict=True) if first is None]
         if coming and others:

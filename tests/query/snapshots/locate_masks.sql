@@ -3,10 +3,13 @@
 -- $token = 2
 -- $from_layer = 1
 -- $to_layer = 1
-SELECT image, layer::INTEGER AS layer, positions FROM (
-  SELECT image, layer, positions, logprob FROM read_parquet($patch_top1)
-  WHERE token = $token AND layer BETWEEN $from_layer AND $to_layer
-)
+SELECT found.*, grid.rows::INTEGER AS rows, grid.columns::INTEGER AS columns
+FROM (
+  SELECT image, layer::INTEGER AS layer, positions FROM (
+    SELECT image, layer, positions, logprob FROM read_parquet($patch_top1)
+    WHERE token = $token AND layer BETWEEN $from_layer AND $to_layer
+  )
+) AS found JOIN read_parquet($images) AS images ON image_id = found.image
 -- masks is made of
 -- $words = ['cat']
 -- $token = 2
@@ -18,16 +21,14 @@ SELECT * FROM (
     WHERE token = $token AND layer BETWEEN $from_layer AND $to_layer
   )
 ) JOIN (
-  SELECT image_id AS image, image AS name, width, height, transform, object.label, object.mask_rle
+  SELECT image_id AS image, image AS name, width, height, transform, grid, object.label, object.mask_rle
   FROM (
-    SELECT image_id, image, width, height, transform, unnest(objects) AS object
+    SELECT image_id, image, width, height, transform, grid, unnest(objects) AS object
     FROM read_parquet($images) WHERE error IS NULL
   ) AS images
   WHERE object.mask_rle IS NOT NULL AND lower(object.label) IN (SELECT unnest($words))
   ORDER BY image_id
 ) USING (image) ORDER BY image
--- $rows = 3
--- $columns = 4
 -- $words = ['cat']
 SELECT images.image, answer.layer, answer.patches, answer.box, answer.row, answer.col, answer.regions, answer.iou, answer.pointing, images.image_id
 FROM (WITH placed AS (
@@ -35,17 +36,17 @@ FROM (WITH placed AS (
       CASE WHEN count(x0) > 0 THEN [min(x0), min(y0), max(x1), max(y1)] END AS box
     FROM (
       -- What a patch shows of the padding is no part of the image.
-      SELECT image, patch // $columns AS row, patch % $columns AS col,
-        [least(greatest(((patch % $columns) * transform.width / $columns - transform.offset_x) / transform.scale_x, 0), images.width), least(greatest(((patch // $columns) * transform.height / $rows - transform.offset_y) / transform.scale_y, 0), images.height), least(greatest(((patch % $columns + 1) * transform.width / $columns - transform.offset_x) / transform.scale_x, 0), images.width), least(greatest(((patch // $columns + 1) * transform.height / $rows - transform.offset_y) / transform.scale_y, 0), images.height)] AS box,
+      SELECT image, patch // grid.columns::INTEGER AS row, patch % grid.columns::INTEGER AS col,
+        [least(greatest(((patch % grid.columns::INTEGER) * transform.width / grid.columns::INTEGER - transform.offset_x) / transform.scale_x, 0), images.width), least(greatest(((patch // grid.columns::INTEGER) * transform.height / grid.rows::INTEGER - transform.offset_y) / transform.scale_y, 0), images.height), least(greatest(((patch % grid.columns::INTEGER + 1) * transform.width / grid.columns::INTEGER - transform.offset_x) / transform.scale_x, 0), images.width), least(greatest(((patch // grid.columns::INTEGER + 1) * transform.height / grid.rows::INTEGER - transform.offset_y) / transform.scale_y, 0), images.height)] AS box,
         box[1] < box[3] AND box[2] < box[4] AS shows,
         CASE WHEN shows THEN box[1] END AS x0, CASE WHEN shows THEN box[2] END AS y0,
         CASE WHEN shows THEN box[3] END AS x1, CASE WHEN shows THEN box[4] END AS y1
       FROM (SELECT image, unnest(positions)::INTEGER AS patch FROM found)
-      JOIN (SELECT image_id, width, height, transform FROM read_parquet($images)) AS images ON image_id = image
+      JOIN (SELECT image_id, width, height, transform, grid FROM read_parquet($images)) AS images ON image_id = image
     ) GROUP BY image
   ), truth AS (
-    SELECT image_id AS image, transform, object.box AS truth
-    FROM (SELECT image_id, transform, unnest(objects) AS object FROM read_parquet($images))
+    SELECT image_id AS image, transform, grid, object.box AS truth
+    FROM (SELECT image_id, transform, grid, unnest(objects) AS object FROM read_parquet($images))
     WHERE lower(object.label) IN (SELECT unnest($words)) AND object.mask_rle IS NULL
   ), judged AS (
     SELECT image, coalesce(max(iou), 0) AS iou, bool_or(inside) AS pointing
@@ -58,7 +59,7 @@ FROM (WITH placed AS (
           (truth[3] - truth[1]) * (truth[4] - truth[2]) AS true_area,
           greatest(least(box[3], truth[3]) - greatest(box[1], truth[1]), 0)
             * greatest(least(box[4], truth[4]) - greatest(box[2], truth[2]), 0) AS shared,
-          ((col + 0.5) * transform.width / $columns - transform.offset_x) / transform.scale_x BETWEEN truth[1] AND truth[3] AND ((row + 0.5) * transform.height / $rows - transform.offset_y) / transform.scale_y BETWEEN truth[2] AND truth[4] AS inside
+          ((col + 0.5) * transform.width / grid.columns::INTEGER - transform.offset_x) / transform.scale_x BETWEEN truth[1] AND truth[3] AND ((row + 0.5) * transform.height / grid.rows::INTEGER - transform.offset_y) / transform.scale_y BETWEEN truth[2] AND truth[4] AS inside
         FROM placed JOIN truth USING (image)
       )
     ) GROUP BY image

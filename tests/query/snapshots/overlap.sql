@@ -2,7 +2,6 @@
 -- $token = 2
 -- $min_prob = 0.5
 -- $token_2 = 4
--- $columns = 4
 SELECT images.image, answer.layer, answer.both, answer.either, answer.iou, answer.distance, answer.patches, images.image_id
 FROM (WITH a AS (
     SELECT image, layer, list(position ORDER BY position) AS positions, max(logprob) AS logprob
@@ -18,14 +17,14 @@ FROM (WITH a AS (
     ) GROUP BY image, layer
   ), met AS (
     -- Patch numbers have no sign, but their differences do.
-    SELECT image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,
-      list_sort(list_intersect(p_all, q_all)) AS patches
-    FROM a JOIN b USING (image, layer)
+    SELECT a.image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,
+      list_sort(list_intersect(p_all, q_all)) AS patches, grid.columns::INTEGER AS across
+    FROM a JOIN b USING (image, layer) JOIN read_parquet($images) AS images ON image_id = a.image
   )
   SELECT image, layer, len(patches) AS both, len(p_all) + len(q_all) - len(patches) AS either,
     len(patches) / either AS iou,
     CASE WHEN len(patches) > 0 THEN 0
-      ELSE sqrt(list_min(list_transform(p_all, lambda p: list_min(list_transform(q_all, lambda q: (p // $columns - q // $columns) * (p // $columns - q // $columns) + (p % $columns - q % $columns) * (p % $columns - q % $columns))))))
+      ELSE sqrt(list_min(list_transform(p_all, lambda p: list_min(list_transform(q_all, lambda q: (p // across - q // across) * (p // across - q // across) + (p % across - q % across) * (p % across - q % across))))))
     END::DOUBLE AS distance, patches
   FROM met
 ) AS answer

@@ -23,18 +23,19 @@ WITH mask AS MATERIALIZED (
     ) AS answer WHERE holds
   ) GROUP BY image
 )
-SELECT image, layer::INTEGER AS layer, positions FROM (
-  WITH readings AS (
-    SELECT * FROM (
-      SELECT image, layer, list_filter(positions, lambda position: get_bit(inside, position) = 1) AS positions FROM read_parquet($patch_top1) JOIN mask USING (image)
-      WHERE token = $token_2
-    ) WHERE len(positions) >= $min_patches
+SELECT found.*, grid.rows::INTEGER AS rows, grid.columns::INTEGER AS columns
+FROM (
+  SELECT image, layer::INTEGER AS layer, positions FROM (
+    WITH readings AS (
+      SELECT * FROM (
+        SELECT image, layer, list_filter(positions, lambda position: get_bit(inside, position) = 1) AS positions FROM read_parquet($patch_top1) JOIN mask USING (image)
+        WHERE token = $token_2
+      ) WHERE len(positions) >= $min_patches
+    )
+    SELECT image, layer, positions FROM readings
+    WHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)
   )
-  SELECT image, layer, positions FROM readings
-  WHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)
-)
--- $rows = 3
--- $columns = 4
+) AS found JOIN read_parquet($images) AS images ON image_id = found.image
 -- $words = ['cat']
 SELECT images.image, answer.layer, answer.patches, answer.box, answer.row, answer.col, answer.regions, answer.iou, answer.pointing, images.image_id
 FROM (WITH placed AS (
@@ -42,17 +43,17 @@ FROM (WITH placed AS (
       CASE WHEN count(x0) > 0 THEN [min(x0), min(y0), max(x1), max(y1)] END AS box
     FROM (
       -- What a patch shows of the padding is no part of the image.
-      SELECT image, patch // $columns AS row, patch % $columns AS col,
-        [least(greatest(((patch % $columns) * transform.width / $columns - transform.offset_x) / transform.scale_x, 0), images.width), least(greatest(((patch // $columns) * transform.height / $rows - transform.offset_y) / transform.scale_y, 0), images.height), least(greatest(((patch % $columns + 1) * transform.width / $columns - transform.offset_x) / transform.scale_x, 0), images.width), least(greatest(((patch // $columns + 1) * transform.height / $rows - transform.offset_y) / transform.scale_y, 0), images.height)] AS box,
+      SELECT image, patch // grid.columns::INTEGER AS row, patch % grid.columns::INTEGER AS col,
+        [least(greatest(((patch % grid.columns::INTEGER) * transform.width / grid.columns::INTEGER - transform.offset_x) / transform.scale_x, 0), images.width), least(greatest(((patch // grid.columns::INTEGER) * transform.height / grid.rows::INTEGER - transform.offset_y) / transform.scale_y, 0), images.height), least(greatest(((patch % grid.columns::INTEGER + 1) * transform.width / grid.columns::INTEGER - transform.offset_x) / transform.scale_x, 0), images.width), least(greatest(((patch // grid.columns::INTEGER + 1) * transform.height / grid.rows::INTEGER - transform.offset_y) / transform.scale_y, 0), images.height)] AS box,
         box[1] < box[3] AND box[2] < box[4] AS shows,
         CASE WHEN shows THEN box[1] END AS x0, CASE WHEN shows THEN box[2] END AS y0,
         CASE WHEN shows THEN box[3] END AS x1, CASE WHEN shows THEN box[4] END AS y1
       FROM (SELECT image, unnest(positions)::INTEGER AS patch FROM found)
-      JOIN (SELECT image_id, width, height, transform FROM read_parquet($images)) AS images ON image_id = image
+      JOIN (SELECT image_id, width, height, transform, grid FROM read_parquet($images)) AS images ON image_id = image
     ) GROUP BY image
   ), truth AS (
-    SELECT image_id AS image, transform, object.box AS truth
-    FROM (SELECT image_id, transform, unnest(objects) AS object FROM read_parquet($images))
+    SELECT image_id AS image, transform, grid, object.box AS truth
+    FROM (SELECT image_id, transform, grid, unnest(objects) AS object FROM read_parquet($images))
     WHERE lower(object.label) IN (SELECT unnest($words))
   ), judged AS (
     SELECT image, coalesce(max(iou), 0) AS iou, bool_or(inside) AS pointing
@@ -63,7 +64,7 @@ FROM (WITH placed AS (
           (truth[3] - truth[1]) * (truth[4] - truth[2]) AS true_area,
           greatest(least(box[3], truth[3]) - greatest(box[1], truth[1]), 0)
             * greatest(least(box[4], truth[4]) - greatest(box[2], truth[2]), 0) AS shared,
-          ((col + 0.5) * transform.width / $columns - transform.offset_x) / transform.scale_x BETWEEN truth[1] AND truth[3] AND ((row + 0.5) * transform.height / $rows - transform.offset_y) / transform.scale_y BETWEEN truth[2] AND truth[4] AS inside
+          ((col + 0.5) * transform.width / grid.columns::INTEGER - transform.offset_x) / transform.scale_x BETWEEN truth[1] AND truth[3] AND ((row + 0.5) * transform.height / grid.rows::INTEGER - transform.offset_y) / transform.scale_y BETWEEN truth[2] AND truth[4] AS inside
         FROM placed JOIN truth USING (image)
       )
     ) GROUP BY image

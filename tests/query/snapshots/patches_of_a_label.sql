@@ -1,6 +1,4 @@
 -- defaults('patch', patches='dog')
--- $rows = 3
--- $columns = 4
 -- $label = dog
 -- $covered = 0.499999999
 -- $last_patch = 11
@@ -8,18 +6,18 @@
 WITH mask AS MATERIALIZED (
   SELECT image, bitstring_agg(patch::INTEGER, 0, $last_patch::INTEGER) AS inside
   FROM (
-    SELECT image, row * $columns + col AS patch
+    SELECT image, row * grid.columns::INTEGER + col AS patch
     FROM (
       SELECT *, unnest(range(TRY_CAST(floor(x0) AS INTEGER), TRY_CAST(ceil(x1) AS INTEGER))) AS col FROM (
         SELECT *, unnest(range(TRY_CAST(floor(y0) AS INTEGER), TRY_CAST(ceil(y1) AS INTEGER))) AS row FROM (
           -- The image and the box, as far as they lie in the grid.
-          SELECT image_id AS image,
-            greatest(((0) * transform.scale_x + transform.offset_x) * $columns / transform.width, 0) AS low_x, least(((images.width) * transform.scale_x + transform.offset_x) * $columns / transform.width, $columns) AS high_x,
-            greatest(((0) * transform.scale_y + transform.offset_y) * $rows / transform.height, 0) AS low_y, least(((images.height) * transform.scale_y + transform.offset_y) * $rows / transform.height, $rows) AS high_y,
-            greatest(((object.box[1]) * transform.scale_x + transform.offset_x) * $columns / transform.width, low_x) AS x0, least(((object.box[3]) * transform.scale_x + transform.offset_x) * $columns / transform.width, high_x) AS x1,
-            greatest(((object.box[2]) * transform.scale_y + transform.offset_y) * $rows / transform.height, low_y) AS y0, least(((object.box[4]) * transform.scale_y + transform.offset_y) * $rows / transform.height, high_y) AS y1
+          SELECT image_id AS image, grid,
+            greatest(((0) * transform.scale_x + transform.offset_x) * grid.columns::INTEGER / transform.width, 0) AS low_x, least(((images.width) * transform.scale_x + transform.offset_x) * grid.columns::INTEGER / transform.width, grid.columns::INTEGER) AS high_x,
+            greatest(((0) * transform.scale_y + transform.offset_y) * grid.rows::INTEGER / transform.height, 0) AS low_y, least(((images.height) * transform.scale_y + transform.offset_y) * grid.rows::INTEGER / transform.height, grid.rows::INTEGER) AS high_y,
+            greatest(((object.box[1]) * transform.scale_x + transform.offset_x) * grid.columns::INTEGER / transform.width, low_x) AS x0, least(((object.box[3]) * transform.scale_x + transform.offset_x) * grid.columns::INTEGER / transform.width, high_x) AS x1,
+            greatest(((object.box[2]) * transform.scale_y + transform.offset_y) * grid.rows::INTEGER / transform.height, low_y) AS y0, least(((object.box[4]) * transform.scale_y + transform.offset_y) * grid.rows::INTEGER / transform.height, high_y) AS y1
           FROM (
-            SELECT image_id, width, height, transform, unnest(objects) AS object
+            SELECT image_id, width, height, transform, grid, unnest(objects) AS object
             FROM read_parquet($images) WHERE error IS NULL
           ) AS images
           WHERE lower(object.label) = lower($label)

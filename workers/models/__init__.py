@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "llava": ("vlq.workers.models.llava", "Llava"),
+    "paligemma": ("vlq.workers.models.paligemma", "PaliGemma"),
 }
 """config.json's model_type -> module and class of the adapter."""
 
@@ -33,16 +34,15 @@ def load(
     """A model with its checks passed.
 
     `device` is cpu or cuda; a `device_map` spreads the model over all GPUs that are here. `dtype` auto means float32 on
-    a CPU and the checkpoint's own on a GPU. The checks run with `check_images` images at once, so that what does not
-    fit shows now. Raises ModelError.
+    a CPU and the checkpoint's own on a GPU. A model whose attention cannot be sdpa gets eager. The checks run with
+    `check_images` images at once, so that what does not fit shows now. Raises ModelError.
     """
     import torch
 
     from vlq.workers.models.base import check
 
     folder = resolve(model)
-    module, name = family_of(model, folder)
-    adapter = getattr(importlib.import_module(module), name)
+    adapter = adapter_of(model, folder)
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("There is no GPU here that PyTorch can use.", "Run with --device cpu.")
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
@@ -83,12 +83,16 @@ def family_of(model: str, folder: Path) -> tuple[str, str]:
     raise ModelError(f"{model} is of type {kind}: not an image-text-to-text model.", known)
 
 
+def adapter_of(model: str, folder: Path) -> type[LensModel]:
+    """The class for a model's folder. Raises ModelError as `family_of` does."""
+    module, name = family_of(model, folder)
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
 def load_processor(model: str, folder: Path) -> Any:
     """The model's processor, with Pillow's image processing: the same pixels on every machine. Raises ModelError."""
-    import transformers
-
     try:
-        processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil")  # type: ignore[no-untyped-call]
+        processor = _processor_class(folder).from_pretrained(folder, backend="pil")
     except Exception as error:
         raise ModelError(
             f"The processor of {model} cannot be loaded: {_first_line(error)}",
@@ -102,20 +106,41 @@ def load_processor(model: str, folder: Path) -> Any:
     return processor
 
 
+def _processor_class(folder: Path) -> Any:
+    """What loads a model's processor. Where a family's takes videos, too, it is one that takes only images: processing
+    videos needs torchvision."""
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
+
+    kind = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(str(read_config(folder).get("model_type"))) or "", None)
+    if kind is None or "video_processor" not in kind.get_attributes():
+        return transformers.AutoProcessor
+    rest = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
+    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: rest)})
+
+
 def _from_pretrained(
     model: str, folder: Path, family: str, dtype: str, attention: str, device_map: str | None
 ) -> tuple[Any, Any]:
     import transformers
 
+    def loaded_with(attention: str) -> Any:
+        return getattr(transformers, family).from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            device_map=device_map,
+            output_loading_info=True,
+            local_files_only=True,
+        )
+
     processor = load_processor(model, folder)
-    loaded, report = getattr(transformers, family).from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=attention,
-        device_map=device_map,
-        output_loading_info=True,
-        local_files_only=True,
-    )
+    try:
+        loaded, report = loaded_with(attention)
+    except ValueError as error:
+        if attention != "sdpa" or "scaled_dot_product_attention" not in str(error):
+            raise
+        loaded, report = loaded_with("eager")  # as Gemma 2, which caps the attention's logits
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(

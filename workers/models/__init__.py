@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "llava": ("vlq.workers.models.llava", "Llava"),
+    "llava_next": ("vlq.workers.models.llava_next", "LlavaNext"),
+    "llava_onevision": ("vlq.workers.models.llava_next", "LlavaOnevision"),
     "paligemma": ("vlq.workers.models.paligemma", "PaliGemma"),
 }
 """config.json's model_type -> module and class of the adapter."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,82 @@ def make_paligemma(folder: Path, second: bool = False, size: int = 32) -> Path:
     randomise(PaliGemmaForConditionalGeneration(config), plus_one=True).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def make_llava_next(folder: Path, points: list[list[int]] | None = None) -> Path:
+    """Tiles of 32 pixels and 4 x 4 patches."""
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextImageProcessorPil,
+        LlavaNextProcessor,
+    )
+
+    tokenizer = make_tokenizer()
+    points = points or [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
+    config = LlavaNextConfig(
+        vision_config=vision_config(CLIPVisionConfig, image_size=32, patch_size=8),
+        text_config=text_config(LlamaConfig, tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=points,
+        tie_word_embeddings=False,
+    )
+    randomise(LlavaNextForConditionalGeneration(config)).save_pretrained(folder)
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    images = LlavaNextImageProcessorPil(**size, image_grid_pinpoints=points)
+    LlavaNextProcessor(
+        images, tokenizer, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    ).save_pretrained(folder)
+    return folder
+
+
+def make_llava_onevision(folder: Path, patch: int = 8) -> Path:
+    """Tiles of 36 pixels, of which 4 x 4 patches leave 4 pixels; up to 4 x 4 tiles, resampled to what 4 have."""
+    from transformers import (
+        LlavaOnevisionConfig,
+        LlavaOnevisionForConditionalGeneration,
+        LlavaOnevisionImageProcessorPil,
+        Qwen2Config,
+        SiglipVisionConfig,
+    )
+
+    tokenizer = tokenizer_with({"image_token": "<image>", "video_token": "<video>"})
+    points = [[36 * rows, 36 * columns] for rows in range(1, 5) for columns in range(1, 5)]
+    config = LlavaOnevisionConfig(
+        vision_config=vision_config(SiglipVisionConfig, image_size=36, patch_size=patch, vision_use_head=False),
+        text_config=text_config(Qwen2Config, tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=points,
+        vision_aspect_ratio="anyres_max_4",
+        tie_word_embeddings=False,
+    )
+    randomise(LlavaOnevisionForConditionalGeneration(config)).save_pretrained(folder)
+    images = LlavaOnevisionImageProcessorPil(size={"height": 36, "width": 36}, image_grid_pinpoints=points)
+    settings = {
+        "processor_class": "LlavaOnevisionProcessor",
+        "num_image_tokens": 16,
+        "vision_feature_select_strategy": "full",
+        "vision_aspect_ratio": "anyres_max_4",
+        "image_token": "<image>",
+        "video_token": "<video>",
+    }
+    save_processor(folder, tokenizer, images, settings, "LlavaOnevisionVideoProcessor")
+    return folder
+
+
+def save_processor(folder: Path, tokenizer: Any, images: Any, settings: dict[str, Any], video: str) -> None:
+    """As the hub's folders are whose processor takes videos, too. That class cannot be made here: it wants torchvision,
+    which is no need of ours."""
+    kind = settings["processor_class"]
+    tokenizer.save_pretrained(folder)
+    of_images = images.to_dict() | {
+        "image_processor_type": type(images).__name__.removesuffix("Pil"),
+        "processor_class": kind,
+    }
+    of_videos = {"video_processor_type": video, "processor_class": kind, "size": dict(images.size)}
+    (folder / "preprocessor_config.json").write_text(json.dumps(of_images, default=dict))
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(of_videos))
+    (folder / "processor_config.json").write_text(json.dumps(settings))

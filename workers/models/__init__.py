@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vlq.workers.models.base import LensModel
 
 FAMILIES = {
+    "internvl": ("vlq.workers.models.internvl", "InternVL"),
     "llava": ("vlq.workers.models.llava", "Llava"),
     "llava_next": ("vlq.workers.models.llava_next", "LlavaNext"),
     "llava_onevision": ("vlq.workers.models.llava_next", "LlavaOnevision"),

@@ -168,3 +168,29 @@ def save_processor(folder: Path, tokenizer: Any, images: Any, settings: dict[str
     (folder / "preprocessor_config.json").write_text(json.dumps(of_images, default=dict))
     (folder / "video_preprocessor_config.json").write_text(json.dumps(of_videos))
     (folder / "processor_config.json").write_text(json.dumps(settings))
+
+
+def make_internvl(folder: Path, most: int = 6) -> Path:
+    """Tiles of 32 pixels, 8 x 8 patches and 4 x 4 cells; up to six of them."""
+    from transformers import GotOcr2ImageProcessorPil, InternVLConfig, InternVLForConditionalGeneration, Qwen2Config
+    from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
+
+    tokens = {"start_image": "<img>", "end_image": "</img>", "context_image": "<IMG_CONTEXT>", "video": "<video>"}
+    tokenizer = tokenizer_with({f"{name}_token": token for name, token in tokens.items()})
+    config = InternVLConfig(
+        vision_config=vision_config(InternVLVisionConfig, image_size=32, patch_size=4),
+        text_config=text_config(Qwen2Config, tokenizer),
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=16,
+        tie_word_embeddings=False,
+    )
+    randomise(InternVLForConditionalGeneration(config)).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    images = GotOcr2ImageProcessorPil(size=size, crop_to_patches=False, max_patches=most)
+    settings = {"processor_class": "InternVLProcessor", "image_seq_length": 16}
+    save_processor(folder, tokenizer, images, settings, "InternVLVideoProcessor")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}<IMG_CONTEXT>{{ '\\n' }}"
+        "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+    )
+    return folder

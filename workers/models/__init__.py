@@ -21,6 +21,9 @@ FAMILIES = {
 }
 """config.json's model_type -> module and class of the adapter."""
 
+GENERIC = ("vlq.workers.models.generic", "Generic")
+"""For a model type without an adapter of its own."""
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -42,16 +45,41 @@ def load(
     """
     import torch
 
-    from vlq.workers.models.base import check
-
     folder = resolve(model)
-    adapter = adapter_of(model, folder)
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("There is no GPU here that PyTorch can use.", "Run with --device cpu.")
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     wanted = "float32" if dtype == "auto" and device == "cpu" else dtype
+    generic = family_of(model, folder) == GENERIC
     try:
-        loaded, processor = _from_pretrained(model, folder, adapter.family, wanted, attention, device_map)
+        return _checked(model, folder, prompt, device, wanted, attention, check_images, device_map)
+    except ModelError as error:
+        if not generic:
+            raise
+        kind = read_config(folder)["model_type"]
+        raise ModelError(
+            f"There is no adapter for models of type {kind}, and this one cannot be read without: {error.message}",
+            " ".join(filter(None, [error.hint, known_families()])),
+        ) from error
+
+
+def _checked(
+    model: str,
+    folder: Path,
+    prompt: str | None,
+    device: str,
+    dtype: str,
+    attention: str,
+    check_images: int,
+    device_map: str | None,
+) -> LensModel:
+    import torch
+
+    from vlq.workers.models.base import check
+
+    adapter = adapter_of(model, folder)
+    try:
+        loaded, processor = _from_pretrained(model, folder, adapter.family, dtype, attention, device_map)
         if device_map is None:
             loaded.to(device)
         elif any(parameter.device.type != device for parameter in loaded.parameters()):
@@ -74,16 +102,20 @@ def load(
 
 
 def family_of(model: str, folder: Path) -> tuple[str, str]:
-    """An entry of FAMILIES for a model's folder. Raises ModelError if the model reads no images or has no adapter."""
+    """An entry of FAMILIES for a model's folder, or GENERIC. Raises ModelError if the model reads no images."""
     kind = str(read_config(folder).get("model_type"))
     if kind in FAMILIES:
         return FAMILIES[kind]
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-    known = f"VLQ reads these model types: {', '.join(sorted(FAMILIES))}."
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise ModelError(f"{model} is of type {kind}, which VLQ cannot read yet.", known)
-    raise ModelError(f"{model} is of type {kind}: not an image-text-to-text model.", known)
+        return GENERIC
+    raise ModelError(f"{model} is of type {kind}: not an image-text-to-text model.", known_families())
+
+
+def known_families() -> str:
+    """A sentence that names the model types with an adapter of their own."""
+    return f"VLQ has adapters for these model types: {', '.join(sorted(FAMILIES))}."
 
 
 def adapter_of(model: str, folder: Path) -> type[LensModel]:

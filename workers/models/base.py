@@ -143,6 +143,9 @@ class LensModel(ABC):
         """(image, sequence) the number of each token among those that the mask lets be seen. None: the model counts."""
         return (mask.cumsum(-1) - 1).clamp(min=0)
 
+    def check_more(self) -> None:  # noqa: B027 - most families need none
+        """What else is checked of a family when a model is loaded. Raises ModelError."""
+
     # What follows for every family.
 
     @property
@@ -277,6 +280,11 @@ class LensModel(ABC):
         return image.to(self.device), torch.cat(found).to(self.device)
 
 
+def soft_capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Logits between -cap and cap, as Gemma's are; as they are without a cap."""
+    return logits if cap is None else (logits / cap).tanh() * cap
+
+
 def prompt_ids(image: Encoded) -> tuple[int, ...]:
     """The prompt's text tokens in an image's sequence."""
     return tuple(image.tokens["input_ids"][image.sites["prompt"]].tolist())
@@ -350,6 +358,7 @@ def check(model: LensModel, images: int = 1) -> None:
         raise ModelError(f"{name}: beside images of several sizes the prompt's tokens differ.")
     for batch in [tried[:1] * images] + ([tried] if model.grid is None else []):
         check_batch(model, batch)
+    model.check_more()
 
 
 @torch.inference_mode()

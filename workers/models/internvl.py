@@ -48,7 +48,7 @@ class InternVL(LensModel):
     def _step(self) -> int:
         """Pixels along a cell's side."""
         config = self.model.config
-        return round(config.vision_config.patch_size[0] / config.downsample_ratio)
+        return int(config.vision_config.patch_size[0] / config.downsample_ratio)
 
     @property
     def _cells(self) -> int:

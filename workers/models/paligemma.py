@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vlq.workers.models.base import soft_capped
 from vlq.workers.models.llava import Llava
 
 
@@ -18,9 +19,8 @@ class PaliGemma(Llava):
     template = "{image}answer en {question}"
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        logits = super().unembed(hidden)
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        return logits if cap is None else (logits / cap).tanh() * cap
+        return soft_capped(super().unembed(hidden), cap)
 
     def position_ids(self, mask: Tensor) -> Tensor:
         return mask.cumsum(-1)  # counted from 1

@@ -194,3 +194,87 @@ def make_internvl(folder: Path, most: int = 6) -> Path:
         "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
     )
     return folder
+
+
+def make_vipllava(folder: Path) -> Path:
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaProcessor,
+        VipLlavaConfig,
+        VipLlavaForConditionalGeneration,
+    )
+
+    tokenizer = make_tokenizer()
+    config = VipLlavaConfig(
+        vision_config=vision_config(CLIPVisionConfig, image_size=32, patch_size=8),
+        text_config=text_config(LlamaConfig, tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=[-1, -2],
+        tie_word_embeddings=False,
+    )
+    randomise(VipLlavaForConditionalGeneration(config)).save_pretrained(folder)
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    LlavaProcessor(
+        images, tokenizer, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    ).save_pretrained(folder)
+    return folder
+
+
+def make_gemma3(folder: Path) -> Path:
+    """8 x 8 patches, pooled to 4 x 4."""
+    from transformers import (
+        Gemma3Config,
+        Gemma3ForConditionalGeneration,
+        Gemma3ImageProcessorPil,
+        Gemma3Processor,
+        Gemma3TextConfig,
+        SiglipVisionConfig,
+    )
+
+    tokens = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    tokenizer = tokenizer_with(tokens)
+    ids = {
+        name.replace("token", "token_index"): tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()
+    }
+    more = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+    config = Gemma3Config(
+        vision_config=vision_config(SiglipVisionConfig, image_size=32, patch_size=4, vision_use_head=False),
+        text_config=text_config(Gemma3TextConfig, tokenizer, query_pre_attn_scalar=16, **more),
+        mm_tokens_per_image=16,
+        tie_word_embeddings=False,
+        **ids,
+    )
+    model = randomise(Gemma3ForConditionalGeneration(config), plus_one=True)
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)
+    model.save_pretrained(folder)
+    images = Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+    Gemma3Processor(images, tokenizer, image_seq_length=16).save_pretrained(folder)
+    return folder
+
+
+def make_aya_vision(folder: Path, most: int = 12) -> Path:
+    """Tiles of 32 pixels, and 8 x 8 patches in 4 x 4 cells."""
+    from transformers import (
+        AyaVisionConfig,
+        AyaVisionForConditionalGeneration,
+        AyaVisionProcessor,
+        Cohere2Config,
+        GotOcr2ImageProcessorPil,
+        SiglipVisionConfig,
+    )
+
+    names = ["<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE", "TILE_GLOBAL"]
+    tokenizer = tokenizer_with({f"token_{i}": name for i, name in enumerate(names)})
+    tokenizer.pad_token = "</s>"
+    config = AyaVisionConfig(
+        vision_config=vision_config(SiglipVisionConfig, image_size=32, patch_size=4, vision_use_head=False),
+        text_config=text_config(Cohere2Config, tokenizer, logit_scale=0.5, eos_token_id=2),
+        image_token_index=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
+        tie_word_embeddings=False,
+    )
+    randomise(AyaVisionForConditionalGeneration(config)).save_pretrained(folder)
+    images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=most)
+    AyaVisionProcessor(images, tokenizer, patch_size=4, img_size=32, downsample_factor=2).save_pretrained(folder)
+    return folder

@@ -11,6 +11,7 @@ import torch
 from vlq.query.errors import ModelError
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
+from vlq.workers.worker import Setup, describe_run
 
 from . import checks
 from .tiny import make_paligemma
@@ -99,9 +100,11 @@ def test_patches_are_where_they_say(model: LensModel, size: tuple[int, int]) -> 
     checks.patches_are_where_they_say(model, checks.noise(*size))
 
 
-def test_attention_is_eager_where_its_logits_are_capped(model: LensModel) -> None:
+def test_attention_is_eager_where_its_logits_are_capped_and_the_run_says_so(folder: Path, model: LensModel) -> None:
     capped = model.model.config.text_config.model_type == "gemma2"
-    assert model.attention == ("eager" if capped else "sdpa")
+    setup = Setup(str(folder), None, 5, ("patch", "prompt"), "cpu", "float32", 1, 2, 2)
+    assert setup.attention == "sdpa"
+    assert describe_run(setup, model, "").attention == ("eager" if capped else "sdpa")
 
 
 def test_a_question_follows_the_image(folder: Path, model: LensModel) -> None:

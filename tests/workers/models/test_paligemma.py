@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vlq.query.errors import ModelError
+from vlq.query.geometry import patch_box
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.worker import Setup, describe_run
@@ -98,6 +99,15 @@ def test_the_prefix_is_seen_in_both_directions(model: LensModel) -> None:
 def test_patches_are_where_they_say(model: LensModel, size: tuple[int, int]) -> None:
     assert model.grid == (4, 4)
     checks.patches_are_where_they_say(model, checks.noise(*size))
+
+
+def test_patches_need_not_fill_the_tower(tmp_path: Path) -> None:
+    model = checks.loaded(make_paligemma(tmp_path / "model", size=36))
+    encoded = model.encode(checks.noise(72, 144))
+    assert encoded.grid == (4, 4)
+    # Four pixels at the right and at the bottom, which are eight and sixteen of the image, are in no patch.
+    assert patch_box(encoded.transform, (72, 144), encoded.grid, 15) == (48, 96, 64, 128)
+    checks.patches_are_where_they_say(model, checks.noise(72, 144))
 
 
 def test_attention_is_eager_where_its_logits_are_capped_and_the_run_says_so(folder: Path, model: LensModel) -> None:

@@ -57,6 +57,7 @@ def randomise(model: Any, seed: int = 0, plus_one: bool = False, tower: Sequence
 
 
 def make_paligemma(folder: Path, second: bool = False, size: int = 32) -> Path:
+    """4 x 4 patches of 8 pixels, and what is left of the size."""
     from transformers import (
         Gemma2Config,
         GemmaConfig,
@@ -78,7 +79,7 @@ def make_paligemma(folder: Path, second: bool = False, size: int = 32) -> Path:
     else:
         text = text_config(GemmaConfig, tokenizer)
     config = PaliGemmaConfig(
-        vision_config=vision_config(SiglipVisionConfig, image_size=32, patch_size=8, vision_use_head=False),
+        vision_config=vision_config(SiglipVisionConfig, image_size=size, patch_size=8, vision_use_head=False),
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vocab_size=text.vocab_size,

@@ -66,10 +66,11 @@ def known_identity(options: RunOptions, run: Run) -> dict[str, Any]:
         raise
     known["model_hash"] = model_hash(folder)
     if "prompt" not in known and known["model_hash"] == run.model_hash:
-        from vlq.workers.models import load_processor
+        from vlq.workers.models import adapter_of, load_processor
         from vlq.workers.models.base import full_prompt
 
-        known["prompt"] = full_prompt(load_processor(options.model, folder), options.prompt)
+        processor, template = load_processor(options.model, folder), adapter_of(options.model, folder).template
+        known["prompt"] = full_prompt(processor, options.prompt, template)
     return known
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -91,8 +92,10 @@ def _compare(
     group = cache.group(commit.shard)
     for site in run.at:
         names = ("token", "logprob", "top1", "lse", "entropy")
-        old = {name: np.asarray(group[f"{site}/{name}"][row]) for name in names}  # type: ignore[index]
-        new = {name: arrays[f"{site}/{name}"][0] for name in names}
+        # A shard has room for the patches of its largest image.
+        own = math.prod(image["grid"].values()) if site == "patch" else None
+        old = {name: np.asarray(group[f"{site}/{name}"][row])[:, :own] for name in names}  # type: ignore[index]
+        new = {name: arrays[f"{site}/{name}"][0][:, :own] for name in names}
         cells = list(differing(run, old, new))
         for layer, position, what in islice(cells, SHOWN):
             yield Finding(f"{where}, layer {layer}, {site} {position}", what, redo)

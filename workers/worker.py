@@ -222,7 +222,7 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
         threads=setup.threads,
         lens_block=default_block(model.vocabulary_size, setup.device),
         device=setup.device,
-        attention=setup.attention,
+        attention=model.attention,
         versions={name: version(name) for name in ("vlq", "torch", "transformers", "pillow", "numpy")}
         | {"python": platform.python_version()},
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from vlq.query.cache import Cache
@@ -30,6 +31,7 @@ from vlq.workers.verify import Finding
 from vlq.workers.worker import Setup, describe_run
 
 from .conftest import make_model, save_images
+from .models.tiny import make_llava_next
 
 PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
 IMAGES = 5
@@ -49,30 +51,34 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make(tiny_model: Path, model: LensModel, tmp_path: Path) -> Iterator[Callable[..., Path]]:
+def make(tiny_model: Path, model: LensModel, tmp_path: Path) -> Callable[..., Path]:
     """A cache of real readings, changed before they are written: nothing but the model can tell."""
 
     def cache_of(images: Path, change: Change = lambda arrays: None) -> Path:
-        folder = tmp_path / "cache"
-        table = vocabulary_table(model.tokenizer, model.vocabulary_size)
-        setup = Setup(str(tiny_model), PROMPT, 4, ("patch", "prompt"), "cpu", "auto", 1, 2, IMAGES)
-        run = describe_run(setup, model, vocabulary_hash(table))
-        store = open_store(str(folder), create=True)
-        store.create(VOCABULARY, parquet_bytes(table))
-        store.create(RUN, run.to_bytes())
-        plan = first_plan(list_images(str(images)), IMAGES).table
-        data = parquet_bytes(plan)
-        head = Head(1, plan_key(digest_of(data)[:16]), 1, IMAGES, False, None)
-        store.create(head.plan, data)
-        arrays, rows = read_shard(model, Lens(model.unembed, run.k, run.lens_block), run, plan, decoders)
-        change(arrays)
-        write_shard(store, run, 0, 0, arrays, rows)
-        key, _ = compact(store, run, head)
-        store.create(head_key(1), Head(1, head.plan, 1, IMAGES, True, key).to_bytes())
-        return folder
+        return make_cache(tmp_path / "cache", tiny_model, model, images, change)
 
+    return cache_of
+
+
+def make_cache(folder: Path, path: Path, model: LensModel, images: Path, change: Change = lambda arrays: None) -> Path:
+    """The model that lies at a path reads the images into one shard."""
+    table = vocabulary_table(model.tokenizer, model.vocabulary_size)
+    setup = Setup(str(path), PROMPT, 4, ("patch", "prompt"), "cpu", "auto", 1, 2, IMAGES)
+    run = describe_run(setup, model, vocabulary_hash(table))
+    store = open_store(str(folder), create=True)
+    store.create(VOCABULARY, parquet_bytes(table))
+    store.create(RUN, run.to_bytes())
+    plan = first_plan(list_images(str(images)), IMAGES).table
+    data = parquet_bytes(plan)
+    head = Head(1, plan_key(digest_of(data)[:16]), 1, IMAGES, False, None)
+    store.create(head.plan, data)
     with ThreadPoolExecutor(1) as decoders:
-        yield cache_of
+        arrays, rows = read_shard(model, Lens(model.unembed, run.k, run.lens_block), run, plan, decoders)
+    change(arrays)
+    write_shard(store, run, 0, 0, arrays, rows)
+    key, _ = compact(store, run, head)
+    store.create(head_key(1), Head(1, head.plan, 1, IMAGES, True, key).to_bytes())
+    return folder
 
 
 def findings(cache: Path, model: str | None = None, sample: int = IMAGES, seed: int = 0) -> list[Finding]:
@@ -85,6 +91,16 @@ def test_a_sound_cache(make: Callable[..., Path], images: Path, capsys: pytest.C
         main(["verify", "--deep", "--sample", "3", "--cache", str(cache)])
     assert ended.value.code == 0
     assert capsys.readouterr().out.splitlines()[1] == "3 images read anew say what is stored."
+    assert findings(cache) == []
+
+
+def test_images_of_several_grids(images: Path, tmp_path: Path) -> None:
+    path = make_llava_next(tmp_path / "model")
+    model = load(str(path), prompt=PROMPT)
+    cache = make_cache(tmp_path / "cache", path, model, images)
+    commit = Cache.open(str(cache)).snapshot().commits[0]
+    rows = pq.read_table(cache / commit.images_table.key).to_pylist()
+    assert len({tuple(row["grid"].values()) for row in rows if row["grid"]}) > 1
     assert findings(cache) == []
 
 

@@ -13,9 +13,16 @@ if TYPE_CHECKING:
     from vlq.workers.models.base import LensModel
 
 FAMILIES = {
+    "internvl": ("vlq.workers.models.internvl", "InternVL"),
     "llava": ("vlq.workers.models.llava", "Llava"),
+    "llava_next": ("vlq.workers.models.llava_next", "LlavaNext"),
+    "llava_onevision": ("vlq.workers.models.llava_next", "LlavaOnevision"),
+    "paligemma": ("vlq.workers.models.paligemma", "PaliGemma"),
 }
 """config.json's model_type -> module and class of the adapter."""
+
+GENERIC = ("vlq.workers.models.generic", "Generic")
+"""For a model type without an adapter of its own."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -33,22 +40,46 @@ def load(
     """A model with its checks passed.
 
     `device` is cpu or cuda; a `device_map` spreads the model over all GPUs that are here. `dtype` auto means float32 on
-    a CPU and the checkpoint's own on a GPU. The checks run with `check_images` images at once, so that what does not
-    fit shows now. Raises ModelError.
+    a CPU and the checkpoint's own on a GPU. A model whose attention cannot be sdpa gets eager. The checks run with
+    `check_images` images at once, so that what does not fit shows now. Raises ModelError.
     """
     import torch
 
-    from vlq.workers.models.base import check
-
     folder = resolve(model)
-    module, name = family_of(model, folder)
-    adapter = getattr(importlib.import_module(module), name)
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("There is no GPU here that PyTorch can use.", "Run with --device cpu.")
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     wanted = "float32" if dtype == "auto" and device == "cpu" else dtype
+    generic = family_of(model, folder) == GENERIC
     try:
-        loaded, processor = _from_pretrained(model, folder, adapter.family, wanted, attention, device_map)
+        return _checked(model, folder, prompt, device, wanted, attention, check_images, device_map)
+    except ModelError as error:
+        if not generic:
+            raise
+        kind = read_config(folder)["model_type"]
+        raise ModelError(
+            f"There is no adapter for models of type {kind}, and this one cannot be read without: {error.message}",
+            " ".join(filter(None, [error.hint, known_families()])),
+        ) from error
+
+
+def _checked(
+    model: str,
+    folder: Path,
+    prompt: str | None,
+    device: str,
+    dtype: str,
+    attention: str,
+    check_images: int,
+    device_map: str | None,
+) -> LensModel:
+    import torch
+
+    from vlq.workers.models.base import check
+
+    adapter = adapter_of(model, folder)
+    try:
+        loaded, processor = _from_pretrained(model, folder, adapter.family, dtype, attention, device_map)
         if device_map is None:
             loaded.to(device)
         elif any(parameter.device.type != device for parameter in loaded.parameters()):
@@ -71,24 +102,32 @@ def load(
 
 
 def family_of(model: str, folder: Path) -> tuple[str, str]:
-    """An entry of FAMILIES for a model's folder. Raises ModelError if the model reads no images or has no adapter."""
+    """An entry of FAMILIES for a model's folder, or GENERIC. Raises ModelError if the model reads no images."""
     kind = str(read_config(folder).get("model_type"))
     if kind in FAMILIES:
         return FAMILIES[kind]
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-    known = f"VLQ reads these model types: {', '.join(sorted(FAMILIES))}."
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise ModelError(f"{model} is of type {kind}, which VLQ cannot read yet.", known)
-    raise ModelError(f"{model} is of type {kind}: not an image-text-to-text model.", known)
+        return GENERIC
+    raise ModelError(f"{model} is of type {kind}: not an image-text-to-text model.", known_families())
+
+
+def known_families() -> str:
+    """A sentence that names the model types with an adapter of their own."""
+    return f"VLQ has adapters for these model types: {', '.join(sorted(FAMILIES))}."
+
+
+def adapter_of(model: str, folder: Path) -> type[LensModel]:
+    """The class for a model's folder. Raises ModelError as `family_of` does."""
+    module, name = family_of(model, folder)
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
 def load_processor(model: str, folder: Path) -> Any:
     """The model's processor, with Pillow's image processing: the same pixels on every machine. Raises ModelError."""
-    import transformers
-
     try:
-        processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil")  # type: ignore[no-untyped-call]
+        processor = _processor_class(folder).from_pretrained(folder, backend="pil")
     except Exception as error:
         raise ModelError(
             f"The processor of {model} cannot be loaded: {_first_line(error)}",
@@ -102,20 +141,41 @@ def load_processor(model: str, folder: Path) -> Any:
     return processor
 
 
+def _processor_class(folder: Path) -> Any:
+    """What loads a model's processor. Where a family's takes videos, too, it is one that takes only images: processing
+    videos needs torchvision."""
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
+
+    kind = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(str(read_config(folder).get("model_type"))) or "", None)
+    if kind is None or "video_processor" not in kind.get_attributes():
+        return transformers.AutoProcessor
+    rest = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
+    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: rest)})
+
+
 def _from_pretrained(
     model: str, folder: Path, family: str, dtype: str, attention: str, device_map: str | None
 ) -> tuple[Any, Any]:
     import transformers
 
+    def loaded_with(attention: str) -> Any:
+        return getattr(transformers, family).from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            device_map=device_map,
+            output_loading_info=True,
+            local_files_only=True,
+        )
+
     processor = load_processor(model, folder)
-    loaded, report = getattr(transformers, family).from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=attention,
-        device_map=device_map,
-        output_loading_info=True,
-        local_files_only=True,
-    )
+    try:
+        loaded, report = loaded_with(attention)
+    except ValueError as error:
+        if attention != "sdpa" or "scaled_dot_product_attention" not in str(error):
+            raise
+        loaded, report = loaded_with("eager")  # as Gemma 2, which caps the attention's logits
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(

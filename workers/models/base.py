@@ -30,6 +30,9 @@ PLACEHOLDER = "<image>"
 
 DEFAULT_QUESTION = "What is in this image?"
 
+TEMPLATE = "USER: {image}\n{question} ASSISTANT:"
+"""LLaVA's prompt, for a processor without a chat template."""
+
 PER_TOKEN = ("input_ids", "token_type_ids", "mm_token_type_ids")
 """What a processor says of each token of the sequence. All else is of the image."""
 
@@ -77,11 +80,14 @@ class LensModel(ABC):
     family: ClassVar[str]
     """The model's class in transformers."""
 
+    template: ClassVar[str] = TEMPLATE
+    """The prompt for a question, if the processor has no chat template."""
+
     def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
         self.model = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.prompt = full_prompt(processor, prompt)
+        self.prompt = full_prompt(processor, prompt, self.template)
 
     # What a family says.
 
@@ -137,6 +143,9 @@ class LensModel(ABC):
         """(image, sequence) the number of each token among those that the mask lets be seen. None: the model counts."""
         return (mask.cumsum(-1) - 1).clamp(min=0)
 
+    def check_more(self) -> None:  # noqa: B027 - most families need none
+        """What else is checked of a family when a model is loaded. Raises ModelError."""
+
     # What follows for every family.
 
     @property
@@ -158,6 +167,11 @@ class LensModel(ABC):
     def device(self) -> torch.device:
         """Where the lens works; a model may be spread over several GPUs."""
         return self.lm_head.weight.device  # type: ignore[return-value]
+
+    @property
+    def attention(self) -> str:
+        """How attention is computed, by transformers' name."""
+        return str(self.model.config._attn_implementation)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -183,7 +197,8 @@ class LensModel(ABC):
 
     def _encode(self, image: Image.Image) -> Encoded:
         found = dict(self.processor(images=image, text=self.prompt, return_tensors="pt"))
-        found.pop("attention_mask", None)  # one sequence alone has no padding
+        for name in ("attention_mask", "labels"):  # one sequence alone has no padding, and nothing is trained
+            found.pop(name, None)
         tokens = {name: found.pop(name)[0] for name in PER_TOKEN if name in found}
         layout = self.layout(*image.size)
         input_ids = tokens["input_ids"]
@@ -265,6 +280,11 @@ class LensModel(ABC):
         return image.to(self.device), torch.cat(found).to(self.device)
 
 
+def soft_capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Logits between -cap and cap, as Gemma's are; as they are without a cap."""
+    return logits if cap is None else (logits / cap).tanh() * cap
+
+
 def prompt_ids(image: Encoded) -> tuple[int, ...]:
     """The prompt's text tokens in an image's sequence."""
     return tuple(image.tokens["input_ids"][image.sites["prompt"]].tolist())
@@ -282,12 +302,12 @@ def _joined(values: Sequence[Tensor]) -> Tensor:
     return torch.cat(filled)
 
 
-def full_prompt(processor: Any, prompt: str | None) -> str:
+def full_prompt(processor: Any, prompt: str | None, template: str) -> str:
     """The whole text that the model is given, with the image's place in it.
 
     A prompt that has the placeholder is taken as it is. Any other is a question: it goes, after the image, into the
-    processor's chat template, or without one into LLaVA's "USER: <image>\\n... ASSISTANT:". No prompt asks
-    DEFAULT_QUESTION. Raises ModelError if there is more than one placeholder.
+    processor's chat template, or without one into the family's `template`. No prompt asks DEFAULT_QUESTION. Raises
+    ModelError if there is more than one placeholder.
     """
     token = getattr(processor, "image_token", PLACEHOLDER)
     if prompt is not None:
@@ -301,7 +321,7 @@ def full_prompt(processor: Any, prompt: str | None) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question}]
         messages = [{"role": "user", "content": content}]
         return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    return f"USER: {token}\n{question} ASSISTANT:"
+    return template.format(image=token, question=question)
 
 
 def _on_input(visit: Visit, layer: int) -> Callable[..., None]:
@@ -338,6 +358,7 @@ def check(model: LensModel, images: int = 1) -> None:
         raise ModelError(f"{name}: beside images of several sizes the prompt's tokens differ.")
     for batch in [tried[:1] * images] + ([tried] if model.grid is None else []):
         check_batch(model, batch)
+    model.check_more()
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vlq.query.schema import Transform
@@ -20,7 +21,9 @@ class Llava(LensModel):
     def layout(self, width: int, height: int) -> Layout:
         transform = processor_transform(self.processor.image_processor, width, height)
         patch = self.model.config.vision_config.patch_size
-        return Layout((transform.height // patch, transform.width // patch), transform)
+        rows, columns = transform.height // patch, transform.width // patch
+        # The tower sees nothing of what is left at the right and at the bottom.
+        return Layout((rows, columns), replace(transform, width=columns * patch, height=rows * patch))
 
 
 def processor_transform(processor: Any, width: int, height: int) -> Transform:

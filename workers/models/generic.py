@@ -1,0 +1,233 @@
+"""Any other image-text-to-text model of transformers that shows its decoder one square grid per image.
+
+Nobody has looked at such a model: what an adapter would say of it is found out when it is loaded, by trying.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from vlq.query.errors import ModelError
+from vlq.query.geometry import patch_box
+from vlq.workers.models.base import Encoded, Layout, LensModel, soft_capped
+from vlq.workers.models.llava import processor_transform
+
+TRIED = ((64, 64), (96, 48), (60, 190), (700, 400))
+"""Sizes of images that must all have as many patches; width, height."""
+
+NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
+
+PIXELS_OFF = 1.5
+"""By so much a pixel of the model's input may lie elsewhere than the processor's settings say."""
+
+LARGER = 1.1
+"""By this factor painted patches must change more than the others."""
+
+
+class Generic(LensModel):
+    """A model without an adapter of its own, with a causal decoder.
+
+    Its parts are found by transformers' common accessors. Images must all have the same square number of image
+    positions. That the processor resizes and crops as its settings say, and that the positions are the grid's cells
+    row by row, is checked with made-up images; all else as with every model.
+    """
+
+    family = "AutoModelForImageTextToText"
+
+    def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
+        super().__init__(model, processor, prompt)
+        self._decoder = _decoder(model)
+        if model.get_output_embeddings() is None:
+            raise ModelError("its head is not found.")
+        if self._of("image_token_id") is None and self._of("image_token_index") is None:
+            raise ModelError("its configuration names no image token.")
+        counts = [self._count(*size) for size in TRIED]
+        side = math.isqrt(counts[0])
+        if len(set(counts)) > 1 or side < 2 or side**2 != counts[0]:
+            sizes = ", ".join(f"{width} x {height}" for width, height in TRIED)
+            raise ModelError(f"expected one square number of image positions in every image. Got {counts} for {sizes}.")
+        self._side = side
+        self._finish = self._best_finish()
+
+    def _of(self, name: str) -> Any:
+        return getattr(self.model.config, name, None)
+
+    def _count(self, width: int, height: int) -> int:
+        found = self.processor(images=Image.new("RGB", (width, height)), text=self.prompt, return_tensors="pt")
+        return int((found["input_ids"][0] == self.image_token_id).sum())
+
+    @torch.inference_mode()
+    def _best_finish(self) -> Callable[[Tensor], Tensor]:
+        """What the model does to the head's output. Configurations name steps that some models leave out."""
+        config = self.model.config.get_text_config()
+        finishes: list[Callable[[Tensor], Tensor]] = [lambda logits: logits]
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+            finishes.append(lambda logits: soft_capped(logits, cap))
+        if factor := getattr(config, "logit_scale", None):  # Cohere
+            finishes.append(lambda logits: logits * factor)
+        if divisor := getattr(config, "logits_scaling", None):  # Granite
+            finishes.append(lambda logits: logits / divisor)
+        if len(finishes) == 1:
+            return finishes[0]
+        last: list[Tensor] = []
+        batch = [self._sample]
+        self.forward(batch, lambda layer, hidden: last.append(hidden[0]) if layer == self.layers - 1 else None)
+        own = self.model(**self.batch(batch), use_cache=False).logits[0]
+        head = super().unembed(last[0])
+        return min(finishes, key=lambda finish: float((finish(head) - own).abs().max()))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self._side, self._side
+
+    def layout(self, width: int, height: int) -> Layout:
+        return Layout(self.grid, processor_transform(self.processor.image_processor, width, height))
+
+    @property
+    def image_token_id(self) -> int:
+        found = self._of("image_token_id")
+        return int(self._of("image_token_index") if found is None else found)
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self._decoder
+
+    @property
+    def final_norm(self) -> nn.Module:
+        return next(getattr(self._decoder, name) for name in NORMS if hasattr(self._decoder, name))  # type: ignore[no-any-return]
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        return self._finish(super().unembed(hidden))
+
+    def run_decoder(self, batch: Any) -> None:
+        self.model.base_model(**batch, use_cache=False)
+
+    def encode(self, image: Image.Image) -> Encoded:
+        return self._encode(image)  # a processor may tell its image processor more than that knows by itself
+
+    def check_more(self) -> None:
+        check_transform(self)
+        check_places(self)
+
+
+def _decoder(model: Any) -> nn.Module:
+    """The module with the blocks and the norm behind them."""
+    config = model.config.get_text_config()
+    if model.config.is_encoder_decoder or getattr(config, "is_encoder_decoder", False):
+        raise ModelError("it is an encoder and a decoder, not a causal decoder.")
+    found = model.get_decoder()
+    while not hasattr(found, "layers"):
+        inner = getattr(found, "model", None) or getattr(found, "decoder", None)
+        if not isinstance(inner, nn.Module):
+            raise ModelError("its decoder's blocks are not found.")
+        found = inner
+    if not any(hasattr(found, name) for name in NORMS):
+        raise ModelError("the norm behind its decoder is not found.")
+    return found  # type: ignore[no-any-return]
+
+
+def check_transform(model: LensModel) -> None:
+    """Raises ModelError unless a processor's pixels lie where the transform says, for images of several shapes."""
+
+    def pixels(image: Image.Image) -> np.ndarray:
+        """(row, column, channel) of the model's input."""
+        values = model.encode(image).values.get("pixel_values")
+        transform = model.transform(*image.size)
+        expected = (3, transform.height, transform.width)
+        if values is None or tuple(values.shape[-3:]) != expected or math.prod(values.shape) != math.prod(expected):
+            got = "none" if values is None else " x ".join(map(str, values.shape))
+            raise ModelError(f"expected {' x '.join(map(str, expected))} pixel values of an image. Got {got}.")
+        return values.float().reshape(expected).numpy().transpose(1, 2, 0)
+
+    for width, height in TRIED:
+        black, white = (pixels(Image.new("RGB", (width, height), (shade,) * 3)) for shade in (0, 255))
+        # Colours tell coordinates: red is x, green is y.
+        y, x = np.mgrid[0:height, 0:width] + 0.5
+        colours = np.stack([x / width, y / height, np.zeros_like(x)], -1)
+        seen = pixels(Image.fromarray((colours * 255).round().astype(np.uint8)))
+        transform = model.transform(width, height)
+        rows, columns = np.mgrid[0 : transform.height, 0 : transform.width] + 0.5
+        original_x = (columns - transform.offset_x) / transform.scale_x
+        original_y = (rows - transform.offset_y) / transform.scale_y
+        margin_x, margin_y = 3 / transform.scale_x, 3 / transform.scale_y  # no edge or padding bleeds in
+        inside = (original_x > margin_x) & (original_x < width - margin_x)
+        inside &= (original_y > margin_y) & (original_y < height - margin_y)
+        contrast = (white - black)[inside][:, :2]
+        if not inside.any() or not (np.abs(contrast) > 1e-3).all():
+            raise ModelError(f"of an image of {width} x {height} the processor leaves nothing to see.")
+        found = (seen - black)[inside][:, :2] / contrast
+        off_x = np.abs(found[:, 0] * width - original_x[inside]).max() * transform.scale_x
+        off_y = np.abs(found[:, 1] * height - original_y[inside]).max() * transform.scale_y
+        # One step of a colour is this many pixels of the model's input.
+        step = max(transform.scale_x * width, transform.scale_y * height) / 255
+        if max(off_x, off_y) > PIXELS_OFF + step:
+            raise ModelError(
+                f"an image of {width} x {height} is not resized and cropped as the processor's settings say: pixels "
+                f"are off by {max(off_x, off_y):.1f}."
+            )
+
+
+def check_places(model: LensModel) -> None:
+    """Raises ModelError unless the image positions are the grid's cells, row by row.
+
+    Half of the cells are painted over, and must change more than the others: for every bit of a row's number and of a
+    column's, the half where it is set. A position that holds another cell, or all of the image, fails one.
+    """
+    (rows, columns), transform = model.grid or (0, 0), model.transform(*TRIED[0])
+    size = (transform.width, transform.height)
+    transform = model.transform(*size)
+    rng = np.random.default_rng(0)
+    shades = rng.integers(0, 256, (2, rows, columns, 3))
+
+    def painted(mask: np.ndarray) -> Image.Image:
+        """Each cell in a colour of its own; where the mask (row, column) is set, in another one."""
+        image = Image.new("RGB", size)
+        draw = ImageDraw.Draw(image)
+        for patch in range(rows * columns):
+            row, column = divmod(patch, columns)
+            box = patch_box(transform, size, (rows, columns), patch)
+            draw.rectangle(box, fill=tuple(shades[int(mask[row, column]), row, column].tolist()))
+        return image
+
+    row, column = np.mgrid[0:rows, 0:columns]
+    before = entering(model, painted(np.zeros((rows, columns), bool)))
+    for axis, numbers in (("row", row), ("column", column)):
+        for bit in range(int(numbers.max()).bit_length()):
+            mask = (numbers >> bit) % 2 == 1
+            change = (entering(model, painted(mask)) - before).norm(dim=-1).numpy().reshape(rows, columns)
+            if not change[mask].mean() > LARGER * change[~mask].mean():
+                raise ModelError(
+                    f"its image positions are not a grid of {rows} x {columns}, row by row: painting over every other "
+                    f"{2**bit} {axis}s changes the patches there by {change[mask].mean():.3g}, the others by "
+                    f"{change[~mask].mean():.3g}."
+                )
+
+
+def entering(model: LensModel, image: Image.Image) -> Tensor:
+    """What enters the decoder at each patch (patch, d), row by row."""
+    encoded = model.encode(image)
+    found: list[Tensor] = []
+    places = encoded.sites["patch"].to(model.device)
+
+    def visit(layer: int, hidden: Tensor) -> None:
+        if layer == 0:
+            found.append(hidden[0, places].float().cpu())
+            raise _Seen
+
+    try:
+        with torch.inference_mode():
+            model.forward([encoded], visit)
+    except _Seen:
+        pass
+    return found[0]
+
+
+class _Seen(Exception):
+    """The rest of the forward pass is not needed."""

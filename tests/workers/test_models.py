@@ -211,7 +211,7 @@ def test_missing_and_unfit_models(tiny_model: Path, tmp_path: Path) -> None:
         "There is no model folder": str(tmp_path / "missing"),
         "no config.json": str(tmp_path / "nothing"),
         "not an image-text-to-text model": edited(tiny_model, tmp_path / "llama", "config.json", model_type="llama"),
-        "cannot read yet": edited(tiny_model, tmp_path / "qwen", "config.json", model_type="qwen2_vl"),
+        "cannot read yet": edited(tiny_model, tmp_path / "blip", "config.json", model_type="blip-2"),
         "image positions": edited(
             tiny_model, tmp_path / "grid", "processor_config.json", num_additional_image_tokens=2
         ),

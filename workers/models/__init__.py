@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "llava": ("vlq.workers.models.llava", "Llava"),
+    "qwen2_5_vl": ("vlq.workers.models.qwen_vl", "Qwen25VL"),
+    "qwen2_vl": ("vlq.workers.models.qwen_vl", "Qwen2VL"),
+    "qwen3_vl": ("vlq.workers.models.qwen_vl", "Qwen3VL"),
 }
 """config.json's model_type -> module and class of the adapter."""
 
@@ -85,10 +88,8 @@ def family_of(model: str, folder: Path) -> tuple[str, str]:
 
 def load_processor(model: str, folder: Path) -> Any:
     """The model's processor, with Pillow's image processing: the same pixels on every machine. Raises ModelError."""
-    import transformers
-
     try:
-        processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil")  # type: ignore[no-untyped-call]
+        processor = _processor_class(folder).from_pretrained(folder, backend="pil")
     except Exception as error:
         raise ModelError(
             f"The processor of {model} cannot be loaded: {_first_line(error)}",
@@ -100,6 +101,19 @@ def load_processor(model: str, folder: Path) -> Any:
             "A newer version of transformers may have it.",
         )
     return processor
+
+
+def _processor_class(folder: Path) -> Any:
+    """What loads a model's processor. Where a family's takes videos, too, it is one that takes only images: processing
+    videos needs torchvision."""
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
+
+    kind = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(str(read_config(folder).get("model_type"))) or "", None)
+    if kind is None or "video_processor" not in kind.get_attributes():
+        return transformers.AutoProcessor
+    rest = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
+    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: rest)})
 
 
 def _from_pretrained(

@@ -36,7 +36,8 @@ class Idefics3(LensModel):
     def most_patches(self) -> int:
         if self.grid:
             return math.prod(self.grid)
-        tiles = math.ceil((self._longest + 1) / self._tile)  # the shorter side is rounded up to an even number
+        longest = self._longest + self._longest % 2  # the shorter side is rounded up to an even number
+        tiles = math.ceil(longest / self._tile)
         return (tiles * self._side) ** 2
 
     @property

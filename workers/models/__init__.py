@@ -13,16 +13,31 @@ if TYPE_CHECKING:
     from vlq.workers.models.base import LensModel
 
 FAMILIES = {
+    "idefics3": ("vlq.workers.models.idefics3", "Idefics3"),
     "internvl": ("vlq.workers.models.internvl", "InternVL"),
     "llava": ("vlq.workers.models.llava", "Llava"),
     "llava_next": ("vlq.workers.models.llava_next", "LlavaNext"),
     "llava_onevision": ("vlq.workers.models.llava_next", "LlavaOnevision"),
     "paligemma": ("vlq.workers.models.paligemma", "PaliGemma"),
+    "qwen2_5_vl": ("vlq.workers.models.qwen_vl", "Qwen25VL"),
+    "qwen2_vl": ("vlq.workers.models.qwen_vl", "Qwen2VL"),
+    "qwen3_vl": ("vlq.workers.models.qwen_vl", "Qwen3VL"),
+    "smolvlm": ("vlq.workers.models.idefics3", "SmolVLM"),
 }
 """config.json's model_type -> module and class of the adapter."""
 
 GENERIC = ("vlq.workers.models.generic", "Generic")
 """For a model type without an adapter of its own."""
+
+REFUSED = {
+    "mllama": "its images enter through cross-attention, so that no position of the sequence is a patch",
+}
+"""model_type -> why there is no lens at the patches of such a model."""
+
+PROCESSORS = {
+    "smolvlm": "Idefics3Processor",
+}
+"""model_type -> a processor that does the same with images as the model's own, which needs more packages for videos."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -108,6 +123,8 @@ def family_of(model: str, folder: Path) -> tuple[str, str]:
         return FAMILIES[kind]
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+    if kind in REFUSED:
+        raise ModelError(f"{model} is of type {kind}, which VLQ does not read: {REFUSED[kind]}.", known_families())
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return GENERIC
     raise ModelError(f"{model} is of type {kind}: not an image-text-to-text model.", known_families())
@@ -147,7 +164,10 @@ def _processor_class(folder: Path) -> Any:
     import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
 
-    kind = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(str(read_config(folder).get("model_type"))) or "", None)
+    family = str(read_config(folder).get("model_type"))
+    if family in PROCESSORS:
+        return getattr(transformers, PROCESSORS[family])
+    kind = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(family) or "", None)
     if kind is None or "video_processor" not in kind.get_attributes():
         return transformers.AutoProcessor
     rest = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]

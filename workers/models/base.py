@@ -36,6 +36,9 @@ TEMPLATE = "USER: {image}\n{question} ASSISTANT:"
 PER_TOKEN = ("input_ids", "token_type_ids", "mm_token_type_ids")
 """What a processor says of each token of the sequence. All else is of the image."""
 
+MOST_PATCHES = 65_535
+"""Of one image: their number is stored in 16 bits."""
+
 SAMPLES = ((64, 64), (96, 48))
 """Sizes of made-up images that a model is tried with; width, height."""
 
@@ -344,14 +347,20 @@ def _on_output(visit: Visit, layer: int) -> Callable[..., None]:
 def check(model: LensModel, images: int = 1) -> None:
     """Run made-up images, a batch of so many and one of several sizes, and compare the lens with the model.
 
-    Checked: as many image positions as the grid has cells, the same prompt beside every image, a tokenizer no larger
-    than the head, every layer seen once and in order, and at the last layer the model's own logits. Raises ModelError.
+    Checked: as many image positions as the grid has cells, no more than can be stored, the same prompt beside every
+    image, a tokenizer no larger than the head, every layer seen once and in order, and at the last layer the model's
+    own logits. Raises ModelError.
     """
     name = type(model.model).__name__
     if len(model.tokenizer) > model.vocabulary_size:
         raise ModelError(
             f"{name}: the tokenizer has {len(model.tokenizer)} tokens, the head only {model.vocabulary_size}.",
             "This tokenizer belongs to another model.",
+        )
+    if (most := model.most_patches) > MOST_PATCHES:
+        raise ModelError(
+            f"{name}: its processor lets an image have {most:,} patches; VLQ reads {MOST_PATCHES:,} at most.",
+            "Lower the most pixels of an image in the processor's settings.",
         )
     tried = [model.encode(_noise(*size)) for size in SAMPLES]
     if any(prompt_ids(image) != model.prompt_ids for image in tried):

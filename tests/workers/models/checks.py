@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,10 @@ SITES = ("patch", "prompt")
 K = 6
 NATS = 1e-4
 """By so much readings may differ that were computed in another batch, in float32."""
+
+Amend = Callable[[LensModel, Mapping[str, Tensor], list[Tensor]], None]
+"""Is given a model, its inputs and the states that its class returns, one (1, sequence, d) per layer. Turns these
+into the residual stream, where some of it is added between two blocks."""
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -46,7 +50,7 @@ def read(model: LensModel, images: Sequence[Image.Image]) -> list[list[tuple[Ten
 
 
 @torch.inference_mode()
-def of_the_model(model: LensModel, image: Image.Image) -> list[np.ndarray]:
+def of_the_model(model: LensModel, image: Image.Image, amend: Amend | None = None) -> list[np.ndarray]:
     """Per layer the log-probabilities (position, vocabulary), from `output_hidden_states` of the model's own class.
 
     What lies between the states and the logits is the model's own, too: the norm and the head by name, and the last
@@ -56,17 +60,20 @@ def of_the_model(model: LensModel, image: Image.Image) -> list[np.ndarray]:
     outputs = model.model(**inputs, output_hidden_states=True)
     encoded = model.encode(image)
     places = torch.cat([encoded.sites[site] for site in SITES])
+    states = list(outputs.hidden_states[:-1])  # the last one is normed already
+    if amend:
+        amend(model, inputs, states)
     found = []
-    for state in outputs.hidden_states[:-1]:  # the last one is normed already
+    for state in states:
         found.append(torch.log_softmax(model.unembed(state[0, places]).double(), -1).numpy())
     return [*found, torch.log_softmax(outputs.logits[0, places].double(), -1).numpy()]
 
 
-def reads_what_the_model_reads(model: LensModel, images: Sequence[Image.Image]) -> None:
+def reads_what_the_model_reads(model: LensModel, images: Sequence[Image.Image], amend: Amend | None = None) -> None:
     """Every layer of every image, alone and in a batch with the others."""
     together = read(model, images)
     for image, batched in zip(images, together, strict=True):
-        expected = of_the_model(model, image)
+        expected = of_the_model(model, image, amend)
         for found in (read(model, [image])[0], batched):
             assert len(found) == len(expected) == model.layers
             for (token, logprob), values in zip(found, expected, strict=True):

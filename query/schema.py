@@ -327,7 +327,8 @@ TABLES = (*(f"{site}_{kind}" for site in SITES for kind in KINDS), PATCH_CELLS)
     image uint32, layer uint16, kth float32 (the largest log-probability of a last stored token),
     rest float32 (the largest probability that the stored tokens of a position leave to all others together)
 `patch_cells`: one row per image with readings: what all of its patches read at rank 1, for what looks around a token.
-    image uint32, top1 binary: ids of `Run.id_dtype`, little-endian, (layer, patch) as in the array `patch/top1`
+    image uint32, top1 binary: ids of `Run.id_dtype`, little-endian, (layer, patch) as in the array `patch/top1`, of
+    its own patches
 """
 
 DIVERGENCE = "divergence"

@@ -67,10 +67,9 @@ def known_identity(options: RunOptions, run: Run) -> dict[str, Any]:
     known["model_hash"] = model_hash(folder)
     if "prompt" not in known and known["model_hash"] == run.model_hash:
         from vlq.workers.models import adapter_of, load_processor
-        from vlq.workers.models.base import full_prompt
 
-        processor, template = load_processor(options.model, folder), adapter_of(options.model, folder).template
-        known["prompt"] = full_prompt(processor, options.prompt, template)
+        processor = load_processor(options.model, folder)
+        known["prompt"] = adapter_of(options.model, folder).full_prompt(processor, options.prompt)
     return known
 
 

@@ -39,7 +39,7 @@ PER_TOKEN = ("input_ids", "token_type_ids", "mm_token_type_ids")
 MOST_PATCHES = 65_535
 """Of one image: their number is stored in 16 bits."""
 
-SAMPLES = ((64, 64), (96, 48))
+SAMPLES = ((64, 64), (96, 48), (200, 160))
 """Sizes of made-up images that a model is tried with; width, height."""
 
 
@@ -86,11 +86,14 @@ class LensModel(ABC):
     template: ClassVar[str] = TEMPLATE
     """The prompt for a question, if the processor has no chat template."""
 
+    image_text: ClassVar[str | None] = None
+    """What an image is in a prompt's text, where that is more than its token."""
+
     def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
         self.model = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.prompt = full_prompt(processor, prompt, self.template)
+        self.prompt = self.full_prompt(processor, prompt)
 
     # What a family says.
 
@@ -150,6 +153,31 @@ class LensModel(ABC):
         """What else is checked of a family when a model is loaded. Raises ModelError."""
 
     # What follows for every family.
+
+    @classmethod
+    def full_prompt(cls, processor: Any, prompt: str | None) -> str:
+        """The whole text that the model is given, with the image's place in it.
+
+        A prompt that has the placeholder is taken as it is. Any other is a question: it goes, after the image, into the
+        processor's chat template, or without one into the family's `template`. No prompt asks DEFAULT_QUESTION. Raises
+        ModelError if there is more than one placeholder.
+        """
+        token = getattr(processor, "image_token", PLACEHOLDER)
+        text = cls.image_text or token
+        if prompt is not None:
+            places = prompt.count(token) + (prompt.count(PLACEHOLDER) if token != PLACEHOLDER else 0)
+            if places > 1:
+                raise ModelError(
+                    f"The prompt names the image {places} times.", f"One {PLACEHOLDER} is read per prompt."
+                )
+            if places == 1:
+                return prompt.replace(PLACEHOLDER, text)
+        question = DEFAULT_QUESTION if prompt is None else prompt
+        if processor.chat_template:
+            content = [{"type": "image"}, {"type": "text", "text": question}]
+            messages = [{"role": "user", "content": content}]
+            return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        return cls.template.format(image=text, question=question)
 
     @property
     def layers(self) -> int:
@@ -303,28 +331,6 @@ def _joined(values: Sequence[Tensor]) -> Tensor:
             pad(value, [edge for axis in reversed(missing) for edge in axis]) if any(map(sum, missing)) else value
         )
     return torch.cat(filled)
-
-
-def full_prompt(processor: Any, prompt: str | None, template: str) -> str:
-    """The whole text that the model is given, with the image's place in it.
-
-    A prompt that has the placeholder is taken as it is. Any other is a question: it goes, after the image, into the
-    processor's chat template, or without one into the family's `template`. No prompt asks DEFAULT_QUESTION. Raises
-    ModelError if there is more than one placeholder.
-    """
-    token = getattr(processor, "image_token", PLACEHOLDER)
-    if prompt is not None:
-        places = prompt.count(token) + (prompt.count(PLACEHOLDER) if token != PLACEHOLDER else 0)
-        if places > 1:
-            raise ModelError(f"The prompt names the image {places} times.", f"One {PLACEHOLDER} is read per prompt.")
-        if places == 1:
-            return prompt.replace(PLACEHOLDER, token)
-    question = DEFAULT_QUESTION if prompt is None else prompt
-    if processor.chat_template:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        messages = [{"role": "user", "content": content}]
-        return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    return template.format(image=token, question=question)
 
 
 def _on_input(visit: Visit, layer: int) -> Callable[..., None]:

@@ -21,6 +21,7 @@ class Qwen2VL(LensModel):
     """
 
     family = "Qwen2VLForConditionalGeneration"
+    image_text = "<|vision_start|><|image_pad|><|vision_end|>"
 
     @property
     def grid(self) -> None:

@@ -51,7 +51,7 @@ def test_patches_are_where_they_say(model: LensModel, size: tuple[int, int]) -> 
 def refused(folder: Path) -> ModelError:
     with pytest.raises(ModelError, match="There is no adapter for models of type") as caught:
         load(str(folder))
-    assert "adapters for these model types: internvl, llava, " in str(caught.value.hint)
+    assert "VLQ has adapters for these model types: idefics3, internvl, llava, " in str(caught.value.hint)
     return caught.value
 
 

@@ -133,6 +133,8 @@ def test_the_prompt_is_its_text(model: LensModel) -> None:
     text = model.tokenizer.decode(model.prompt_ids, skip_special_tokens=False)
     assert "image_pad" not in text
     assert text.index("<|vision_start|>") < text.index("image") < text.index("ASSISTANT:")
+    written = model.full_prompt(model.processor, "See <image> there")
+    assert written == "See <|vision_start|><|image_pad|><|vision_end|> there"
 
 
 @pytest.mark.parametrize(("least", "most"), [(1, 4), (12, 48), (40, 41), (100, 4000)])

@@ -1,0 +1,72 @@
+"""Whole runs with models whose images have grids of their own: what is stored is what the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import zarr
+from PIL import Image
+
+import vlq
+
+from ..conftest import save_images
+from ..runs import finished
+from ..runs import vlq as command
+from . import checks, test_qwen_vl
+from .tiny import make_llava_next
+
+IMAGES = 7
+
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "qwen2_vl": lambda folder: test_qwen_vl.make_model(folder, "qwen2_vl"),
+    "llava_next": make_llava_next,
+}
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_what_is_stored_is_what_the_model_reads(tmp_path: Path, family: str) -> None:
+    folder = MODELS[family](tmp_path / "model")
+    images = save_images(tmp_path / "images", IMAGES)
+    (images / "0002.png").write_bytes(b"no image")
+    cache = tmp_path / "cache"
+    options = ["--model", folder, "--cache", cache, "--k", "5", "--shard-size", "3", "--batch-size", "2"]
+    finished(command("run", images, *options))
+
+    corpus = vlq.open(str(cache))
+    assert corpus.cache.run.grid is None
+    model = checks.loaded(folder)
+    shards = sorted(path.parent for path in cache.glob("shards/*/zarr.json"))
+    tables = [pq.read_table(path).to_pylist() for path in sorted(cache.glob("images/*.parquet"))]
+    lengths = set()
+    for shard, rows in zip(shards, tables, strict=True):
+        group = zarr.open_group(shard, mode="r")
+        for number, row in enumerate(rows):
+            stored = {name: array_of(group, name)[number] for name in ("token", "logprob", "top1")}
+            if row["image"] == "0002.png":
+                assert row["grid"] is None
+                assert (stored["top1"] == corpus.cache.run.no_id).all()
+                continue
+            patches = row["grid"]["rows"] * row["grid"]["columns"]
+            lengths.add(patches)
+            expected = checks.of_the_model(model, Image.open(images / row["image"]))
+            for layer, values in enumerate(expected):
+                token, logprob = (stored[name][layer, :patches] for name in ("token", "logprob"))
+                best = -np.sort(-values[:patches], -1)[:, :5]
+                np.testing.assert_allclose(logprob, best, atol=checks.NATS)
+                own = np.take_along_axis(values[:patches], token.astype(int), -1)
+                np.testing.assert_allclose(own, best, atol=checks.NATS)
+                assert (stored["top1"][layer, patches:] == corpus.cache.run.no_id).all()
+                assert (stored["top1"][layer, :patches] == token[:, 0]).all()
+            top = corpus.top(row["image"], rank=1).rows
+            assert [found["token"] for found in top] == stored["top1"][:, :patches].reshape(-1).tolist()
+    assert len(lengths) > 2
+    finished(command("verify", "--deep", "--cache", cache))
+
+
+def array_of(group: zarr.Group, name: str) -> Any:
+    return np.asarray(group[f"patch/{name}"][...])  # type: ignore[index]

@@ -69,7 +69,7 @@ class IdleWorker:
             return Done(shard, found.images, fresh=False)
         objects = tuple(Stored(f"shards/{shard:08d}/{number}", 1, "0" * 64) for number in range(12))
         first = rows["image_id"][0].as_py()
-        record = Commit(run.digest, shard, first, rows.num_rows, 1, f"shards/{shard:08d}", (), objects, objects[0], {})
+        record = Commit(run.digest, shard, first, rows.num_rows, {}, f"shards/{shard:08d}", (), objects, objects[0], {})
         held, is_ours = self._commit(store, record)
         return Done(shard, held.images, size=held.size, fresh=is_ours, busy=1e-3)
 

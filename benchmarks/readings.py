@@ -131,7 +131,7 @@ def noise(rng: np.random.Generator, layers: int, rows: int, columns: int, candid
 
 def shard_readings(world: World, run: Run, images: range, ends: int | None = None) -> dict[str, np.ndarray]:
     """All arrays of a shard; `ends` as in `image_readings`."""
-    specs = array_specs(run, len(images), run.patches)
+    specs = array_specs(run, len(images), run.positions)
     arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in specs}
     for row, number in enumerate(images):
         found = image_readings(world, run, number, ends)

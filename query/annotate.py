@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from vlq.query.cache import Cache, latest_head
 from vlq.query.errors import CacheError, InputError
 from vlq.query.heads import renew
-from vlq.query.schema import IMAGE_COLUMNS, Annotation, Head, annotation_key, digest_of
+from vlq.query.schema import READ_COLUMNS, Annotation, Head, annotation_key, digest_of
 from vlq.query.store import put
 from vlq.query.tables import IMAGE_NAMES, parquet_bytes, read_plan, read_table, reason
 
@@ -151,7 +151,7 @@ def check_columns(rows: pa.Table, columns: Sequence[str], key: str, source: str)
         raise InputError(f"{source} has no rows.", "Give a table with a row per image.")
     if not columns:
         raise InputError(f"{source} has no column beside {key}.", "Give a table with columns to be joined.")
-    reserved = [name for name in columns if name.lower() in IMAGE_COLUMNS]
+    reserved = [name for name in columns if name.lower() in READ_COLUMNS]
     if reserved:
         verb = "is a column" if len(reserved) == 1 else "are columns"
         raise InputError(

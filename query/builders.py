@@ -22,7 +22,7 @@ def first_layer(
     rank: int = 1,
     min_prob: float | None = None,
     layers: Layers = None,
-    at: Literal["patch", "last", "prompt"] = "patch",
+    at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
     min_patches: int = 1,
     min_run: int = 1,
@@ -42,7 +42,7 @@ def last_layer(
     rank: int = 1,
     min_prob: float | None = None,
     layers: Layers = None,
-    at: Literal["patch", "last", "prompt"] = "patch",
+    at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
     min_patches: int = 1,
     min_run: int = 1,
@@ -62,7 +62,7 @@ def peak_layer(
     rank: int = 1,
     min_prob: float | None = None,
     layers: Layers = None,
-    at: Literal["patch", "last", "prompt"] = "patch",
+    at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
     min_patches: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
@@ -81,7 +81,7 @@ def readings(
     rank: int = 1,
     min_prob: float | None = None,
     layers: Layers = None,
-    at: Literal["patch", "last", "prompt"] = "patch",
+    at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
     images: Node | None = None,
     against: Node | None = None,
@@ -95,7 +95,7 @@ def rank(
     token: Tokens,
     *,
     layers: Layers = None,
-    at: Literal["patch", "last", "prompt"] = "patch",
+    at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
     missing: Literal["bound"] | None = None,
     images: Node | None = None,
@@ -110,7 +110,7 @@ def prob(
     token: Tokens,
     *,
     layers: Layers = None,
-    at: Literal["patch", "last", "prompt"] = "patch",
+    at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
     missing: Literal["bound"] | None = None,
     images: Node | None = None,
@@ -127,7 +127,7 @@ def top(
     layers: Layers = None,
     patch: int | None = None,
     rank: int = 1,
-    at: Literal["patch", "last", "prompt"] = "patch",
+    at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
 ) -> Call:
     """What one image reads: one cell, one layer, one patch, or all of them."""
@@ -140,7 +140,7 @@ def emergence(
     rank: int = 1,
     min_prob: float | None = None,
     layers: Layers = None,
-    at: Literal["patch", "last", "prompt"] = "patch",
+    at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
     min_patches: int = 1,
     images: Node | None = None,
@@ -152,7 +152,7 @@ def emergence(
 
 
 def defaults(
-    at: Literal["patch", "last", "prompt"] = "last",
+    at: Literal["patch", "last", "prompt", "answer"] = "last",
     *,
     share: float = 0.9,
     unit: Literal["image", "position"] = "image",
@@ -165,7 +165,7 @@ def defaults(
 
 
 def divergence(
-    at: Literal["patch", "last", "prompt"] = "last",
+    at: Literal["patch", "last", "prompt", "answer"] = "last",
     *,
     unit: Literal["image", "position"] = "image",
     layers: Layers = None,
@@ -176,7 +176,7 @@ def divergence(
 
 
 def divergence_layer(
-    at: Literal["patch", "last", "prompt"] = "last",
+    at: Literal["patch", "last", "prompt", "answer"] = "last",
     *,
     min_share: float = 0.1,
     layers: Layers = None,
@@ -251,17 +251,22 @@ def locate(
     return _call("locate", locals())
 
 
+def answer(token: Tokens | None = None, *, images: Node | None = None, pieces: bool = False) -> Call:
+    """What the model answered to each image; with a token, where the answer holds it and how probably."""
+    return _call("answer", locals())
+
+
 def compare(a: str, b: str, query: Node) -> Call:
     """The same question asked of two caches, their answers side by side."""
     return _call("compare", locals())
 
 
 def images(condition: Node | None = None) -> Call:
-    """The images that have readings, with their sizes and the columns that came with them."""
+    """The images that have readings, with their sizes, answers, and the columns that came with them."""
     return _call("images", locals())
 
 
-def tokens(text: str, *, at: Literal["patch", "last", "prompt"] = "patch") -> Call:
+def tokens(text: str, *, at: Literal["patch", "last", "prompt", "answer"] = "patch") -> Call:
     """Tokens of the vocabulary by a part of their text, and how often the corpus decodes to them."""
     return _call("tokens", locals())
 

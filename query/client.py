@@ -126,6 +126,7 @@ class Corpus:
     precursors = _asking(builders.precursors)
     neighbours = _asking(builders.neighbours)
     locate = _asking(builders.locate)
+    answer = _asking(builders.answer)
     images = _asking(builders.images)
     tokens = _asking(builders.tokens)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.schema import IMAGE_COLUMNS
+from vlq.query.schema import READ_COLUMNS
 
 if TYPE_CHECKING:
     from vlq.query.cache import Cache, Snapshot
@@ -30,6 +30,7 @@ def info(cache: Cache) -> dict[str, Any]:
         "patches": run.patches,
         "k": run.k,
         "at": list(run.at),
+        "answer": run.answer,
         "vocabulary_size": run.vocabulary_size,
         "images": snapshot.planned,
         "cached": snapshot.cached,
@@ -68,7 +69,7 @@ def user_columns(snapshot: Snapshot) -> list[str]:
 
     with duckdb.connect() as connection:
         described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [files[:1]]).fetchall()
-    return [name for name, *_ in described if name not in IMAGE_COLUMNS]
+    return [name for name, *_ in described if name not in READ_COLUMNS]
 
 
 def as_text(values: dict[str, Any]) -> str:

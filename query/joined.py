@@ -32,7 +32,7 @@ class JoinedArrays(Mapping[str, "JoinedArray"]):
 
     @cached_property
     def _names(self) -> list[str]:
-        return [spec.name for spec in array_specs(self._cache.run, 1, 1)]
+        return [spec.name for spec in array_specs(self._cache.run, 1, self._cache.run.positions)]
 
     def __getitem__(self, name: str) -> JoinedArray:
         if name not in self._names:
@@ -56,8 +56,8 @@ class JoinedArray:
         self._cache = cache
         self._commits = commits
         self._starts = np.cumsum([0, *(commit.images for commit in commits)])
-        patches = max((commit.patches for commit in commits), default=0)
-        spec = next(spec for spec in array_specs(cache.run, int(self._starts[-1]), patches) if spec.name == name)
+        lengths = {site: max((commit.lengths[site] for commit in commits), default=0) for site in cache.run.at}
+        spec = next(spec for spec in array_specs(cache.run, int(self._starts[-1]), lengths) if spec.name == name)
         self._fill = spec.fill
         self.name, self.dims, self.shape, self.dtype = name, spec.axes, spec.shape, np.dtype(spec.dtype)
 

@@ -35,6 +35,8 @@ class PatchSet(ABC):
 
     run: Run
 
+    site = "patch"
+
     @property
     def by_image(self) -> bool:
         """Whether images have patches of their own, and some perhaps none."""
@@ -64,7 +66,7 @@ class PatchSet(ABC):
         `inside` is a string of bits, 1 for each patch that counts: they are looked up faster than items of a list.
         """
         cells = indented(f"\n{self.cells(compiler)}")
-        last = compiler.value("last_patch", self.run.positions["patch"] - 1)
+        last = compiler.value("last_patch", self.run.positions[self.site] - 1)
         image, group = ("image, ", " GROUP BY image") if self.by_image else ("", "")
         sql = f"SELECT {image}bitstring_agg(patch::INTEGER, 0, {last}::INTEGER) AS inside\nFROM ({cells}\n){group}"
         return compiler.part("mask", sql)
@@ -77,15 +79,18 @@ class PatchSet(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Every(PatchSet):
-    """All patches of each image, of a run whose images have grids of their own."""
+    """All positions that an image has at a site, where images have different numbers of them."""
+
+    site: str
 
     @property
     def phrase(self) -> str:
-        return "all patches"
+        return "all positions"
 
     def cells(self, compiler: Compiler) -> str:
+        count = f"{ROWS} * {COLUMNS}" if self.site == "patch" else "len(answer_ids)"
         return f"""\
-SELECT image_id AS image, unnest(range({ROWS} * {COLUMNS})) AS patch
+SELECT image_id AS image, unnest(range({count})) AS patch
 FROM {compiler.table("images")} WHERE error IS NULL"""
 
 

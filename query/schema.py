@@ -39,8 +39,11 @@ RUN = "run.json"
 VOCABULARY = "vocabulary.parquet"
 TOKENIZER = "tokenizer.json"
 
-SITES = ("patch", "prompt", "last")
-"""Where tokens are read. `last` is the one position of `prompt` that most questions are about."""
+STORED_SITES = ("patch", "prompt", "answer")
+"""Where the model is read, in the order of their positions in its sequence."""
+
+SITES = ("patch", "last", "prompt", "answer")
+"""Where tokens are asked for. `last` is the one position of `prompt` that most questions are about."""
 
 
 def plan_key(digest: str) -> str:
@@ -135,10 +138,11 @@ class Run:
     grid: tuple[int, int] | None  # rows, columns; None: each image has a grid of its own, which the image table tells
     patches: int  # of an image; where each has a grid of its own, at most
     k: int
-    at: tuple[str, ...]  # of ("patch", "prompt")
+    at: tuple[str, ...]  # of STORED_SITES
     vocabulary_size: int  # rows of lm_head: ids run below it, with or without text
     vocabulary_hash: str
     dtype: str  # of the computation: float32, bfloat16, float16
+    answer: int = 0  # so many tokens of the model's own answer at most, decoded greedily; 0 if it is not asked
     lens: str = "logit"
     image_processor: Mapping[str, Any] = field(default_factory=dict)
     shard_size: int = 32
@@ -152,7 +156,19 @@ class Run:
     checksums: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of VOCABULARY and TOKENIZER, by key
     format: int = FORMAT
 
-    IDENTITY = ("model_hash", "prompt", "layers", "grid", "patches", "k", "at", "vocabulary_hash", "dtype", "lens")
+    IDENTITY = (
+        "model_hash",
+        "prompt",
+        "layers",
+        "grid",
+        "patches",
+        "k",
+        "at",
+        "answer",
+        "vocabulary_hash",
+        "dtype",
+        "lens",
+    )
 
     @property
     def positions(self) -> dict[str, int]:
@@ -163,7 +179,14 @@ class Run:
         if "prompt" in self.at:
             counts["prompt"] = len(self.prompt_ids)
             counts["last"] = 1
+        if "answer" in self.at:
+            counts["answer"] = self.answer
         return counts
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """Of `at` the sites whose probabilities are summed up."""
+        return tuple(site for site in self.at if site != "answer")
 
     @property
     def id_dtype(self) -> str:
@@ -248,10 +271,10 @@ class ArraySpec:
     fill: float | int
 
 
-def array_specs(run: Run, images: int, patches: int) -> list[ArraySpec]:
-    """The arrays of a shard of `images` images, of which the largest has so many patches.
+def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[ArraySpec]:
+    """The arrays of a shard of `images` images; `lengths` says how many positions a site has, of the image with most.
 
-    Fill values are kept by an image that failed, and behind the patches of one that has fewer.
+    Fill values are kept by an image that failed, and behind the positions of one that has fewer.
 
     `<site>/token`, `<site>/logprob`   (image, layer, position, k): best first, ties by the lower id;
                                        log-probabilities over the full vocabulary, in nats
@@ -260,10 +283,8 @@ def array_specs(run: Run, images: int, patches: int) -> list[ArraySpec]:
     `sum/patch`, `sum/last`            (layer, vocabulary): probabilities summed over the shard's images and positions
     """
     specs = []
-    for site in ("patch", "prompt"):
-        if site not in run.at:
-            continue
-        cells = (images, run.layers, patches if site == "patch" else run.positions[site])
+    for site in run.at:
+        cells = (images, run.layers, lengths[site])
         axes = ("image", "layer", site)
         specs += [
             ArraySpec(f"{site}/token", (*axes, "k"), (*cells, run.k), run.id_dtype, run.no_id),
@@ -272,11 +293,15 @@ def array_specs(run: Run, images: int, patches: int) -> list[ArraySpec]:
             ArraySpec(f"{site}/lse", axes, cells, "float32", float("nan")),
             ArraySpec(f"{site}/entropy", axes, cells, "float32", float("nan")),
         ]
-        summed = "patch" if site == "patch" else "last"
-        specs.append(
-            ArraySpec(f"sum/{summed}", ("layer", "vocabulary"), (run.layers, run.vocabulary_size), "float32", 0.0)
-        )
+        if site in run.summed:
+            shape = (run.layers, run.vocabulary_size)
+            specs.append(ArraySpec(sum_of(site), ("layer", "vocabulary"), shape, "float32", 0.0))
     return specs
+
+
+def sum_of(site: str) -> str:
+    """The array of a site's summed probabilities: of every patch, but of the prompt only at its last token."""
+    return "sum/patch" if site == "patch" else "sum/last"
 
 
 # --- the image table -------------------------------------------------------------------------------------------
@@ -292,7 +317,17 @@ IMAGE_COLUMNS = {
     "grid": "STRUCT(rows, columns)",
     "error": "VARCHAR",  # why it has no readings; null if it has
 }
-"""Columns of the image table before the user's own. A user's column of such a name gets `_` appended."""
+"""The image table's first columns."""
+
+ANSWER_COLUMNS = {
+    "answer": "VARCHAR",  # what the model answered, special tokens left out; null if the image has no readings
+    "answer_ids": "UINTEGER[]",  # its tokens, without the one that ends it
+    "answer_logprobs": "FLOAT[]",  # how probable each was when it was chosen, in nats
+}
+"""Further ones of a run that has the model answer."""
+
+READ_COLUMNS = IMAGE_COLUMNS | ANSWER_COLUMNS
+"""What comes of reading images; other columns are the user's, and get `_` appended if they have such a name."""
 
 
 @dataclass(frozen=True)
@@ -449,7 +484,7 @@ class Commit:
     shard: int
     first_image: int
     images: int
-    patches: int  # of the image that has the most: the length of the arrays' patch axis
+    lengths: Mapping[str, int]  # of each site: the positions of the image that has most, which its arrays have room for
     prefix: str  # of the Zarr group
     errors: tuple[tuple[int, str, str], ...]  # image id, name, reason
     objects: tuple[Stored, ...]  # the group's

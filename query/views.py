@@ -34,7 +34,8 @@ BEST = f"{LOGPROB}, the highest of them"
 
 IMAGES = View(
     "images",
-    "an image, those with errors too; behind these columns, what came with the images or was joined to them",
+    "an image, those with errors too; behind these columns `answer`, `answer_ids` and `answer_logprobs`, if the model "
+    "was asked, and what came with the images or was joined to them",
     {
         "image_id": "its number",
         "image": "its name",
@@ -121,7 +122,10 @@ def _readings(site: str, name: str, place: str, position: tuple[str, str] | None
     return every, best
 
 
-POSITIONS = {"patch": "its number, row by row from the upper left", "position": "its number in the prompt, from 0"}
+POSITIONS = {
+    "patch": "its number, row by row from the upper left",
+    "position": "its number in the prompt, or in the answer, from 0",
+}
 
 VIEWS = (
     IMAGES,
@@ -130,6 +134,7 @@ VIEWS = (
     SUMMARY,
     *_readings("prompt", "prompt_readings", "a text token of the prompt", ("position", "positions")),
     *_readings("last", "last_readings", "the prompt's last token", None),
+    *_readings("answer", "answer_readings", "a token of the model's answer", ("position", "positions")),
 )
 
 

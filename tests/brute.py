@@ -40,18 +40,18 @@ class Site:
 def read_site(cache: Path, shards: Sequence[str], site: str, positions: int | None = None) -> Site:
     """A site's arrays straight from the shards' Zarr groups, given in order. `last` is the last of `prompt`.
 
-    Filled up to so many positions where a shard has fewer.
+    Filled up to so many positions, or those of the shard with most.
     """
     stored = "prompt" if site == "last" else site
     groups = [zarr.open_group(cache / shard, mode="r") for shard in shards]
 
     def read(name: str) -> np.ndarray:
+        arrays: list[Any] = [group[f"{stored}/{name}"] for group in groups]
+        most = positions or max(array.shape[2] for array in arrays)
         parts = []
-        for group in groups:
-            array = group[f"{stored}/{name}"]
-            part = np.asarray(array[...])
-            missing = 0 if positions is None or site != "patch" else positions - part.shape[2]
-            parts.append(np.pad(part, ((0, 0), (0, 0), (0, missing), (0, 0)), constant_values=array.fill_value))
+        for array in arrays:
+            missing = (0, 0), (0, 0), (0, most - array.shape[2]), (0, 0)
+            parts.append(np.pad(np.asarray(array[...]), missing, constant_values=array.fill_value))
         return np.concatenate(parts)
 
     token, logprob = read("token"), read("logprob")

@@ -26,6 +26,7 @@ from vlq.query.schema import (
     head_key,
     plan_key,
     record_bytes,
+    sum_of,
 )
 from vlq.query.store import Store, open_store
 from vlq.query.tables import parquet_bytes
@@ -98,22 +99,31 @@ def random_grids(run: Run, images: int, rng: np.random.Generator) -> list[tuple[
     return [(int(n), int(rng.integers(1, run.patches // n + 1))) for n in rows]
 
 
+def random_answers(run: Run, images: int, rng: np.random.Generator) -> list[list[int]]:
+    """Ids of an answer for each image, of any length that the run allows."""
+    if not run.answer:
+        return [[]] * images
+    return [rng.integers(0, len(WORDS) + 2, rng.integers(0, run.answer + 1)).tolist() for _ in range(images)]
+
+
 def random_readings(
     run: Run,
     images: int,
     rng: np.random.Generator,
     failed: Sequence[int] = (),
     grids: Sequence[tuple[int, int]] | None = None,
+    answers: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, np.ndarray]:
     """All arrays of a shard, from random logits with many equal values, so that ties and repeated readings occur."""
-    counts = [math.prod(grid) for grid in grids or random_grids(run, images, rng)]
-    patches = max(counts)
-    arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in array_specs(run, images, patches)}
-    for site in ("patch", "prompt"):
-        if site not in run.at:
-            continue
-        positions = patches if site == "patch" else run.positions[site]
-        shape = (images, run.layers, positions, run.vocabulary_size)
+    counts = {
+        "patch": [math.prod(grid) for grid in grids or random_grids(run, images, rng)],
+        "prompt": [len(run.prompt_ids)] * images,
+        "answer": [len(answer) for answer in answers or random_answers(run, images, rng)],
+    }
+    lengths = {site: max(1, *counts[site]) for site in run.at}
+    arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in array_specs(run, images, lengths)}
+    for site in run.at:
+        shape = (images, run.layers, lengths[site], run.vocabulary_size)
         logits = rng.integers(0, 24, shape).astype(np.float64) / 4
         shifted = np.exp(logits - logits.max(-1, keepdims=True))
         lse = np.log(shifted.sum(-1)) + logits.max(-1)
@@ -132,19 +142,17 @@ def random_readings(
             array[...] = value.astype(array.dtype)
             fill = np.full((), _fill(run, f"{site}/{name}"), array.dtype)
             array[list(failed)] = fill
-            for image, count in enumerate(counts if site == "patch" else ()):
+            for image, count in enumerate(counts[site]):
                 array[image, :, count:] = fill
                 probability[image, :, count:] = 0
         kept = np.delete(probability, list(failed), axis=0)
-        if site == "patch":
-            arrays["sum/patch"][...] = kept.sum((0, 2))
-        else:
-            arrays["sum/last"][...] = kept[:, :, -1].sum(0)
+        if site in run.summed:
+            arrays[sum_of(site)][...] = kept.sum((0, 2)) if site == "patch" else kept[:, :, -1].sum(0)
     return arrays
 
 
 def _fill(run: Run, name: str) -> float | int:
-    return next(spec.fill for spec in array_specs(run, 1, 1) if spec.name == name)
+    return next(spec.fill for spec in array_specs(run, 1, run.positions) if spec.name == name)
 
 
 IDENTITY = Transform(1.0, 1.0, 0.0, 0.0, 112, 112)
@@ -158,6 +166,7 @@ def image_table(
     transform: Transform = IDENTITY,
     size: tuple[int, int] = (112, 112),
     grids: Sequence[tuple[int, int]] | None = None,
+    answers: Sequence[Sequence[int]] | None = None,
     **columns: Sequence[object],
 ) -> pa.Table:
     """The image table of a shard; `failed` are positions within it."""
@@ -176,9 +185,22 @@ def image_table(
             "transform": pa.array([asdict(transform) if ok else None for ok in good], TRANSFORM),
             "grid": pa.array([grid if ok else None for grid, ok in zip(grids, good, strict=True)], GRID),
             "error": pa.array([None if ok else "truncated" for ok in good], pa.string()),
+            **(answer_columns(good, answers or []) if run.answer else {}),
             **{name: pa.array(values) for name, values in columns.items()},
         }
     )
+
+
+def answer_columns(good: Sequence[bool], answers: Sequence[Sequence[int]]) -> dict[str, pa.Array]:
+    """Texts, ids and log-probabilities, which are of an id and its place."""
+    kept = [answer if ok else None for answer, ok in zip(answers, good, strict=True)]
+    texts = [None if ids is None else " ".join([*WORDS, "ear", "dog"][id] for id in ids) for ids in kept]
+    logprobs = [None if ids is None else [-(id + place) / 8 for place, id in enumerate(ids)] for ids in kept]
+    return {
+        "answer": pa.array(texts, pa.string()),
+        "answer_ids": pa.array(kept, pa.list_(pa.uint32())),
+        "answer_logprobs": pa.array(logprobs, pa.list_(pa.float32())),
+    }
 
 
 def planned(names: Sequence[str], columns: Mapping[str, Sequence[object]], shard_size: int) -> pa.Table:
@@ -247,9 +269,10 @@ def make_cache(
     for shard, first, size in shards(images, run.shard_size):
         missing = [i - first for i in failed if first <= i < first + size]
         grids = random_grids(run, size, rng)
-        readings = random_readings(run, size, rng, missing, grids)
+        answers = random_answers(run, size, rng)
+        readings = random_readings(run, size, rng, missing, grids, answers)
         own = {name: values[first : first + size] for name, values in (columns or {}).items()}
-        table = image_table(names[first : first + size], first, missing, run, transform, pixels, grids, **own)
+        table = image_table(names[first : first + size], first, missing, run, transform, pixels, grids, answers, **own)
         write_shard(store, run, shard, first, readings, table)
         parts.append(readings)
     if seal:

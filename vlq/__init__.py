@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlq.query.builders import (
+        answer,
         compare,
         defaults,
         divergence,
@@ -45,6 +46,7 @@ _HOMES = {
     "Result": "result",
     "VlqError": "errors",
     "col": "nodes",
+    "answer": "builders",
     "compare": "builders",
     "defaults": "builders",
     "divergence": "builders",
@@ -74,6 +76,7 @@ __all__ = [
     "Result",
     "VlqError",
     "col",
+    "answer",
     "compare",
     "defaults",
     "divergence",

@@ -28,6 +28,9 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     at: Annotated[str, typer.Option(help="What is read: patch, prompt, or both.")] = "patch,prompt",
+    answer: Annotated[
+        int, typer.Option(help="So many tokens of the model's own answer at most; they are read, too.", min=0)
+    ] = 0,
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
     ray_address: Annotated[
         str | None, typer.Option(help="A running Ray cluster to join; default: one of its own here.")
@@ -47,7 +50,8 @@ def run(
         "cache": cache or os.environ.get("VLQ_CACHE", ""),
         "prompt": prompt,
         "k": k,
-        "at": parse_sites(at),
+        "at": (*parse_sites(at), *(["answer"] if answer else [])),
+        "answer": answer,
         "limit": limit,
         "shard_size": shard_size,
         "batch_size": batch_size,

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from vlq.query.errors import InputError
-from vlq.query.schema import IMAGE_COLUMNS
+from vlq.query.schema import READ_COLUMNS
 from vlq.query.stores.location import kind_of, refuse_secrets, without_options
 from vlq.query.tables import FORMATS, IMAGE_NAMES, file_system, read_table, reason
 
@@ -20,7 +20,7 @@ EXTENSIONS = (
 )  # fmt: skip
 """What counts as an image when a folder is listed."""
 
-RESERVED = (*IMAGE_COLUMNS, "shard")
+RESERVED = (*READ_COLUMNS, "shard")
 
 
 def list_images(source: str, limit: int | None = None) -> pa.Table:

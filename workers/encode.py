@@ -28,17 +28,21 @@ NO_CHUNK = 2**64 - 1
 """Stands in an index for a chunk that holds nothing but the fill value and is left out."""
 
 
-def encode_group(run: Run, readings: Mapping[str, np.ndarray], images: int, patches: int) -> dict[str, bytes]:
+def encode_group(
+    run: Run, readings: Mapping[str, np.ndarray], images: int, lengths: Mapping[str, int]
+) -> dict[str, bytes]:
     """The objects of a shard's group by key. `readings` are the arrays of `schema.array_specs`."""
-    if absent := {spec.name for spec in array_specs(run, images, patches)} - readings.keys():
+    if absent := {spec.name for spec in array_specs(run, images, lengths)} - readings.keys():
         raise ValueError(f"expected all arrays, {', '.join(sorted(absent))} too")
-    return encode_part(run, readings, images, patches)
+    return encode_part(run, readings, images, lengths)
 
 
-def encode_part(run: Run, readings: Mapping[str, np.ndarray], images: int, patches: int) -> dict[str, bytes]:
+def encode_part(
+    run: Run, readings: Mapping[str, np.ndarray], images: int, lengths: Mapping[str, int]
+) -> dict[str, bytes]:
     """The objects of those arrays of a shard's group that there are, and all metadata."""
-    objects = dict(_metadata(run.to_bytes(), images, patches))
-    for spec in array_specs(run, images, patches):
+    objects = dict(_metadata(run.to_bytes(), images, tuple(lengths.items())))
+    for spec in array_specs(run, images, lengths):
         if spec.name not in readings:
             continue
         values = readings[spec.name]
@@ -50,12 +54,12 @@ def encode_part(run: Run, readings: Mapping[str, np.ndarray], images: int, patch
 
 
 @lru_cache(maxsize=16)
-def _metadata(record: bytes, images: int, patches: int) -> dict[str, bytes]:
-    """The group's zarr.json and each array's, of a run (its record), a number of images, and one of patches."""
+def _metadata(record: bytes, images: int, lengths: tuple[tuple[str, int], ...]) -> dict[str, bytes]:
+    """The group's zarr.json and each array's, of a run (its record), a number of images, and positions by site."""
     run = Run.from_bytes(record, RUN)
     objects: dict[str, Buffer] = {}
     group = zarr.create_group(store=MemoryStore(objects), attributes={"vlq": {"run": run.digest}})
-    for spec in array_specs(run, images, patches):
+    for spec in array_specs(run, images, dict(lengths)):
         group.create_array(
             spec.name,
             shape=spec.shape,

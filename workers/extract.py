@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from vlq.query.errors import RunError
-from vlq.query.schema import IMAGE_COLUMNS, Run, Transform, array_specs
+from vlq.query.schema import READ_COLUMNS, Run, Transform, array_specs, sum_of
 from vlq.workers.images import BadImage, decode, fetch, turn_of
-from vlq.workers.lens import Lens
-from vlq.workers.models.base import Encoded, LensModel
+from vlq.workers.lens import Lens, Readings
+from vlq.workers.models.base import Answer, Encoded, LensModel
 
 TRANSFORM = pa.struct(
     [
@@ -91,7 +91,7 @@ def read_decoded(
     """
     reader = BatchReader(model, lens, run)
     prepared: list[Prepared] = []
-    found: dict[int, dict[str, np.ndarray]] = {}  # of the images with readings, by their row
+    found: dict[int, Read] = {}  # of the images with readings, by their row
     waiting: dict[int, Encoded] = {}
     names = rows["image"].to_pylist()
 
@@ -109,14 +109,26 @@ def read_decoded(
             read()
     if waiting:
         read()
-    return filled(run, rows.num_rows, found) | reader.sums(), image_table(rows, prepared)
+    arrays = filled(run, rows.num_rows, {row: read.arrays for row, read in found.items()})
+    answers = [found[row].answer if row in found else None for row in range(rows.num_rows)]
+    return arrays | reader.sums(), image_table(rows, prepared, answers if run.answer else None)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read of an image: arrays by their names in `schema.array_specs`, without image axis; and its answer."""
+
+    arrays: dict[str, np.ndarray]
+    answer: Answer | None
 
 
 def filled(run: Run, images: int, found: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays of `schema.array_specs` that have an image axis, from the readings of the images that have some."""
-    patches = max((image["patch/top1"].shape[-1] for image in found.values()), default=0) if "patch" in run.at else 0
+    lengths = dict(run.positions)
+    for site in [site for site in run.at if site == "answer" or (site == "patch" and run.grid is None)]:
+        lengths[site] = max((image[f"{site}/top1"].shape[1] for image in found.values()), default=1) or 1
     arrays = {}
-    for spec in array_specs(run, images, patches if run.grid is None else run.patches):
+    for spec in array_specs(run, images, lengths):
         if spec.axes[0] == "image":
             arrays[spec.name] = values = np.full(spec.shape, spec.fill, spec.dtype)
             for row, image in found.items():
@@ -132,63 +144,96 @@ class BatchReader:
         self._model = model
         self._lens = lens
         self._run = run
-        self._mass = torch.zeros(len(run.at), run.layers, run.vocabulary_size, device=model.device)
+        self._asked = tuple(site for site in run.at if site != "answer")
+        self._mass = torch.zeros(len(self._asked), run.layers, run.vocabulary_size, device=model.device)
 
     @torch.inference_mode()
-    def read(self, images: Sequence[Encoded], names: Sequence[str]) -> list[dict[str, np.ndarray]]:
-        """Each image's readings by the names of `schema.array_specs`, without the image axis.
+    def read(self, images: Sequence[Encoded], names: Sequence[str]) -> list[Read]:
+        """What there is of each image. `names` are the images', for messages.
 
-        `names` are the images', for messages. Raises RunError if the model gives no finite numbers.
+        Raises RunError if the model gives no finite numbers.
         """
-        run, device = self._run, self._model.device
-        image, place = self._model.places(images, run.at)
+        run = self._run
+        image, place = self._model.places(images, self._asked)
         weights = self._weights(images)
-        cells = (run.layers, len(place))
-        token = torch.empty(*cells, run.k, dtype=torch.int32, device=device)
-        logprob = torch.empty(*cells, run.k, device=device)
-        lse = torch.empty(cells, device=device)
-        entropy = torch.empty(cells, device=device)
+        rows = Rows(run, len(place), self._model.device)
 
         def visit(layer: int, hidden: Tensor) -> None:
             readings = self._lens.read(hidden[image, place], weights)
-            token[layer], logprob[layer] = readings.token, readings.logprob
-            lse[layer], entropy[layer] = readings.lse, readings.entropy
+            rows.put(layer, readings)
             self._mass[:, layer] += readings.mass
 
-        self._model.forward(images, visit)
-        found = {  # (layer, row, ...)
-            "token": token.cpu().numpy().astype(run.id_dtype),
-            "logprob": logprob.cpu().numpy().astype(run.logprob_dtype),
-            "lse": lse.cpu().numpy(),
-            "entropy": entropy.cpu().numpy(),
-        }
-        found["top1"] = found["token"][..., 0]
-        readings = []
-        start = 0
-        for encoded, name in zip(images, names, strict=True):
-            own: dict[str, np.ndarray] = {}
+        answers: Sequence[Answer | None] = [None] * len(images)
+        if run.answer:
+            answers = self._model.answer(images, run.answer, visit)
+        else:
+            self._model.forward(images, visit)
+        parts = [(f"{i}/{site}", len(encoded.sites[site])) for i, encoded in enumerate(images) for site in self._asked]
+        found = rows.cut(parts) | self._of_answers(answers)
+        read = []
+        for i, (name, answer) in enumerate(zip(names, answers, strict=True)):
+            arrays = {f"{site}/{kind}": values for site in run.at for kind, values in found[f"{i}/{site}"].items()}
             for site in run.at:
-                end = start + len(encoded.sites[site])
-                own |= {f"{site}/{kind}": values[:, start:end] for kind, values in found.items()}
-                check_finite(own[f"{site}/lse"], name, run.dtype)
-                start = end
-            readings.append(own)
-        return readings
+                check_finite(arrays[f"{site}/lse"], name, run.dtype)
+            read.append(Read(arrays, answer))
+        return read
+
+    def _of_answers(self, answers: Sequence[Answer | None]) -> dict[str, dict[str, np.ndarray]]:
+        """The readings at the answers' tokens, by image."""
+        given = [answer for answer in answers if answer is not None]
+        parts = [(f"{i}/answer", len(answer.ids)) for i, answer in enumerate(given)]
+        rows = Rows(self._run, sum(count for _, count in parts), self._model.device)
+        if given and rows.count:
+            none = torch.zeros(0, rows.count, device=self._model.device)
+            for layer in range(self._run.layers):
+                states = torch.cat([answer.states[layer] for answer in given])
+                rows.put(layer, self._lens.read(states, none))
+        return rows.cut(parts)
 
     def _weights(self, images: Sequence[Encoded]) -> Tensor:
         """(site, row): which positions go into each site's sums. Every patch, but of the prompt only its last token."""
         spans = []
         for encoded in images:
-            for i, site in enumerate(self._run.at):
-                span = torch.zeros(len(self._run.at), len(encoded.sites[site]))
+            for i, site in enumerate(self._asked):
+                span = torch.zeros(len(self._asked), len(encoded.sites[site]))
                 span[i, slice(None) if site == "patch" else slice(-1, None)] = 1
                 spans.append(span)
         return torch.cat(spans, 1).to(self._model.device)
 
     def sums(self) -> dict[str, np.ndarray]:
         """Per site the probabilities summed over all images read: (layer, vocabulary)."""
-        names = ("sum/patch" if site == "patch" else "sum/last" for site in self._run.at)
-        return dict(zip(names, self._mass.cpu().numpy(), strict=True))
+        return dict(zip(map(sum_of, self._asked), self._mass.cpu().numpy(), strict=True))
+
+
+class Rows:
+    """The readings of many positions at every layer, (layer, row, ...), on the model's device until they are cut."""
+
+    def __init__(self, run: Run, count: int, device: torch.device) -> None:
+        self.count = count
+        self._run = run
+        self._token = torch.empty(run.layers, count, run.k, dtype=torch.int32, device=device)
+        self._logprob = torch.empty(run.layers, count, run.k, device=device)
+        self._lse = torch.empty(run.layers, count, device=device)
+        self._entropy = torch.empty(run.layers, count, device=device)
+
+    def put(self, layer: int, readings: Readings) -> None:
+        self._token[layer], self._logprob[layer] = readings.token, readings.logprob
+        self._lse[layer], self._entropy[layer] = readings.lse, readings.entropy
+
+    def cut(self, parts: Sequence[tuple[str, int]]) -> dict[str, dict[str, np.ndarray]]:
+        """What consecutive rows hold, as many as each part has, by the parts' names: as it is stored."""
+        found = {
+            "token": self._token.cpu().numpy().astype(self._run.id_dtype),
+            "logprob": self._logprob.cpu().numpy().astype(self._run.logprob_dtype),
+            "lse": self._lse.cpu().numpy(),
+            "entropy": self._entropy.cpu().numpy(),
+        }
+        found["top1"] = found["token"][..., 0]
+        cut, start = {}, 0
+        for name, count in parts:
+            cut[name] = {kind: values[:, start : start + count] for kind, values in found.items()}
+            start += count
+        return cut
 
 
 def check_finite(lse: np.ndarray, name: str, dtype: str) -> None:
@@ -200,8 +245,10 @@ def check_finite(lse: np.ndarray, name: str, dtype: str) -> None:
         raise RunError(f"{name}: at layer {layer} the model's states are not finite in {dtype}.", hint)
 
 
-def image_table(rows: pa.Table, prepared: Sequence[Prepared]) -> pa.Table:
-    """The image table: `schema.IMAGE_COLUMNS`, then the user's."""
+def image_table(
+    rows: pa.Table, prepared: Sequence[Prepared], answers: Sequence[Answer | None] | None = None
+) -> pa.Table:
+    """The image table: `schema.IMAGE_COLUMNS`, `ANSWER_COLUMNS` if there are answers, then the user's."""
     own = {
         "image_id": rows["image_id"],
         "image": rows["image"],
@@ -213,5 +260,13 @@ def image_table(rows: pa.Table, prepared: Sequence[Prepared]) -> pa.Table:
         "grid": pa.array([image.grid and tuple(image.grid) for image in prepared], GRID),
         "error": pa.array([image.error for image in prepared], pa.string()),
     }
+    if answers is not None:
+        own |= {
+            "answer": pa.array([answer and answer.text for answer in answers], pa.string()),
+            "answer_ids": pa.array([answer and list(answer.ids) for answer in answers], pa.list_(pa.uint32())),
+            "answer_logprobs": pa.array(
+                [answer and list(answer.logprobs) for answer in answers], pa.list_(pa.float32())
+            ),
+        }
     users = [name for name in rows.column_names if name not in (*own, "shard")]
-    return pa.table({name: own[name] for name in IMAGE_COLUMNS} | {name: rows[name] for name in users})
+    return pa.table({name: own[name] for name in READ_COLUMNS if name in own} | {name: rows[name] for name in users})

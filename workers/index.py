@@ -138,10 +138,9 @@ def postings_from_arrays(cache: Cache, commit: Commit) -> dict[str, pa.Table]:
     """A shard's postings, computed from its stored arrays."""
     group = open_group(cache.store, commit)
     readings = {}
-    for site in ("patch", "prompt"):
-        if site in cache.run.at:
-            for name in ("token", "logprob"):
-                readings[f"{site}/{name}"] = np.asarray(group[f"{site}/{name}"][...])  # type: ignore[index]
+    for site in cache.run.at:
+        for name in ("token", "logprob"):
+            readings[f"{site}/{name}"] = np.asarray(group[f"{site}/{name}"][...])  # type: ignore[index]
     return postings_of(cache.run, commit.first_image, readings)
 
 

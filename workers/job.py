@@ -128,6 +128,7 @@ def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, Ca
         prompt=options.prompt,
         k=options.k,
         at=options.at,
+        answer=options.answer,
         device=device,
         dtype=dtype,
         threads=threads,

@@ -34,6 +34,7 @@ class RunOptions:
     prompt: str | None = None
     k: int = 20
     at: tuple[str, ...] = ("patch", "prompt")
+    answer: int = 0
     limit: int | None = None
     shard_size: int | None = None
     batch_size: int | None = None
@@ -53,7 +54,7 @@ def known_identity(options: RunOptions, run: Run) -> dict[str, Any]:
 
     A model that is not on this machine yet says nothing of itself. Raises ModelError if the model is nowhere.
     """
-    known: dict[str, Any] = {"k": min(options.k, run.vocabulary_size), "at": options.at}
+    known: dict[str, Any] = {"k": min(options.k, run.vocabulary_size), "at": options.at, "answer": options.answer}
     if options.dtype is not None:
         known["dtype"] = options.dtype
     if options.prompt == run.prompt:

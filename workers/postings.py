@@ -80,12 +80,12 @@ def postings_of(run: Run, first_image: int, readings: Mapping[str, np.ndarray]) 
 
 
 def readings_of(
-    run: Run, first_image: int, images: int, patches: int, tables: Mapping[str, pa.Table]
+    run: Run, first_image: int, images: int, lengths: Mapping[str, int], tables: Mapping[str, pa.Table]
 ) -> dict[str, np.ndarray]:
     """The arrays that a shard's postings were made of, as far as they say it: `token`, `logprob` and `top1` of each
     site whose table of all stored readings there is; as `schema.array_specs` has them."""
     readings = {}
-    for spec in array_specs(run, images, patches):
+    for spec in array_specs(run, images, lengths):
         site, name = spec.name.split("/")
         if (table := tables.get(f"{site}_topk")) is not None and name in ("token", "logprob"):
             values = np.full(spec.shape, spec.fill, spec.dtype)

@@ -36,7 +36,7 @@ from vlq.query.cache import (
 from vlq.query.errors import CorruptCache, MissingExtra, ModelError, NoCache
 from vlq.query.schema import (
     HEADS,
-    IMAGE_COLUMNS,
+    READ_COLUMNS,
     RUN,
     TOKENIZER,
     VOCABULARY,
@@ -197,7 +197,7 @@ def _plan(cache: Cache, head: Head) -> Told:
         for shard in range(head.shards):
             images = pq.read_table(cache.local(commits[shard].images_table))
             tables.append(images.add_column(1, "shard", pa.array([shard] * images.num_rows, pa.uint32())))
-        own = [name for name in tables[0].column_names if name not in IMAGE_COLUMNS and name != "shard"]
+        own = [name for name in tables[0].column_names if name not in READ_COLUMNS and name != "shard"]
         data = parquet_bytes(pa.concat_tables(tables).select(["image_id", "shard", "image", "uri", *own]))
         if plan_key(digest_of(data)[:16]) == head.plan:
             put(store, head.plan, data)
@@ -263,13 +263,13 @@ def _provisional(cache: Cache, shard: int, digest: str, names: list[str]) -> Com
         return None
     stored = tuple(Stored(f"{prefix}/{name}", len(data), digest_of(data)) for name, data in sorted(objects.items()))
     table = Stored(images_key(shard, digest), len(images), digest_of(images))
-    patches = _patches_of(objects) if "patch" in cache.run.at else 0
-    return record_of(cache.run, shard, patches, prefix, stored, table, pq.read_table(pa.BufferReader(images)), {})
+    lengths = {site: _length_of(objects, site) for site in cache.run.at}
+    return record_of(cache.run, shard, lengths, prefix, stored, table, pq.read_table(pa.BufferReader(images)), {})
 
 
-def _patches_of(objects: Mapping[str, bytes]) -> int:
-    """How long the patch axis of a shard's arrays is."""
-    shape = parse_json(objects["patch/token/zarr.json"], "zarr.json")["shape"]
+def _length_of(objects: Mapping[str, bytes], site: str) -> int:
+    """How many positions a shard's arrays have of a site."""
+    shape = parse_json(objects[f"{site}/token/zarr.json"], "zarr.json")["shape"]
     return int(shape[2])
 
 
@@ -332,8 +332,8 @@ def _again(cache: Cache, commit: Commit, stored: Stored) -> tuple[bytes, str]:
             tables[name] = pq.read_table(pa.BufferReader(cache.read(postings)))
         except CorruptCache:
             continue
-    readings = readings_of(cache.run, commit.first_image, commit.images, commit.patches, tables)
-    objects = encode_part(cache.run, readings, commit.images, commit.patches)
+    readings = readings_of(cache.run, commit.first_image, commit.images, commit.lengths, tables)
+    objects = encode_part(cache.run, readings, commit.images, commit.lengths)
     name = stored.key.removeprefix(f"{commit.prefix}/")
     return objects.get(name, b""), "the run's record" if name.endswith("zarr.json") else "the postings"
 

@@ -48,7 +48,9 @@ def rerun(cache: Cache, model: str | None, sample: int, seed: int, progress: Pro
         )
     device = "cuda" if run.device == "cuda" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(run.threads)
-    loaded = load(name, prompt=run.prompt, device=device, dtype=run.dtype, attention=run.attention)
+    loaded = load(
+        name, prompt=run.prompt, device=device, dtype=run.dtype, attention=run.attention, answer=run.answer > 0
+    )
     with ThreadPoolExecutor(1) as decoder:
         for done, (commit, row) in enumerate(chosen):
             yield from _compare(cache, loaded, commit, row, decoder)
@@ -84,7 +86,8 @@ def _compare(
     if now["sha256"] != image["sha256"]:
         yield Finding(where, "the file is not the one that was read", f"bring {image['uri']} back, or cache it anew")
         return
-    for column in ("error", "width", "height", "transform", "grid"):
+    answer = ("answer", "answer_ids") if run.answer else ()
+    for column in ("error", "width", "height", "transform", "grid", *answer):
         if now[column] != image[column]:
             yield Finding(where, f"{column} is {now[column]}, stored is {image[column]}", redo)
     if now["error"] is not None or image["error"] is not None:

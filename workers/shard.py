@@ -46,20 +46,15 @@ def put_shard(
     `readings` are the arrays of `schema.array_specs`; `images` is the image table, one row per image of the shard,
     in the order of the arrays.
     """
-    patches = patches_of(run, readings)
-    objects = encode_group(run, readings, images.num_rows, patches)
+    lengths = {site: readings[f"{site}/token"].shape[2] for site in run.at}
+    objects = encode_group(run, readings, images.num_rows, lengths)
     image_bytes = parquet_bytes(images)
     digest = content_digest(objects, image_bytes)
     prefix = shard_prefix(shard, digest)
     stored = tuple(put(store, f"{prefix}/{name}", data) for name, data in sorted(objects.items()))
     images_table = put(store, images_key(shard, digest), image_bytes)
     postings = put_postings(store, shard, postings_of(run, first_image, readings))
-    return record_of(run, shard, patches, prefix, stored, images_table, images, postings)
-
-
-def patches_of(run: Run, readings: Mapping[str, np.ndarray]) -> int:
-    """How long the patch axis of a shard's arrays is."""
-    return readings["patch/token"].shape[2] if "patch" in run.at else 0
+    return record_of(run, shard, lengths, prefix, stored, images_table, images, postings)
 
 
 def put_postings(store: Store, shard: int, tables: Mapping[str, pa.Table]) -> dict[str, Stored]:
@@ -72,7 +67,7 @@ def put_postings(store: Store, shard: int, tables: Mapping[str, pa.Table]) -> di
 def record_of(
     run: Run,
     shard: int,
-    patches: int,
+    lengths: Mapping[str, int],
     prefix: str,
     objects: tuple[Stored, ...],
     images_table: Stored,
@@ -83,7 +78,7 @@ def record_of(
     rows = images.select(["image_id", "image", "error"]).to_pylist()
     errors = tuple((row["image_id"], row["image"], row["error"]) for row in rows if row["error"] is not None)
     first_image = rows[0]["image_id"]
-    return Commit(run.digest, shard, first_image, len(rows), patches, prefix, errors, objects, images_table, postings)
+    return Commit(run.digest, shard, first_image, len(rows), lengths, prefix, errors, objects, images_table, postings)
 
 
 def content_digest(objects: Mapping[str, bytes], images: bytes) -> str:

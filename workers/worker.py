@@ -42,6 +42,7 @@ class Setup:
     shard_size: int
     attention: str = "sdpa"
     gpus: float = 0.0
+    answer: int = 0
     device_map: str | None = None  # auto spreads a model over the worker's GPUs; it decides no bits
 
 
@@ -140,6 +141,7 @@ class ShardWorker:
             attention=setup.attention,
             device_map=setup.device_map,
             check_images=setup.batch_size if setup.device == "cuda" else 1,
+            answer=setup.answer > 0,
         )
         table = vocabulary_table(self._model.tokenizer, self._model.vocabulary_size)
         vocabulary, tokenizer = parquet_bytes(table), self._model.tokenizer.backend_tokenizer.to_str().encode()
@@ -214,6 +216,7 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
         patches=model.most_patches,
         k=k,
         at=setup.at,
+        answer=setup.answer,
         vocabulary_size=model.vocabulary_size,
         vocabulary_hash=vocabulary_hash,
         dtype=str(model.dtype).removeprefix("torch."),

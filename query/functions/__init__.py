@@ -1,5 +1,6 @@
 """The registry: one entry for each function of the language."""
 
+from vlq.query.functions.answer import ANSWER
 from vlq.query.functions.compare import COMPARE
 from vlq.query.functions.defaults import DEFAULTS
 from vlq.query.functions.divergence import DIVERGENCE
@@ -35,6 +36,7 @@ FUNCTIONS = {
         PRECURSORS,
         NEIGHBOURS,
         LOCATE,
+        ANSWER,
         COMPARE,
         IMAGES,
         TOKENS,

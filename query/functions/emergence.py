@@ -18,7 +18,7 @@ from vlq.query.tokens import TokenSet
 NAMED = 6
 """So many tokens are named in the sentence."""
 
-COUNTED = {"patch": ("patches",), "prompt": ("positions",), "last": ()}
+COUNTED = {"patch": ("patches",), "prompt": ("positions",), "last": (), "answer": ("positions",)}
 """The column that counts positions, by `at`: at the last prompt token there is one an image."""
 
 

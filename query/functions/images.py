@@ -6,14 +6,14 @@ from vlq.query.bind import Bound
 from vlq.query.compile import Compiler, Relation, quoted
 from vlq.query.parameters import Images, Parameter
 from vlq.query.registry import Function
-from vlq.query.schema import IMAGE_COLUMNS
+from vlq.query.schema import READ_COLUMNS
 from vlq.query.summary import Rows, Summary, count
 
 
 def compile_images(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each image that has readings, with its size and the columns that came with it."""
-    own = [name for name in bound.scope.image_columns() if name not in IMAGE_COLUMNS]
-    columns = ("width", "height", *own)
+    known = bound.scope.image_columns()
+    columns = ("width", "height", *(name for name in known if name == "answer" or name not in READ_COLUMNS))
     condition = bound["condition"]
     where = "" if condition is None else f" AND ({condition.sql(compiler)})"
     shown = ", ".join(f"images.{quoted(name)}" for name in columns)
@@ -35,7 +35,7 @@ IMAGES = Function(
     name="images",
     parameters=(Parameter("condition", Images(), "which ones, by their columns", None),),
     positional=1,
-    documentation="The images that have readings, with their sizes and the columns that came with them.",
+    documentation="The images that have readings, with their sizes, answers, and the columns that came with them.",
     example="images(label == 'beach')",
     compile=compile_images,
     summarise=summarise,

@@ -11,7 +11,7 @@ from vlq.query.bind import Bound, Others
 from vlq.query.bounds import HIGH, LOW
 from vlq.query.compile import Compiler, Relation, Rest, indented
 from vlq.query.functions.phrases import WHERE, qualified
-from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, PATCHES, PIECES, TOKEN
+from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, PATCHES, PIECES, PLACE, TOKEN
 from vlq.query.functions.sources import asked, check_site, token_positions
 from vlq.query.parameters import Choice, Optional, Parameter
 from vlq.query.patches import INSIDE, Every, Numbered
@@ -27,9 +27,6 @@ from vlq.query.summary import (
     layer_totals_sql,
     placed,
 )
-
-PLACE = {"patch": ("patch",), "last": (), "prompt": ("position",)}
-"""The key of a position within a layer, by `at`: there is one last prompt token."""
 
 
 def compile_rank(bound: Bound, compiler: Compiler) -> Relation:
@@ -95,20 +92,21 @@ def _rest(bound: Bound, bounds: str, compiler: Compiler) -> Rest:
     table = compiler.table(f"{bound['at']}_rest")
     sql = f"SELECT image, layer::INTEGER AS layer, {bounds}\nFROM {table}{where}"
     patches = bound.patches
-    if patches is None and _grids_differ(bound):
-        patches = Every(bound.run)
+    if patches is None and _lengths_differ(bound):
+        patches = Every(bound.run, bound["at"])
     mask = None if patches is None else patches.mask(compiler)
     return Rest(sql, bound.run.positions[bound["at"]], bound["missing"] is not None, mask)
 
 
-def _grids_differ(bound: Bound) -> bool:
-    return bound["at"] == "patch" and bound.run.grid is None
+def _lengths_differ(bound: Bound) -> bool:
+    """Whether images have different numbers of positions."""
+    return bound["at"] == "answer" or (bound["at"] == "patch" and bound.run.grid is None)
 
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     """How many readings have the token among their k best, at which layers, and what it is there.
 
-    `readings` is of how many, None if images have patches or grids of their own.
+    `readings` is of how many, None if images have patches of their own, or different numbers of positions.
     """
     stored = _stored(bound, rows)
     values = [row[bound.function.name] for row in stored]
@@ -127,7 +125,7 @@ def totals(bound: Bound) -> dict[str, str]:
 
 def sum_up(bound: Bound, totals: Totals, images: int) -> Summary:
     name = bound.function.name
-    positions: int | None = None if _grids_differ(bound) else bound.run.positions[bound["at"]]
+    positions: int | None = None if _lengths_differ(bound) else bound.run.positions[bound["at"]]
     if bound.patches is not None and positions is not None:
         positions = len(bound.patches.numbers) if isinstance(bound.patches, Numbered) else None
     return layer_summary(totals, bound.layers.layers, images) | {

@@ -117,7 +117,7 @@ def compile_layer(pick: Pick, bound: Bound, compiler: Compiler) -> Relation:
     values = {
         "layer": f"{pick.layer}::INTEGER",
         "patches": positions if bound["at"] == "patch" else "[]",
-        **({"positions": positions} if bound["at"] == "prompt" else {}),
+        **({"positions": positions} if bound["at"] in ("prompt", "answer") else {}),
         "logprob": pick.at.format("logprob"),
         "censored": _censored(pick, bound, compiler),
     }

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from vlq.query.bind import Bound
 
-WHERE = {"patch": "", "last": " at the last prompt token", "prompt": " at the prompt's tokens"}
+WHERE = {
+    "patch": "",
+    "last": " at the last prompt token",
+    "prompt": " at the prompt's tokens",
+    "answer": " at the answer's tokens",
+}
 """The place of a reading, by `at`; patches are what is meant if nothing is said."""
 
-PLACE = {"last": "the last prompt token", "patch": "the patches", "prompt": "the prompt's tokens"}
+PLACE = {
+    "last": "the last prompt token",
+    "patch": "the patches",
+    "prompt": "the prompt's tokens",
+    "answer": "the answer's tokens",
+}
 """The same where the place is what is asked about."""
 
 

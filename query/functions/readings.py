@@ -6,7 +6,7 @@ from vlq.query.against import contrast_layers, held_against
 from vlq.query.bind import Bound
 from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import WHERE, asked, qualified, unstored
-from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
+from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, MIN_PROB, PATCHES, PIECES, PLACE, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_positions
 from vlq.query.geometry import COLUMNS, patch_box_sql
 from vlq.query.registry import Function
@@ -26,7 +26,7 @@ from vlq.query.summary import (
 def compile_readings(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each reading that counts; patches with their places in the grid and in the original's pixels."""
     readings = token_positions(bound, compiler)
-    key = {"patch": ("patch",), "last": (), "prompt": ("position",)}[bound["at"]]
+    key = PLACE[bound["at"]]
     order = ("answer.layer",)
     if not key:
         return Relation(readings, ("image", "layer"), ("rank", "logprob"), "logprob", order)

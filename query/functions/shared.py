@@ -2,14 +2,20 @@
 
 from vlq.query.parameters import Choice, Count, Flag, Images, Layers, Optional, Parameter, Probability, Rank, Tokens
 from vlq.query.patches import Patches
+from vlq.query.schema import SITES
 
 TOKEN = Parameter("token", Tokens(), "what is looked for; of a set the best rank counts and the probabilities add up")
 RANK = Parameter("rank", Rank(), "count readings among the so many best; 1 is what a position decodes to", 1)
 MIN_PROB = Parameter("min_prob", Probability(), "count readings of at least this probability", None)
 LAYERS = Parameter("layers", Layers(), "a layer, an inclusive window (5, 20), or a list of layers", None)
 AT = Parameter(
-    "at", Choice(("patch", "last", "prompt")), "image patches, the last prompt token, or the prompt's tokens", "patch"
+    "at",
+    Choice(SITES),
+    "image patches, the last prompt token, the prompt's tokens, or those of the model's answer",
+    "patch",
 )
+PLACE = {"patch": ("patch",), "last": (), "prompt": ("position",), "answer": ("position",)}
+"""The key of a position within a layer, by `at`: there is one last prompt token."""
 PATCHES = Parameter("patches", Patches(), "only readings at these patches, such as those of locate('dog')", None)
 MIN_PATCHES = Parameter("min_patches", Count(), "count layers in which at least so many positions read the token", 1)
 MIN_RUN = Parameter("min_run", Count(), "so many consecutive layers must each do so", 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import VOCABULARY, Compiler, Relation
-from vlq.query.functions.shared import AT, LAYERS, PATCHES
+from vlq.query.functions.shared import AT, LAYERS, PATCHES, PLACE
 from vlq.query.functions.sources import check_site
 from vlq.query.geometry import COLUMNS, ROWS
 from vlq.query.mistakes.values import NO_POSITION
@@ -45,9 +45,9 @@ def patches_of(scope: Scope, image: int) -> int:
 def compile_top(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each stored reading of one image, straight from its arrays."""
     readings = compiler.load("readings", partial(load, bound))
-    key = {"patch": "patch", "last": None, "prompt": "position"}[bound["at"]]
-    keys = ("image", "layer", *([key] if key else []), "rank")
-    place = f", position AS {key}" if key else ""
+    key = PLACE[bound["at"]]
+    keys = ("image", "layer", *key, "rank")
+    place = "".join(f", position AS {name}" for name in key)
     mask, inside = ("", "") if bound.patches is None else (f" {bound.patches.mask(compiler)}", f"\nWHERE {INSIDE}")
     sql = f"""\
 SELECT image, layer{place}, rank, token, piece, logprob

@@ -174,12 +174,12 @@ SEVERAL_IMAGES = Mistake(
 NO_SITE = Mistake(
     BadArgument,
     "at: this cache has readings at {known} only. Got '{at}'.",
-    "What is read is chosen when the images are cached: vlq run --at patch,prompt",
+    "What is read is chosen when the images are cached: vlq run --at patch,prompt --answer 8",
     (
         Example(
             "⟦first_layer('dog')⟧",
             "at: this cache has readings at prompt, last only. Got 'patch'.",
-            "What is read is chosen when the images are cached: vlq run --at patch,prompt",
+            "What is read is chosen when the images are cached: vlq run --at patch,prompt --answer 8",
             "prompts",
         ),
     ),

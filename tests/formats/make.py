@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from vlq.query.schema import FORMAT
+from vlq.query.schema import FORMAT, STORED_SITES
 
 from ..synthetic import make_cache, make_run
 
@@ -21,7 +21,7 @@ FAILED = [1]
 def main() -> None:
     path = HERE / f"{FORMAT}.zip"
     with tempfile.TemporaryDirectory() as name, zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED) as file:
-        run = make_run(layers=3, grid=(2, 2), k=3, shard_size=2)
+        run = make_run(layers=3, grid=(2, 2), k=3, shard_size=2, at=STORED_SITES, answer=2)
         for state, seal in (("finished", True), ("unfinished", False)):
             store, _, _ = make_cache(
                 Path(name, state), run, images=IMAGES, failed=FAILED, seal=seal, columns={"label": list("abcab")}

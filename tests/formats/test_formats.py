@@ -44,7 +44,7 @@ def test_a_format_that_is_read(tmp_path: Path, number: int, state: str) -> None:
     cached = IMAGES if state == "finished" else 4  # the last shard, of one image, was not read yet
     shards = sorted(str(path.parent.relative_to(folder)) for path in folder.glob("shards/*/zarr.json"))
     shards = shards[: -(-cached // 2)]
-    for site in ("patch", "prompt", "last"):
+    for site in corpus.cache.run.positions:
         arrays = read_site(folder, shards, site)
         for rank in (1, 2, 3):
             ids = [0, 1]  # the vocabulary's word-start pieces 'dog' and 'Dog'

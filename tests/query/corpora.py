@@ -59,6 +59,12 @@ SHAPES: dict[str, dict[str, Any]] = {
         "transform": Transform(0.25, 0.5, 0.0, 10.0, 112, 112),
         "pixels": (400, 190),
     },
+    "with answers": {
+        "run": {"at": ("patch", "prompt", "answer"), "answer": 3, "grid": (2, 3), "layers": 4, "k": 4},
+        "images": 10,
+        "seed": 7,
+        "failed": [6],
+    },
 }
 
 
@@ -87,6 +93,7 @@ class Case:
     bright: list[bool | None]
     objects: list[list[dict[str, Any]]]
     grids: list[tuple[int, int]]  # rows and columns of each image; none of one that failed
+    answers: list[list[int]]  # ids of each image's answer; none of one that failed
     transform: Transform
     pixels: tuple[int, int]
 
@@ -100,11 +107,17 @@ class Case:
         vocabulary = self.corpus.vocabulary
         return {id: (vocabulary.token(id).piece, vocabulary.token(id).text) for id in range(len(vocabulary))}
 
+    def at(self, site: str) -> np.ndarray:
+        """(image, position): whether the image has such a position at the site."""
+        most = self.run.positions[site]
+        counts = {"patch": [rows * columns for rows, columns in self.grids], "answer": [*map(len, self.answers)]}
+        there: np.ndarray = np.arange(most) < np.array(counts.get(site, [most] * len(self.names)))[:, None]
+        return there
+
     @property
     def there(self) -> np.ndarray:
         """(image, patch): whether the image has such a patch."""
-        there: np.ndarray = np.arange(self.run.patches) < np.prod(self.grids, axis=1)[:, None]
-        return there
+        return self.at("patch")
 
     def chosen(self, condition: str | None) -> np.ndarray:
         """(image,): the images with readings for which a condition of `conditions` holds."""
@@ -143,13 +156,14 @@ def make_cases(folder: Path) -> dict[str, Case]:
         good[options.get("failed", [])] = False
         made[name] = Case(
             vlq.open(str(cache)),
-            {site: read_site(cache, shards, site, run.patches) for site in ("patch", "prompt", "last")},
+            {site: read_site(cache, shards, site, most_of(run, site)) for site in run.positions},
             [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)],
             good,
             labels,
             bright,
             objects,
             grids_of(cache),
+            answers_of(cache),
             options.get("transform", Transform(1.0, 1.0, 0.0, 0.0, 112, 112)),
             options.get("pixels", (112, 112)),
         )
@@ -161,6 +175,26 @@ def grids_of(cache: Path) -> list[tuple[int, int]]:
     tables = [pq.read_table(path) for path in sorted(cache.glob("images/*.parquet"))]
     grids = [grid for table in tables for grid in table["grid"].to_pylist()]
     return [(grid["rows"], grid["columns"]) if grid else (0, 0) for grid in grids]
+
+
+def answers_of(cache: Path) -> list[list[int]]:
+    """Of each image its answer's ids, from the shards' image tables."""
+    rows = [row for path in sorted(cache.glob("images/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [row.get("answer_ids") or [] for row in rows]
+
+
+def most_of(run: Run, site: str) -> int:
+    """How many positions a site's arrays are filled up to."""
+    return run.positions["prompt" if site == "last" else site]
+
+
+def sites() -> st.SearchStrategy[str]:
+    """Where tokens are asked for; of a case that was not read there, `of_case` makes another of it."""
+    return st.sampled_from(["patch", "patch", "last", "prompt", "answer"])
+
+
+def of_case(case: Case, site: str) -> str:
+    return site if site in case.run.positions else "last"
 
 
 def random_objects(rng: np.random.Generator, pixels: tuple[int, int]) -> list[dict[str, Any]]:

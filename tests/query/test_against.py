@@ -34,9 +34,11 @@ from .corpora import (
     asked,
     layer_choices,
     layers_of,
+    of_case,
     one_or_list,
     reading_arguments,
     shapes,
+    sites,
     snapshot,
     token_ids,
 )
@@ -232,9 +234,10 @@ def test_rank_and_prob(
 
 
 @SETTINGS
-@given(name=shapes, at=st.sampled_from(["patch", "last", "prompt"]), data=st.data())
+@given(name=shapes, at=sites(), data=st.data())
 def test_emergence(cases: dict[str, Case], name: str, at: Any, data: st.DataObject) -> None:
     case = cases[name]
+    at = of_case(case, at)
     tokens = data.draw(st.lists(token_ids(case), min_size=1, max_size=2, unique_by=tuple))
     text = data.draw(st.sampled_from(list(CONDITIONS)))
     arguments = data.draw(st.composite(reading_arguments)(case, at)) | {"layers": data.draw(layer_choices(case.run))}

@@ -26,8 +26,10 @@ from .corpora import (
     asked,
     layer_choices,
     layers_of,
+    of_case,
     places_of,
     shapes,
+    sites,
     snapshot,
     with_patches,
 )
@@ -37,9 +39,7 @@ def brute(
     case: Case, at: str, share: float, unit: str, layers: Any, images: str | None, places: Places | None
 ) -> list[dict[str, Any]]:
     top1 = case.sites[at].token[..., 0]  # (image, layer, position)
-    counted = case.there if at == "patch" else np.ones((len(top1), top1.shape[-1]), bool)
-    if places is not None:
-        counted = places.mask
+    counted = case.at(at) if places is None else places.mask
     rows = []
     for layer in layers_of(layers, case.run.layers):
         counts: Counter[int] = Counter()
@@ -64,7 +64,7 @@ def brute(
 @SETTINGS
 @given(
     name=shapes,
-    at=st.sampled_from(["patch", "last", "prompt"]),
+    at=sites(),
     share=st.sampled_from([0.1, 0.125, 0.25, 0.3, 0.5, 0.55, 0.75, 0.9, 1.0])
     | st.integers(1, 1000).map(lambda n: n / 1000),
     unit=st.sampled_from(["image", "position"]),
@@ -75,6 +75,7 @@ def test_equals_brute_force(
     cases: dict[str, Case], name: str, at: Any, share: float, unit: Any, images: str | None, data: st.DataObject
 ) -> None:
     case = cases[name]
+    at = of_case(case, at)
     layers = data.draw(layer_choices(case.run))
     places = data.draw(st.none() | st.composite(places_of)(case)) if at == "patch" else None
     arguments = {"images": images, "patches": places}

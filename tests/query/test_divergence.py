@@ -21,7 +21,19 @@ from vlq.workers.index import rebuild
 from vlq.workers.shard import write_shard
 
 from ..synthetic import image_table, make_cache, make_run
-from .corpora import LABELS, SETTINGS, SNAPSHOTS, Case, asked, layer_choices, layers_of, shapes, snapshot
+from .corpora import (
+    LABELS,
+    SETTINGS,
+    SNAPSHOTS,
+    Case,
+    asked,
+    layer_choices,
+    layers_of,
+    of_case,
+    shapes,
+    sites,
+    snapshot,
+)
 
 NATS = 1e-6
 """Random corpora are small: their float32 sums and entropies are this exact."""
@@ -71,7 +83,7 @@ SUMMED = ("mean_entropy", "divergence", "rise")
 @SETTINGS
 @given(
     name=shapes,
-    at=st.sampled_from(["patch", "last", "prompt"]),
+    at=sites(),
     unit=st.sampled_from(["image", "position"]),
     images=st.sampled_from([None, None, *LABELS]),
     data=st.data(),
@@ -80,6 +92,7 @@ def test_equals_brute_force(
     cases: dict[str, Case], name: str, at: Any, unit: Any, images: str | None, data: st.DataObject
 ) -> None:
     case = cases[name]
+    at = of_case(case, at)
     layers = data.draw(layer_choices(case.run))
     result = case.corpus.divergence(at, unit=unit, layers=layers, **asked({"images": images}))
     rows = result.rows
@@ -92,7 +105,7 @@ def test_equals_brute_force(
         assert summary["tokens"] == median(row["tokens"] for row in rows)
         assert summary["share"] == median(row["share"] for row in rows)
     assert result.headline
-    if images is not None or at == "prompt":
+    if images is not None or at not in ("patch", "last"):
         assert all(row[key] is None for row in rows for key in SUMMED)
         assert (summary["divergence"], summary["layer"], summary["rise"]) == (None, None, None)
         assert "divergence" in result.notes[-1 - (not case.corpus.cache.snapshot().sealed)]

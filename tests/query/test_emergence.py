@@ -18,9 +18,11 @@ from .corpora import (
     asked,
     layer_choices,
     layers_of,
+    of_case,
     one_or_list,
     reading_arguments,
     shapes,
+    sites,
     snapshot,
     token_ids,
     with_patches,
@@ -31,7 +33,7 @@ from .corpora import (
 @given(name=shapes, data=st.data())
 def test_equals_brute_force(cases: dict[str, Case], name: str, data: st.DataObject) -> None:
     case = cases[name]
-    at = data.draw(st.sampled_from(["patch", "last", "prompt"]))
+    at = of_case(case, data.draw(sites()))
     sets = data.draw(st.lists(token_ids(case), min_size=1, max_size=3, unique_by=tuple))
     arguments = data.draw(st.composite(reading_arguments)(case, at)) | {"layers": data.draw(layer_choices(case.run))}
     result = case.corpus.emergence([one_or_list(ids) for ids in sets], at=at, **asked(arguments))
@@ -49,8 +51,8 @@ def test_equals_brute_force(cases: dict[str, Case], name: str, data: st.DataObje
             seen |= read
             so_far.append((layer, int(seen.sum())))
             row = {"token": label, "layer": layer, "images": read.sum(), "new": new.sum(), "so_far": seen.sum()}
-            counted = {"patch": {"patches": hit[:, layer].sum()}, "prompt": {"positions": hit[:, layer].sum()}}
-            expected.append(row | counted.get(at, {}))
+            counted = {"patch": {"patches": hit[:, layer].sum()}, "last": {}}
+            expected.append(row | counted.get(at, {"positions": hit[:, layer].sum()}))
         matched = so_far[-1][1]
         half = [layer for layer, n in so_far if n >= matched / 2]
         first = [layer for layer, n in so_far if n]

@@ -35,6 +35,7 @@ from .corpora import (
     covered,
     layer_choices,
     layers_of,
+    of_case,
     one_or_list,
     places_of,
     shapes,
@@ -43,7 +44,7 @@ from .corpora import (
     with_patches,
 )
 
-SITES = st.sampled_from(["patch", "patch", "patch", "prompt", "last"])
+SITES = st.sampled_from(["patch", "patch", "patch", "prompt", "last", "answer"])
 
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -75,7 +76,7 @@ def told(case: Case, site: str, function: str, ids: list[int], arguments: dict[s
     images, layers, positions, k = token.shape
     probability = np.exp(logprob.astype(np.float64))
     # Of an image's layer: the most that the last stored token has, and the most that is left, rounded up.
-    there = case.there if site == "patch" else np.ones((images, positions), bool)
+    there = case.at(site)
     kth = probability[..., -1].max(-1, initial=0, where=there[:, None])
     least = np.exp(logprob.astype(np.float64) * (1 + np.finfo(logprob.dtype).eps)).sum(-1)
     left = np.ceil(np.maximum(1 - least, 0).max(-1, initial=0, where=there[:, None]) * 2**16) / 2**16
@@ -106,7 +107,7 @@ def told(case: Case, site: str, function: str, ids: list[int], arguments: dict[s
 
 def rows_of(case: Case, site: str, table: Result) -> dict[tuple[int, ...], dict[str, Any]]:
     """The rows by cell."""
-    place = {"patch": "patch", "prompt": "position", "last": None}[site]
+    place = {"patch": "patch", "last": None}.get(site, "position")
     found = {(row["image_id"], row["layer"], row[place] if place else 0): row for row in table.rows}
     assert len(found) == len(table.rows)
     assert all(row["image"] == case.names[row["image_id"]] for row in table.rows)
@@ -131,6 +132,7 @@ def test_equals_brute_force(
     cases: dict[str, Case], name: str, site: str, function: str, all_cells: bool, data: st.DataObject
 ) -> None:
     case = cases[name]
+    site = of_case(case, site)
     ids = data.draw(token_ids(case))
     arguments = data.draw(st.composite(narrowing)(case, site))
     expected = told(case, site, function, ids, arguments)
@@ -155,7 +157,9 @@ def test_equals_brute_force(
     summary = result.summary
     assert summary["stored"] == stored.sum()
     places = arguments["patches"]
-    of_each = (places is not None and places.by_image) or (site == "patch" and case.run.grid is None)
+    of_each = (
+        (places is not None and places.by_image) or site == "answer" or (site == "patch" and case.run.grid is None)
+    )
     assert summary["readings"] == (None if of_each else (~np.isnan(expected.low)).sum())
     assert with_patches(case, arguments).items() <= summary.items()
     assert summary["matched"] == stored.any((1, 2)).sum()
@@ -247,6 +251,7 @@ def test_held_against_a_number(
     cases: dict[str, Case], name: str, site: str, function: str, sign: str, flipped: bool, data: st.DataObject
 ) -> None:
     case = cases[name]
+    site = of_case(case, site)
     ids = data.draw(token_ids(case))
     arguments = data.draw(st.composite(narrowing)(case, site))
     number = data.draw(st.integers(0, 20) if function == "rank" else st.floats(0, 0.6).map(lambda x: round(x, 3)))

@@ -19,6 +19,7 @@ from vlq.query.errors import BadArgument
 
 from ..brute import Site, picked_layers, read_site
 from ..synthetic import WORDS, make_cache, make_run
+from .corpora import most_of
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
@@ -33,6 +34,12 @@ SHAPES = {
         "images": 6,
         "seed": 5,
         "seal": False,
+    },
+    "answers, and grids of their own": {
+        "run": {"at": ("patch", "prompt", "answer"), "answer": 3, "grid": None, "patches": 9, "layers": 5},
+        "images": 9,
+        "seed": 6,
+        "failed": [7],
     },
 }
 
@@ -54,7 +61,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         run = make_run(**options.pop("run"))
         make_cache(folder, run, **options)
         shards = sorted(str(path.parent.relative_to(folder)) for path in folder.glob("shards/*/zarr.json"))
-        sites = {site: read_site(folder, shards, site) for site in ("patch", "prompt", "last")}
+        sites = {site: read_site(folder, shards, site, most_of(run, site)) for site in run.positions}
         names = [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(options["images"])]
         made[name] = Case(vlq.open(str(folder)), sites, names, options.get("failed", []))
     return made
@@ -73,7 +80,7 @@ def questions(draw: st.DrawFn) -> tuple[str, str, list[int], dict[str, Any]]:
     layer = st.integers(0, run.layers - 1)
     window = st.tuples(layer, layer).map(lambda pair: tuple(sorted(pair)))
     arguments["layers"] = draw(st.none() | layer | window | st.lists(layer, min_size=1, max_size=4))
-    arguments["at"] = draw(st.sampled_from(["patch", "last", "prompt"]))
+    arguments["at"] = draw(st.sampled_from([*run.positions]))
     arguments["by"] = draw(
         st.sampled_from(["image", "patch", "corpus"] if arguments["at"] == "patch" else ["image", "corpus"])
     )

@@ -13,6 +13,7 @@ import typer
 
 from vlq.query.cache import demo_url
 from vlq.query.errors import CacheMismatch, OlderFormat
+from vlq.query.schema import STORED_SITES
 
 if TYPE_CHECKING:
     from vlq.workers.job import Outcome
@@ -73,7 +74,9 @@ def make_cache(url: str, count: int = SCENES) -> Outcome:
     from vlq.workers.progress import tracker
 
     scenes = Path(url).parent / "scenes"
-    options = RunOptions(images=str(scenes / MANIFEST), model=str(MODEL), cache=url, prompt=MAIN_PROMPT)
+    options = RunOptions(
+        images=str(scenes / MANIFEST), model=str(MODEL), cache=url, prompt=MAIN_PROMPT, at=STORED_SITES, answer=4
+    )
     with tracker() as shown:
         shown.phase(f"composing {count} scenes")
         if not has_scenes(scenes, count):

@@ -51,12 +51,14 @@ def load(
     attention: str = "sdpa",
     check_images: int = 1,
     device_map: str | None = None,
+    answer: bool = False,
 ) -> LensModel:
     """A model with its checks passed.
 
     `device` is cpu or cuda; a `device_map` spreads the model over all GPUs that are here. `dtype` auto means float32 on
     a CPU and the checkpoint's own on a GPU. A model whose attention cannot be sdpa gets eager. The checks run with
-    `check_images` images at once, so that what does not fit shows now. Raises ModelError.
+    `check_images` images at once, so that what does not fit shows now; with `answer` the model's answers are
+    checked, too. Raises ModelError.
     """
     import torch
 
@@ -67,7 +69,7 @@ def load(
     wanted = "float32" if dtype == "auto" and device == "cpu" else dtype
     generic = family_of(model, folder) == GENERIC
     try:
-        return _checked(model, folder, prompt, device, wanted, attention, check_images, device_map)
+        return _checked(model, folder, prompt, device, wanted, attention, check_images, device_map, answer)
     except ModelError as error:
         if not generic:
             raise
@@ -87,6 +89,7 @@ def _checked(
     attention: str,
     check_images: int,
     device_map: str | None,
+    answer: bool,
 ) -> LensModel:
     import torch
 
@@ -100,7 +103,7 @@ def _checked(
         elif any(parameter.device.type != device for parameter in loaded.parameters()):
             raise ModelError(f"{model} does not fit into the GPUs of one worker.", "Use more --gpus-per-worker.")
         lens_model: LensModel = adapter(loaded.eval(), processor, prompt)
-        check(lens_model, check_images)
+        check(lens_model, check_images, answer)
     except VlqError:
         raise
     except torch.cuda.OutOfMemoryError as error:

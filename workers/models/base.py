@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -72,6 +73,16 @@ class Encoded:
     def length(self) -> int:
         """Of the sequence."""
         return len(self.tokens["input_ids"])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model answered to an image and the prompt: the most probable token each time."""
+
+    ids: tuple[int, ...]  # without the token that ends it
+    logprobs: tuple[float, ...]  # of each id when it was chosen, in nats
+    text: str  # without special tokens
+    states: Tensor  # (layer, token, d), un-normed, at the answer's own tokens
 
 
 class LensModel(ABC):
@@ -260,6 +271,13 @@ class LensModel(ABC):
         differ in length, the shorter ones are padded at their left: `places` knows.
         """
 
+        with self._watched(visit):
+            self.run_decoder(self.batch(images))
+
+    @contextmanager
+    def _watched(self, visit: Visit) -> Iterator[None]:
+        """Call `visit` with each layer's states, on the lens' device, whenever the decoder runs."""
+
         def visit_here(layer: int, hidden: Tensor) -> None:
             visit(layer, hidden.to(self.device))
 
@@ -269,15 +287,79 @@ class LensModel(ABC):
         ]
         handles.append(self.blocks[-1].register_forward_hook(_on_output(visit_here, len(self.blocks))))
         try:
-            self.run_decoder(self.batch(images))
+            yield
         finally:
             for handle in handles:
                 handle.remove()
 
+    @torch.inference_mode()
+    def answer(self, images: Sequence[Encoded], most: int, visit: Visit) -> list[Answer]:
+        """Run a batch as `forward` does, and have the model go on for at most so many tokens an image, greedily."""
+        seen: list[list[Tensor]] = [[] for _ in range(self.layers)]  # by layer, one (image, 1, d) for each token
+
+        def visit_here(layer: int, hidden: Tensor) -> None:
+            if len(seen[layer]) == 0:
+                visit(layer, hidden)
+                seen[layer].append(hidden[:, :0])  # the prompt is done
+            else:
+                seen[layer].append(hidden.clone())
+
+        batch = self.batch(images)
+        batch.pop("position_ids", None)  # `generate` counts by itself
+        batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
+        with self._watched(visit_here):
+            # One more than wanted, so that the last one's states are there, too.
+            found = self.model.generate(**batch, generation_config=self._greedy(most + 1))
+        new = found.sequences[:, batch["input_ids"].shape[1] :]  # (image, token)
+        logprobs = torch.stack(
+            [
+                torch.log_softmax(logits.float(), -1).gather(1, new[:, token, None])[:, 0]
+                for token, logits in enumerate(found.logits)
+            ],
+            1,
+        )
+        states = torch.stack([torch.cat(of_layer, 1) for of_layer in seen])  # (layer, image, token, d)
+        answers = []
+        for image, tokens in enumerate(new.tolist()):
+            length = next((at for at, id in enumerate(tokens[:most]) if id in self._ends), min(most, len(tokens)))
+            ids = tuple(tokens[:length])
+            text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            own = logprobs[image, :length].tolist()
+            answers.append(Answer(ids, tuple(own), text, states[:, image, :length]))
+        return answers
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        own = self.model.generation_config.eos_token_id
+        if own is None:
+            own = self.tokenizer.eos_token_id
+        return frozenset(own if isinstance(own, list) else [] if own is None else [own])
+
+    def _greedy(self, tokens: int) -> Any:
+        """So many tokens, the most probable one each time, whatever the model's folder says of sampling."""
+        from transformers import GenerationConfig
+
+        ends = sorted(self._ends)
+        self.model.generation_config = GenerationConfig(eos_token_id=ends or None)  # type: ignore[no-untyped-call]
+        return GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=tokens,
+            do_sample=False,
+            eos_token_id=ends or None,
+            pad_token_id=ends[0] if ends else self._padding,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+
+    @property
+    def _padding(self) -> int:
+        """What fills up sequences in front of what is read, and behind answers that have ended."""
+        return int(self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0)
+
     def batch(self, images: Sequence[Encoded]) -> dict[str, Tensor]:
         """The model's arguments for several images, on its device; floating-point values in its dtype."""
         length = max(image.length for image in images)
-        padding = self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0
+        padding = self._padding
         joined = {
             name: torch.stack(
                 [
@@ -350,7 +432,7 @@ def _on_output(visit: Visit, layer: int) -> Callable[..., None]:
 # --- checks at load --------------------------------------------------------------------------------------------
 
 
-def check(model: LensModel, images: int = 1) -> None:
+def check(model: LensModel, images: int = 1, answer: bool = False) -> None:
     """Run made-up images, a batch of so many and one of several sizes, and compare the lens with the model.
 
     Checked: as many image positions as the grid has cells, no more than can be stored, the same prompt beside every
@@ -373,6 +455,8 @@ def check(model: LensModel, images: int = 1) -> None:
         raise ModelError(f"{name}: beside images of several sizes the prompt's tokens differ.")
     for batch in [tried[:1] * images] + ([tried] if model.grid is None else []):
         check_batch(model, batch)
+    if answer:
+        check_answers(model, tried)
     model.check_more()
 
 
@@ -393,6 +477,28 @@ def check_batch(model: LensModel, batch: Sequence[Encoded]) -> None:
         raise ModelError(f"{type(model.model).__name__}: expected layers 0 to {model.layers - 1} in order. Got {seen}.")
     for i, one in enumerate(batch):
         check_last_layer(model, one, last[0][image == i])
+
+
+@torch.inference_mode()
+def check_answers(model: LensModel, batch: Sequence[Encoded]) -> None:
+    """Raises ModelError unless the last layer's readings in front of an answer's tokens are what chose them."""
+    image, place = model.places(batch, ("prompt",))
+    last: list[Tensor] = []
+
+    def visit(layer: int, hidden: Tensor) -> None:
+        if layer == model.layers - 1:
+            last.append(hidden[image, place])
+
+    for i, answer in enumerate(model.answer(batch, 3, visit)):
+        before = torch.cat([last[0][image == i][-1:], answer.states[-1, :-1]])[: len(answer.ids)]
+        lens = model.unembed(before).float()
+        for logits, id, logprob in zip(lens, answer.ids, answer.logprobs, strict=True):
+            noise = 32 * torch.finfo(model.dtype).eps * float(logits.abs().max().clamp(min=1))
+            if not abs(float(torch.log_softmax(logits, -1)[id]) - logprob) <= noise:
+                raise ModelError(
+                    f"{type(model.model).__name__}: the answer's tokens are not what the lens reads in front of them.",
+                    "Run without --answer.",
+                )
 
 
 @torch.inference_mode()

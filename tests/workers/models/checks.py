@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -119,3 +120,50 @@ def embeddings(model: LensModel, image: Image.Image) -> tuple[Tensor, Encoded]:
     places = encoded.sites["patch"]
     model.forward([encoded], lambda layer, hidden: found.append(hidden[0, places].clone()) if layer == 0 else None)
     return found[0], encoded
+
+
+@torch.inference_mode()
+def answered(model: LensModel, image: Image.Image, most: int, types: int = 0) -> tuple[list[int], list[float]]:
+    """A greedy answer, word by word: the whole sequence anew for each token, without a cache. Ids, log-probabilities.
+
+    `types` is what `token_type_ids` are of the answer's own tokens, if the model goes by them; else 0.
+    """
+    inputs = dict(model.processor(images=[image], text=[model.prompt], return_tensors="pt"))
+    inputs.pop("labels", None)
+    if types:
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    ids: list[int] = []
+    logprobs: list[float] = []
+    while len(ids) < most:
+        logprob = torch.log_softmax(model.model(**inputs, use_cache=False).logits[0, -1].double(), -1)
+        id = int(logprob.argmax())
+        if id in model._ends:
+            break
+        ids.append(id)
+        logprobs.append(float(logprob[id]))
+        added = {"input_ids": id, "attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": types}
+        for name, value in added.items():
+            if name in inputs:
+                inputs[name] = torch.cat([inputs[name], torch.tensor([[value]])], 1)
+    return ids, logprobs
+
+
+def answers_what_the_model_answers(
+    model: LensModel, images: Sequence[Image.Image], most: int = 5, types: int = 0
+) -> None:
+    """Each image alone and in a batch with the others; and the lens at the answer's tokens reads what comes next."""
+    encoded = [model.encode(image) for image in images]
+    together = model.answer(encoded, most, lambda layer, hidden: None)
+    expected = [answered(model, image, most, types) for image in images]
+    assert any(ids for ids, _ in expected)
+    for one, batched, (ids, logprobs) in zip(encoded, together, expected, strict=True):
+        (alone,) = model.answer([one], most, lambda layer, hidden: None)
+        for found in (alone, batched):
+            assert list(found.ids) == ids
+            assert found.logprobs == tuple(pytest.approx(logprob, abs=NATS) for logprob in logprobs)
+            assert found.states.shape[:2] == (model.layers, len(ids))
+            assert found.text == model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            with torch.inference_mode():
+                lens = torch.log_softmax(model.unembed(found.states[-1]).double(), -1)
+            assert [float(lens[at, id]) for at, id in enumerate(ids[1:])] == pytest.approx(logprobs[1:], abs=NATS)
+        np.testing.assert_allclose(alone.states.numpy(), batched.states.numpy(), atol=1e-3)

@@ -35,6 +35,7 @@ def test_what_is_stored_is_what_the_model_reads(tmp_path: Path, family: str) -> 
     (images / "0002.png").write_bytes(b"no image")
     cache = tmp_path / "cache"
     options = ["--model", folder, "--cache", cache, "--k", "5", "--shard-size", "3", "--batch-size", "2"]
+    options += ["--answer", "3"]
     finished(command("run", images, *options))
 
     corpus = vlq.open(str(cache))
@@ -46,14 +47,15 @@ def test_what_is_stored_is_what_the_model_reads(tmp_path: Path, family: str) -> 
     for shard, rows in zip(shards, tables, strict=True):
         group = zarr.open_group(shard, mode="r")
         for number, row in enumerate(rows):
-            stored = {name: array_of(group, name)[number] for name in ("token", "logprob", "top1")}
+            stored = {name: array_of(group, f"patch/{name}")[number] for name in ("token", "logprob", "top1")}
             if row["image"] == "0002.png":
-                assert row["grid"] is None
+                assert row["grid"] is row["answer"] is None
                 assert (stored["top1"] == corpus.cache.run.no_id).all()
                 continue
             patches = row["grid"]["rows"] * row["grid"]["columns"]
             lengths.add(patches)
-            expected = checks.of_the_model(model, Image.open(images / row["image"]))
+            image = Image.open(images / row["image"])
+            expected = checks.of_the_model(model, image)
             for layer, values in enumerate(expected):
                 token, logprob = (stored[name][layer, :patches] for name in ("token", "logprob"))
                 best = -np.sort(-values[:patches], -1)[:, :5]
@@ -62,6 +64,13 @@ def test_what_is_stored_is_what_the_model_reads(tmp_path: Path, family: str) -> 
                 np.testing.assert_allclose(own, best, atol=checks.NATS)
                 assert (stored["top1"][layer, patches:] == corpus.cache.run.no_id).all()
                 assert (stored["top1"][layer, :patches] == token[:, 0]).all()
+            ids, logprobs = checks.answered(model, image, 3)
+            assert row["answer_ids"] == ids
+            assert row["answer_logprobs"] == pytest.approx(logprobs, abs=checks.NATS)
+            assert row["answer"] == model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            # At the last layer an answer's token reads the next one.
+            answer = array_of(group, "answer/token")[number, -1, : len(ids) - 1, 0]
+            assert answer.tolist() == ids[1:]
             top = corpus.top(row["image"], rank=1).rows
             assert [found["token"] for found in top] == stored["top1"][:, :patches].reshape(-1).tolist()
     assert len(lengths) > 2
@@ -69,4 +78,4 @@ def test_what_is_stored_is_what_the_model_reads(tmp_path: Path, family: str) -> 
 
 
 def array_of(group: zarr.Group, name: str) -> Any:
-    return np.asarray(group[f"patch/{name}"][...])  # type: ignore[index]
+    return np.asarray(group[name][...])  # type: ignore[index]

@@ -1,0 +1,84 @@
+"""answer: what the model answered, and in which images the answer holds a token."""
+
+from __future__ import annotations
+
+from collections import Counter
+from statistics import median
+
+from vlq.query.bind import Bound, Scope
+from vlq.query.compile import Compiler, Relation
+from vlq.query.functions.phrases import qualified
+from vlq.query.functions.shared import IMAGES, PIECES
+from vlq.query.functions.sources import check_site
+from vlq.query.parameters import LayerSet, Optional, Parameter, Tokens
+from vlq.query.registry import Function
+from vlq.query.summary import Rows, Summary, count
+
+
+def check(bound: Bound, scope: Scope) -> None:
+    """Raises BadArgument if the model was not asked for answers."""
+    check_site(bound.given(at="answer"), scope)
+
+
+def compile_answer(bound: Bound, compiler: Compiler) -> Relation:
+    """A row for each image with an answer, or whose answer holds the token: where it first does, how probably."""
+    images = compiler.table("images")
+    where = "error IS NULL" if bound["images"] is None else f"error IS NULL AND ({bound['images'].sql(compiler)})"
+    if bound["token"] is None:
+        sql = f"""\
+SELECT image_id AS image, answer, len(answer_ids) AS tokens, exp(coalesce(list_sum(answer_logprobs), 0)) AS prob
+FROM {images} AS images WHERE {where}"""
+        return Relation(sql, ("image",), ("answer", "tokens", "prob"), "prob")
+    ids = f"{compiler.value('tokens', list(bound['token'].ids))}::UINTEGER[]"
+    sql = f"""\
+SELECT image, answer, position::INTEGER AS position, exp(answer_logprobs[position + 1]) AS prob
+FROM (
+  SELECT image_id AS image, answer, answer_logprobs,
+    list_position(list_transform(answer_ids, lambda id: list_contains({ids}, id)), true) - 1 AS position
+  FROM {images} AS images WHERE {where} AND list_has_any(answer_ids, {ids})
+)"""
+    return Relation(sql, ("image",), ("answer", "position", "prob"), "prob")
+
+
+def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
+    """How many answers there are, or hold the token, and their median probability; the most common one."""
+    most = Counter(row["answer"] for row in rows)
+    return {
+        "images": images,
+        "matched": len(rows),
+        "different": len(most),
+        "most": min(most.items(), key=lambda item: (-item[1], item[0]), default=None),
+        "median_prob": median(row["prob"] for row in rows) if rows else None,
+    }
+
+
+def headline(bound: Bound, summary: Summary) -> str:
+    images = count(summary["images"], "image")
+    every = LayerSet(tuple(range(bound.run.layers)), True, True)  # answers are of no layer
+    more = qualified(bound.given(layers=every))
+    if bound["token"] is None:
+        if not summary["matched"]:
+            return f"Answers{more}: none, of {images}"
+        text, times = summary["most"]
+        return f"Answers{more} of {images}: {summary['different']:,} different, most often {text!r} ({times:,})"
+    holds = f"{bound.token.label}{more}: in the answer of"
+    if not summary["matched"]:
+        return f"{holds} none of {images}"
+    return f"{holds} {summary['matched']:,} of {images}, median probability {summary['median_prob']:.3g}"
+
+
+ANSWER = Function(
+    name="answer",
+    parameters=(
+        Parameter("token", Optional(Tokens()), "only answers that hold this token, or one of these", None),
+        IMAGES,
+        PIECES,
+    ),
+    positional=1,
+    documentation="What the model answered to each image; with a token, where the answer holds it and how probably.",
+    example="answer('dog')",
+    check=check,
+    compile=compile_answer,
+    summarise=summarise,
+    headline=headline,
+)

@@ -33,6 +33,11 @@ ROWS, COLUMNS = "grid.rows::INTEGER", "grid.columns::INTEGER"
 """How many rows and columns of patches an image has."""
 
 
+def geometries(images: str) -> str:
+    """The image table with nothing but its geometry, as `images`: beside it no user's column stands in the way."""
+    return f"(SELECT image_id, width, height, transform, grid FROM {images}) AS images"
+
+
 def patch_box_sql(patch: str) -> str:
     """[x0, y0, x1, y1] of a patch, whose number is SQL, as `patch_box` gives it. The image table is `images`."""
 

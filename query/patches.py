@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from vlq.query.bind import Bound, Scope, Table, bind
 from vlq.query.compile import Compiler, Relation, indented
-from vlq.query.geometry import COLUMNS, ROWS
+from vlq.query.geometry import COLUMNS, ROWS, geometries
 from vlq.query.mistakes.calls import UNQUOTED
 from vlq.query.mistakes.values import EXPECTED, LIST, NO_LABEL, NO_OBJECTS, NO_PATCH, PATCHES_AGAINST, PATCHES_BY_ROW
 from vlq.query.nodes import Literal, Name, Node, Sequence
@@ -116,7 +116,7 @@ class Numbered(PatchSet):
             return numbers
         return f"""\
 SELECT image_id AS image, patch
-FROM ({numbers}) JOIN {compiler.table("images")} AS images ON error IS NULL AND patch < {ROWS} * {COLUMNS}"""
+FROM ({numbers}) JOIN {geometries(compiler.table("images"))} ON patch < {ROWS} * {COLUMNS}"""
 
 
 @dataclass(frozen=True, eq=False)

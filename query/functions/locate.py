@@ -10,7 +10,7 @@ from vlq.query.compile import Compiler, Derived, Relation, Statement, indented
 from vlq.query.functions.phrases import qualified, unstored
 from vlq.query.functions.shared import IMAGES, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_patches, token_layers
-from vlq.query.geometry import COLUMNS, ROWS, patch_box_sql
+from vlq.query.geometry import COLUMNS, ROWS, geometries, patch_box_sql
 from vlq.query.parameters import LayerSet, OneLayer, Parameter
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, placed
@@ -48,7 +48,7 @@ def found_at_layer(bound: Bound) -> Statement:
 SELECT found.*, {ROWS} AS rows, {COLUMNS} AS columns
 FROM (
   {indented(found_sql(bound, compiler))}
-) AS found JOIN {compiler.table("images")} AS images ON image_id = found.image""")
+) AS found JOIN {geometries(compiler.table("images"))} ON image_id = image""")
 
 
 def compile_patches(bound: Bound, compiler: Compiler) -> str:
@@ -72,7 +72,7 @@ WITH placed AS (
       CASE WHEN shows THEN box[1] END AS x0, CASE WHEN shows THEN box[2] END AS y0,
       CASE WHEN shows THEN box[3] END AS x1, CASE WHEN shows THEN box[4] END AS y1
     FROM (SELECT image, unnest(positions)::INTEGER AS patch FROM {found})
-    JOIN (SELECT image_id, width, height, transform, grid FROM {compiler.table("images")}) AS images ON image_id = image
+    JOIN {geometries(compiler.table("images"))} ON image_id = image
   ) GROUP BY image
 ){truth_sql(bound, compiler)}
 SELECT found.image, layer, positions AS patches, box, row, col, regions,

@@ -9,7 +9,7 @@ from vlq.query.compile import VOCABULARY, Compiler, Derived, Relation, indented
 from vlq.query.functions.phrases import named, qualified, unstored
 from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_patches, token_layers
-from vlq.query.geometry import COLUMNS, ROWS
+from vlq.query.geometry import COLUMNS, ROWS, geometries
 from vlq.query.parameters import Count, Parameter
 from vlq.query.registry import Function
 from vlq.query.schema import PATCH_CELLS
@@ -25,10 +25,10 @@ def compile_neighbours(bound: Bound, compiler: Compiler) -> Relation:
     """`around` counts what the patches around the token's read, each patch once however many of them it touches."""
     own = Compiler()
     reading = f"""\
-SELECT found.image, layer, positions, {ROWS} AS rows, {COLUMNS} AS columns
+SELECT image, layer, positions, {ROWS} AS rows, {COLUMNS} AS columns
 FROM (
   {indented(token_layers(bound.given(at="patch"), own))}
-) AS found JOIN {own.table("images")} AS images ON image_id = found.image"""
+) AS found JOIN {geometries(own.table("images"))} ON image_id = image"""
     around = compiler.load("around", Derived(own.ask(reading), count_around, (PATCH_CELLS,)))
     sql = f"""\
 SELECT token, layer, piece, text, images, patches, patches / adjacent AS share, adjacent

@@ -11,7 +11,7 @@ from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import qualified, unstored
 from vlq.query.functions.shared import AGAINST, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK
 from vlq.query.functions.sources import check_patches, token_layers
-from vlq.query.geometry import COLUMNS
+from vlq.query.geometry import COLUMNS, geometries
 from vlq.query.parameters import Parameter, StoredRank, Tokens
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, layer_summary, layer_totals, placed
@@ -34,9 +34,9 @@ WITH a AS (
   {indented(b)}
 ), met AS (
   -- Patch numbers have no sign, but their differences do.
-  SELECT a.image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,
+  SELECT image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,
     list_sort(list_intersect(p_all, q_all)) AS patches, {COLUMNS} AS across
-  FROM a JOIN b USING (image, layer) JOIN {compiler.table("images")} AS images ON image_id = a.image
+  FROM a JOIN b USING (image, layer) JOIN {geometries(compiler.table("images"))} ON image_id = image
 )
 SELECT image, layer, len(patches) AS both, len(p_all) + len(q_all) - len(patches) AS either,
   len(patches) / either AS iou,

@@ -33,7 +33,7 @@ def test_an_image_is_two_ranges_of_an_array_and_then_one(
     counted: tuple[CountingStore, Cache, dict[str, np.ndarray]],
 ) -> None:
     store, cache, expected = counted
-    names = [spec.name for spec in array_specs(cache.run, 10, cache.run.patches) if spec.axes[0] == "image"]
+    names = [spec.name for spec in array_specs(cache.run, 10, cache.run.positions) if spec.axes[0] == "image"]
     assert len(names) > 6
     commit = cache.commit(0)
     sizes = {stored.key: stored.size for stored in commit.objects}

@@ -38,7 +38,7 @@ COMMANDS = [
     "serve",
     "verify",
 ]
-AT = ("patch", "last", "prompt")
+AT = ("patch", "last", "prompt", "answer")
 TABLES = [entry.name for entry in functions().values() if entry.tokens is None]
 
 
@@ -204,9 +204,7 @@ def test_commands_options_and_functions(path: str) -> None:
     assert bash(path, '"in') == []
     assert bash(path, "fi") == ['"first_layer(', '"first_layer(token=']
     assert bash(path, '"fi') == ["first_layer(", "first_layer(token="]
-    assert bash(path, '\'first_layer("dog", at=') == [
-        f'first_layer("dog", at="{at}"' for at in ("patch", "last", "prompt")
-    ]
+    assert bash(path, '\'first_layer("dog", at=') == [f'first_layer("dog", at="{at}"' for at in AT]
     assert bash(path, "\"first_layer('dog')\"", "--f") == ["--format"]
     assert bash(path, "\"first_layer('dog')\"", "--format", "json") == ["json", "jsonl"]
     assert bash(path, "--format", "csv", '"fi') == ["first_layer(", "first_layer(token="]

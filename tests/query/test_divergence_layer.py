@@ -28,7 +28,7 @@ def brute(case: Case, at: str, min_share: float, layers: Any, images: str | None
     for image in chosen:
         said[image] = []
         for layer in window:
-            ids = Counter(top1[image, layer].tolist())
+            ids = Counter(top1[image, layer][case.at(at)[image]].tolist())
             said[image].append(min(ids, key=lambda id: (-ids[id], id)))
     counts = [Counter(tokens[place] for tokens in said.values()) for place in range(len(window))]
     rows = []

@@ -55,7 +55,8 @@ runs = st.builds(
     grid=st.none() | st.tuples(whole, whole),
     patches=whole,
     k=whole,
-    at=st.sampled_from([("patch",), ("prompt",), ("patch", "prompt")]),
+    at=st.sampled_from([("patch",), ("prompt",), ("patch", "prompt"), ("patch", "answer")]),
+    answer=whole,
     vocabulary_size=whole,
     vocabulary_hash=names,
     dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
@@ -74,7 +75,7 @@ commits = st.builds(
     run=names,
     shard=whole,
     first_image=whole,
-    patches=whole,
+    lengths=st.dictionaries(names, whole),
     images=whole,
     prefix=names,
     errors=errors,
@@ -115,7 +116,7 @@ def test_records_survive_their_bytes(record: Any) -> None:
 
 RECORDS = [
     make_run(),
-    Commit("r", 0, 0, 1, 1, "p", (), (), Stored("k", 1, "h"), {}),
+    Commit("r", 0, 0, 1, {"patch": 1}, "p", (), (), Stored("k", 1, "h"), {}),
     IndexManifest("r", 1, 1, (), {}),
     Head(1, "plan", 1, 1, False, None),
 ]
@@ -180,7 +181,7 @@ def test_arrays_of_a_llava_shard() -> None:
         prompt_ids=tuple(range(15)),
         dtype="float16",
     )
-    shapes = {spec.name: (spec.shape, spec.dtype, spec.axes) for spec in array_specs(run, 32, 576)}
+    shapes = {spec.name: (spec.shape, spec.dtype, spec.axes) for spec in array_specs(run, 32, run.positions)}
     cell = ("image", "layer", "patch")
     assert shapes["patch/token"] == ((32, 33, 576, 20), "uint16", (*cell, "k"))
     assert shapes["patch/logprob"] == ((32, 33, 576, 20), "float16", (*cell, "k"))
@@ -189,7 +190,7 @@ def test_arrays_of_a_llava_shard() -> None:
     assert shapes["prompt/token"] == ((32, 33, 15, 20), "uint16", ("image", "layer", "prompt", "k"))
     assert shapes["sum/patch"] == shapes["sum/last"] == ((33, 32_064), "float32", ("layer", "vocabulary"))
     assert len(shapes) == 12
-    assert {spec.name for spec in array_specs(replace(run, at=("prompt",)), 1, 0)} == {
+    assert {spec.name for spec in array_specs(replace(run, at=("prompt",)), 1, run.positions)} == {
         *(f"prompt/{name}" for name in ("token", "logprob", "top1", "lse", "entropy")),
         "sum/last",
     }

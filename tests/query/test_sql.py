@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from vlq.query.client import Corpus
 from vlq.query.errors import BadArgument, CacheError, CorruptCache, SqlMistake
 from vlq.query.limits import Limits, size_of
 from vlq.query.render import to_json
-from vlq.query.schema import head_key
+from vlq.query.schema import ANSWER_COLUMNS, head_key
 from vlq.query.views import VIEWS, reference, views_of
 
 from ..synthetic import make_cache, make_run
@@ -37,8 +38,8 @@ def readings(case: Case, site: str) -> Iterator[tuple[int, int, int, int, int, f
     """(token, image, layer, position, rank, log-probability) of every stored reading."""
     stored = case.sites[site]
     for image in np.flatnonzero(case.good).tolist():
-        for place in np.ndindex(stored.token.shape[1:]):
-            layer, position, k = place
+        layers, _, ranks = stored.token.shape[1:]
+        for layer, position, k in product(range(layers), np.flatnonzero(case.at(site)[image]).tolist(), range(ranks)):
             value = float(np.float32(stored.logprob[image, layer, position, k]))
             yield int(stored.token[image, layer, position, k]), image, layer, position, k + 1, value
 
@@ -54,10 +55,17 @@ def selected(corpus: Corpus, table: str, columns: str) -> list[tuple[Any, ...]]:
 @shapes
 @pytest.mark.parametrize(
     ("table", "site", "position"),
-    [("readings", "patch", "patch"), ("prompt_readings", "prompt", "position"), ("last_readings", "last", None)],
+    [
+        ("readings", "patch", "patch"),
+        ("prompt_readings", "prompt", "position"),
+        ("last_readings", "last", None),
+        ("answer_readings", "answer", "position"),
+    ],
 )
 def test_readings(cases: dict[str, Case], name: str, table: str, site: str, position: str | None) -> None:
     case = cases[name]
+    if site not in case.run.positions:
+        pytest.skip("not asked for answers")
     every = [row if position else (*row[:3], *row[4:]) for row in readings(case, site)]
     columns = f"token, image_id, layer, {f'{position}, ' if position else ''}rank, logprob"
     assert selected(case.corpus, table, columns) == sorted(every)
@@ -126,10 +134,10 @@ def test_agrees_with_the_language(cases: dict[str, Case], name: str) -> None:
 
 
 def test_columns_are_documented(cases: dict[str, Case]) -> None:
-    corpus = cases["several shards"].corpus
+    corpus = cases["with answers"].corpus
     assert list(views_of(corpus.cache.run)) == [view.name for view in VIEWS]
     for view in VIEWS:
-        own = ["label", "bright", "objects"] if view.name == "images" else []
+        own = [*ANSWER_COLUMNS, "label", "bright", "objects"] if view.name == "images" else []
         described = corpus.sql(f"DESCRIBE {view.name}").arrow()
         assert described["column_name"].to_pylist() == [*view.columns, *own]
 

@@ -17,10 +17,10 @@ from vlq.workers.encode import encode_group
 from ..synthetic import make_run, random_readings
 
 
-def written_by_zarr(run: Run, readings: Mapping[str, np.ndarray], images: int, patches: int) -> dict[str, bytes]:
+def written_by_zarr(run: Run, readings: Mapping[str, np.ndarray], images: int) -> dict[str, bytes]:
     objects: dict[str, Buffer] = {}
     group = zarr.create_group(store=MemoryStore(objects), attributes={"vlq": {"run": run.digest}})
-    for spec in array_specs(run, images, patches):
+    for spec in array_specs(run, images, run.positions):
         size = np.dtype(spec.dtype).itemsize
         is_float = np.dtype(spec.dtype).kind == "f"
         blosc = BloscCodec(typesize=size, cname="zstd", clevel=3, shuffle="shuffle")
@@ -42,4 +42,4 @@ def written_by_zarr(run: Run, readings: Mapping[str, np.ndarray], images: int, p
 def test_the_bytes_are_zarrs_own(changes: dict[str, object], failed: tuple[int, ...]) -> None:
     run = make_run(**changes)
     readings = random_readings(run, 5, np.random.default_rng(0), failed)
-    assert encode_group(run, readings, 5, run.patches) == written_by_zarr(run, readings, 5, run.patches)
+    assert encode_group(run, readings, 5, run.positions) == written_by_zarr(run, readings, 5)

@@ -93,7 +93,7 @@ def test_shapes_fill_values_and_table(
 ) -> None:
     labelled = corpus.append_column("label", pa.array([f"l{i}" for i in range(21)]))
     arrays, table = read(model, run, labelled, decoders)
-    for spec in array_specs(run, 21, 16):
+    for spec in array_specs(run, 21, run.positions):
         assert (arrays[spec.name].shape, arrays[spec.name].dtype) == (spec.shape, np.dtype(spec.dtype))
         if spec.axes[0] == "image":
             filled = np.full(spec.shape[1:], spec.fill, spec.dtype)

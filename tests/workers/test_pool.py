@@ -26,7 +26,7 @@ from vlq.workers.worker import Description, Done, Setup, unpacked
 
 pytestmark = [pytest.mark.timeout(200), pytest.mark.filterwarnings("ignore")]
 
-RUN = Run("m", "M", "hash", "<image>", (1,), 2, (1, 1), 1, ("patch",), 10, "vocabulary", "float32")
+RUN = Run("m", "M", "hash", "<image>", (1,), 2, (1, 1), 1, 1, ("patch",), 10, "vocabulary", "float32")
 SETUP = Setup("m", None, 1, ("patch",), "cpu", "auto", 1, 1, 1)
 
 

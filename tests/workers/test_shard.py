@@ -39,7 +39,7 @@ def test_any_zarr_reader_opens_a_shard(tmp_path: Path, changes: dict[str, object
     commit, readings = write(open_store(str(tmp_path)), run)
     group = zarr.open_group(str(tmp_path / commit.prefix), mode="r", zarr_format=3)
     assert {name for name, _ in group.members(max_depth=None) if "/" in name} == set(readings)
-    for spec in array_specs(run, 3, run.patches):
+    for spec in array_specs(run, 3, run.positions):
         array = group[spec.name]
         assert isinstance(array, zarr.Array)
         assert array.metadata.dimension_names == spec.axes  # type: ignore[union-attr]

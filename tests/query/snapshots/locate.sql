@@ -11,7 +11,7 @@ FROM (
     SELECT image, layer, positions FROM readings
     WHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)
   )
-) AS found JOIN read_parquet($images) AS images ON image_id = found.image
+) AS found JOIN (SELECT image_id, width, height, transform, grid FROM read_parquet($images)) AS images ON image_id = image
 -- $words = ['cat']
 SELECT images.image, answer.layer, answer.patches, answer.box, answer.row, answer.col, answer.regions, answer.iou, answer.pointing, images.image_id
 FROM (WITH placed AS (

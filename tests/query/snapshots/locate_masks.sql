@@ -9,7 +9,7 @@ FROM (
     SELECT image, layer, positions, logprob FROM read_parquet($patch_top1)
     WHERE token = $token AND layer BETWEEN $from_layer AND $to_layer
   )
-) AS found JOIN read_parquet($images) AS images ON image_id = found.image
+) AS found JOIN (SELECT image_id, width, height, transform, grid FROM read_parquet($images)) AS images ON image_id = image
 -- masks is made of
 -- $words = ['cat']
 -- $token = 2

@@ -17,9 +17,9 @@ FROM (WITH a AS (
     ) GROUP BY image, layer
   ), met AS (
     -- Patch numbers have no sign, but their differences do.
-    SELECT a.image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,
+    SELECT image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,
       list_sort(list_intersect(p_all, q_all)) AS patches, grid.columns::INTEGER AS across
-    FROM a JOIN b USING (image, layer) JOIN read_parquet($images) AS images ON image_id = a.image
+    FROM a JOIN b USING (image, layer) JOIN (SELECT image_id, width, height, transform, grid FROM read_parquet($images)) AS images ON image_id = image
   )
   SELECT image, layer, len(patches) AS both, len(p_all) + len(q_all) - len(patches) AS either,
     len(patches) / either AS iou,

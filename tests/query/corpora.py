@@ -257,7 +257,9 @@ def layer_choices(run: Run) -> st.SearchStrategy[Any]:
 def reading_arguments(draw: st.DrawFn, case: Case, site: str = "patch") -> dict[str, Any]:
     """What narrows a reading; `images` is a label or None, `patches` are Places or None."""
     places = draw(st.none() | st.composite(places_of)(case)) if site == "patch" else None
-    most = case.run.positions[site] if places is None or places.by_image else int(places.mask[0].sum())
+    most = case.run.positions[site]
+    if places is not None and isinstance(places.argument, int | list):  # numbers of patches
+        most = len({*np.atleast_1d(places.argument).tolist()})
     return {
         "rank": draw(st.just(1) | st.integers(1, case.run.k)),
         "min_prob": draw(st.none() | st.floats(0.001, 0.5)),

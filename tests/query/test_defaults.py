@@ -146,7 +146,7 @@ def test_the_sentence(cases: dict[str, Case]) -> None:
         ("defaults(share=90)", "share: expected a share above 0 and up to 1. Got 90."),
         ("defaults(share=None)", "share: expected a share above 0 and up to 1. Got None."),
         ("defaults(unit='patch')", "unit: expected 'image' or 'position'. Got 'patch'."),
-        ("defaults('first')", "at: expected 'patch' or 'last' or 'prompt'. Got 'first'."),
+        ("defaults('first')", "at: expected 'patch' or 'last' or 'prompt' or 'answer'. Got 'first'."),
     ],
 )
 def test_mistakes(cases: dict[str, Case], text: str, message: str) -> None:

@@ -65,6 +65,8 @@ def brute(case: Case, at: str, unit: str, layers: Any, images: str | None) -> li
         counts: Counter[int] = Counter()
         for image in top1[:, layer]:
             image = image[image != case.run.no_id].tolist()
+            if not image:  # it answered nothing
+                continue
             if unit == "position":
                 counts.update(image)
             else:
@@ -362,7 +364,7 @@ def test_layers_compare(cases: dict[str, Case]) -> None:
     ("text", "message"),
     [
         ("divergence(unit='patch')", "unit: expected 'image' or 'position'. Got 'patch'."),
-        ("divergence('first')", "at: expected 'patch' or 'last' or 'prompt'. Got 'first'."),
+        ("divergence('first')", "at: expected 'patch' or 'last' or 'prompt' or 'answer'. Got 'first'."),
     ],
 )
 def test_mistakes(cases: dict[str, Case], text: str, message: str) -> None:

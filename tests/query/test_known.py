@@ -269,6 +269,7 @@ def test_held_against_each_other_and_joined(
     cases: dict[str, Case], name: str, site: str, functions: tuple[str, str], data: st.DataObject
 ) -> None:
     case = cases[name]
+    site = of_case(case, site)
     signs = st.sampled_from(list(COMPARE))
     conditions, truths, doubts = [], [], []
     # The two may ask for other layers and images: what one did not ask for cannot be said.

@@ -175,7 +175,7 @@ class BatchReader:
             arrays = {f"{site}/{kind}": values for site in run.at for kind, values in found[f"{i}/{site}"].items()}
             for site in run.at:
                 check_finite(arrays[f"{site}/lse"], name, run.dtype)
-            read.append(Read(arrays, answer))
+            read.append(Read(arrays, answer and answer.told()))
         return read
 
     def _of_answers(self, answers: Sequence[Answer | None]) -> dict[str, dict[str, np.ndarray]]:

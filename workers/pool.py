@@ -81,6 +81,8 @@ class Pool:
     def __enter__(self) -> Pool:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # When a run ends, nobody asks any more what became of its other shards: Ray would print their tracebacks.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         import ray
 
         if ray.is_initialized():

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -83,6 +83,10 @@ class Answer:
     logprobs: tuple[float, ...]  # of each id when it was chosen, in nats
     text: str  # without special tokens
     states: Tensor  # (layer, token, d), un-normed, at the answer's own tokens
+
+    def told(self) -> Answer:
+        """The same without its states, which take room on the model's device."""
+        return replace(self, states=self.states[:, :0].clone())
 
 
 class LensModel(ABC):

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from vlq.query.bind import Bound, Scope, Table, bind
 from vlq.query.compile import Compiler, Relation, indented
-from vlq.query.geometry import COLUMNS, ROWS, geometries
+from vlq.query.geometry import POSITIONS, geometries
 from vlq.query.mistakes.calls import UNQUOTED
 from vlq.query.mistakes.values import EXPECTED, LIST, NO_LABEL, NO_OBJECTS, NO_PATCH, PATCHES_AGAINST, PATCHES_BY_ROW
 from vlq.query.nodes import Literal, Name, Node, Sequence
@@ -88,9 +88,8 @@ class Every(PatchSet):
         return "all positions"
 
     def cells(self, compiler: Compiler) -> str:
-        count = f"{ROWS} * {COLUMNS}" if self.site == "patch" else "len(answer_ids)"
         return f"""\
-SELECT image_id AS image, unnest(range({count})) AS patch
+SELECT image_id AS image, unnest(range({POSITIONS[self.site]})) AS patch
 FROM {compiler.table("images")} WHERE error IS NULL"""
 
 
@@ -102,7 +101,7 @@ class Numbered(PatchSet):
 
     @property
     def by_image(self) -> bool:
-        return self.run.grid is None
+        return self.site in self.run.uneven
 
     @property
     def phrase(self) -> str:
@@ -116,7 +115,7 @@ class Numbered(PatchSet):
             return numbers
         return f"""\
 SELECT image_id AS image, patch
-FROM ({numbers}) JOIN {geometries(compiler.table("images"))} ON patch < {ROWS} * {COLUMNS}"""
+FROM ({numbers}) JOIN {geometries(compiler.table("images"))} ON patch < {POSITIONS["patch"]}"""
 
 
 @dataclass(frozen=True, eq=False)

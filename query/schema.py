@@ -184,6 +184,11 @@ class Run:
         return counts
 
     @property
+    def uneven(self) -> tuple[str, ...]:
+        """Of `at` the sites where images have different numbers of positions."""
+        return tuple(site for site in self.at if site == "answer" or (site == "patch" and self.grid is None))
+
+    @property
     def summed(self) -> tuple[str, ...]:
         """Of `at` the sites whose probabilities are summed up."""
         return tuple(site for site in self.at if site != "answer")

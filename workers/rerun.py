@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -95,8 +96,8 @@ def _compare(
     group = cache.group(commit.shard)
     for site in run.at:
         names = ("token", "logprob", "top1", "lse", "entropy")
-        # A shard has room for the patches of its largest image.
-        own = math.prod(image["grid"].values()) if site == "patch" else None
+        # A shard has room for the image with most positions. Whether an answer is as long as before was told above.
+        own = min(positions_of(image, site), positions_of(now, site)) if site in run.uneven else None
         old = {name: np.asarray(group[f"{site}/{name}"][row])[:, :own] for name in names}  # type: ignore[index]
         new = {name: arrays[f"{site}/{name}"][0][:, :own] for name in names}
         cells = list(differing(run, old, new))
@@ -104,6 +105,11 @@ def _compare(
             yield Finding(f"{where}, layer {layer}, {site} {position}", what, redo)
         if len(cells) > SHOWN:
             yield Finding(f"{where}, {site}", f"{len(cells) - SHOWN:,} more readings differ", redo)
+
+
+def positions_of(image: Mapping[str, Any], site: str) -> int:
+    """How many positions an image has at a site of `Run.uneven`, by its row of the image table."""
+    return math.prod(image["grid"].values()) if site == "patch" else len(image["answer_ids"])
 
 
 def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> Iterator[tuple[int, int, str]]:
@@ -130,8 +136,8 @@ def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) 
 
 def _cells(wrong: np.ndarray) -> Iterator[tuple[int, int]]:
     """(layer, position) where anything is wrong."""
-    flat = wrong.reshape(*wrong.shape[:2], -1).any(-1)
-    yield from ((int(layer), int(position)) for layer, position in np.argwhere(flat))
+    anywhere = wrong.any(tuple(range(2, wrong.ndim)))
+    yield from ((int(layer), int(position)) for layer, position in np.argwhere(anywhere))
 
 
 def _worst(differences: np.ndarray) -> tuple[int, ...]:

@@ -92,15 +92,10 @@ def _rest(bound: Bound, bounds: str, compiler: Compiler) -> Rest:
     table = compiler.table(f"{bound['at']}_rest")
     sql = f"SELECT image, layer::INTEGER AS layer, {bounds}\nFROM {table}{where}"
     patches = bound.patches
-    if patches is None and _lengths_differ(bound):
+    if patches is None and bound["at"] in bound.run.uneven:
         patches = Every(bound.run, bound["at"])
     mask = None if patches is None else patches.mask(compiler)
     return Rest(sql, bound.run.positions[bound["at"]], bound["missing"] is not None, mask)
-
-
-def _lengths_differ(bound: Bound) -> bool:
-    """Whether images have different numbers of positions."""
-    return bound["at"] == "answer" or (bound["at"] == "patch" and bound.run.grid is None)
 
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
@@ -125,7 +120,7 @@ def totals(bound: Bound) -> dict[str, str]:
 
 def sum_up(bound: Bound, totals: Totals, images: int) -> Summary:
     name = bound.function.name
-    positions: int | None = None if _lengths_differ(bound) else bound.run.positions[bound["at"]]
+    positions: int | None = None if bound["at"] in bound.run.uneven else bound.run.positions[bound["at"]]
     if bound.patches is not None and positions is not None:
         positions = len(bound.patches.numbers) if isinstance(bound.patches, Numbered) else None
     return layer_summary(totals, bound.layers.layers, images) | {

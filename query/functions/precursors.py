@@ -10,7 +10,7 @@ from vlq.query.compile import VOCABULARY, Compiler, Derived, Relation, Statement
 from vlq.query.functions.phrases import named, qualified, unstored
 from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PROB, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_cells
-from vlq.query.geometry import COLUMNS, ROWS, geometries
+from vlq.query.geometry import POSITIONS, geometries
 from vlq.query.parameters import Count, LayerSet, Parameter
 from vlq.query.registry import Function
 from vlq.query.schema import PATCH_CELLS
@@ -42,7 +42,7 @@ def first_readings(bound: Bound) -> Statement:
     every = LayerSet(tuple(range(bound.run.layers)), True, True)
     cells = token_cells(bound.given(at="patch", layers=every), compiler)
     return compiler.ask(f"""\
-SELECT image, patch, layer, {ROWS} * {COLUMNS} AS patches
+SELECT image, patch, layer, {POSITIONS["patch"]} AS patches
 FROM (
   SELECT image, position AS patch, min(layer) AS layer FROM (
     {indented(indented(cells))}

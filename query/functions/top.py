@@ -9,7 +9,7 @@ from vlq.query.bind import Bound, Scope
 from vlq.query.compile import VOCABULARY, Compiler, Relation
 from vlq.query.functions.shared import AT, LAYERS, PATCHES, PLACE
 from vlq.query.functions.sources import check_site
-from vlq.query.geometry import COLUMNS, ROWS
+from vlq.query.geometry import POSITIONS
 from vlq.query.mistakes.values import NO_POSITION
 from vlq.query.parameters import ImageReference, Parameter, Position, Rank
 from vlq.query.patches import INSIDE
@@ -23,23 +23,21 @@ if TYPE_CHECKING:
 
 
 def check(bound: Bound, scope: Scope) -> None:
-    """Raises BadArgument for a site without readings, or a patch beyond the grid."""
+    """Raises BadArgument for a site without readings, or a position that the image does not have there."""
     check_site(bound, scope)
-    positions = bound.run.positions[bound["at"]]
-    if bound["at"] == "patch" and bound.run.grid is None:
-        positions = patches_of(scope, bound["image"])
-    if bound["patch"] is not None and bound["patch"] >= positions:
+    if bound["patch"] is not None and bound["patch"] >= (positions := positions_of(bound, scope)):
         raise scope.error(NO_POSITION, bound.argument("patch"), name="patch", at=bound["at"], last=positions - 1)
 
 
-def patches_of(scope: Scope, image: int) -> int:
-    """How many patches an image has."""
+def positions_of(bound: Bound, scope: Scope) -> int:
+    """How many positions the image has at the site."""
+    site = bound["at"]
+    if site not in bound.run.uneven:
+        return bound.run.positions[site]
     compiler = Compiler()
-    wanted = compiler.value("image", image)
-    ((patches,),) = scope.ask(
-        compiler.ask(f"SELECT {ROWS} * {COLUMNS} FROM {compiler.table('images')} WHERE image_id = {wanted}")
-    )
-    return int(patches)
+    images, image = compiler.table("images"), compiler.value("image", bound["image"])
+    ((count,),) = scope.ask(compiler.ask(f"SELECT {POSITIONS[site]} FROM {images} WHERE image_id = {image}"))
+    return int(count)
 
 
 def compile_top(bound: Bound, compiler: Compiler) -> Relation:

@@ -102,6 +102,8 @@ def test_positions_of_answers_differ_in_number(case: Case) -> None:
         count = len(case.answers[image])
         token = case.sites["answer"].token[image, :, :count, :2]
         assert [row["token"] for row in rows] == token.reshape(-1).tolist()
+        with pytest.raises(BadArgument, match=f"has the positions 0 to {count - 1}. Got {count}."):
+            case.corpus.top(image, at="answer", patch=count)
     result = case.corpus.prob("dog", at="answer", missing="bound")
     assert len(result.rows) == sum(len(case.answers[i]) for i in np.flatnonzero(case.good)) * case.run.layers
 

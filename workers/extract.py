@@ -125,7 +125,7 @@ class Read:
 def filled(run: Run, images: int, found: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays of `schema.array_specs` that have an image axis, from the readings of the images that have some."""
     lengths = dict(run.positions)
-    for site in [site for site in run.at if site == "answer" or (site == "patch" and run.grid is None)]:
+    for site in run.uneven:
         lengths[site] = max((image[f"{site}/top1"].shape[1] for image in found.values()), default=1) or 1
     arrays = {}
     for spec in array_specs(run, images, lengths):
@@ -144,8 +144,7 @@ class BatchReader:
         self._model = model
         self._lens = lens
         self._run = run
-        self._asked = tuple(site for site in run.at if site != "answer")
-        self._mass = torch.zeros(len(self._asked), run.layers, run.vocabulary_size, device=model.device)
+        self._mass = torch.zeros(len(run.summed), run.layers, run.vocabulary_size, device=model.device)
 
     @torch.inference_mode()
     def read(self, images: Sequence[Encoded], names: Sequence[str]) -> list[Read]:
@@ -154,7 +153,7 @@ class BatchReader:
         Raises RunError if the model gives no finite numbers.
         """
         run = self._run
-        image, place = self._model.places(images, self._asked)
+        image, place = self._model.places(images, run.summed)
         weights = self._weights(images)
         rows = Rows(run, len(place), self._model.device)
 
@@ -168,7 +167,7 @@ class BatchReader:
             answers = self._model.answer(images, run.answer, visit)
         else:
             self._model.forward(images, visit)
-        parts = [(f"{i}/{site}", len(encoded.sites[site])) for i, encoded in enumerate(images) for site in self._asked]
+        parts = [(f"{i}/{site}", len(encoded.sites[site])) for i, encoded in enumerate(images) for site in run.summed]
         found = rows.cut(parts) | self._of_answers(answers)
         read = []
         for i, (name, answer) in enumerate(zip(names, answers, strict=True)):
@@ -194,15 +193,15 @@ class BatchReader:
         """(site, row): which positions go into each site's sums. Every patch, but of the prompt only its last token."""
         spans = []
         for encoded in images:
-            for i, site in enumerate(self._asked):
-                span = torch.zeros(len(self._asked), len(encoded.sites[site]))
+            for i, site in enumerate(self._run.summed):
+                span = torch.zeros(len(self._run.summed), len(encoded.sites[site]))
                 span[i, slice(None) if site == "patch" else slice(-1, None)] = 1
                 spans.append(span)
         return torch.cat(spans, 1).to(self._model.device)
 
     def sums(self) -> dict[str, np.ndarray]:
         """Per site the probabilities summed over all images read: (layer, vocabulary)."""
-        return dict(zip(map(sum_of, self._asked), self._mass.cpu().numpy(), strict=True))
+        return dict(zip(map(sum_of, self._run.summed), self._mass.cpu().numpy(), strict=True))
 
 
 class Rows:
@@ -257,7 +256,7 @@ def image_table(
         "width": pa.array([image.size and image.size[0] for image in prepared], pa.uint32()),
         "height": pa.array([image.size and image.size[1] for image in prepared], pa.uint32()),
         "transform": pa.array([image.transform and asdict(image.transform) for image in prepared], TRANSFORM),
-        "grid": pa.array([image.grid and tuple(image.grid) for image in prepared], GRID),
+        "grid": pa.array([image.grid for image in prepared], GRID),
         "error": pa.array([image.error for image in prepared], pa.string()),
     }
     if answers is not None:

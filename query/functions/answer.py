@@ -10,7 +10,7 @@ from vlq.query.compile import Compiler, Relation
 from vlq.query.functions.phrases import qualified
 from vlq.query.functions.shared import IMAGES, PIECES
 from vlq.query.functions.sources import check_site
-from vlq.query.parameters import LayerSet, Optional, Parameter, Tokens
+from vlq.query.parameters import Optional, Parameter, Tokens
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count
 
@@ -53,9 +53,7 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 
 
 def headline(bound: Bound, summary: Summary) -> str:
-    images = count(summary["images"], "image")
-    every = LayerSet(tuple(range(bound.run.layers)), True, True)  # answers are of no layer
-    more = qualified(bound.given(layers=every))
+    images, more = count(summary["images"], "image"), qualified(bound)
     if bound["token"] is None:
         if not summary["matched"]:
             return f"Answers{more}: none, of {images}"

@@ -21,6 +21,7 @@ from vlq.query.functions.shared import (
     MISSING,
     PATCHES,
     PIECES,
+    PLACE,
     RANK,
     TOKEN,
 )
@@ -117,7 +118,7 @@ def compile_layer(pick: Pick, bound: Bound, compiler: Compiler) -> Relation:
     values = {
         "layer": f"{pick.layer}::INTEGER",
         "patches": positions if bound["at"] == "patch" else "[]",
-        **({"positions": positions} if bound["at"] in ("prompt", "answer") else {}),
+        **({"positions": positions} if PLACE[bound["at"]] == ("position",) else {}),
         "logprob": pick.at.format("logprob"),
         "censored": _censored(pick, bound, compiler),
     }

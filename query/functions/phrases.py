@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from vlq.query.bind import Bound
-
-WHERE = {
-    "patch": "",
-    "last": " at the last prompt token",
-    "prompt": " at the prompt's tokens",
-    "answer": " at the answer's tokens",
-}
-"""The place of a reading, by `at`; patches are what is meant if nothing is said."""
+from vlq.query.parameters import LayerSet
 
 PLACE = {
     "last": "the last prompt token",
@@ -18,7 +11,10 @@ PLACE = {
     "prompt": "the prompt's tokens",
     "answer": "the answer's tokens",
 }
-"""The same where the place is what is asked about."""
+"""The place of a reading, by `at`."""
+
+WHERE = {site: "" if site == "patch" else f" at {place}" for site, place in PLACE.items()}
+"""The same behind what is read there; patches are what is meant if nothing is said."""
 
 
 def asked(bound: Bound) -> str:
@@ -33,11 +29,12 @@ def qualified(bound: Bound) -> str:
         parts.append(f"rank 1 to {bound['rank']}")
     if bound.values.get("min_prob") is not None:
         parts.append(f"probability at least {bound['min_prob']:g}")
-    if not bound.layers.is_all:
-        layers = bound.layers.layers
+    chosen: LayerSet | None = bound.values.get("layers")
+    if chosen is not None and not chosen.is_all:
+        layers = chosen.layers
         if len(layers) == 1:
             parts.append(f"layer {layers[0]}")
-        elif bound.layers.is_window:
+        elif chosen.is_window:
             parts.append(f"layers {layers[0]} to {layers[-1]}")
         else:
             parts.append(f"layers {', '.join(map(str, layers))}")

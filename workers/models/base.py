@@ -230,8 +230,8 @@ class LensModel(ABC):
         # Only the pixels differ from image to image.
         sample = self._sample
         found = self.processor.image_processor(image, return_tensors="pt")
-        values = {name: found[name] for name in sample.values}
-        return Encoded(sample.tokens, values, sample.sites, self.grid, self.layout(*image.size).transform)
+        values, layout = {name: found[name] for name in sample.values}, self.layout(*image.size)
+        return Encoded(sample.tokens, values, sample.sites, layout.grid, layout.transform)
 
     def transform(self, width: int, height: int) -> Transform:
         """What `encode` does to the coordinates of an image of this size."""
@@ -274,7 +274,6 @@ class LensModel(ABC):
         norm belongs to the lens: at the last layer, too, it is applied by `unembed` and nowhere else. Where sequences
         differ in length, the shorter ones are padded at their left: `places` knows.
         """
-
         with self._watched(visit):
             self.run_decoder(self.batch(images))
 

@@ -13,6 +13,8 @@ from benchmarks.measure import as_json, machine
 NAMES = (
     "extraction",
     "plain_script",
+    "floor",
+    "precision",
     "throughput",
     "cluster",
     "memory",

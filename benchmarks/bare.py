@@ -112,7 +112,7 @@ def forward(model: Any, input_ids: Any, pixels: Any) -> Any:
 def lens(task: Task, model: Any, hidden: Any, normed: bool, block: int) -> None:
     import torch
 
-    from vlq.workers.lens import top
+    from vlq.workers.top import top
 
     for states in hidden.flatten(0, 1).split(block):
         logits = model.lm_head(states if normed else model.model.language_model.norm(states))

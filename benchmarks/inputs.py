@@ -6,9 +6,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlq.workers.models.base import LensModel
 
 PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
 
@@ -98,6 +104,58 @@ def build_wide(folder: Path, *, layers: int = 4, width: int = 256) -> None:
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     ).save_pretrained(folder)
+
+
+def llava_7b(device: str, dtype: torch.dtype) -> LensModel:
+    """LLaVA-1.5-7B in shape, with random weights that are made on the device, and the demo's tokenizer."""
+    import torch
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    from vlq.workers.demo.tokenizer import make_tokenizer
+    from vlq.workers.models.base import check
+    from vlq.workers.models.llava import Llava
+
+    tokenizer = make_tokenizer()
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            image_size=336,
+            patch_size=14,
+            projection_dim=768,
+        ),
+        text_config=LlamaConfig(vocab_size=32_064, max_position_embeddings=4096, rms_norm_eps=1e-5),  # and 7B's
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=576,
+        attn_implementation="sdpa",
+    )
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            loaded = LlavaForConditionalGeneration(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+    model = Llava(loaded, processor, PROMPT)
+    check(model, 8)
+    return model
 
 
 def save_scenes(folder: Path, count: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from operator import is_not
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,7 @@ from vlq.query.schema import READ_COLUMNS, Run, Transform, array_specs, sum_of
 from vlq.workers.images import BadImage, decode, fetch, turn_of
 from vlq.workers.lens import Lens, Readings
 from vlq.workers.models.base import Answer, Encoded, LensModel
+from vlq.workers.transfer import mark, to_device, to_host
 
 TRANSFORM = pa.struct(
     [
@@ -95,20 +98,31 @@ def read_decoded(
     waiting: dict[int, Encoded] = {}
     names = rows["image"].to_pylist()
 
-    def read() -> None:
+    # While a GPU reads a batch, the next one is decoded and the readings of the one before are taken.
+    begun: deque[tuple[list[int], Callable[[], list[Read]]]] = deque()
+
+    def begin() -> None:
         with busy():
-            readings = reader.read(list(waiting.values()), [names[row] for row in waiting])
-        found.update(zip(waiting, readings, strict=True))
+            begun.append((list(waiting), reader.begin(list(waiting.values()), [names[row] for row in waiting])))
         waiting.clear()
+
+    def finish() -> None:
+        at, result = begun.popleft()
+        with busy():
+            found.update(zip(at, result(), strict=True))
 
     for row, image in enumerate(images):
         if image.encoded is not None:
             waiting[row] = image.encoded
         prepared.append(image.described())
         if len(waiting) == run.batch_size:
-            read()
+            begin()
+        if len(begun) > 1:
+            finish()
     if waiting:
-        read()
+        begin()
+    while begun:
+        finish()
     arrays = filled(run, rows.num_rows, {row: read.arrays for row, read in found.items()})
     answers = [found[row].answer if row in found else None for row in range(rows.num_rows)]
     return arrays | reader.sums(), image_table(rows, prepared, answers if run.answer else None)
@@ -144,21 +158,24 @@ class BatchReader:
         self._model = model
         self._lens = lens
         self._run = run
+        self._sites: list[Mapping[str, Tensor]] = []  # of the batch that `_rows` belong to
+        self._rows: tuple[Tensor, Tensor, Tensor]
         self._mass = torch.zeros(len(run.summed), run.layers, run.vocabulary_size, device=model.device)
 
     @torch.inference_mode()
-    def read(self, images: Sequence[Encoded], names: Sequence[str]) -> list[Read]:
-        """What there is of each image. `names` are the images', for messages.
+    def begin(self, images: Sequence[Encoded], names: Sequence[str]) -> Callable[[], list[Read]]:
+        """Have a batch read. `names` are the images', for messages.
 
-        Raises RunError if the model gives no finite numbers.
+        Returns what waits for a GPU to be done with it and gives what there is of each image, or raises RunError if the
+        model gave no finite numbers.
         """
         run = self._run
-        image, place = self._model.places(images, run.summed)
-        weights = self._weights(images)
+        image, place, weights = self._where(images)
         rows = Rows(run, len(place), self._model.device)
 
         def visit(layer: int, hidden: Tensor) -> None:
-            readings = self._lens.read(hidden[image, place], weights)
+            states = hidden.flatten(0, 1).index_select(0, image * hidden.shape[1] + place)
+            readings = self._lens.read(layer, states, weights)
             rows.put(layer, readings)
             self._mass[:, layer] += readings.mass
 
@@ -168,17 +185,23 @@ class BatchReader:
         else:
             self._model.forward(images, visit)
         parts = [(f"{i}/{site}", len(encoded.sites[site])) for i, encoded in enumerate(images) for site in run.summed]
-        found = rows.cut(parts) | self._of_answers(answers)
-        read = []
-        for i, (name, answer) in enumerate(zip(names, answers, strict=True)):
-            arrays = {f"{site}/{kind}": values for site in run.at for kind, values in found[f"{i}/{site}"].items()}
-            for site in run.at:
-                check_finite(arrays[f"{site}/lse"], name, run.dtype)
-            read.append(Read(arrays, answer and answer.told()))
-        return read
+        cuts = [rows.begin_cut(parts), self._of_answers(answers)]
+        told = [answer and answer.told() for answer in answers]
 
-    def _of_answers(self, answers: Sequence[Answer | None]) -> dict[str, dict[str, np.ndarray]]:
-        """The readings at the answers' tokens, by image."""
+        def result() -> list[Read]:
+            found = cuts[0]() | cuts[1]()
+            read = []
+            for i, (name, answer) in enumerate(zip(names, told, strict=True)):
+                arrays = {f"{site}/{kind}": values for site in run.at for kind, values in found[f"{i}/{site}"].items()}
+                for site in run.at:
+                    check_finite(arrays[f"{site}/lse"], name, run.dtype)
+                read.append(Read(arrays, answer))
+            return read
+
+        return result
+
+    def _of_answers(self, answers: Sequence[Answer | None]) -> Callable[[], dict[str, dict[str, np.ndarray]]]:
+        """The readings at the answers' tokens, by image, as `Rows.begin_cut` gives them."""
         given = [answer for answer in answers if answer is not None]
         parts = [(f"{i}/answer", len(answer.ids)) for i, answer in enumerate(given)]
         rows = Rows(self._run, sum(count for _, count in parts), self._model.device)
@@ -186,8 +209,17 @@ class BatchReader:
             none = torch.zeros(0, rows.count, device=self._model.device)
             for layer in range(self._run.layers):
                 states = torch.cat([answer.states[layer] for answer in given])
-                rows.put(layer, self._lens.read(states, none))
-        return rows.cut(parts)
+                rows.put(layer, self._lens.read(layer, states, none))
+        return rows.begin_cut(parts)
+
+    def _where(self, images: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
+        """The sites' rows as `LensModel.places` has them, and `_weights`: kept while batches are alike, as they are
+        where all images have one grid."""
+        sites = [image.sites for image in images]
+        if len(sites) != len(self._sites) or any(map(is_not, sites, self._sites)):
+            self._sites, places = sites, self._model.places(images, self._run.summed)
+            self._rows = *places, self._weights(images)
+        return self._rows
 
     def _weights(self, images: Sequence[Encoded]) -> Tensor:
         """(site, row): which positions go into each site's sums. Every patch, but of the prompt only its last token."""
@@ -197,7 +229,7 @@ class BatchReader:
                 span = torch.zeros(len(self._run.summed), len(encoded.sites[site]))
                 span[i, slice(None) if site == "patch" else slice(-1, None)] = 1
                 spans.append(span)
-        return torch.cat(spans, 1).to(self._model.device)
+        return to_device(torch.cat(spans, 1), self._model.device)
 
     def sums(self) -> dict[str, np.ndarray]:
         """Per site the probabilities summed over all images read: (layer, vocabulary)."""
@@ -219,19 +251,30 @@ class Rows:
         self._token[layer], self._logprob[layer] = readings.token, readings.logprob
         self._lse[layer], self._entropy[layer] = readings.lse, readings.entropy
 
-    def cut(self, parts: Sequence[tuple[str, int]]) -> dict[str, dict[str, np.ndarray]]:
-        """What consecutive rows hold, as many as each part has, by the parts' names: as it is stored."""
-        found = {
-            "token": self._token.cpu().numpy().astype(self._run.id_dtype),
-            "logprob": self._logprob.cpu().numpy().astype(self._run.logprob_dtype),
-            "lse": self._lse.cpu().numpy(),
-            "entropy": self._entropy.cpu().numpy(),
+    def begin_cut(self, parts: Sequence[tuple[str, int]]) -> Callable[[], dict[str, dict[str, np.ndarray]]]:
+        """What consecutive rows hold, as many as each part has, by the parts' names: as it is stored.
+
+        Copies to the host are begun; what is returned waits for them.
+        """
+        stored = {
+            "token": self._token.to(getattr(torch, self._run.id_dtype)),
+            "logprob": self._logprob.to(getattr(torch, self._run.logprob_dtype)),
+            "lse": self._lse,
+            "entropy": self._entropy,
         }
-        found["top1"] = found["token"][..., 0]
-        cut, start = {}, 0
-        for name, count in parts:
-            cut[name] = {kind: values[:, start : start + count] for kind, values in found.items()}
-            start += count
+        copies = {kind: to_host(values) for kind, values in stored.items()}
+        done = mark(self._token.device)
+
+        def cut() -> dict[str, dict[str, np.ndarray]]:
+            done()
+            found = {kind: values.numpy() for kind, values in copies.items()}
+            found["top1"] = found["token"][..., 0]
+            parted, start = {}, 0
+            for name, count in parts:
+                parted[name] = {kind: values[:, start : start + count] for kind, values in found.items()}
+                start += count
+            return parted
+
         return cut
 
 

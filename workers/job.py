@@ -35,6 +35,9 @@ from vlq.workers.queue import Failure
 from vlq.workers.watch import RunWatch
 from vlq.workers.worker import Setup
 
+MOST_CALLS = 8
+"""Of one worker at once. A shard of LLaVA's size takes up to a gigabyte of the host's memory."""
+
 SHOWN_FAILURES = 20
 """How many shards that were given up are named."""
 
@@ -137,6 +140,7 @@ def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, Ca
         attention=run.attention if run else "sdpa",
         gpus=options.gpus_per_worker if device == "cuda" else 0.0,
         device_map=options.device_map,
+        calls=2 if device == "cpu" else calls_beside(gpus, pool.cpus(), options.gpus_per_worker),
     )
 
     def room() -> int:
@@ -147,6 +151,11 @@ def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, Ca
         return min(max(1, pool.cpus() // threads), _across(fitting, pool))
 
     return setup, room
+
+
+def calls_beside(gpus: int, cpus: int, each: float) -> int:
+    """How many shards a GPU's worker has under way at once: it reads one in less time than a core writes it."""
+    return max(2, min(MOST_CALLS, cpus // max(1, workers_on(gpus, each))))
 
 
 def workers_on(gpus: int, each: float) -> int:

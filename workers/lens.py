@@ -1,42 +1,35 @@
-"""The logit lens: residual stream -> what it decodes to.
+"""A lens: residual stream -> what it decodes to.
 
-softmax(lm_head(norm(h))), read at every position: the k best tokens, their log-probabilities over the full
-vocabulary, the logsumexp of the logits, the entropy, and the probabilities summed over positions
-(nostalgebraist, "interpreting GPT: the logit lens", 2020). Logits exist for one block of positions at a time.
+With the logit lens that is softmax(lm_head(norm(h))), read at every position: the k best tokens, their
+log-probabilities over the full vocabulary, the logsumexp of the logits, the entropy, and the probabilities summed over
+positions (nostalgebraist, "interpreting GPT: the logit lens", 2020). Logits exist for one block of positions at a time.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isqrt
-from typing import TypeVar
+from functools import cache
+from importlib.util import find_spec
 
-import numpy as np
 import torch
 from torch import Tensor
 
-GROUP = 64
-"""Neighbouring ids whose maximum is taken first where ties are the rule: most of a wide vocabulary is never sorted."""
+from vlq.workers.top import top
 
-FEW_THREADS = 2
-"""Up to here NumPy on one core finds the highest logits faster than PyTorch on all of them."""
-
-BLOCK_LOGITS = {"cpu": 2**23, "cuda": 2**26}
-"""Logits of one block at most: 32 MiB in float32 on a CPU, and 256 MiB to keep a GPU busy."""
+BLOCK_LOGITS = {"cpu": 2**23, "cuda": 2**28}
+"""Logits of one block at most: 32 MiB in float32 on a CPU, and 1 GiB to keep a GPU busy."""
 
 BLOCK_POSITIONS = {"cpu": 320, "cuda": 2**20}
 """Positions of one block at most: on a CPU, more make the matrix product no faster and leave the cores' caches."""
-
-
-Integers = TypeVar("Integers", Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
 class Readings:
     """What n positions decode to."""
 
-    token: Tensor  # (n, k) int64, best first, ties by the lower id
+    token: Tensor  # (n, k) integers, best first, ties by the lower id
     logprob: Tensor  # (n, k) float32, nats
     lse: Tensor  # (n,) float32
     entropy: Tensor  # (n,) float32, nats
@@ -44,31 +37,33 @@ class Readings:
 
 
 def default_block(vocabulary_size: int, device: str) -> int:
-    """How many positions a block holds, for a vocabulary and a device kind."""
+    """How many positions a block holds at most, for a vocabulary and a device kind."""
     return max(16, min(BLOCK_POSITIONS[device], BLOCK_LOGITS[device] // vocabulary_size))
 
 
 class Lens:
-    """Reads hidden states through a model's last norm and head.
+    """Reads hidden states.
 
-    `unembed` maps (n, d) states to (n, vocabulary) logits. `block` bounds n; being part of what decides the last
-    bits of a result, it is recorded with a run.
+    `unembed` maps a layer and its (n, d) states to (n, vocabulary) logits. `block` bounds n; being part of what decides
+    the last bits of a result, it is recorded with a run.
     """
 
-    def __init__(self, unembed: Callable[[Tensor], Tensor], k: int, block: int) -> None:
+    def __init__(self, unembed: Callable[[int, Tensor], Tensor], k: int, block: int) -> None:
         self._unembed = unembed
         self._k = k
         self._block = block
 
     @torch.inference_mode()
-    def read(self, hidden: Tensor, weights: Tensor) -> Readings:
-        """Readings of un-normed states.
+    def read(self, layer: int, hidden: Tensor, weights: Tensor) -> Readings:
+        """Readings of a layer's un-normed states.
 
         `hidden` is (n, d); `weights` (sums, n) says how much of each position's probabilities goes into each sum.
         """
+        blocks = -(-len(hidden) // self._block)
+        size = -(-len(hidden) // blocks)  # all alike: a short one would use the device badly
         parts = [
-            self._read_block(hidden[start : start + self._block], weights[:, start : start + self._block])
-            for start in range(0, len(hidden), self._block)
+            reduce(self._unembed(layer, states), self._k, share)
+            for states, share in zip(torch.split(hidden, size), torch.split(weights, size, 1), strict=True)
         ]
         if len(parts) == 1:
             return parts[0]
@@ -80,148 +75,40 @@ class Lens:
             torch.stack([part.mass for part in parts]).sum(0),
         )
 
-    def _read_block(self, hidden: Tensor, weights: Tensor) -> Readings:
-        logits = self._unembed(hidden)  # (n, vocabulary)
-        # Half precision leaves so few distinct values that ties are the rule.
-        ties_are_rare = logits.dtype == torch.float32
-        logits = logits.float()
-        values, token = top(logits, self._k, ties_are_rare)
-        # The exponentials are taken once, for logsumexp, entropy and sums alike.
-        highest = values[:, :1]
-        exponential = (logits - highest).exp_()
-        total = exponential.sum(-1)
-        lse = highest[:, 0] + total.log()
-        # H = lse - E[logit]; the logits are not needed after this and lend their memory.
-        entropy = (lse - logits.mul_(exponential).sum(-1) / total).clamp_(min=0)
-        return Readings(token, values - lse[:, None], lse, entropy, (weights / total) @ exponential)
+
+def reduce(logits: Tensor, k: int, weights: Tensor) -> Readings:
+    """Readings of (n, vocabulary) logits, whose memory may be used for something else meanwhile."""
+    if triton_works(logits.device):
+        from vlq.workers.kernels import reduce as reduce_by_kernels
+
+        return Readings(*reduce_by_kernels(logits.float().contiguous(), k, weights))
+    # Half precision leaves so few distinct values that ties are the rule.
+    ties_are_rare = logits.dtype == torch.float32
+    logits = logits.float()
+    values, token = top(logits, k, ties_are_rare)
+    # The exponentials are taken once, for logsumexp, entropy and sums alike.
+    highest = values[:, :1]
+    exponential = (logits - highest).exp_()
+    total = exponential.sum(-1)
+    lse = highest[:, 0] + total.log()
+    # H = lse - E[logit]; the logits are not needed after this and lend their memory.
+    entropy = (lse - logits.mul_(exponential).sum(-1) / total).clamp_(min=0)
+    return Readings(token, values - lse[:, None], lse, entropy, (weights / total) @ exponential)
 
 
-def top(logits: Tensor, k: int, ties_are_rare: bool = True) -> tuple[Tensor, Tensor]:
-    """The k highest of each row of (n, vocabulary) float32 logits and their ids, ties going to the lower id."""
-    k = min(k, logits.shape[-1])
-    if logits.device.type == "cpu" and torch.get_num_threads() <= FEW_THREADS:
-        return numpy_top(logits, k)
-    return torch_top(logits, k, ties_are_rare)
-
-
-def numpy_top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`top` on one core of a CPU, in a quarter of `torch.topk`'s time for narrow rows and half of it for wide ones.
-
-    A row is cut into groups. Its k-th highest group maximum is no higher than its k-th highest element, so the
-    elements from that up hold the k highest with all their ties. They are few, and are sorted by exact keys.
+@cache
+def triton_works(device: torch.device) -> bool:
+    """Whether kernels can be compiled for a device. PyTorch for NVIDIA's GPUs brings Triton along, which needs a C
+    compiler; without either, plain PyTorch does the same in more time.
     """
-    n, width = logits.shape
-    size = isqrt(width // k)
-    groups = width // size
-    values = logits.numpy()
-    # Ids that leave the same remainder make a group: the maxima are then over neighbouring memory.
-    maxima = logits[:, : size * groups].view(n, size, groups).amax(1).numpy()
-    maxima.partition(groups - k, axis=1)
-    at = np.flatnonzero(values >= maxima[:, groups - k, None])  # in the block as a whole
-    row = at // width
-    starts = np.searchsorted(row, np.arange(n + 1))
-    counts = np.diff(starts)
-    if counts.min() < k:  # there are NaNs
-        return exact_top(logits, k)
-    most = counts.max()
-    keys = np.full(n * most, np.iinfo(np.int64).min)
-    keys[np.arange(len(at)) + (np.arange(n) * most - starts[:-1])[row]] = _numpy_keys(np.take(values, at), at)
-    keys = keys.reshape(n, most)
-    keys.sort(axis=1)
-    best = _low_word(keys[:, : -k - 1 : -1])
-    ids = best - np.arange(0, n * width, width)[:, None]
-    return torch.from_numpy(np.take(values, best)), torch.from_numpy(ids)
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    from vlq.workers.kernels import reduce as reduce_by_kernels
 
-
-def _numpy_keys(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """`_keys` of few elements, of which NumPy makes them in half of the time."""
-    bits = (values + np.float32(0)).view(np.int32)
-    keys: np.ndarray = (_ordered(bits).astype(np.int64) << 32) | (0xFFFFFFFF - ids)
-    return keys
-
-
-def torch_top(logits: Tensor, k: int, ties_are_rare: bool) -> tuple[Tensor, Tensor]:
-    """`top` on any device.
-
-    `torch.topk` orders ties as it likes. So it is asked for one more than k: where those k + 1 values differ, its
-    ids are right, and the few rows where they do not are done again by exact keys.
-    """
-    if k == logits.shape[-1] or not ties_are_rare:
-        return exact_top(logits, k)
-    values, token = _loose_top(logits, k + 1)
-    tied = (values[:, 1:] == values[:, :-1]).any(-1)
-    values, token = values[:, :k].contiguous(), token[:, :k].contiguous()
-    if tied.any():
-        values[tied], token[tied] = exact_top(logits[tied], k)
-    return values, token
-
-
-def _loose_top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`torch.topk`, in half of its time or less: ids are right where the values are distinct.
-
-    Ids that leave the same remainder make a group. The k highest of a row lie in the k groups with the highest
-    maxima, because any other group's elements are at most as high as each of those k maxima. Groups of such a size
-    leave as many maxima as candidates to look at; the few ids that fill no group are candidates too.
-    """
-    n, width = logits.shape
-    size = isqrt(width // k)
-    if size < 3:
-        return logits.topk(k)
-    groups = width // size
-    maxima = logits[:, : size * groups].view(n, size, groups).amax(1)  # over neighbouring memory, so it is fast
-    best = maxima.topk(k, sorted=False).indices
-    steps = torch.arange(0, size * groups, groups, device=logits.device)
-    rest = torch.arange(size * groups, width, device=logits.device).expand(n, -1)
-    candidates = torch.cat([(best[:, None] + steps[:, None]).flatten(1), rest], 1)
-    values, at = logits.gather(1, candidates).topk(k)
-    return values, candidates.gather(1, at)
-
-
-def exact_top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest of each row and their ids, by keys that no two elements share: the value, then the lower id."""
-    width = logits.shape[-1]
-    if width // GROUP < 2 * k:
-        token = _low_word(_keys(logits, torch.arange(width, device=logits.device)).topk(k).values)
-    else:
-        maxima = _group_maxima(logits)
-        # Of groups with equal maxima the lower one holds the lower ids.
-        keys = _keys(maxima, torch.arange(maxima.shape[1], device=logits.device))
-        candidates, found = _of_groups(logits, _low_word(keys.topk(k, sorted=False).values))
-        token = _low_word(_keys(found, candidates).topk(k).values)
-    return logits.gather(1, token), token
-
-
-def _group_maxima(logits: Tensor) -> Tensor:
-    """(n, groups): the highest of every GROUP neighbouring ids; the last group may be shorter."""
-    n, width = logits.shape
-    whole = width // GROUP
-    maxima = logits[:, : whole * GROUP].view(n, whole, GROUP).amax(-1)
-    if whole * GROUP == width:
-        return maxima
-    return torch.cat([maxima, logits[:, whole * GROUP :].amax(-1, keepdim=True)], 1)
-
-
-def _of_groups(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and logits of all elements of the chosen groups, both (n, chosen * GROUP); none beyond the vocabulary."""
-    n, width = logits.shape
-    ids = (groups[:, :, None] * GROUP + torch.arange(GROUP, device=logits.device)).view(n, -1)
-    beyond = ids >= width
-    values = logits.gather(1, ids.clamp(max=width - 1)).masked_fill_(beyond, float("-inf"))
-    return ids, values
-
-
-def _keys(values: Tensor, ids: Tensor) -> Tensor:
-    """int64 keys that order by the float32 value and, among equals, put the lower id above."""
-    bits = (values + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0: the two zeros are equal
-    return (_ordered(bits).to(torch.int64) << 32) | (0xFFFFFFFF - ids)
-
-
-def _ordered(bits: Integers) -> Integers:
-    """The bits of float32 values as integers that are in the order of the values."""
-    ordered: Integers = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return ordered
-
-
-def _low_word(keys: Integers) -> Integers:
-    """The ids of keys."""
-    return 0xFFFFFFFF - (keys & 0xFFFFFFFF)
+    try:
+        reduce_by_kernels(torch.zeros(1, 64, device=device), 1, torch.ones(1, 1, device=device))
+    except Exception as error:  # Triton raises nearly anything if its tools are missing
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        print(f"Triton's kernels cannot be used ({first}): the lens is slower by plain PyTorch.", file=sys.stderr)
+        return False
+    return True

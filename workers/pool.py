@@ -172,7 +172,7 @@ class Pool:
         actor = actor.options(
             num_cpus=min(self._setup.threads, self._largest_node()),
             num_gpus=self._setup.gpus,
-            max_concurrency=2,
+            max_concurrency=self._setup.calls,
             # A lost worker is replaced here, where failures are counted shard by shard.
             max_restarts=0,
             max_task_retries=0,
@@ -261,8 +261,7 @@ class Pool:
         queue, record = Queue(shards), run.to_bytes()
         while queue.unfinished:
             self._look_around(queue, watch)
-            for worker in self._workers:
-                self._fill(worker, queue, url, record, rows, watch)
+            self._fill(queue, url, record, rows, watch)
             if (ended := self._next(queue.wait(TICK))) is None:
                 continue
             worker, task, result = ended
@@ -298,18 +297,17 @@ class Pool:
         ready = sum(1 for worker in self._workers if worker.node)
         watch.workers(ready, len(self._workers) - ready)
 
-    def _fill(
-        self, worker: Worker, queue: Queue, url: str, record: bytes, rows: Callable[[int], pa.Table], watch: Watch
-    ) -> None:
-        while worker.node and len(worker.tasks) < 2:
-            task = queue.take(worker.tasks)
-            if task is None:
-                return
-            if task.holders > 1:
-                watch.reissued(task.shard)
-            worker.tasks.append(task)
-            call = worker.actor.extract.remote(url, record, task.shard, packed(rows(task.shard)))
-            self._calls[call] = worker, task
+    def _fill(self, queue: Queue, url: str, record: bytes, rows: Callable[[int], pa.Table], watch: Watch) -> None:
+        """Give every worker what it can have under way at once, those that have least first."""
+        for has in range(self._setup.calls):
+            for worker in self._workers:
+                if not worker.node or len(worker.tasks) != has or (task := queue.take(worker.tasks)) is None:
+                    continue
+                if task.holders > 1:
+                    watch.reissued(task.shard)
+                worker.tasks.append(task)
+                call = worker.actor.extract.remote(url, record, task.shard, packed(rows(task.shard)))
+                self._calls[call] = worker, task
 
     def _failed(self, worker: Worker, task: Task, error: Exception, queue: Queue, watch: Watch) -> None:
         from ray.exceptions import RayError

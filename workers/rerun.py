@@ -18,7 +18,7 @@ from vlq.query.errors import CacheMismatch, CorruptCache, StoreError
 from vlq.query.schema import Commit, Run, commit_key
 from vlq.workers.extract import read_shard
 from vlq.workers.index import Progress
-from vlq.workers.lens import Lens
+from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.files import model_hash, resolve
@@ -77,7 +77,7 @@ def _compare(
         return
     (image,) = table.to_pylist()
     where = f"image {image['image_id']} ({image['image']})"
-    lens = Lens(model.unembed, run.k, run.lens_block)
+    lens = lens_of(model, run)
     try:
         arrays, anew = read_shard(model, lens, run, table.select(["image_id", "image", "uri"]), decoder)
     except (OSError, StoreError) as error:

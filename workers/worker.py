@@ -43,6 +43,7 @@ class Setup:
     attention: str = "sdpa"
     gpus: float = 0.0
     answer: int = 0
+    calls: int = 2  # shards under way at once: one uses the model, the others are decoded ahead or written
     device_map: str | None = None  # auto spreads a model over the worker's GPUs; it decides no bits
 
 
@@ -110,7 +111,7 @@ def run_of(record: bytes) -> Run:
 
 
 class ShardWorker:
-    """One model. Two calls may be under way at once: one uses the model, the other decodes ahead or writes."""
+    """One model. Several calls may be under way at once: one uses the model, the others decode ahead or write."""
 
     def __init__(self, setup: Setup) -> None:
         # Nothing that can fail: Ray would report it as a death without its message.
@@ -156,7 +157,7 @@ class ShardWorker:
         import torch
 
         from vlq.workers.extract import decode_ahead, read_decoded
-        from vlq.workers.lens import Lens
+        from vlq.workers.lenses import lens_of
         from vlq.workers.shard import commit, find_commit, put_shard
 
         run, rows = run_of(run_record), unpacked(packed_rows)
@@ -171,7 +172,7 @@ class ShardWorker:
                 return _by_another_run(found)
             began = time.perf_counter()
             torch.set_num_threads(run.threads)  # counts for the calling thread
-            lens = Lens(self._model.unembed, run.k, run.lens_block)
+            lens = lens_of(self._model, run)
             try:
                 readings, table = read_decoded(self._model, lens, run, rows, images, busy.running)
             except torch.cuda.OutOfMemoryError as error:

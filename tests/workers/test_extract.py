@@ -18,7 +18,7 @@ from vlq.query.errors import RunError
 from vlq.query.schema import IMAGE_COLUMNS, Run, array_specs
 from vlq.workers.corpus import list_images
 from vlq.workers.extract import read_shard
-from vlq.workers.lens import Lens
+from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.worker import Setup, describe_run
@@ -61,7 +61,7 @@ GOOD = [i for i in range(21) if i not in FAILED]
 def read(
     model: LensModel, run: Run, rows: pa.Table, decoders: ThreadPoolExecutor
 ) -> tuple[dict[str, np.ndarray], pa.Table]:
-    return read_shard(model, Lens(model.unembed, run.k, run.lens_block), run, rows, decoders)
+    return read_shard(model, lens_of(model, run), run, rows, decoders)
 
 
 def joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -10,7 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlq.workers.lens import BLOCK_LOGITS, GROUP, Lens, default_block, exact_top, numpy_top, top, torch_top
+from vlq.workers.lens import BLOCK_LOGITS, Lens, default_block
+from vlq.workers.top import GROUP, exact_top, numpy_top, top, torch_top
+
+
+def clone(layer: int, hidden: torch.Tensor) -> torch.Tensor:
+    """States that are logits themselves."""
+    return hidden.clone()
 
 
 def stable_order(logits: torch.Tensor) -> np.ndarray:
@@ -33,7 +39,7 @@ def test_readings_equal_a_full_softmax(seed: int, n: int, vocabulary: int, k: in
     logits = torch.from_numpy((rng.integers(0, levels, (n, vocabulary)) * (20 / levels)).astype(np.float32))
     weights = torch.from_numpy(rng.integers(0, 2, (2, n)).astype(np.float32))
 
-    readings = Lens(lambda hidden: hidden.clone(), k, block).read(logits, weights)
+    readings = Lens(clone, k, block).read(0, logits, weights)
 
     exact = torch.log_softmax(logits.double(), -1).numpy()
     order = stable_order(logits)[:, :k]
@@ -105,7 +111,7 @@ def test_k_may_be_the_whole_vocabulary() -> None:
 
 def test_half_precision_logits_are_read_in_float32() -> None:
     logits = torch.randn(5, 5000, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16) * 8
-    readings = Lens(lambda hidden: hidden.clone(), 20, 64).read(logits, torch.ones(1, 5))
+    readings = Lens(clone, 20, 64).read(0, logits, torch.ones(1, 5))
     exact = torch.log_softmax(logits.double(), -1).numpy()
     order = stable_order(logits)[:, :20]
     assert np.array_equal(readings.token.numpy(), order)
@@ -115,11 +121,11 @@ def test_half_precision_logits_are_read_in_float32() -> None:
 def test_never_more_logits_than_a_block() -> None:
     seen: list[int] = []
 
-    def unembed(hidden: torch.Tensor) -> torch.Tensor:
+    def unembed(layer: int, hidden: torch.Tensor) -> torch.Tensor:
         seen.append(len(hidden))
         return hidden.clone()
 
-    Lens(unembed, 2, 7).read(torch.randn(30, 11), torch.ones(1, 30))
+    Lens(unembed, 2, 7).read(0, torch.randn(30, 11), torch.ones(1, 30))
     assert max(seen) <= 7
     assert sum(seen) == 30
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from vlq.query.errors import ModelError
-from vlq.workers.lens import Lens
+from vlq.workers.lenses import logit_lens
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel, check
 from vlq.workers.models.files import model_hash, resolve
@@ -54,7 +54,7 @@ def test_every_layer_equals_output_hidden_states(model: LensModel) -> None:
         normed = theirs if layer == model.layers - 1 else norm(theirs)
         with torch.inference_mode():
             expected = torch.log_softmax(head(normed).double(), -1).flatten(0, 1)
-        readings = Lens(model.unembed, 6, 16).read(ours.flatten(0, 1), torch.ones(1, ours.shape[0] * ours.shape[1]))
+        readings = logit_lens(model, 6, 16).read(layer, ours.flatten(0, 1), torch.ones(1, ours[..., 0].numel()))
         order = np.argsort(-expected.numpy(), -1, kind="stable")[:, :6]
         values = np.take_along_axis(expected.numpy(), order, -1)
         np.testing.assert_allclose(readings.logprob.numpy(), values, atol=1e-4)
@@ -69,7 +69,8 @@ def test_the_last_layer_is_the_models_own_answer(model: LensModel) -> None:
     inputs = model.processor(images=images, text=[PROMPT] * 2, return_tensors="pt")
     with torch.inference_mode():
         logits = model.model(**inputs).logits
-    readings = Lens(model.unembed, 3, 1000).read(last.flatten(0, 1), torch.ones(1, last.shape[0] * last.shape[1]))
+    ones = torch.ones(1, last[..., 0].numel())
+    readings = logit_lens(model, 3, 1000).read(model.layers - 1, last.flatten(0, 1), ones)
     assert torch.equal(readings.token[:, 0], logits.argmax(-1).flatten())
 
 

@@ -20,7 +20,7 @@ from vlq.query.tables import parquet_bytes
 from vlq.workers.corpus import list_images
 from vlq.workers.extract import read_shard
 from vlq.workers.index import compact
-from vlq.workers.lens import Lens
+from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
@@ -73,7 +73,7 @@ def make_cache(folder: Path, path: Path, model: LensModel, images: Path, change:
     head = Head(1, plan_key(digest_of(data)[:16]), 1, IMAGES, False, None)
     store.create(head.plan, data)
     with ThreadPoolExecutor(1) as decoders:
-        arrays, rows = read_shard(model, Lens(model.unembed, run.k, run.lens_block), run, plan, decoders)
+        arrays, rows = read_shard(model, lens_of(model, run), run, plan, decoders)
     change(arrays)
     write_shard(store, run, 0, 0, arrays, rows)
     key, _ = compact(store, run, head)

@@ -22,7 +22,7 @@ from vlq.query.tables import parquet_bytes
 from vlq.workers.corpus import list_images
 from vlq.workers.extract import read_shard
 from vlq.workers.index import compact
-from vlq.workers.lens import Lens
+from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
 from vlq.workers.shard import write_shard
@@ -61,7 +61,7 @@ def corpus(tiny_model: Path, folder: Path, tmp_path_factory: pytest.TempPathFact
     rows = list_images(str(folder))
     with ThreadPoolExecutor(2) as decoders:
         for shard, first in enumerate(range(0, IMAGES, SHARD)):
-            lens = Lens(model.unembed, run.k, run.lens_block)
+            lens = lens_of(model, run)
             readings, table = read_shard(model, lens, run, rows.slice(first, SHARD), decoders)
             write_shard(store, run, shard, first, readings, table)
     head = Head(1, "plan", shard + 1, IMAGES, False, None)

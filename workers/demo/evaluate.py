@@ -23,7 +23,7 @@ from vlq.workers.demo.card import MODEL, lines, save, short
 from vlq.workers.demo.dialogues import MAIN_PROMPT
 from vlq.workers.demo.scenes import EVALUATION, Scene, compose
 from vlq.workers.demo.words import CLASSES, CONTENT
-from vlq.workers.lens import Lens
+from vlq.workers.lenses import logit_lens
 from vlq.workers.models import load
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Readings:
     def __init__(self, model: LensModel, scenes: list[Scene]) -> None:
         self.scenes = scenes
         self.word_ids = {word: model.tokenizer.convert_tokens_to_ids(f"▁{word}") for word in CONTENT}
-        lens = Lens(model.unembed, 1, 4096)
+        lens = logit_lens(model, 1, 4096)
         tokens, logprobs = [], []
         for start in range(0, len(scenes), BATCH):
             batch = [model.encode(Image.fromarray(scene.pixels)) for scene in scenes[start : start + BATCH]]
@@ -60,7 +60,7 @@ class Readings:
                 count: int = len(batch),
                 layers: list[tuple[np.ndarray, np.ndarray]] = layers,
             ) -> None:
-                read = lens.read(hidden[at], torch.zeros(0, len(at[0])))
+                read = lens.read(layer, hidden[at], torch.zeros(0, len(at[0])))
                 layers.append((read.token.view(count, -1).numpy(), read.logprob.view(count, -1).numpy()))
 
             model.forward(batch, visit)

@@ -22,6 +22,8 @@ from torch.nn.functional import pad
 
 from vlq.query.errors import ModelError
 from vlq.query.schema import Transform
+from vlq.workers.norms import fastest
+from vlq.workers.transfer import to_device
 
 Visit = Callable[[int, Tensor], None]
 """Called with a layer and its residual stream (image, sequence, d), which it must not keep or change."""
@@ -152,9 +154,9 @@ class LensModel(ABC):
     def lm_head(self) -> nn.Module:
         return self.model.get_output_embeddings()  # type: ignore[no-any-return]
 
-    def unembed(self, hidden: Tensor) -> Tensor:
-        """Logits of un-normed states (..., d), in the computation's dtype."""
-        return self.lm_head(self.final_norm(hidden))  # type: ignore[no-any-return]
+    def finish(self, logits: Tensor) -> Tensor:
+        """What the model makes of its head's output, whose memory may be used for it."""
+        return logits
 
     def run_decoder(self, batch: Mapping[str, Tensor]) -> None:
         """One forward pass without the head."""
@@ -193,6 +195,14 @@ class LensModel(ABC):
             messages = [{"role": "user", "content": content}]
             return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
         return cls.template.format(image=text, question=question)
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """The model's logits of un-normed states (..., d): as `product` gives them, in float32 on a GPU."""
+        return self.finish(product(self._norm(hidden), self.lm_head))
+
+    @cached_property
+    def _norm(self) -> Callable[[Tensor], Tensor]:
+        return fastest(self.final_norm, self.device)
 
     @property
     def layers(self) -> int:
@@ -372,7 +382,8 @@ class LensModel(ABC):
             )
             for name in images[0].tokens
         }
-        joined |= {name: _joined([image.values[name] for image in images]) for name in images[0].values}
+        pinned = self.device.type == "cuda"
+        joined |= {name: _joined([image.values[name] for image in images], pinned) for name in images[0].values}
         if any(image.length < length for image in images):
             mask = torch.stack([(torch.arange(length) >= length - image.length).long() for image in images])
             joined["attention_mask"] = mask
@@ -381,7 +392,7 @@ class LensModel(ABC):
         return {name: self._here(values) for name, values in joined.items()}
 
     def _here(self, values: Tensor) -> Tensor:
-        values = values.to(self.device, non_blocking=True)
+        values = to_device(values, self.device)
         return values.to(self.dtype) if values.is_floating_point() else values
 
     def places(self, images: Sequence[Encoded], sites: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -393,12 +404,26 @@ class LensModel(ABC):
         found = [torch.cat([image.sites[site] for site in sites]) + length - image.length for image in images]
         counts = torch.tensor([len(places) for places in found])
         image = torch.repeat_interleave(torch.arange(len(images)), counts)
-        return image.to(self.device), torch.cat(found).to(self.device)
+        return to_device(image, self.device), to_device(torch.cat(found), self.device)
 
 
-def soft_capped(logits: Tensor, cap: float | None) -> Tensor:
-    """Logits between -cap and cap, as Gemma's are; as they are without a cap."""
-    return logits if cap is None else (logits / cap).tanh() * cap
+def product(states: Tensor, head: nn.Module) -> Tensor:
+    """What a head gives for (..., d) states.
+
+    On a GPU half-precision products are added up in float32 anyway, and are not rounded to half precision again: a
+    logit of 20 would lose all behind its first decimal in bfloat16.
+    """
+    if not states.is_cuda or states.dtype == torch.float32 or type(head) is not nn.Linear:
+        return head(states)  # type: ignore[no-any-return]
+    found: Tensor = torch.mm(states.flatten(0, -2), head.weight.T, out_dtype=torch.float32)
+    if head.bias is not None:
+        found += head.bias
+    return found.view(*states.shape[:-1], -1)
+
+
+def soft_capped(logits: Tensor, cap: float) -> Tensor:
+    """Logits between -cap and cap, as Gemma's are, in the memory of those that are given."""
+    return logits.div_(cap).tanh_().mul_(cap)
 
 
 def prompt_ids(image: Encoded) -> tuple[int, ...]:
@@ -406,8 +431,11 @@ def prompt_ids(image: Encoded) -> tuple[int, ...]:
     return tuple(image.tokens["input_ids"][image.sites["prompt"]].tolist())
 
 
-def _joined(values: Sequence[Tensor]) -> Tensor:
-    """Values of several images along their first axis; along the others the smaller ones are filled up with zeros."""
+def _joined(values: Sequence[Tensor], pinned: bool) -> Tensor:
+    """Values of several images along their first axis; along the others the smaller ones are filled up with zeros.
+
+    In `pinned` memory they are copied to a GPU while something else is done.
+    """
     largest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
     filled = []
     for value in values:
@@ -415,7 +443,8 @@ def _joined(values: Sequence[Tensor]) -> Tensor:
         filled.append(
             pad(value, [edge for axis in reversed(missing) for edge in axis]) if any(map(sum, missing)) else value
         )
-    return torch.cat(filled)
+    size = (sum(map(len, filled)), *filled[0].shape[1:])
+    return torch.cat(filled, out=torch.empty(size, dtype=filled[0].dtype, pin_memory=pinned))
 
 
 def _on_input(visit: Visit, layer: int) -> Callable[..., None]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vlq.query.errors import ModelError
 from vlq.query.geometry import patch_box
-from vlq.workers.models.base import Encoded, Layout, LensModel, soft_capped
+from vlq.workers.models.base import Encoded, Layout, LensModel, product, soft_capped
 from vlq.workers.models.llava import processor_transform
 
 TRIED = ((64, 64), (96, 48), (60, 190), (700, 400))
@@ -71,17 +71,17 @@ class Generic(LensModel):
         if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
             finishes.append(lambda logits: soft_capped(logits, cap))
         if factor := getattr(config, "logit_scale", None):  # Cohere
-            finishes.append(lambda logits: logits * factor)
+            finishes.append(lambda logits: logits.mul_(factor))
         if divisor := getattr(config, "logits_scaling", None):  # Granite
-            finishes.append(lambda logits: logits / divisor)
+            finishes.append(lambda logits: logits.div_(divisor))
         if len(finishes) == 1:
             return finishes[0]
         last: list[Tensor] = []
         batch = [self._sample]
         self.forward(batch, lambda layer, hidden: last.append(hidden[0]) if layer == self.layers - 1 else None)
         own = self.model(**self.batch(batch), use_cache=False).logits[0]
-        head = super().unembed(last[0])
-        return min(finishes, key=lambda finish: float((finish(head) - own).abs().max()))
+        head = product(self.final_norm(last[0]), self.lm_head)
+        return min(finishes, key=lambda finish: float((finish(head.clone()) - own).abs().max()))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -103,8 +103,8 @@ class Generic(LensModel):
     def final_norm(self) -> nn.Module:
         return next(getattr(self._decoder, name) for name in NORMS if hasattr(self._decoder, name))  # type: ignore[no-any-return]
 
-    def unembed(self, hidden: Tensor) -> Tensor:
-        return self._finish(super().unembed(hidden))
+    def finish(self, logits: Tensor) -> Tensor:
+        return self._finish(logits)
 
     def run_decoder(self, batch: Any) -> None:
         self.model.base_model(**batch, use_cache=False)

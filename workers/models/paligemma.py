@@ -18,9 +18,9 @@ class PaliGemma(Llava):
     family = "PaliGemmaForConditionalGeneration"
     template = "{image}answer en {question}"
 
-    def unembed(self, hidden: Tensor) -> Tensor:
+    def finish(self, logits: Tensor) -> Tensor:
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        return soft_capped(super().unembed(hidden), cap)
+        return logits if cap is None else soft_capped(logits, cap)
 
     def position_ids(self, mask: Tensor) -> Tensor:
         return mask.cumsum(-1)  # counted from 1

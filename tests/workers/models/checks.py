@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vlq.query.geometry import patch_box
-from vlq.workers.lens import Lens
+from vlq.workers.lenses import logit_lens
 from vlq.workers.models import load
 from vlq.workers.models.base import Encoded, LensModel
 
@@ -39,11 +39,11 @@ def read(model: LensModel, images: Sequence[Image.Image]) -> list[list[tuple[Ten
     """Per image and layer its ids and log-probabilities, each (position, k), as a batch of these images reads them."""
     batch = [model.encode(image) for image in images]
     image, place = model.places(batch, SITES)
-    lens = Lens(model.unembed, K, 64)
+    lens = logit_lens(model, K, 64)
     layers: list[tuple[Tensor, Tensor]] = []
 
     def visit(layer: int, hidden: Tensor) -> None:
-        found = lens.read(hidden[image, place], torch.zeros(0, len(place)))
+        found = lens.read(layer, hidden[image, place], torch.zeros(0, len(place)))
         layers.append((found.token, found.logprob))
 
     model.forward(batch, visit)

@@ -17,18 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
-from vlq.query.errors import MissingExtra, VlqError
+from vlq.query.errors import VlqError
+from vlq.query.extras import missing_extra
 from vlq.query.mistakes.elsewhere import NO_COMMAND
 
 COMPLETION = "_VLQ_COMPLETE"
 """Set where a shell asks how words may go on: complete_bash, ..., or for its script: source_bash, ..."""
 
 EXAMPLE = "vlq \"first_layer(token='dog')\""
-EXTRAS = {
-    "workers": {"ray", "torch", "transformers", "safetensors", "PIL"},
-    "service": {"fastapi", "pydantic", "uvicorn"},
-}
-"""Packages that only an extra brings."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -46,10 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"vlq: {error}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").split(".")[0] in names), None)
-        if extra is None:
+        if (missing := missing_extra(error)) is None:
             raise
-        missing = MissingExtra(f"This needs {error.name}, which is not installed.", f"Run: pip install 'vlq[{extra}]'")
         print(f"vlq: {missing}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:

@@ -58,7 +58,7 @@ def test_rooms_import_what_they_may(file: Path) -> None:
     rooms = {parts[0] for parts in own} & set(ROOMS)
     if room == "query":
         assert rooms <= {"query"}
-    if room == "workers" and "demo" not in file.parts:
+    if room == "workers" and not {"demo", "look"} & {*file.parts}:  # which ask of what they read
         assert rooms <= {"query", "workers"}
         assert {parts[1] for parts in own if parts[0] == "query"} <= FOR_WORKERS
 
@@ -83,8 +83,12 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_commands_are_listed_without_what_they_run_on() -> None:
-    code = "import vlq.workers.commands, vlq.workers.upkeep"
+    code = "import vlq.workers.commands, vlq.workers.look.command, vlq.workers.upkeep"
     assert not loaded_by(code) & {*HEAVY, "duckdb", "zarr"}
+
+
+def test_looking_is_imported_where_its_name_is_used() -> None:
+    assert not loaded_by("import vlq; vlq.look") & {*HEAVY, "PIL", "zarr"}
 
 
 def test_info_needs_no_workers(tmp_path: Path) -> None:

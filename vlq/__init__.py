@@ -38,37 +38,39 @@ if TYPE_CHECKING:
     from vlq.query.nodes import col
     from vlq.query.parse import parse
     from vlq.query.result import Result
+    from vlq.workers.look.corpus import look
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Corpus": "client",
-    "Result": "result",
-    "VlqError": "errors",
-    "col": "nodes",
-    "answer": "builders",
-    "compare": "builders",
-    "defaults": "builders",
-    "divergence": "builders",
-    "divergence_layer": "builders",
-    "emergence": "builders",
-    "first_layer": "builders",
-    "images": "builders",
-    "last_layer": "builders",
-    "locate": "builders",
-    "matching": "builders",
-    "neighbours": "builders",
-    "open": "client",
-    "overlap": "builders",
-    "parse": "parse",
-    "peak_layer": "builders",
-    "precursors": "builders",
-    "prefix": "builders",
-    "prob": "builders",
-    "rank": "builders",
-    "readings": "builders",
-    "tokens": "builders",
-    "top": "builders",
+    "Corpus": "query.client",
+    "Result": "query.result",
+    "VlqError": "query.errors",
+    "col": "query.nodes",
+    "answer": "query.builders",
+    "compare": "query.builders",
+    "defaults": "query.builders",
+    "divergence": "query.builders",
+    "divergence_layer": "query.builders",
+    "emergence": "query.builders",
+    "first_layer": "query.builders",
+    "images": "query.builders",
+    "last_layer": "query.builders",
+    "locate": "query.builders",
+    "look": "workers.look.corpus",
+    "matching": "query.builders",
+    "neighbours": "query.builders",
+    "open": "query.client",
+    "overlap": "query.builders",
+    "parse": "query.parse",
+    "peak_layer": "query.builders",
+    "precursors": "query.builders",
+    "prefix": "query.builders",
+    "prob": "query.builders",
+    "rank": "query.builders",
+    "readings": "query.builders",
+    "tokens": "query.builders",
+    "top": "query.builders",
 }
 
 __all__ = [
@@ -86,6 +88,7 @@ __all__ = [
     "images",
     "last_layer",
     "locate",
+    "look",
     "matching",
     "neighbours",
     "open",
@@ -105,5 +108,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # The rooms need packages that take a while to import; a name is fetched when it is used.
     if name in _HOMES:
-        return getattr(import_module(f"vlq.query.{_HOMES[name]}"), name)
+        return getattr(import_module(f"vlq.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'vlq' has no attribute {name!r}")

@@ -1,4 +1,5 @@
-"""Temporary folders for what is merged, which may be as large as an index. Those of killed processes go, too."""
+"""Temporary folders for what is merged, which may be as large as an index, and for single images that are looked at.
+Those of killed processes go, too."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from filelock import FileLock
 
 from vlq.query.errors import StoreError
 
-PREFIX = "vlq-index-"
+PREFIX = "vlq-scratch-"
 
 LOCK = "in-use"
 """A file in the folder, locked for as long as its process lives."""
@@ -25,10 +26,10 @@ YOUNG = 60.0
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder. Raises StoreError if its disk is full."""
+    """A temporary folder. Another thread may leave it than entered it. Raises StoreError if its disk is full."""
     remove_abandoned()
     try:
-        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder, LOCK)):
+        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder, LOCK), thread_local=False):
             yield Path(folder)
     except OSError as error:
         if error.errno != errno.ENOSPC:

@@ -126,9 +126,7 @@ class ShardWorker:
         import torch
         import transformers
 
-        from vlq.query.tables import parquet_bytes
         from vlq.workers.models import load
-        from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
 
         setup = self._setup
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -144,13 +142,7 @@ class ShardWorker:
             check_images=setup.batch_size if setup.device == "cuda" else 1,
             answer=setup.answer > 0,
         )
-        table = vocabulary_table(self._model.tokenizer, self._model.vocabulary_size)
-        vocabulary, tokenizer = parquet_bytes(table), self._model.tokenizer.backend_tokenizer.to_str().encode()
-        run = replace(
-            describe_run(setup, self._model, vocabulary_hash(table)),
-            checksums={VOCABULARY: digest_of(vocabulary), TOKENIZER: digest_of(tokenizer)},
-        )
-        return Description(run, vocabulary, tokenizer, ray.get_runtime_context().get_node_id())
+        return describe(setup, self._model, ray.get_runtime_context().get_node_id())
 
     def extract(self, url: str, run_record: bytes, shard: int, packed_rows: bytes) -> Done:
         """Read one shard's rows of the plan and commit it, unless another run has done so."""
@@ -198,6 +190,18 @@ class ShardWorker:
 
 def _by_another_run(found: Commit) -> Done:
     return Done(found.shard, found.images, found.errors, found.size, fresh=False)
+
+
+def describe(setup: Setup, model: Any, node: str = "here") -> Description:
+    """What a loaded `LensModel` says of itself and of the run that it would begin."""
+    from vlq.query.tables import parquet_bytes
+    from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
+
+    table = vocabulary_table(model.tokenizer, model.vocabulary_size)
+    vocabulary, tokenizer = parquet_bytes(table), model.tokenizer.backend_tokenizer.to_str().encode()
+    checksums = {VOCABULARY: digest_of(vocabulary), TOKENIZER: digest_of(tokenizer)}
+    run = replace(describe_run(setup, model, vocabulary_hash(table)), checksums=checksums)
+    return Description(run, vocabulary, tokenizer, node)
 
 
 def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:

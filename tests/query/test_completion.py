@@ -33,6 +33,7 @@ COMMANDS = [
     "demo",
     "gc",
     "index",
+    "look",
     "repair",
     "run",
     "serve",

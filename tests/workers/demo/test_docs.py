@@ -81,9 +81,10 @@ def alike(a: str, b: str) -> bool:
 
 @pytest.fixture(scope="module")
 def caches(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`demo`, and `background`: some of its scenes read with another prompt."""
+    """`demo`, its `scenes`, and `background`: some of these read with another prompt."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "demo").symlink_to(demo_cache)
+    (folder / "scenes").symlink_to(demo_cache.parent / "scenes")
     scenes = str(demo_cache.parent / "scenes" / "manifest.parquet")
     background = str(folder / "background")
     options = RunOptions(scenes, str(MODEL), background, prompt="What is the background?", limit=40, workers=1)
@@ -98,6 +99,7 @@ def test_pages_show_real_output(
 ) -> None:
     monkeypatch.chdir(caches)
     monkeypatch.setenv("VLQ_CACHE", "demo")
+    monkeypatch.setenv("COLUMNS", "80")
     path = ROOT / page
     lines = path.read_text().splitlines()
     found = list(blocks(lines))

@@ -1,0 +1,58 @@
+"""One image of a corpus: what the image table knows of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlq.query.compile import Statement
+from vlq.query.geometry import Box, patch_box
+from vlq.query.schema import Transform
+
+if TYPE_CHECKING:
+    from vlq.query.client import Corpus
+
+
+@dataclass(frozen=True)
+class OneImage:
+    """An image that has readings."""
+
+    number: int
+    name: str
+    uri: str
+    sha256: str  # of the file
+    size: tuple[int, int]  # width, height, in upright pixels
+    transform: Transform
+    grid: tuple[int, int]  # rows, columns
+    answer: str | None  # what the model answered; None if it was not asked
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def place(self, patch: int) -> tuple[int, int]:
+        """A patch's row and column."""
+        return divmod(patch, self.grid[1])
+
+    def box(self, patch: int) -> Box:
+        """What a patch shows, in pixels."""
+        return patch_box(self.transform, self.size, self.grid, patch)
+
+
+def one_image(corpus: Corpus, number: int = 0) -> OneImage:
+    """The image of a number. Raises KeyError if it has no readings."""
+    snapshot = corpus.cache.snapshot()
+    answer = "answer" if corpus.cache.run.answer else "NULL AS answer"
+    statement = Statement(
+        f"SELECT image, uri, sha256, width, height, transform, grid, {answer} FROM read_parquet($images)\n"
+        "WHERE image_id = $number AND error IS NULL",
+        {"number": number},
+        {"images": None},
+    )
+    rows = corpus.engine.rows(statement, snapshot)[1]
+    if not rows:
+        raise KeyError(number)
+    name, uri, sha256, width, height, transform, grid, answered = rows[0]
+    return OneImage(
+        number, name, uri, sha256, (width, height), Transform(**transform), (grid["rows"], grid["columns"]), answered
+    )

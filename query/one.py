@@ -25,6 +25,7 @@ class OneImage:
     transform: Transform
     grid: tuple[int, int]  # rows, columns
     answer: str | None  # what the model answered; None if it was not asked
+    answer_ids: tuple[int, ...]  # its tokens
 
     @property
     def patches(self) -> int:
@@ -42,7 +43,7 @@ class OneImage:
 def one_image(corpus: Corpus, number: int = 0) -> OneImage:
     """The image of a number. Raises KeyError if it has no readings."""
     snapshot = corpus.cache.snapshot()
-    answer = "answer" if corpus.cache.run.answer else "NULL AS answer"
+    answer = "answer, answer_ids" if corpus.cache.run.answer else "NULL AS answer, [] AS answer_ids"
     statement = Statement(
         f"SELECT image, uri, sha256, width, height, transform, grid, {answer} FROM read_parquet($images)\n"
         "WHERE image_id = $number AND error IS NULL",
@@ -52,7 +53,8 @@ def one_image(corpus: Corpus, number: int = 0) -> OneImage:
     rows = corpus.engine.rows(statement, snapshot)[1]
     if not rows:
         raise KeyError(number)
-    name, uri, sha256, width, height, transform, grid, answered = rows[0]
+    name, uri, sha256, width, height, transform, grid, answered, ids = rows[0]
+    of_patches = grid["rows"], grid["columns"]
     return OneImage(
-        number, name, uri, sha256, (width, height), Transform(**transform), (grid["rows"], grid["columns"]), answered
+        number, name, uri, sha256, (width, height), Transform(**transform), of_patches, answered, tuple(ids)
     )

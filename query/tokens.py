@@ -90,6 +90,10 @@ class Vocabulary:
     def token(self, id: int) -> Token:
         return Token(id, self._pieces[id], self._texts[id])
 
+    def starts_word(self, id: int) -> bool:
+        """Whether the token begins a word."""
+        return bool(self._starts[id])
+
     def tokens(self, ids: Iterable[int]) -> tuple[Token, ...]:
         return tuple(self.token(id) for id in sorted(set(ids)))
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from math import exp
 from typing import Any
 
@@ -20,6 +18,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from vlq.query.compile import Statement
 from vlq.query.geometry import patch_box
+from vlq.query.pictures import pixels
 from vlq.query.plots.answer import Answer
 from vlq.query.plots.style import COLOURS, LAYER, SHADES, Plot, figure, inside, shown
 from vlq.query.schema import Transform
@@ -60,29 +59,6 @@ def pictures(answer: Answer, images: Sequence[int]) -> dict[int, Picture]:
         of_patches = grid["rows"], grid["columns"]
         found[number] = Picture(name, size, Transform(**transform), of_patches, pixels(uri, sha256, size))
     return found
-
-
-def pixels(uri: str, sha256: str, size: tuple[int, int]) -> np.ndarray | None:
-    """The image's upright pixels; None unless it is there and the same as when it was cached."""
-    from PIL import Image, ImageOps
-
-    try:
-        if uri.startswith("file://"):
-            with open(uri.removeprefix("file://"), "rb") as file:
-                data = file.read()
-        else:
-            import fsspec
-
-            with fsspec.open(uri, "rb") as file:
-                data = file.read()
-        if hashlib.sha256(data).hexdigest() != sha256:
-            return None
-        with Image.open(BytesIO(data)) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except Exception:
-        # Whatever keeps a picture away (network, a missing protocol, a decoder): there is still the rest to draw.
-        return None
-    return np.asarray(upright) if upright.size == size else None
 
 
 @dataclass(frozen=True)

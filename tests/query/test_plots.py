@@ -28,6 +28,7 @@ import vlq
 from vlq.query.client import Corpus
 from vlq.query.errors import BadArgument, MissingExtra, QueryError, StoreError
 from vlq.query.geometry import patch_box
+from vlq.query.pictures import pixels
 from vlq.query.plots import images
 from vlq.query.plots.style import chip, shown
 
@@ -451,14 +452,14 @@ def test_a_picture_is_shown_if_it_is_the_one_that_was_read(tmp_path: Path) -> No
         (b"", (6, 4), None),
     ):
         path.write_bytes(data)
-        found = images.pixels(f"file://{path}", hashlib.sha256(data).hexdigest(), size)
+        found = pixels(f"file://{path}", hashlib.sha256(data).hexdigest(), size)
         assert (found is None) == (expected is None)
         if found is not None and expected is not None:
             assert found.tolist() == expected.tolist()
     path.write_bytes(png(array))
-    assert images.pixels(f"file://{path}", "0" * 64, (6, 4)) is None
-    assert images.pixels(f"file://{tmp_path}/none.png", "0" * 64, (6, 4)) is None
-    assert images.pixels("nonsense://bucket/none.png", "0" * 64, (6, 4)) is None
+    assert pixels(f"file://{path}", "0" * 64, (6, 4)) is None
+    assert pixels(f"file://{tmp_path}/none.png", "0" * 64, (6, 4)) is None
+    assert pixels("nonsense://bucket/none.png", "0" * 64, (6, 4)) is None
 
 
 # --- tables of tokens ------------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ def test_images_in_memory(tiny_model: Path, picture: Path) -> None:
     assert len({corpus.zarr["patch/logprob"][0].tobytes() for corpus in found}) == 1
     # The pixels are kept beside the cache, so that plots are over the image.
     from vlq.query.one import one_image
-    from vlq.query.plots.images import pixels
+    from vlq.query.pictures import pixels
 
     one = one_image(corpus)
     shown = pixels(one.uri, one.sha256, one.size)
@@ -328,6 +328,18 @@ def test_the_demos_model_is_the_default_and_says_so(run: Vlq, picture: Path) -> 
     assert "model   the demo's, which knows nothing but scenes of its kind; --model names another" in out
     assert "\nanswer  '" in out
     assert "\x1b" not in out
+
+
+def test_a_page(run: Vlq, tiny_model: Path, picture: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    code, out, said = run("look", picture, "--model", tiny_model, "--page", page)
+    assert code == 0, said
+    assert out.splitlines()[-1] == f"Page written to {page}"
+    assert "Patch" not in out  # the page has it
+    assert "<title>photo.png</title>" in page.read_text()
+    assert "data:image/png;base64," in page.read_text()
+    code, _, said = run("look", picture, "--model", tiny_model, "--page", tmp_path / "none" / "page.html")
+    assert (code, "Choose another --page." in said) == (2, True)
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ def look(
     answer: Annotated[int, typer.Option(help="So many tokens of the model's own answer at most.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    page: Annotated[str | None, typer.Option(help="Write a page of the image to this .html file.")] = None,
     save: Annotated[str | None, typer.Option(help="Keep what was read in this folder, as a cache.")] = None,
 ) -> None:
     """Read one image without a cache, and show what its patches decode to at each layer."""
@@ -43,6 +44,7 @@ def look(
     import transformers
     from rich.console import Console
 
+    from vlq.query.files import write_whole
     from vlq.query.one import one_image
     from vlq.workers.look.corpus import STORED_K, kept, read
     from vlq.workers.look.shown import Look, head, layers_of, places_of
@@ -56,10 +58,15 @@ def look(
         one = one_image(corpus)
         looked = Look(corpus, one, layers_of(layer or [], corpus.cache.run.layers), not layer, k, console.width)
         lines = [*head(corpus, one, model or DEMO)]
-        for place in places_of(patch or [], one) if patch or not token else []:
+        for place in places_of(patch or [], one) if patch or not (token or page) else []:
             lines += looked.readings(place)
         for text in token or []:
             lines += looked.token(text)
+        if page is not None:
+            from vlq.service.pages.image import image_page
+
+            write_whole(page, image_page(corpus).encode(), "--page")
+            lines += ["", f"Page written to {page}"]
     if save is not None:
         lines += ["", f"Kept. Ask on: vlq \"first_layer(token='dog')\" --cache {save}"]
     for line in lines:

@@ -1,0 +1,172 @@
+"""One image's page: the picture, its patches, and what each of them reads at every layer, in one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from functools import cache
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from vlq.query.client import Corpus
+from vlq.query.errors import CacheError
+from vlq.query.one import OneImage, one_image
+from vlq.query.pictures import pixels
+from vlq.query.schema import stored_at
+from vlq.query.tokens import Token
+
+MOST_READINGS = 4_000_000
+"""Tokens of readings that a page holds; of large images fewer for each reading, so that a browser bears it."""
+
+MOST_SIDE = 1600
+"""Pixels of the longer side of the picture; a larger one is scaled down."""
+
+SCALE = 8000
+"""A log-probability is stored as the 16 bits of SCALE * sqrt(-logprob): the closer to 0, the more exactly."""
+
+
+def image_page(corpus: Corpus, number: int = 0) -> str:
+    """The page of a corpus' image. It asks no server for anything, and runs no script but its own.
+
+    Raises KeyError if the image has no readings, CacheError if there are none at patches.
+    """
+    if "patch" not in corpus.cache.run.at:
+        raise CacheError(f"{corpus.cache.url} has no readings at patches.", "Read the image with --at patch,prompt.")
+    image = one_image(corpus, number)
+    run = corpus.cache.run
+    rows, columns = image.grid
+    script = _text("image.js")
+    facts = f"{run.model}: {rows} x {columns} patches, layers 0 (the embedding) to {run.layers - 1}"
+    return Template(_text("image.html")).substitute(
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src '{_hash_of(script)}'",
+        name=escape(image.name),
+        facts=escape(facts),
+        style=_text("image.css"),
+        rows=rows,
+        columns=columns,
+        width=image.size[0],
+        height=image.size[1],
+        last=run.layers - 1,
+        picture=_picture(image),
+        data=_inside_html(image_data(corpus, image)),
+        script=script,
+    )
+
+
+def image_data(corpus: Corpus, image: OneImage) -> dict[str, Any]:
+    """What the page's script is given, as JSON has it.
+
+    `x` and `y` are the edges of the patches' columns and rows, in the image's pixels. `tokens` are those that are read
+    anywhere in the image. Of each of `sites`, `token` (their numbers, uint16, or uint32 if they are `wide`) and `cost`
+    (uint16, as SCALE tells) are (layer, position, k) arrays in base64, little-endian; `labels` are its own tokens.
+    """
+    run = corpus.cache.run
+    arrays = {site: _readings(corpus, image, site) for site in run.at}
+    positions = sum(tokens.shape[1] for tokens, _ in arrays.values())
+    k = max(1, min(run.k, MOST_READINGS // max(1, positions * run.layers)))
+    ids = np.unique(np.concatenate([tokens[..., :k].ravel() for tokens, _ in arrays.values()]))
+    wide = len(ids) > 2**16
+    labels = {"prompt": run.prompt_ids, "answer": image.answer_ids}
+    sites = [
+        {
+            "name": site,
+            "positions": tokens.shape[1],
+            "token": _encoded(np.searchsorted(ids, tokens[..., :k]).astype("<u4" if wide else "<u2")),
+            "cost": _encoded(_costs(logprobs[..., :k])),
+            "labels": [_shown(corpus.vocabulary.token(id)) for id in labels[site]] if site in labels else None,
+        }
+        for site, (tokens, logprobs) in arrays.items()
+    ]
+    rows, columns = image.grid
+    boxes = [image.box(patch) for patch in range(image.patches)]
+    return {
+        "size": image.size,
+        "grid": image.grid,
+        "x": [boxes[column][0] for column in range(columns)] + [boxes[-1][2]],
+        "y": [boxes[row * columns][1] for row in range(rows)] + [boxes[-1][3]],
+        "layers": run.layers,
+        "k": k,
+        "wide": wide,
+        "scale": SCALE,
+        "tokens": [_described(corpus.vocabulary.token(int(id)), corpus) for id in ids],
+        "sites": sites,
+    }
+
+
+def _readings(corpus: Corpus, image: OneImage, site: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and log-probabilities (layer, position, k) of the image's own positions at a site."""
+    array, _ = stored_at(site)
+    commit = corpus.cache.snapshot().commit_of(image.number)
+    row = image.number - commit.first_image
+    count = {"patch": image.patches, "answer": len(image.answer_ids)}.get(site)
+    token, logprob = (
+        np.asarray(corpus.cache.array(commit.shard, f"{array}/{name}")[row])[:, :count] for name in ("token", "logprob")
+    )
+    return token, logprob.astype(np.float64)
+
+
+def _costs(logprobs: np.ndarray) -> np.ndarray:
+    stored: np.ndarray = np.clip(np.round(SCALE * np.sqrt(-np.minimum(logprobs, 0))), 0, 2**16 - 1).astype("<u2")
+    return stored
+
+
+def _described(token: Token, corpus: Corpus) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "piece": token.piece,
+        "text": token.text or "",
+        "shown": _shown(token),
+        "starts": corpus.vocabulary.starts_word(token.id),
+    }
+
+
+def _shown(token: Token) -> str:
+    """The token's text with a mark for each space in front; its piece where that says more, else its number."""
+    if token.piece is None:
+        return str(token.id)
+    text = token.text
+    if not text or not text.strip() or "�" in text or not text.isprintable():
+        return token.piece
+    return "▁" * (len(text) - len(text.lstrip(" "))) + text.lstrip(" ")
+
+
+def _picture(image: OneImage) -> str:
+    """The picture as an element of HTML."""
+    from PIL import Image
+
+    found = pixels(image.uri, image.sha256, image.size)
+    if found is None:
+        return '<div class="absent">The image is not where it was.</div>'
+    picture = Image.fromarray(found)
+    picture.thumbnail((MOST_SIDE, MOST_SIDE))
+    sink = io.BytesIO()
+    form = "PNG" if picture.width * picture.height <= 2**18 else "JPEG"
+    picture.save(sink, form, **({} if form == "PNG" else {"quality": 90}))
+    style = ' style="image-rendering: pixelated"' if max(image.size) < 256 else ""
+    return f'<img alt="" src="data:image/{form.lower()};base64,{base64.b64encode(sink.getvalue()).decode()}"{style}>'
+
+
+def _encoded(values: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+
+
+def _inside_html(values: Any) -> str:
+    """JSON that ends no element and opens none, whatever texts it holds."""
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+@cache
+def _text(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _hash_of(script: str) -> str:
+    """What a content security policy calls a script by."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"

@@ -168,7 +168,8 @@ class Look:
         layers = list(self.layers)
         if self.all_layers and found.peak is not None:
             first = found.ranks[0]["layer"] if found.first is None else found.first
-            layers = spread(first, found.peak["layer"], layers, most_maps(chosen))
+            somewhere = sorted({row["layer"] for row in found.ranks})
+            layers = spread(first, found.peak["layer"], somewhere, most_maps(chosen))
         grids = {layer: np.zeros(self.image.grid, int) for layer in layers}
         for row in found.ranks:
             if row["layer"] in grids:

@@ -34,7 +34,7 @@ from vlq.workers.corpus import list_images
 from vlq.workers.extract import BatchReader
 from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
-from vlq.workers.models.base import Encoded, LensModel
+from vlq.workers.models.base import Encoded, LensModel, compile_blocks
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
 from vlq.workers.plan import first_plan
 from vlq.workers.worker import Setup, ShardWorker, describe_run, packed
@@ -49,6 +49,8 @@ K = 20
 ROUNDS = 5
 BLOCKS = (256, 320, 512, 1024, 2048, 4096, 8192)
 BATCHES = 4
+CALLS = 6
+"""Shards that a worker has under way at once, as of a GPU with as many cores."""
 PEAK = 8192
 """Side of the square matrices whose product shows what the device can do."""
 
@@ -75,9 +77,11 @@ class Case:
 def run(work: Path, *, quick: bool = False, images: int = 0) -> Iterator[Figure]:
     if torch.cuda.is_available():
         model = llava_7b("cuda", torch.bfloat16)
-        yield from measure(case_of("LLaVA-1.5-7B, bfloat16", model, work, 8), quick)
+        case = case_of("LLaVA-1.5-7B, bfloat16", model, work, 8)
+        yield from measure(case, quick)
         yield from whole(model, work, quick)
-        del model
+        yield from measure_compiled(case, quick)
+        del model, case
         torch.cuda.empty_cache()
         demo = load(str(small(work, quick=True).model), prompt=PROMPT, device="cuda", dtype="float32")
         yield from measure(case_of("the demo's model", demo, work, 64), quick)
@@ -143,6 +147,43 @@ def measure(case: Case, quick: bool) -> Iterator[Figure]:
         ratio <= MOST[device],
         note,
     )
+
+
+def measure_compiled(case: Case, quick: bool) -> Iterator[Figure]:
+    """The same with compiled blocks, against the floor of a forward pass without and with them."""
+    blocks = list(case.model.blocks)
+    start = time.perf_counter()
+    compile_blocks(case.model)
+    read(case)
+    taken = time.perf_counter() - start
+    compiled = [block.__dict__.pop("forward") for block in blocks]
+
+    def with_compiled(call: Callable[[], Any]) -> Callable[[], Any]:
+        def called() -> None:
+            for block, forward in zip(blocks, compiled, strict=True):
+                block.forward = forward
+            try:
+                call()
+            finally:
+                for block in blocks:
+                    del block.forward
+
+        return called
+
+    forward = bare_forward(case)
+    sides = (with_compiled(lambda: read(case)), forward, with_compiled(forward), bare_product(case))
+    for side in sides:
+        side()
+    found = in_turns(1 if quick else ROUNDS, *(timed(side, "cuda") for side in sides))
+    ours, plain, fast, gemm = (median(side) / case.images for side in found)
+    note = (
+        f"compiled in {taken:.0f} s; {ours / (fast + gemm):.2f} times the floor of a compiled forward pass "
+        f"({number(fast * 1000)} ms an image, {number(plain * 1000)} without)"
+    )
+    ratio, most = ours / (plain + gemm), MOST["cuda"]
+    aim = f"at most {most} times the floor"
+    name = f"{case.name}, blocks compiled"
+    yield Figure(name, 1 / ours, "images/s", 1 / (plain + gemm), "floor", ratio, aim, ratio <= most, note)
 
 
 def read(case: Case) -> None:
@@ -244,13 +285,11 @@ def peak_share(case: Case, seconds: float) -> str:
 
 def whole(model: LensModel, work: Path, quick: bool) -> Iterator[Figure]:
     """A worker beside the script, both with the model on the GPU; and what decoding every token to text costs."""
-    count = 64 if quick else 256
+    count = 64 if quick else 512
     photos = made(work / f"photos-{count}", lambda folder: save_photos(folder, count))
     paths = sorted(photos.glob("*.jpg"))
     few = paths[:16]
     worker(model, photos, work / "floor-cache", 64)
-    for calls in (2, 4):
-        worker(model, photos, work / "floor-cache", count, calls)
     lens_script.read(model.model, model.processor, few[:2], scratch(work), PROMPT, K)
     ours = count / worker(model, photos, work / "floor-cache", count)
     theirs = len(few) / lens_script.read(model.model, model.processor, few, scratch(work), PROMPT, K)
@@ -271,7 +310,7 @@ def scratch(work: Path) -> Path:
     return folder
 
 
-def worker(model: LensModel, photos: Path, cache: Path, count: int, calls: int = 8) -> float:
+def worker(model: LensModel, photos: Path, cache: Path, count: int) -> float:
     """Seconds in which one worker reads so many images into a cache, shard after shard."""
     shutil.rmtree(cache, ignore_errors=True)
     run = run_of(model, 8)
@@ -282,13 +321,13 @@ def worker(model: LensModel, photos: Path, cache: Path, count: int, calls: int =
     one._model = model
     plan = first_plan(list_images(str(photos), count), run.shard_size)
     start = time.perf_counter()
-    with ThreadPoolExecutor(calls) as threads:
+    with ThreadPoolExecutor(CALLS) as threads:
         shards = [(str(cache), run.to_bytes(), shard, packed(rows)) for shard, rows in plan.rows()]
         done = list(threads.map(lambda shard: one.extract(*shard), shards))
     seconds = time.perf_counter() - start
     busy, writing = sum(shard.busy for shard in done), sum(shard.writing for shard in done)
     print(
         f"  {count} images in {seconds:.2f} s: model at work {busy:.2f} s, starved "
-        f"{sum(shard.starved for shard in done):.2f} s, writing {writing:.2f} s over {calls} calls"
+        f"{sum(shard.starved for shard in done):.2f} s, writing {writing:.2f} s over {CALLS} calls"
     )
     return seconds

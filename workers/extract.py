@@ -233,7 +233,9 @@ class BatchReader:
 
     def sums(self) -> dict[str, np.ndarray]:
         """Per site the probabilities summed over all images read: (layer, vocabulary)."""
-        return dict(zip(map(sum_of, self._run.summed), self._mass.cpu().numpy(), strict=True))
+        mass = to_host(self._mass)
+        mark(self._mass.device)()
+        return dict(zip(map(sum_of, self._run.summed), mass.numpy(), strict=True))
 
 
 class Rows:

@@ -25,7 +25,10 @@ SPAN = 128
 FUSED = {"enable_fp_fusion": True}
 """Products and sums in one instruction: said here, because Triton's default is about to change."""
 
-LOWEST = tl.constexpr(-(2**63))
+TAKEN = tl.constexpr(-(2**31))
+"""Below what any number is ordered as."""
+
+NO_ID = tl.constexpr(2**31 - 1)
 
 
 def reduce(logits: Tensor, k: int, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -124,11 +127,17 @@ def _norm(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _keys(values, ids):  # type: ignore[no-untyped-def]
-    """int64 keys that order by the float32 value and, among equals, put the lower id above: as `top.keys`."""
-    bits = tl.where(values == 0, 0.0, values).to(tl.int32, bitcast=True)  # the two zeros are equal
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.to(tl.int64) << 32) | (0xFFFFFFFF - ids.to(tl.int64))
+def _ordered(values):  # type: ignore[no-untyped-def]
+    """float32 values as int32 in the same order. The two zeros are equal."""
+    bits = tl.where(values == 0, 0.0, values).to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def _best(keys, ids):  # type: ignore[no-untyped-def]
+    """The highest key and the lowest of the ids that have it."""
+    best = tl.max(keys, 0)
+    return best, tl.min(tl.where(keys == best, ids, NO_ID), 0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -145,25 +154,24 @@ def _select(  # type: ignore[no-untyped-def]
     token += row.to(tl.int64) * k
     logprob += row.to(tl.int64) * k
     group = tl.arange(0, WIDE)
-    found = tl.load(maxima + row.to(tl.int64) * groups + group, mask=group < groups, other=float("-inf"))
-    keys = tl.where(group < groups, _keys(found, group), LOWEST)
+    found = tl.load(maxima + row.to(tl.int64) * groups + group, mask=group < groups, other=0.0)
+    keys = tl.where(group < groups, _ordered(found), TAKEN)
     slot = tl.arange(0, SOME)
     chosen = tl.full((SOME,), -1, tl.int32)
     for place in range(min(k, groups)):
-        best = tl.max(keys, 0)
-        chosen = tl.where(slot == place, (0xFFFFFFFF - (best & 0xFFFFFFFF)).to(tl.int32), chosen)
-        keys = tl.where(keys == best, LOWEST, keys)
-    ids = chosen[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    inside = (chosen[:, None] >= 0) & (ids < width)
-    values = tl.load(logits + ids, mask=inside, other=float("-inf"))
-    candidates = tl.where(inside, _keys(values, ids), LOWEST)
+        _, best = _best(keys, group)
+        chosen = tl.where(slot == place, best, chosen)
+        keys = tl.where(group == best, TAKEN, keys)
+    tile = chosen[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    inside = (chosen[:, None] >= 0) & (tile < width)
+    values = tl.load(logits + tile, mask=inside, other=0.0)
+    candidates = tl.reshape(tl.where(inside, _ordered(values), TAKEN), (SOME * GROUP,))
+    ids = tl.reshape(tile, (SOME * GROUP,))
     whole = tl.load(lse + row)
     for place in range(k):
-        best = tl.max(tl.max(candidates, 1), 0)
-        candidates = tl.where(candidates == best, LOWEST, candidates)
-        id = (0xFFFFFFFF - (best & 0xFFFFFFFF)).to(tl.int32)
-        bits = (best >> 32).to(tl.int32)
-        value = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+        key, id = _best(candidates, ids)
+        candidates = tl.where(ids == id, TAKEN, candidates)
+        value = (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
         tl.store(token + place, id)
         tl.store(logprob + place, value - whole)
 

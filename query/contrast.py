@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -46,18 +47,19 @@ SCHEMA = pa.schema(
 
 
 class Sums:
-    """Of all images: how many, how many patches, and the sums of their shares. Arrays (layer, token)."""
+    """Of all images: how many, how many patches, and the sums of their shares. Arrays (layer, token), where layers are
+    those that were read."""
 
     def __init__(self, layers: int, vocabulary: int) -> None:
         self.images, self.patches = np.zeros((2, layers, vocabulary), np.int64)
         self.share, self.others = np.zeros((2, layers, vocabulary))
         self.compared = np.zeros(layers, np.int64)  # (layer,)
 
-    def chosen(self, layer: int, min_images: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens with the largest differences, of equal ones the lower ids; their (figure, token)."""
-        enough = np.flatnonzero(self.images[layer] >= min_images)
-        compared = max(self.compared[layer], 1)
-        share, others = (sums[layer, enough] / compared for sums in (self.share, self.others))
+    def chosen(self, at: int, min_images: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens with the largest differences at a layer, of equal ones the lower ids; their (figure, token)."""
+        enough = np.flatnonzero(self.images[at] >= min_images)
+        compared = max(self.compared[at], 1)
+        share, others = (sums[at, enough] / compared for sums in (self.share, self.others))
         # Of shares that are rounded already, equal differences may differ in the last place.
         difference = np.round(share - others, DECIMALS)
         share, others = np.round(share, DECIMALS), np.round(others, DECIMALS)
@@ -82,31 +84,37 @@ class Contrast:
     def table(self, min_images: int, per_layer: int) -> pa.Table:
         """SCHEMA, by layer: at most `per_layer` tokens of each, the largest difference first."""
         sums = self.sums()
-        found = [sums.chosen(layer, min_images, per_layer) for layer in range(len(sums.compared))]
+        found = [sums.chosen(at, min_images, per_layer) for at in range(len(self.layers))]
         tokens = [token for token, _ in found]
-        layer = np.repeat(np.arange(len(tokens)), [len(token) for token in tokens])
+        at = np.repeat(np.arange(len(tokens)), [len(token) for token in tokens])
         token = np.concatenate([np.zeros(0, int), *tokens])
         figures = np.concatenate([np.zeros((3, 0)), *(figures for _, figures in found)], axis=1)
-        counts = sums.images[layer, token], sums.patches[layer, token]
-        columns = (layer, token, *counts, *figures, *self.intervals(tokens), sums.compared[layer])
+        counts = sums.images[at, token], sums.patches[at, token]
+        layer = np.array(self.layers, int)[at]
+        columns = (layer, token, *counts, *figures, *self.intervals(tokens), sums.compared[at])
         return pa.table([pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types, strict=True)], SCHEMA)
 
+    @cached_property
+    def layers(self) -> list[int]:
+        """Those that were read before any patch reads the token."""
+        return [layer for layer in self.run.read_layers if layer < self.before.max(initial=0)]
+
     def sums(self) -> Sums:
-        sums = Sums(int(self.before.max(initial=0)), self.run.vocabulary_size)
+        sums = Sums(len(self.layers), self.run.vocabulary_size)
         vocabulary = self.run.vocabulary_size
         for part, cells in self.parts:
             at, others = np.flatnonzero(self.others[part]), self.others[part].sum(1)
-            for layer in range(len(sums.compared)):
+            for number, layer in enumerate(self.layers):
                 coming, ids = self.before[part] > layer, np.ascontiguousarray(cells[:, layer])
                 in_image = coming.sum(1)
                 image, token, count = read_by(ids, coming, vocabulary)
-                sums.images[layer] += np.bincount(token, minlength=vocabulary)
-                np.add.at(sums.patches[layer], token, count)
-                sums.share[layer] += np.bincount(token, count / in_image[image], vocabulary)
+                sums.images[number] += np.bincount(token, minlength=vocabulary)
+                np.add.at(sums.patches[number], token, count)
+                sums.share[number] += np.bincount(token, count / in_image[image], vocabulary)
                 both = in_image > 0
                 weight = np.repeat(both / others, others)  # of one of the others: its share of its image
-                sums.others[layer] += np.bincount(np.take(ids, at), weight, vocabulary)
-                sums.compared[layer] += both.sum()
+                sums.others[number] += np.bincount(np.take(ids, at), weight, vocabulary)
+                sums.compared[number] += both.sum()
         return sums
 
     def intervals(self, chosen: list[np.ndarray]) -> np.ndarray:
@@ -131,7 +139,7 @@ class Contrast:
         others = self.others[images]
         of_others, (count, width) = others.sum(1), others.shape
         compared, differences = [], []
-        for layer, tokens in enumerate(chosen):
+        for layer, tokens in zip(self.layers, chosen, strict=True):
             coming = self.before[images] > layer
             in_image = coming.sum(1)
             column = np.full(self.run.vocabulary_size, -1, np.int32)

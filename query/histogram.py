@@ -57,7 +57,7 @@ class Histogram(OfGroups):
         where = f"\nWHERE answer.{relation.shows}" if relation.shows else ""
         rows = self.rows(relation, as_number(self.known[self.value]), where, compiler)
         if self.value == LAYER:
-            layers = compiler.value("every_layer", list(range(self.scope.run.layers)))
+            layers = compiler.value("every_layer", list(self.scope.run.read_layers))
             # An image's own column may be called so too.
             bins = f"""\
 bins AS (

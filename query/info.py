@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.schema import READ_COLUMNS
+from vlq.query.schema import READ_COLUMNS, layers_phrase
 
 if TYPE_CHECKING:
     from vlq.query.cache import Cache, Snapshot
@@ -26,6 +26,7 @@ def info(cache: Cache) -> dict[str, Any]:
         "lens": run.lens,
         "prompt": run.prompt,
         "layers": run.layers,
+        "read_layers": list(run.read_layers),
         "grid": run.grid and list(run.grid),
         "patches": run.patches,
         "k": run.k,
@@ -74,7 +75,8 @@ def user_columns(snapshot: Snapshot) -> list[str]:
 
 def as_text(values: dict[str, Any]) -> str:
     """The same for a person."""
-    last = values["layers"] - 1
+    last, some = values["layers"] - 1, values["read_layers"]
+    read = f"; read are {layers_phrase(some)}" if len(some) < values["layers"] else ""
     grid = (
         "{} x {} patches".format(*values["grid"])
         if values["grid"]
@@ -87,7 +89,7 @@ def as_text(values: dict[str, Any]) -> str:
         ("model", f"{values['model']} ({values['model_class']}, {values['dtype']})"),
         ("prompt", repr(values["prompt"])),
         ("lens", values["lens"]),
-        ("layers", f"{values['layers']}: 0 is the embedding, {last} the last block's output"),
+        ("layers", f"{values['layers']}: 0 is the embedding, {last} the last block's output{read}"),
         ("grid", grid),
         ("k", f"{values['k']} tokens a reading"),
         ("read at", ", ".join(values["at"])),

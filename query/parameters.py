@@ -17,6 +17,7 @@ from vlq.query.mistakes.values import (
     EXPECTED,
     NO_IMAGE,
     NO_LAYER,
+    NOT_READ,
     PER_CENT,
     QUOTED_QUERY,
     RANK_ABOVE_K,
@@ -26,10 +27,12 @@ from vlq.query.mistakes.values import (
 from vlq.query.nodes import Literal, Name, Node, Scalar, node_of
 from vlq.query.nodes import Sequence as SequenceNode
 from vlq.query.registry import REQUIRED
+from vlq.query.schema import layers_phrase
 
 if TYPE_CHECKING:
     from vlq.query.bind import Scope
     from vlq.query.predicates import Predicate
+    from vlq.query.schema import Run
     from vlq.query.tokens import TokenSet
 
 
@@ -190,8 +193,8 @@ class LayerSet:
     """Which layers count."""
 
     layers: tuple[int, ...]  # ascending
-    is_window: bool  # all from the first to the last
-    is_all: bool
+    is_window: bool  # all that were read from the first to the last
+    is_all: bool  # all that were read
 
     @property
     def lowest(self) -> int:
@@ -202,16 +205,21 @@ class LayerSet:
         return self.layers[-1]
 
 
+def every_layer(run: Run) -> LayerSet:
+    """All layers that were read."""
+    return LayerSet(run.read_layers, True, True)
+
+
 @dataclass(frozen=True)
 class Layers:
-    """None for all, one layer, a tuple for an inclusive window, or a list for a set."""
+    """None for all that were read, one layer, a tuple for an inclusive window, or a list for a set."""
 
     expected: str = "a layer, a window such as (5, 20), or a list such as [8, 16, 24]"
 
     def bind(self, node: Node, name: str, scope: Scope) -> LayerSet:
-        count = scope.run.layers
+        count, read = scope.run.layers, scope.run.read_layers
         if isinstance(node, Literal) and node.value is None:
-            return LayerSet(tuple(range(count)), True, True)
+            return every_layer(scope.run)
         items = node.items if isinstance(node, SequenceNode) else (node,)
         is_window = isinstance(node, SequenceNode) and not node.is_list
         if not items or (is_window and len(items) != 2):
@@ -223,14 +231,20 @@ class Layers:
                 raise scope.error(EXPECTED, item, name=name, expected=self.expected)
             if not 0 <= layer < count:
                 raise scope.error(NO_LAYER, item, name=name, last=count - 1)
+            if not is_window and layer not in read:
+                raise scope.error(NOT_READ, item, name=name, layers=f"layer {layer} was not", read=layers_phrase(read))
             layers.append(layer)
         if not is_window:
             chosen = tuple(sorted(set(layers)))
-            return LayerSet(chosen, len(chosen) == chosen[-1] - chosen[0] + 1, len(chosen) == count)
+            return LayerSet(chosen, len(chosen) == chosen[-1] - chosen[0] + 1, chosen == read)
         low, high = layers
         if low > high:
             raise scope.error(EXPECTED, node, name=name, expected=self.expected, near=f"({high}, {low})")
-        return LayerSet(tuple(range(low, high + 1)), True, (low, high) == (0, count - 1))
+        chosen = tuple(layer for layer in read if low <= layer <= high)
+        if not chosen:
+            none = f"none of the layers {low} to {high} was" if low < high else f"layer {low} was not"
+            raise scope.error(NOT_READ, node, name=name, layers=none, read=layers_phrase(read))
+        return LayerSet(chosen, True, chosen == read)
 
 
 @dataclass(frozen=True)

@@ -154,12 +154,14 @@ class Run:
     attention: str = "sdpa"
     versions: Mapping[str, str] = field(default_factory=dict)
     checksums: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of VOCABULARY and TOKENIZER, by key
+    read_layers: tuple[int, ...] = ()  # those that were read, ascending; given none, all of them
     format: int = FORMAT
 
     IDENTITY = (
         "model_hash",
         "prompt",
         "layers",
+        "read_layers",
         "grid",
         "patches",
         "k",
@@ -169,6 +171,10 @@ class Run:
         "dtype",
         "lens",
     )
+
+    def __post_init__(self) -> None:
+        if not self.read_layers:
+            object.__setattr__(self, "read_layers", tuple(range(self.layers)))
 
     @property
     def positions(self) -> dict[str, int]:
@@ -217,22 +223,48 @@ class Run:
         return digest_of(self.to_bytes())[:16]
 
     def to_bytes(self) -> bytes:
-        return record_bytes(asdict(self))
+        values = asdict(self)
+        # What came later is left out where it says nothing: the bytes of older records, which name the run, stay so.
+        if len(self.read_layers) == self.layers:
+            del values["read_layers"]
+        return record_bytes(values)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Run:
         values = parse_record(data, where)
         known = {f.name for f in fields(cls)}
-        missing = known - values.keys()
+        missing = known - values.keys() - {"read_layers"}
         if missing:
             raise CorruptCache(f"{where} lacks {', '.join(sorted(missing))}.")
         try:
             for name in ("prompt_ids", "at"):
                 values[name] = tuple(values[name])
             values["grid"] = values["grid"] and tuple(values["grid"])
+            values["read_layers"] = tuple(values.get("read_layers", ()))
+            return cls(**{name: values[name] for name in known})
         except TypeError as error:
             raise CorruptCache(f"{where} is not a run's record: {error}.") from error
-        return cls(**{name: values[name] for name in known})
+
+
+def spans(layers: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending layers as windows, both ends included: (0, 8, 9, 10) -> [(0, 0), (8, 10)]."""
+    found: list[tuple[int, int]] = []
+    for layer in layers:
+        if found and found[-1][1] == layer - 1:
+            found[-1] = found[-1][0], layer
+        else:
+            found.append((layer, layer))
+    return found
+
+
+def layers_option(layers: Sequence[int]) -> str:
+    """Layers as `vlq run --layers` takes them: '0,8:10'."""
+    return ",".join(str(low) if low == high else f"{low}:{high}" for low, high in spans(layers))
+
+
+def layers_phrase(layers: Sequence[int]) -> str:
+    """Layers as a sentence names them: '0, 8 to 10'."""
+    return ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in spans(layers))
 
 
 def parse_json(data: bytes, where: str) -> dict[str, Any]:
@@ -279,7 +311,8 @@ class ArraySpec:
 def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[ArraySpec]:
     """The arrays of a shard of `images` images; `lengths` says how many positions a site has, of the image with most.
 
-    Fill values are kept by an image that failed, and behind the positions of one that has fewer.
+    Fill values are kept by an image that failed, behind the positions of one that has fewer, and by layers that were
+    not read: these compress to nearly nothing, and a layer has the same number in every cache.
 
     `<site>/token`, `<site>/logprob`   (image, layer, position, k): best first, ties by the lower id;
                                        log-probabilities over the full vocabulary, in nats
@@ -363,16 +396,16 @@ TABLES = (*(f"{site}_{kind}" for site in SITES for kind in KINDS), PATCH_CELLS)
     token uint32, image uint32, layer uint16, n uint32 (positions), logprob float32 (the best), positions list<uint16>
 `<site>_topk`: one row per (token, image, layer, position): every stored reading.
     token uint32, image uint32, layer uint16, position uint16, rank uint8, logprob float32
-`<site>_rest`: one row per (image, layer): what tokens that are not stored can have, at whichever position.
+`<site>_rest`: one row per (image, layer that was read): what tokens that are not stored can have, at any position.
     image uint32, layer uint16, kth float32 (the largest log-probability of a last stored token),
     rest float32 (the largest probability that the stored tokens of a position leave to all others together)
 `patch_cells`: one row per image with readings: what all of its patches read at rank 1, for what looks around a token.
     image uint32, top1 binary: ids of `Run.id_dtype`, little-endian, (layer, patch) as in the array `patch/top1`, of
-    its own patches
+    its own patches; `Run.no_id` at layers that were not read
 """
 
 DIVERGENCE = "divergence"
-"""Index table with one row per (site, layer) of `patch` and `last`, from the sums and entropies of all shards.
+"""Index table with one row per (site, layer that was read) of `patch` and `last`, from all shards' sums and entropies.
 
     site, layer uint16, images uint32 (with readings), positions uint64 (all of theirs)
     mean_entropy float64       the mean of the positions' entropies, in nats

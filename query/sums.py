@@ -54,14 +54,14 @@ def entropies(
             mass[site] += _array(cache, commit, f"sum/{site}")
             found = _array(cache, commit, f"{stored}/entropy")[:, :, own]  # (image, layer, position)
             there = np.isfinite(found)  # neither of an image that failed nor behind the patches of a smaller one
-            positions[site] += int(there[:, 0].sum())
+            positions[site] += int(there[:, run.read_layers[0]].sum())
             entropy[site] += found.sum((0, 2), dtype=np.float64, where=there)
         if progress:
             progress(done + 1, len(commits))
     rows = []
     for site in sites if images else ():
         n = positions[site]
-        for layer in range(run.layers):
+        for layer in run.read_layers:
             mean = mass[site][layer] / n
             mean = mean[mean > 0]
             rows.append(
@@ -96,11 +96,12 @@ def _array(cache: Cache, commit: Commit, name: str) -> np.ndarray:
 
 
 def divergences(snapshot: Snapshot, site: str) -> pyarrow.Table:
-    """Of each layer the mean entropy at a site, the divergence, and its rise from the layer below: all in nats.
+    """Of each layer the mean entropy at a site, the divergence, and its rise from the layer that was read below: all in
+    nats.
 
-    Columns layer, mean_entropy, divergence and rise, which layer 0 has none of. They are read from the index where it
-    covers all that is committed; a run that goes on is added up from its arrays. Raises CacheError if the index was
-    made without the table.
+    Columns layer, mean_entropy, divergence and rise, which the lowest layer has none of. They are read from the index
+    where it covers all that is committed; a run that goes on is added up from its arrays. Raises CacheError if the
+    index was made without the table.
     """
     import pyarrow as pa
 

@@ -121,6 +121,7 @@ def random_readings(
         "answer": [len(answer) for answer in answers or random_answers(run, images, rng)],
     }
     lengths = {site: max(1, *counts[site]) for site in run.at}
+    unread = [layer for layer in range(run.layers) if layer not in run.read_layers]
     arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in array_specs(run, images, lengths)}
     for site in run.at:
         shape = (images, run.layers, lengths[site], run.vocabulary_size)
@@ -130,18 +131,20 @@ def random_readings(
         logprob = logits - lse[..., None]
         order = np.argsort(-logits, axis=-1, kind="stable")[..., : run.k]
         probability = np.exp(logprob)
+        probability[:, unread] = 0
         values = {
             "token": order,
             "logprob": np.take_along_axis(logprob, order, -1),
             "top1": order[..., 0],
             "lse": lse,
-            "entropy": -(probability * logprob).sum(-1),
+            "entropy": -(np.exp(logprob) * logprob).sum(-1),
         }
         for name, value in values.items():
             array = arrays[f"{site}/{name}"]
             array[...] = value.astype(array.dtype)
             fill = np.full((), _fill(run, f"{site}/{name}"), array.dtype)
             array[list(failed)] = fill
+            array[:, unread] = fill
             for image, count in enumerate(counts[site]):
                 array[image, :, count:] = fill
                 probability[image, :, count:] = 0

@@ -31,6 +31,9 @@ def run(
     answer: Annotated[
         int, typer.Option(help="So many tokens of the model's own answer at most; they are read, too.", min=0)
     ] = 0,
+    layers: Annotated[
+        str, typer.Option(help="Which layers are read, such as 0,8,16:32 (both ends included); default all.")
+    ] = "",
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
     ray_address: Annotated[
         str | None, typer.Option(help="A running Ray cluster to join; default: one of its own here.")
@@ -52,6 +55,7 @@ def run(
         "k": k,
         "at": (*parse_sites(at), *(["answer"] if answer else [])),
         "answer": answer,
+        "layers": parse_layers(layers),
         "limit": limit,
         "shard_size": shard_size,
         "batch_size": batch_size,
@@ -108,6 +112,20 @@ def parse_sites(text: str) -> tuple[str, ...]:
     if not found or not found <= {"patch", "prompt"}:
         raise BadArgument(f"--at is patch, prompt or patch,prompt. Got '{text}'.")
     return tuple(site for site in ("patch", "prompt") if site in found)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """'0,8,16:32' -> the layers in ascending order; of nothing none. Raises BadArgument."""
+    found: set[int] = set()
+    for part in text.split(",") if text else ():
+        ends = [end.strip() for end in part.split(":")]
+        if len(ends) > 2 or not all(end.isascii() and end.isdigit() for end in ends) or int(ends[0]) > int(ends[-1]):
+            raise BadArgument(
+                f"--layers are numbers from 0 (the embedding), and windows with both their ends. Got '{part}'.",
+                "Such as --layers 0,8,16:32",
+            )
+        found.update(range(int(ends[0]), int(ends[-1]) + 1))
+    return tuple(sorted(found))
 
 
 def share_of_gpus(value: float) -> float:

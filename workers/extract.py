@@ -130,7 +130,8 @@ def read_decoded(
 
 @dataclass(frozen=True)
 class Read:
-    """What was read of an image: arrays by their names in `schema.array_specs`, without image axis; and its answer."""
+    """What was read of an image: arrays by their names in `schema.array_specs`, without image axis and of the layers
+    alone that were read; and its answer."""
 
     arrays: dict[str, np.ndarray]
     answer: Answer | None
@@ -138,7 +139,7 @@ class Read:
 
 def filled(run: Run, images: int, found: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays of `schema.array_specs` that have an image axis, from the readings of the images that have some."""
-    lengths = dict(run.positions)
+    lengths, layers = dict(run.positions), list(run.read_layers)
     for site in run.uneven:
         lengths[site] = max((image[f"{site}/top1"].shape[1] for image in found.values()), default=1) or 1
     arrays = {}
@@ -147,7 +148,7 @@ def filled(run: Run, images: int, found: Mapping[int, Mapping[str, np.ndarray]])
             arrays[spec.name] = values = np.full(spec.shape, spec.fill, spec.dtype)
             for row, image in found.items():
                 own = image[spec.name]
-                values[row, :, : own.shape[1]] = own
+                values[row][layers, : own.shape[1]] = own
     return arrays
 
 
@@ -160,7 +161,7 @@ class BatchReader:
         self._run = run
         self._sites: list[Mapping[str, Tensor]] = []  # of the batch that `_rows` belong to
         self._rows: tuple[Tensor, Tensor, Tensor]
-        self._mass = torch.zeros(len(run.summed), run.layers, run.vocabulary_size, device=model.device)
+        self._mass = torch.zeros(len(run.summed), len(run.read_layers), run.vocabulary_size, device=model.device)
 
     @torch.inference_mode()
     def begin(self, images: Sequence[Encoded], names: Sequence[str]) -> Callable[[], list[Read]]:
@@ -172,18 +173,19 @@ class BatchReader:
         run = self._run
         image, place, weights = self._where(images)
         rows = Rows(run, len(place), self._model.device)
+        number = {layer: at for at, layer in enumerate(run.read_layers)}
 
         def visit(layer: int, hidden: Tensor) -> None:
             states = hidden.flatten(0, 1).index_select(0, image * hidden.shape[1] + place)
             readings = self._lens.read(layer, states, weights)
-            rows.put(layer, readings)
-            self._mass[:, layer] += readings.mass
+            rows.put(number[layer], readings)
+            self._mass[:, number[layer]] += readings.mass
 
         answers: Sequence[Answer | None] = [None] * len(images)
         if run.answer:
-            answers = self._model.answer(images, run.answer, visit)
+            answers = self._model.answer(images, run.answer, visit, run.read_layers)
         else:
-            self._model.forward(images, visit)
+            self._model.forward(images, visit, run.read_layers)
         parts = [(f"{i}/{site}", len(encoded.sites[site])) for i, encoded in enumerate(images) for site in run.summed]
         cuts = [rows.begin_cut(parts), self._of_answers(answers)]
         told = [answer and answer.told() for answer in answers]
@@ -194,7 +196,7 @@ class BatchReader:
             for i, (name, answer) in enumerate(zip(names, told, strict=True)):
                 arrays = {f"{site}/{kind}": values for site in run.at for kind, values in found[f"{i}/{site}"].items()}
                 for site in run.at:
-                    check_finite(arrays[f"{site}/lse"], name, run.dtype)
+                    check_finite(arrays[f"{site}/lse"], name, run)
                 read.append(Read(arrays, answer))
             return read
 
@@ -207,9 +209,9 @@ class BatchReader:
         rows = Rows(self._run, sum(count for _, count in parts), self._model.device)
         if given and rows.count:
             none = torch.zeros(0, rows.count, device=self._model.device)
-            for layer in range(self._run.layers):
-                states = torch.cat([answer.states[layer] for answer in given])
-                rows.put(layer, self._lens.read(layer, states, none))
+            for at, layer in enumerate(self._run.read_layers):
+                states = torch.cat([answer.states[at] for answer in given])
+                rows.put(at, self._lens.read(layer, states, none))
         return rows.begin_cut(parts)
 
     def _where(self, images: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
@@ -233,25 +235,30 @@ class BatchReader:
 
     def sums(self) -> dict[str, np.ndarray]:
         """Per site the probabilities summed over all images read: (layer, vocabulary)."""
-        mass = to_host(self._mass)
+        run, mass = self._run, to_host(self._mass)
         mark(self._mass.device)()
-        return dict(zip(map(sum_of, self._run.summed), mass.numpy(), strict=True))
+        sums = np.zeros((len(run.summed), run.layers, run.vocabulary_size), np.float32)
+        sums[:, list(run.read_layers)] = mass.numpy()
+        return dict(zip(map(sum_of, run.summed), sums, strict=True))
 
 
 class Rows:
-    """The readings of many positions at every layer, (layer, row, ...), on the model's device until they are cut."""
+    """The readings of many positions at the layers that are read, (layer, row, ...), on the model's device until they
+    are cut."""
 
     def __init__(self, run: Run, count: int, device: torch.device) -> None:
         self.count = count
         self._run = run
-        self._token = torch.empty(run.layers, count, run.k, dtype=torch.int32, device=device)
-        self._logprob = torch.empty(run.layers, count, run.k, device=device)
-        self._lse = torch.empty(run.layers, count, device=device)
-        self._entropy = torch.empty(run.layers, count, device=device)
+        layers = len(run.read_layers)
+        self._token = torch.empty(layers, count, run.k, dtype=torch.int32, device=device)
+        self._logprob = torch.empty(layers, count, run.k, device=device)
+        self._lse = torch.empty(layers, count, device=device)
+        self._entropy = torch.empty(layers, count, device=device)
 
-    def put(self, layer: int, readings: Readings) -> None:
-        self._token[layer], self._logprob[layer] = readings.token, readings.logprob
-        self._lse[layer], self._entropy[layer] = readings.lse, readings.entropy
+    def put(self, at: int, readings: Readings) -> None:
+        """The readings of the layer that has this place among those that are read."""
+        self._token[at], self._logprob[at] = readings.token, readings.logprob
+        self._lse[at], self._entropy[at] = readings.lse, readings.entropy
 
     def begin_cut(self, parts: Sequence[tuple[str, int]]) -> Callable[[], dict[str, dict[str, np.ndarray]]]:
         """What consecutive rows hold, as many as each part has, by the parts' names: as it is stored.
@@ -280,11 +287,12 @@ class Rows:
         return cut
 
 
-def check_finite(lse: np.ndarray, name: str, dtype: str) -> None:
-    """Raises RunError naming the image and the first layer at which its logits (layer, position) are not numbers."""
+def check_finite(lse: np.ndarray, name: str, run: Run) -> None:
+    """Raises RunError naming the image and the first layer at which its logits (layer that is read, position) are not
+    numbers."""
     bad = ~np.isfinite(lse)
     if bad.any():
-        layer = int(np.argwhere(bad)[0][0])
+        layer, dtype = run.read_layers[int(np.argwhere(bad)[0][0])], run.dtype
         hint = "The weights hold such values themselves." if dtype == "float32" else "Run with --dtype float32."
         raise RunError(f"{name}: at layer {layer} the model's states are not finite in {dtype}.", hint)
 

@@ -16,7 +16,7 @@ from vlq.workers.compactor import Compactor
 from vlq.workers.corpus import list_images
 from vlq.workers.index import compact, publish
 from vlq.workers.machine import cpu_count, fitting_workers, memory
-from vlq.workers.models import family_of
+from vlq.workers.models import family_of, layers_of
 from vlq.workers.models.files import resolve, weight_bytes
 from vlq.workers.plan import (
     BATCH_SIZE,
@@ -33,7 +33,7 @@ from vlq.workers.pool import Pool, reason
 from vlq.workers.progress import Tracker, seldom
 from vlq.workers.queue import Failure
 from vlq.workers.watch import RunWatch
-from vlq.workers.worker import Setup
+from vlq.workers.worker import Setup, read_layers
 
 MOST_CALLS = 8
 """Of one worker at once. A shard of LLaVA's size takes up to a gigabyte of the host's memory."""
@@ -67,7 +67,10 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
     options = replace(options, model=_absolute(options.model))
     corpus = list_images(options.images, options.limit)
     if _is_new(options.cache):
-        family_of(options.model, resolve(options.model))  # a mistake leaves no empty cache behind
+        folder = resolve(options.model)  # a mistake leaves no empty cache behind
+        family_of(options.model, folder)
+        if options.layers:
+            read_layers(options.layers, layers_of(folder))
     store = open_store(options.cache, create=True)
     run = read_run(store)
     if run is not None:
@@ -132,6 +135,7 @@ def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, Ca
         k=options.k,
         at=options.at,
         answer=options.answer,
+        layers=options.layers,
         device=device,
         dtype=dtype,
         threads=threads,

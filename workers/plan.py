@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from vlq.query.cache import committed, latest_head, read_run
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
-from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, Head, Run, digest_of, head_key, plan_key
+from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, Head, Run, digest_of, head_key, layers_option, plan_key
 from vlq.query.store import Store, put
 from vlq.query.tables import parquet_bytes, read_plan
 from vlq.workers.models.files import model_hash, resolve
@@ -35,6 +35,7 @@ class RunOptions:
     k: int = 20
     at: tuple[str, ...] = ("patch", "prompt")
     answer: int = 0
+    layers: tuple[int, ...] = ()  # ascending; none: all
     limit: int | None = None
     shard_size: int | None = None
     batch_size: int | None = None
@@ -55,6 +56,7 @@ def known_identity(options: RunOptions, run: Run) -> dict[str, Any]:
     A model that is not on this machine yet says nothing of itself. Raises ModelError if the model is nowhere.
     """
     known: dict[str, Any] = {"k": min(options.k, run.vocabulary_size), "at": options.at, "answer": options.answer}
+    known["read_layers"] = options.layers or tuple(range(run.layers))
     if options.dtype is not None:
         known["dtype"] = options.dtype
     if options.prompt == run.prompt:
@@ -80,14 +82,17 @@ def check_identity(run: Run, wanted: dict[str, Any], cache: str) -> None:
     differing = [name for name in run.IDENTITY if name in wanted and wanted[name] != found[name]]
     if differing:
         lines = [
-            f"  {name}: the cache has {_shown(found[name])}, asked for {_shown(wanted[name])}" for name in differing
+            f"  {name}: the cache has {_shown(name, found[name])}, asked for {_shown(name, wanted[name])}"
+            for name in differing
         ]
         raise CacheMismatch(
             f"{cache} holds another run:\n" + "\n".join(lines), "Use another --cache, or the same options as before."
         )
 
 
-def _shown(value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
+    if name == "read_layers":
+        return layers_option(value)
     if isinstance(value, str):
         return repr(value) if len(value) < 200 and not _is_hash(value) else f"{value[:12]}..."
     return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)

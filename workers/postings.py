@@ -7,7 +7,7 @@ the same readings give the same bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -73,9 +73,9 @@ def postings_of(run: Run, first_image: int, readings: Mapping[str, np.ndarray]) 
     for site, (token, logprob) in site_arrays(run, readings).items():
         tables[f"{site}_top1"] = top1_postings(token[..., 0], logprob[..., 0], first_image, run.no_id)
         tables[f"{site}_topk"] = topk_postings(token, logprob, first_image, run.no_id)
-        tables[f"{site}_rest"] = unstored_rest(token, logprob, first_image, run.no_id)
+        tables[f"{site}_rest"] = unstored_rest(token, logprob, first_image, run.no_id, run.read_layers)
         if site == "patch":
-            tables[PATCH_CELLS] = image_cells(token[..., 0], first_image, run.no_id)
+            tables[PATCH_CELLS] = image_cells(token[..., 0], first_image, run.no_id, run.read_layers)
     return tables
 
 
@@ -137,28 +137,31 @@ def top1_postings(token: np.ndarray, logprob: np.ndarray, first_image: int, no_i
     )
 
 
-def image_cells(token: np.ndarray, first_image: int, no_id: int) -> pa.Table:
+def image_cells(token: np.ndarray, first_image: int, no_id: int, read_layers: Sequence[int]) -> pa.Table:
     """One row per image with readings, from the first rank's ids (image, layer, patch)."""
-    good = np.flatnonzero(token[:, 0, 0] != no_id)
-    patches = (token[:, 0] != no_id).sum(1)
+    patches = (token[:, read_layers[0]] != no_id).sum(1)
+    good = np.flatnonzero(patches)
     little = token.dtype.newbyteorder("<")
     cells = [token[image, :, : patches[image]].astype(little, copy=False).tobytes() for image in good]
     images = pa.array((good + first_image).astype(np.uint32))
     return pa.table([images, pa.array(cells, pa.binary())], schema=CELLS)
 
 
-def unstored_rest(token: np.ndarray, logprob: np.ndarray, first_image: int, no_id: int) -> pa.Table:
-    """One row per image with readings and layer: how probable unstored tokens can be, (image, layer, position, k).
+def unstored_rest(
+    token: np.ndarray, logprob: np.ndarray, first_image: int, no_id: int, read_layers: Sequence[int]
+) -> pa.Table:
+    """One row per image with readings and layer that was read: how probable unstored tokens can be, from ids and
+    log-probabilities (image, layer, position, k).
 
     A difference of nearly equal numbers magnifies how they were rounded when they were stored, so each stored
     probability counts as the least that it can have been; the rest is rounded up, so that the last bits of a machine's
     exp do not matter.
     """
-    good = np.flatnonzero(token[:, 0, 0, 0] != no_id)
-    kept = logprob[good]
-    image, layer = np.indices(kept.shape[:2])
+    good = np.flatnonzero(token[:, read_layers[0], 0, 0] != no_id)
+    kept = logprob[good][:, list(read_layers)]
+    image, layer = np.meshgrid(np.arange(len(good)), np.array(read_layers), indexing="ij")
     least = np.exp(kept.astype(np.float64) * (1 + np.finfo(logprob.dtype).eps)).sum(-1)  # (image, layer, position)
-    there = token[good][..., 0] != no_id  # an image may have fewer patches than others
+    there = token[good][..., 0][:, list(read_layers)] != no_id  # an image may have fewer patches than others
     rest = np.maximum(1 - least, 0).max(-1, initial=0, where=there)
     return pa.table(
         [

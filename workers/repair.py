@@ -50,6 +50,7 @@ from vlq.query.schema import (
     head_key,
     images_key,
     interim_key,
+    layers_option,
     parse_json,
     plan_key,
 )
@@ -132,6 +133,8 @@ def command_of(run: Run, url: str) -> str:
         "--at": ",".join(run.at),
         "--dtype": run.dtype,
     }
+    if len(run.read_layers) < run.layers:
+        options["--layers"] = layers_option(run.read_layers)
     return f"vlq run IMAGES {' '.join(f'{name} {shlex.quote(value)}' for name, value in options.items())}"
 
 

@@ -95,11 +95,11 @@ def _compare(
         return
     group = cache.group(commit.shard)
     for site in run.at:
-        names = ("token", "logprob", "top1", "lse", "entropy")
+        names, layers = ("token", "logprob", "top1", "lse", "entropy"), list(run.read_layers)
         # A shard has room for the image with most positions. Whether an answer is as long as before was told above.
         own = min(positions_of(image, site), positions_of(now, site)) if site in run.uneven else None
-        old = {name: np.asarray(group[f"{site}/{name}"][row])[:, :own] for name in names}  # type: ignore[index]
-        new = {name: arrays[f"{site}/{name}"][0][:, :own] for name in names}
+        old = {name: np.asarray(group[f"{site}/{name}"][row])[layers, :own] for name in names}  # type: ignore[index]
+        new = {name: arrays[f"{site}/{name}"][0][layers, :own] for name in names}
         cells = list(differing(run, old, new))
         for layer, position, what in islice(cells, SHOWN):
             yield Finding(f"{where}, layer {layer}, {site} {position}", what, redo)
@@ -113,7 +113,8 @@ def positions_of(image: Mapping[str, Any], site: str) -> int:
 
 
 def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> Iterator[tuple[int, int, str]]:
-    """(layer, position, in what) of each reading that differs by more than the tolerance; arrays of one image.
+    """(layer, position, in what) of each reading that differs by more than the tolerance; arrays of one image, of the
+    layers that are read.
 
     Ids may change places with neighbours that are as probable, and the last one with one that is not stored.
     """
@@ -122,22 +123,23 @@ def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) 
         a, b = old[name].astype(np.float64), new[name].astype(np.float64)
         with np.errstate(invalid="ignore"):
             far = ~(np.abs(a - b) <= tolerance)  # also where one of them is no number
-        for cell in _cells(far):
-            at = _worst(np.abs(a - b)[cell])
-            yield *cell, f"{name} is {b[cell][at]:.6g}, stored is {a[cell][at]:.6g}"
+        for at, cell in _cells(run, far):
+            worst = _worst(np.abs(a - b)[cell])
+            yield *at, f"{name} is {b[cell][worst]:.6g}, stored is {a[cell][worst]:.6g}"
     logprob = old["logprob"].astype(np.float64)
     gaps = np.minimum(np.abs(np.diff(logprob, prepend=np.inf)), np.abs(np.diff(logprob, append=-np.inf)))
     gaps[..., -1] = 0
-    for cell in _cells((old["token"] != new["token"]) & ~(gaps <= 2 * tolerance)):
-        yield *cell, f"tokens are {new['token'][cell].tolist()}, stored are {old['token'][cell].tolist()}"
-    for cell in _cells(old["top1"] != old["token"][..., 0]):
-        yield *cell, f"top1 is {old['top1'][cell]}, the first token {old['token'][cell][0]}"
+    for at, cell in _cells(run, (old["token"] != new["token"]) & ~(gaps <= 2 * tolerance)):
+        yield *at, f"tokens are {new['token'][cell].tolist()}, stored are {old['token'][cell].tolist()}"
+    for at, cell in _cells(run, old["top1"] != old["token"][..., 0]):
+        yield *at, f"top1 is {old['top1'][cell]}, the first token {old['token'][cell][0]}"
 
 
-def _cells(wrong: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(layer, position) where anything is wrong."""
+def _cells(run: Run, wrong: np.ndarray) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """(layer, position) where anything is wrong, and where that is in the array."""
     anywhere = wrong.any(tuple(range(2, wrong.ndim)))
-    yield from ((int(layer), int(position)) for layer, position in np.argwhere(anywhere))
+    for place, position in np.argwhere(anywhere).tolist():
+        yield (run.read_layers[place], position), (place, position)
 
 
 def _worst(differences: np.ndarray) -> tuple[int, ...]:

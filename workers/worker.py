@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vlq.query.errors import RunError
+from vlq.query.errors import BadArgument, RunError
 from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, Commit, Run, digest_of
 from vlq.query.store import open_store
 
@@ -45,6 +45,7 @@ class Setup:
     answer: int = 0
     calls: int = 2  # shards under way at once: one uses the model, the others are decoded ahead or written
     device_map: str | None = None  # auto spreads a model over the worker's GPUs; it decides no bits
+    layers: tuple[int, ...] = ()  # to be read, ascending; none: all
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ def describe(setup: Setup, model: Any, node: str = "here") -> Description:
 
 
 def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
-    """The record of a run with this model, as `run.json` will hold it. `model` is a `LensModel`."""
+    """The record of a run with this model, as `run.json` will hold it. `model` is a `LensModel`. Raises BadArgument if
+    it lacks a layer that is asked for."""
     from vlq.workers.lens import default_block
     from vlq.workers.models.files import model_hash, resolve
 
@@ -217,6 +219,7 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
         prompt=model.prompt,
         prompt_ids=model.prompt_ids,
         layers=model.layers,
+        read_layers=read_layers(setup.layers, model.layers),
         grid=model.grid,
         patches=model.most_patches,
         k=k,
@@ -236,6 +239,16 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
     )
     largest = max(run.positions.values()) * run.layers * k * 4
     return replace(run, shard_size=min(setup.shard_size, max(1, SHARD_OBJECT_BYTES // largest)))
+
+
+def read_layers(asked: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The layers to be read of so many: those that are asked for, or all. Raises BadArgument if one is not there."""
+    if asked and asked[-1] >= count:
+        raise BadArgument(
+            f"--layers: there is no layer {asked[-1]}. The model has the layers 0 (the embedding) to {count - 1}.",
+            "Name some of these: --layers 0,8,16:32",
+        )
+    return asked or tuple(range(count))
 
 
 def plain(value: Any) -> Any:

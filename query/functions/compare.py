@@ -26,6 +26,7 @@ from vlq.query.nodes import Call, Literal, Node, walk
 from vlq.query.parameters import Parameter, Query, Text
 from vlq.query.predicates import Predicate
 from vlq.query.registry import Function
+from vlq.query.schema import layers_phrase
 from vlq.query.summary import Rows, Summary, count, figure
 from vlq.query.tokens import Token, TokenSet
 
@@ -257,6 +258,8 @@ FROM (
             numbers = f"a has layers 0 to {a.layers - 1}, b 0 to {b.layers - 1}: equal numbers are not equal depths"
             shares = "; depth_a and depth_b are shares of the last layer" if "layer" in self.a.columns else ""
             yield f"{numbers}{shares}."
+        if a.read_layers != b.read_layers and not self.depths_differ:
+            yield f"a was read at the layers {layers_phrase(a.read_layers)}, b at {layers_phrase(b.read_layers)}."
         if "patch" in self.a.relation.keys and a.image_processor != b.image_processor:
             yield "The models see images resized or cropped in other ways: a patch need not show the same in both."
         own, others = self.a.table.notes(), self.b.table.notes()

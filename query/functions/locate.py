@@ -11,7 +11,7 @@ from vlq.query.functions.phrases import qualified, unstored
 from vlq.query.functions.shared import IMAGES, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_patches, token_layers
 from vlq.query.geometry import COLUMNS, ROWS, geometries, patch_box_sql
-from vlq.query.parameters import LayerSet, OneLayer, Parameter
+from vlq.query.parameters import OneLayer, Parameter, every_layer
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, placed
 from vlq.query.truth import OBJECTS, masks_sql, truth_of
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 def readings_of(bound: Bound) -> Bound:
     """The call as one that asks for the token's readings at the layer, or at all of which one is to be chosen."""
-    every = LayerSet(tuple(range(bound.run.layers)), True, True)
-    return bound.given(at="patch", layers=every if bound["layer"] is None else bound["layer"])
+    return bound.given(at="patch", layers=every_layer(bound.run) if bound["layer"] is None else bound["layer"])
 
 
 def found_sql(bound: Bound, compiler: Compiler) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vlq.query.bind import Bound
 from vlq.query.parameters import LayerSet
+from vlq.query.schema import layers_phrase
 
 PLACE = {
     "last": "the last prompt token",
@@ -31,13 +32,7 @@ def qualified(bound: Bound) -> str:
         parts.append(f"probability at least {bound['min_prob']:g}")
     chosen: LayerSet | None = bound.values.get("layers")
     if chosen is not None and not chosen.is_all:
-        layers = chosen.layers
-        if len(layers) == 1:
-            parts.append(f"layer {layers[0]}")
-        elif chosen.is_window:
-            parts.append(f"layers {layers[0]} to {layers[-1]}")
-        else:
-            parts.append(f"layers {', '.join(map(str, layers))}")
+        parts.append(f"layer{'s' if len(chosen.layers) > 1 else ''} {layers_phrase(chosen.layers)}")
     if bound.patches is not None:
         parts.append(bound.patches.phrase)
     if bound.values.get("min_patches", 1) > 1:

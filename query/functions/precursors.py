@@ -11,7 +11,7 @@ from vlq.query.functions.phrases import named, qualified, unstored
 from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PROB, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_cells
 from vlq.query.geometry import POSITIONS, geometries
-from vlq.query.parameters import Count, LayerSet, Parameter
+from vlq.query.parameters import Count, Parameter, every_layer
 from vlq.query.registry import Function
 from vlq.query.schema import PATCH_CELLS
 from vlq.query.summary import Rows, Summary, count
@@ -39,8 +39,7 @@ FROM {before} LEFT JOIN {compiler.table(VOCABULARY)} ON id = token"""
 def first_readings(bound: Bound) -> Statement:
     """Of each patch that reads the token the first layer at which it does, and how many patches its image has."""
     compiler = Compiler()
-    every = LayerSet(tuple(range(bound.run.layers)), True, True)
-    cells = token_cells(bound.given(at="patch", layers=every), compiler)
+    cells = token_cells(bound.given(at="patch", layers=every_layer(bound.run)), compiler)
     return compiler.ask(f"""\
 SELECT image, patch, layer, {POSITIONS["patch"]} AS patches
 FROM (
@@ -69,7 +68,9 @@ class Contrasted:
         patches[place] = reading["patches"].to_numpy()
         most = int(patches.max(initial=0))
         before = np.zeros((len(images), most), np.uint16)
-        before[place, patch] = np.where(np.isin(layer, bound.layers.layers), layer, 0)
+        # Nothing was read before the lowest layer.
+        counts = np.isin(layer, bound.layers.layers) & (layer > run.read_layers[0])
+        before[place, patch] = np.where(counts, layer, 0)
         others = np.arange(most) < patches[:, None]
         others[place, patch] = False
         both = before.any(1) & others.any(1)

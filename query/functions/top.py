@@ -67,7 +67,7 @@ def load(bound: Bound, snapshot: Snapshot) -> pyarrow.Table:
     arrays = {name: snapshot.cache.array(commit.shard, f"{stored}/{name}") for name in ("token", "logprob")}
     # One chunk holds the image with all its layers; what is not asked for is dropped here.
     found = [values(array, image - commit.first_image) for array in arrays.values()]  # (layer, position, k)
-    there = int((found[0][0, :, 0] != bound.run.no_id).sum())  # others in its shard may have more patches
+    there = int((found[0][layers[0], :, 0] != bound.run.no_id).sum())  # others in its shard may have more patches
     if at == "last":
         rows, positions = [there - 1], [0]
     else:

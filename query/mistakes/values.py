@@ -134,6 +134,25 @@ NO_LAYER = Mistake(
         ),
     ),
 )
+NOT_READ = Mistake(
+    BadArgument,
+    "{name}: {layers} read. This cache has the layers {read}.",
+    "Ask for those, or cache the images again with other `vlq run --layers`.",
+    (
+        Example(
+            "first_layer('dog', layers=⟦5⟧)",
+            "layers: layer 5 was not read. This cache has the layers 0, 8, 16 to 32.",
+            "Ask for those, or cache the images again with other `vlq run --layers`.",
+            cache="layers",
+        ),
+        Example(
+            "first_layer('dog', layers=⟦(1, 7)⟧)",
+            "layers: none of the layers 1 to 7 was read. This cache has the layers 0, 8, 16 to 32.",
+            "Ask for those, or cache the images again with other `vlq run --layers`.",
+            cache="layers",
+        ),
+    ),
+)
 NO_PATCH = Mistake(
     BadArgument,
     "{name}: there is no patch {got}. {grid} the patches 0 to {last}.",

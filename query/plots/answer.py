@@ -65,9 +65,9 @@ class Answer:
         return table
 
     @property
-    def layers(self) -> range:
-        """Every layer of the model."""
-        return range(self.result.corpus.cache.run.layers)
+    def layers(self) -> tuple[int, ...]:
+        """Every layer that was read."""
+        return self.result.corpus.cache.run.read_layers
 
     @property
     def images(self) -> list[int]:

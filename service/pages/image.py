@@ -34,12 +34,15 @@ SCALE = 8000
 def image_page(corpus: Corpus, number: int = 0) -> str:
     """The page of a corpus' image. It asks no server for anything, and runs no script but its own.
 
-    Raises KeyError if the image has no readings, CacheError if there are none at patches.
+    Raises KeyError if the image has no readings, CacheError if there are none at patches, or not at all
+    layers.
     """
     if "patch" not in corpus.cache.run.at:
         raise CacheError(f"{corpus.cache.url} has no readings at patches.", "Read the image with --at patch,prompt.")
     image = one_image(corpus, number)
     run = corpus.cache.run
+    if len(run.read_layers) < run.layers:
+        raise CacheError(f"{corpus.cache.url} has readings at some layers only.", "A page shows all of them.")
     rows, columns = image.grid
     script = _text("image.js")
     facts = f"{run.model}: {rows} x {columns} patches, layers 0 (the embedding) to {run.layers - 1}"

@@ -65,6 +65,12 @@ SHAPES: dict[str, dict[str, Any]] = {
         "seed": 7,
         "failed": [6],
     },
+    "some layers": {
+        "run": {"grid": (3, 2), "layers": 8, "read_layers": (1, 2, 4, 6), "k": 3, "vocabulary_size": len(WORDS) + 8},
+        "images": 9,
+        "seed": 8,
+        "failed": [0, 7],
+    },
 }
 
 
@@ -134,7 +140,7 @@ class Case:
         hit &= self.chosen(arguments["images"])[:, None, None]
         if (places := arguments.get("patches")) is not None:
             hit &= places.mask[:, None, :]
-        counted = layers_of(arguments.get("layers"), self.run.layers)
+        counted = layers_of(arguments.get("layers"), self.run)
         hit &= np.isin(np.arange(self.run.layers), counted)[None, :, None]
         hit &= hit.sum(-1, keepdims=True) >= arguments["min_patches"]
         return hit
@@ -222,14 +228,15 @@ def flood_fill(patches: list[int], columns: int) -> int:
     return found
 
 
-def layers_of(layers: Any, count: int) -> list[int]:
+def layers_of(layers: Any, run: Run) -> list[int]:
+    """The layers that `layers=` means, of those that were read."""
     match layers:
         case None:
-            return list(range(count))
+            return list(run.read_layers)
         case int():
             return [layers]
         case tuple():
-            return list(range(layers[0], layers[1] + 1))
+            return [layer for layer in range(layers[0], layers[1] + 1) if layer in run.read_layers]
     return sorted(set(layers))
 
 
@@ -249,8 +256,9 @@ def token_ids(case: Case) -> st.SearchStrategy[list[int]]:
 
 
 def layer_choices(run: Run) -> st.SearchStrategy[Any]:
-    layer = st.integers(0, run.layers - 1)
-    window = st.tuples(layer, layer).map(lambda pair: tuple(sorted(pair)))
+    layer = st.sampled_from(run.read_layers)
+    windows = [(low, high) for high in range(run.layers) for low in range(high + 1)]
+    window = st.sampled_from([window for window in windows if layers_of(window, run)])
     return st.none() | layer | window | st.lists(layer, min_size=1, max_size=3)
 
 
@@ -287,14 +295,14 @@ def places_of(draw: st.DrawFn, case: Case) -> Places:
             assume(label.lower() in known)
             return Places(label, covered(case, label))
         case "locate":
-            layer = draw(st.integers(0, run.layers - 1))
+            layer = draw(st.sampled_from(run.read_layers))
             node = vlq.locate(one_or_list(ids), rank=run.k, layer=layer)
             whole = node.where(vlq.col("layer") >= 0)  # the same rows by another way
             return Places(whole if draw(st.booleans()) else node, hit[:, layer])
         case "readings":
             return Places(vlq.readings(one_or_list(ids), rank=run.k), hit.any(1))
         case "first_layer":
-            layer = draw(st.integers(0, run.layers - 1))
+            layer = draw(st.sampled_from(run.read_layers))
             node = vlq.first_layer(one_or_list(ids), rank=run.k, by="patch", layers=(0, layer))
             return Places(node, hit[:, : layer + 1].any(1))
     first = vlq.first_layer(one_or_list(ids), rank=run.k, by="patch")

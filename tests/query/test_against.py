@@ -141,13 +141,13 @@ def test_layers(cases: dict[str, Case], pick: str, name: str, data: st.DataObjec
             pick,
             rank=arguments["rank"],
             min_prob=arguments["min_prob"],
-            layers=layers_of(arguments["layers"], case.run.layers),
+            layers=layers_of(arguments["layers"], case.run),
             patches=mask,
             min_patches=arguments["min_patches"],
             by="patch" if by == "patch" else "image",
         )
         rows.append(expected)
-    layers = layers_of(arguments["layers"], case.run.layers)
+    layers = layers_of(arguments["layers"], case.run)
     check_sides(result.summary, [parts[True], parts[False]], rows, layers)
     assert result.summary["unknown"] == parts[None].sum()
     if arguments["patches"] is not None and arguments["patches"].by_image:
@@ -174,7 +174,7 @@ def test_readings(cases: dict[str, Case], name: str, data: st.DataObject) -> Non
         [{"image": image, "layer": layer} for image, layer, _ in np.argwhere(hit & parts[side][:, None, None]).tolist()]
         for side in (True, False)
     ]
-    check_sides(result.summary, [parts[True], parts[False]], rows, layers_of(arguments["layers"], case.run.layers))
+    check_sides(result.summary, [parts[True], parts[False]], rows, layers_of(arguments["layers"], case.run))
     assert (result.summary["readings"], result.summary["against"]["readings"]) == tuple(map(len, rows))
     assert Counter(row["image_id"] for row in result.rows) == Counter(row["image"] for row in rows[0])
 
@@ -192,7 +192,7 @@ def test_overlap(cases: dict[str, Case], name: str, data: st.DataObject) -> None
         [{"image": image, "layer": layer} for image, layer in np.argwhere(met & parts[side][:, None]).tolist()]
         for side in (True, False)
     ]
-    check_sides(result.summary, [parts[True], parts[False]], rows, layers_of(arguments["layers"], case.run.layers))
+    check_sides(result.summary, [parts[True], parts[False]], rows, layers_of(arguments["layers"], case.run))
 
 
 @FEWER
@@ -212,7 +212,7 @@ def test_rank_and_prob(
     stored = case.hits("patch", ids, arguments | {"min_patches": 1, "rank": case.run.k, "min_prob": None})
     rank, probability = case.sites["patch"].cells(ids)
     parts = sides(case, text, arguments["images"])
-    rows, layers = [], layers_of(arguments["layers"], case.run.layers)
+    rows, layers = [], layers_of(arguments["layers"], case.run)
     for side, found in ((True, result.summary), (False, result.summary["against"])):
         of_side = stored & parts[side][:, None, None]
         rows.append([{"image": image, "layer": layer} for image, layer, _ in np.argwhere(of_side).tolist()])
@@ -244,7 +244,7 @@ def test_emergence(cases: dict[str, Case], name: str, at: Any, data: st.DataObje
     asked_for = [one_or_list(ids) for ids in tokens]
     result = case.corpus.emergence(asked_for, at=at, against=condition(text), **asked(arguments))
     parts = sides(case, text, arguments["images"])
-    layers = layers_of(arguments["layers"], case.run.layers)
+    layers = layers_of(arguments["layers"], case.run)
     rows = iter(result.rows)
     for ids, found in zip(tokens, result.summary["tokens"].items(), strict=True):
         label, summary = found

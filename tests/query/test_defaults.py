@@ -41,7 +41,7 @@ def brute(
     top1 = case.sites[at].token[..., 0]  # (image, layer, position)
     counted = case.at(at) if places is None else places.mask
     rows = []
-    for layer in layers_of(layers, case.run.layers):
+    for layer in layers_of(layers, case.run):
         counts: Counter[int] = Counter()
         for image in np.flatnonzero(case.chosen(images) & counted.any(1)):
             read = top1[image, layer][counted[image]].tolist()
@@ -88,7 +88,7 @@ def test_equals_brute_force(
     assert with_patches(case, arguments).items() <= summary.items()
     assert summary["matched"] == len({row["token"] for row in expected})
     tokens = Counter(row["layer"] for row in expected)
-    assert summary["histogram"] == {layer: tokens[layer] for layer in layers_of(layers, case.run.layers)}
+    assert summary["histogram"] == {layer: tokens[layer] for layer in layers_of(layers, case.run)}
     if expected:
         leaders = [next(row for row in expected if row["layer"] == layer) for layer in tokens]
         leads = Counter(row["token"] for row in leaders)

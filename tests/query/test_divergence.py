@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,7 +50,9 @@ def from_sums(cache: str, at: str, good: np.ndarray) -> tuple[np.ndarray, np.nda
     mass = sum(np.asarray(group[f"sum/{at}"][...]).astype(np.float64) for group in groups(cache))
     stored = "prompt" if at == "last" else at
     arrays = [np.asarray(group[f"{stored}/entropy"][...]) for group in groups(cache)]
-    images = [image[:, -1:] if at == "last" else image[:, ~np.isnan(image[0])] for array in arrays for image in array]
+    images = [
+        image[:, -1:] if at == "last" else image[:, ~np.isnan(image).all(0)] for array in arrays for image in array
+    ]
     entropy = np.concatenate([image for image, is_good in zip(images, good, strict=True) if is_good], 1)
     mean = mass / entropy.shape[1]  # (layer, vocabulary)
     of_mean = [-sum(p * np.log(p) for p in layer if p > 0) for layer in mean]
@@ -61,7 +64,7 @@ def brute(case: Case, at: str, unit: str, layers: Any, images: str | None) -> li
     """Without what the sums say."""
     top1 = case.sites[at].token[case.chosen(images)][..., 0]  # (image, layer, position)
     rows = []
-    for layer in layers_of(layers, case.run.layers) if len(top1) else []:
+    for layer in layers_of(layers, case.run) if len(top1) else []:
         counts: Counter[int] = Counter()
         for image in top1[:, layer]:
             image = image[image != case.run.no_id].tolist()
@@ -117,7 +120,7 @@ def test_equals_brute_force(
     chosen = [row["layer"] for row in rows]
     assert [row["mean_entropy"] for row in rows] == pytest.approx(mean_entropy[chosen], abs=NATS)
     assert [row["divergence"] for row in rows] == pytest.approx(divergence[chosen], abs=NATS)
-    rise = {layer: divergence[layer] - divergence[layer - 1] for layer in chosen if layer}
+    rise = {at: divergence[at] - divergence[below] for below, at in pairwise(case.run.read_layers) if at in chosen}
     assert {row["layer"]: row["rise"] for row in rows if row["rise"] is not None} == pytest.approx(rise, abs=NATS)
     assert summary["divergence"] == pytest.approx(median(divergence[chosen]), abs=NATS)
     if rise and max(rise.values()) > NATS:

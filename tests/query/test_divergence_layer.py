@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +24,7 @@ from .test_divergence import certain, from_sums, made_of
 def brute(case: Case, at: str, min_share: float, layers: Any, images: str | None) -> list[dict[str, Any]]:
     chosen = np.flatnonzero(case.chosen(images)).tolist()
     top1 = case.sites[at].token[..., 0]  # (image, layer, position)
-    window = layers_of(layers, case.run.layers)
+    window = layers_of(layers, case.run)
     said: dict[int, list[int]] = {}  # by image: a token for each layer of the window
     for image in chosen:
         said[image] = []
@@ -77,7 +78,7 @@ def test_equals_brute_force(
     assert [{key: row[key] for key in row if key not in corpus} for row in result.rows] == expected
 
     found = [row["layer"] for row in expected if row["layer"] is not None]
-    histogram = {layer: found.count(layer) for layer in layers_of(layers, case.run.layers)}
+    histogram = {layer: found.count(layer) for layer in layers_of(layers, case.run)}
     ends = Counter(row["token"] for row in expected if row["layer"] is None)
     summary = result.summary
     assert (summary["images"], summary["matched"]) == (len(expected), len(found))
@@ -109,7 +110,8 @@ def rises(case: Case, at: str, layers: Any) -> dict[int, float]:
     if at == "prompt":
         return {}
     _, divergence = from_sums(case.corpus.cache.url, at, case.good)
-    rise = {layer: divergence[layer] - divergence[layer - 1] for layer in layers_of(layers, case.run.layers) if layer}
+    window = layers_of(layers, case.run)
+    rise = {at: divergence[at] - divergence[below] for below, at in pairwise(case.run.read_layers) if at in window}
     return {layer: value for layer, value in rise.items() if value > 0}
 
 

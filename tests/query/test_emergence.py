@@ -45,7 +45,7 @@ def test_equals_brute_force(cases: dict[str, Case], name: str, data: st.DataObje
         hit = case.hits(at, ids, arguments)
         seen = np.zeros(len(hit), bool)
         so_far = []
-        for layer in layers_of(arguments["layers"], case.run.layers):
+        for layer in layers_of(arguments["layers"], case.run):
             read = hit[:, layer].any(-1)
             new = read & ~seen
             seen |= read

@@ -115,7 +115,7 @@ def test_a_histogram_has_every_layer(cases: dict[str, Case], shape: str, data: s
     rows = first_layers(case, ids, arguments, missing)
     expected: dict[tuple[Any, ...], int] = {}
     for key, members in (grouped(case, rows, by) if by else {(): rows}).items():
-        expected |= {(*key, layer): 0 for layer in range(case.run.layers)}
+        expected |= {(*key, layer): 0 for layer in case.run.read_layers}
         expected |= {(*key, layer): n for layer, n in Counter(row["layer"] for row in members).items()}
     assert {tuple(row[name] for name in (*by, "layer")): row["count"] for row in result.rows} == expected
     assert in_order([tuple(row[name] for name in (*by, "layer")) for row in result.rows])

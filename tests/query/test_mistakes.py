@@ -94,6 +94,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "empty", vocabulary, text)
     make_cache(folder / "other", make_run(prompt_ids=(0, 1)), images=2, columns={"label": [1, 2]})
     pieces = {"▁": 0, "▁dog": 1, "d": 2, "o": 3, "g": 4}
+    save(folder / "layers", vocabulary, text, layers=33, read_layers=(0, 8, *range(16, 33)), images=2)
     bare = Tokenizer(models.BPE(vocab=pieces, merges=[]))  # which has nothing for what it does not know
     save(
         folder / "twins",

@@ -58,7 +58,7 @@ def test_layers(cases: dict[str, Case], pick: str, name: str, data: st.DataObjec
         pick,
         rank=arguments["rank"],
         min_prob=arguments["min_prob"],
-        layers=layers_of(arguments["layers"], case.run.layers),
+        layers=layers_of(arguments["layers"], case.run),
         patches=mask,
         min_patches=arguments["min_patches"],
         by="patch" if by == "patch" else "image",
@@ -101,9 +101,10 @@ def test_top(cases: dict[str, Case], name: str, data: st.DataObject) -> None:
     case = cases[name]
     places = data.draw(st.composite(places_of)(case))
     image = data.draw(st.sampled_from(np.flatnonzero(case.good).tolist()))
-    rows = case.corpus.top(image, layers=0, patches=places.argument).rows
+    layer = case.run.read_layers[0]
+    rows = case.corpus.top(image, layers=layer, patches=places.argument).rows
     assert [row["patch"] for row in rows] == np.flatnonzero(places.mask[image]).tolist()
-    token = case.sites["patch"].token[image, 0, :, 0]
+    token = case.sites["patch"].token[image, layer, :, 0]
     assert [row["token"] for row in rows] == token[places.mask[image]].tolist()
 
 

@@ -43,7 +43,7 @@ Shares = dict[int, tuple[Fraction, Fraction]]
 def first_layers(case: Case, ids: list[int], arguments: dict[str, Any], layers: Any) -> dict[int, list[int | None]]:
     """By image and patch the layer that first reads the token: -1 if that does not count, None if it never does."""
     hit = case.hits("patch", ids, arguments)  # (image, layer, patch)
-    counted = layers_of(layers, case.run.layers)
+    counted = layers_of(layers, case.run)
     firsts: dict[int, list[int | None]] = {}
     for image in np.flatnonzero(hit.any((1, 2))).tolist():
         firsts[image] = []
@@ -72,9 +72,9 @@ def brute(
 ) -> list[dict[str, Any]]:
     firsts = first_layers(case, ids, arguments, layers)
     top1 = case.sites["patch"].token[..., 0]
-    population = sorted(shares_of(top1, firsts, 0))
+    population = sorted(shares_of(top1, firsts, case.run.read_layers[0]))
     rows = []
-    for layer in range(case.run.layers):
+    for layer in case.run.read_layers:
         read = shares_of(top1, firsts, layer)
         of_layer = []
         for token in {id for coming, _ in read.values() for id in coming}:

@@ -51,7 +51,8 @@ runs = st.builds(
     model_hash=names,
     prompt=names,
     prompt_ids=st.lists(whole, max_size=5).map(tuple),
-    layers=whole,
+    layers=st.integers(7, 100),
+    read_layers=st.sampled_from([(), (0,), (2, 3, 6)]),
     grid=st.none() | st.tuples(whole, whole),
     patches=whole,
     k=whole,
@@ -108,8 +109,9 @@ def test_records_survive_their_bytes(record: Any) -> None:
     again = type(record).from_bytes(data, "there")
     assert again == record
     assert again.to_bytes() == data
-    # Every field is stored under its own name, and nothing else is.
-    assert json.loads(data).keys() == {"checksum", *(field.name for field in fields(record))}
+    # Every field is stored under its own name, and nothing else is; of what came later only what says something.
+    unsaid = {"read_layers"} if isinstance(record, Run) and len(record.read_layers) == record.layers else set()
+    assert json.loads(data).keys() == {"checksum", *(field.name for field in fields(record))} - unsaid
     with pytest.raises(CorruptCache, match="there is not what was written"):
         type(record).from_bytes(data.replace(b"0", b"1", 1) if b"0" in data else data.replace(b"a", b"b", 1), "there")
 

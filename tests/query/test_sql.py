@@ -38,8 +38,8 @@ def readings(case: Case, site: str) -> Iterator[tuple[int, int, int, int, int, f
     """(token, image, layer, position, rank, log-probability) of every stored reading."""
     stored = case.sites[site]
     for image in np.flatnonzero(case.good).tolist():
-        layers, _, ranks = stored.token.shape[1:]
-        for layer, position, k in product(range(layers), np.flatnonzero(case.at(site)[image]).tolist(), range(ranks)):
+        layers, ranks = case.run.read_layers, stored.token.shape[-1]
+        for layer, position, k in product(layers, np.flatnonzero(case.at(site)[image]).tolist(), range(ranks)):
             value = float(np.float32(stored.logprob[image, layer, position, k]))
             yield int(stored.token[image, layer, position, k]), image, layer, position, k + 1, value
 

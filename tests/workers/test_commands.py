@@ -16,7 +16,7 @@ from vlq.query.cache import Cache
 from vlq.query.cli import main
 from vlq.query.errors import BadArgument
 from vlq.query.store import open_store
-from vlq.workers.commands import parse_sites, report
+from vlq.workers.commands import parse_layers, parse_sites, report
 
 from ..synthetic import make_cache
 from .conftest import save_images
@@ -256,6 +256,39 @@ def test_sites() -> None:
     for wrong in ("", ",", "last", "patch,last"):
         with pytest.raises(BadArgument, match="--at is patch, prompt or patch,prompt"):
             parse_sites(wrong)
+
+
+def test_layers() -> None:
+    assert parse_layers("") == ()
+    assert parse_layers("0,8,16:18") == (0, 8, 16, 17, 18)
+    assert parse_layers("3, 1:2 ,2") == (1, 2, 3)
+    for wrong in ("-1", "3:1", "1:2:3", "one", "1,,2", ":4", "1.5"):
+        with pytest.raises(BadArgument, match="--layers are numbers from 0"):
+            parse_layers(wrong)
+
+
+def test_layers_that_the_model_does_not_have(vlq: Vlq, tmp_path: Path, tiny_model: Path, images: Path) -> None:
+    cache = tmp_path / "cache"
+    code, _, said = vlq("run", images, "--model", tiny_model, "--cache", cache, "--layers", "0,4")
+    assert code == 2
+    assert said.startswith("vlq: --layers: there is no layer 4. The model has the layers 0 (the embedding) to 3.\n")
+    assert not cache.exists()
+
+
+def test_some_layers_through_a_whole_run(
+    vlq: Vlq, tmp_path: Path, tiny_model: Path, images: Path, one_ray: None
+) -> None:
+    cache = tmp_path / "cache"
+    command = ("run", images, "--model", tiny_model, "--cache", cache, "--k", "4", "--limit", "3")
+    code, _, said = vlq(*command, "--layers", "2,0:1", "--shard-size", "2")
+    assert code == 0, said
+    code, out, _ = vlq("info", "--cache", cache)
+    assert "4: 0 is the embedding, 3 the last block's output; read are 0 to 2" in out
+    assert vlq(*command, "--layers", "0:2")[:2] == (0, vlq(*command, "--layers", "0,1,2")[1])
+    code, _, said = vlq(*command)
+    assert (code, "read_layers: the cache has 0:2, asked for 0:3" in said) == (2, True)
+    code, _, said = vlq("first_layer(0, layers=3)", "--cache", cache)
+    assert (code, "layer 3 was not read. This cache has the layers 0 to 2." in said) == (2, True)
 
 
 def test_report(capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,6 +187,57 @@ def test_only_what_is_asked_for(model: LensModel, run: Run, corpus: pa.Table, de
     np.testing.assert_allclose(only["prompt/logprob"][GOOD], both["prompt/logprob"][GOOD], atol=1e-4)
 
 
+@pytest.mark.parametrize("layers", [(0, 2), (1,), (3,), (0, 1, 3)])
+def test_only_the_layers_that_are_asked_for(
+    model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor, layers: tuple[int, ...]
+) -> None:
+    every, _ = read(model, run, corpus, decoders)
+    seen: list[int] = []
+    handles = [
+        block.register_forward_hook(lambda *_, number=number: seen.append(number))
+        for number, block in enumerate(model.blocks, 1)
+    ]
+    lens = lens_of(model, run)
+    lensed: list[int] = []
+
+    class Watched:
+        def read(self, layer: int, *states: torch.Tensor) -> object:
+            lensed.append(layer)
+            return lens.read(layer, *states)
+
+    try:
+        some = replace(run, read_layers=layers)
+        arrays, table = read_shard(model, Watched(), some, corpus, decoders)  # type: ignore[arg-type]
+    finally:
+        for handle in handles:
+            handle.remove()
+    # Neither the lens at other layers, nor blocks above the last.
+    assert set(lensed) == set(layers)
+    assert set(seen) == set(range(1, layers[-1] + 1))
+    assert not model.blocks[0]._forward_pre_hooks
+    others = [layer for layer in range(run.layers) if layer not in layers]
+    for spec in array_specs(some, 21, run.positions):
+        along = (slice(None),) if spec.axes[0] == "image" else ()
+        at, away = arrays[spec.name][(*along, list(layers))], arrays[spec.name][(*along, others)]
+        assert np.array_equal(at, every[spec.name][(*along, list(layers))], equal_nan=spec.dtype[0] == "f"), spec.name
+        filled = np.full(away.shape, spec.fill, spec.dtype)
+        assert np.array_equal(away, filled, equal_nan=spec.dtype[0] == "f"), spec.name
+    assert [error is None for error in table["error"].to_pylist()] == [i in GOOD for i in range(21)]
+
+
+def test_answers_at_the_layers_that_are_asked_for(
+    tiny_model: Path, model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor
+) -> None:
+    asked = replace(run, at=("patch", "prompt", "answer"), answer=3)
+    every, whole = read(model, asked, corpus, decoders)
+    arrays, table = read(model, replace(asked, read_layers=(1, 2)), corpus, decoders)
+    assert table.equals(whole)
+    assert (arrays["answer/token"][:, 1:3] != run.no_id).any()
+    for name, values in arrays.items():
+        layers = (slice(None), [1, 2]) if name.split("/")[0] in asked.at else ([1, 2],)
+        assert np.array_equal(values[layers], every[name][layers], equal_nan=values.dtype.kind == "f"), name
+
+
 def test_states_that_are_no_numbers_name_image_and_layer(
     model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor
 ) -> None:

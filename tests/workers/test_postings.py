@@ -102,7 +102,7 @@ def test_what_storing_rounds_away_is_left_to_the_rest() -> None:
     probability = np.array([0.9990, 0.0009])
     logprob = np.log(probability).astype(np.float16).reshape(1, 1, 1, 2)
     assert np.exp(logprob.astype(float)).sum() > probability.sum() - 1e-6
-    (row,) = unstored_rest(np.zeros((1, 1, 1, 2), np.uint16), logprob, 7, 65535).to_pylist()
+    (row,) = unstored_rest(np.zeros((1, 1, 1, 2), np.uint16), logprob, 7, 65535, (0,)).to_pylist()
     assert row["rest"] >= 1 - probability.sum()
     assert (row["image"], row["layer"], row["kth"]) == (7, 0, float(logprob[0, 0, 0, 1]))
 
@@ -134,7 +134,7 @@ def test_a_tokens_rows_are_found_by_statistics() -> None:
 def test_an_images_cells_are_found_by_statistics() -> None:
     token = np.random.default_rng(0).integers(0, 50, (7, 5, 100)).astype(np.uint16)
     token[3] = 65535  # without readings
-    table = image_cells(token, 10, 65535)
+    table = image_cells(token, 10, 65535, range(5))
     file = pq.ParquetFile(io.BytesIO(postings_bytes(table)))
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
     spans = [(group.column(0).statistics.min, group.column(0).statistics.max) for group in groups]

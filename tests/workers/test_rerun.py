@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,15 +20,16 @@ from vlq.query.store import open_store
 from vlq.query.tables import parquet_bytes
 from vlq.workers.corpus import list_images
 from vlq.workers.extract import read_shard
-from vlq.workers.index import compact
+from vlq.workers.index import compact, rebuild
 from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
 from vlq.workers.plan import first_plan
+from vlq.workers.repair import repair
 from vlq.workers.rerun import rerun
 from vlq.workers.shard import write_shard
-from vlq.workers.verify import Finding
+from vlq.workers.verify import Finding, verify
 from vlq.workers.worker import Setup, describe_run
 
 from .conftest import make_model, save_images
@@ -60,10 +62,17 @@ def make(tiny_model: Path, model: LensModel, tmp_path: Path) -> Callable[..., Pa
     return cache_of
 
 
-def make_cache(folder: Path, path: Path, model: LensModel, images: Path, change: Change = lambda arrays: None) -> Path:
+def make_cache(
+    folder: Path,
+    path: Path,
+    model: LensModel,
+    images: Path,
+    change: Change = lambda arrays: None,
+    **options: Any,
+) -> Path:
     """The model that lies at a path reads the images into one shard."""
     table = vocabulary_table(model.tokenizer, model.vocabulary_size)
-    setup = Setup(str(path), PROMPT, 4, ("patch", "prompt"), "cpu", "auto", 1, 2, IMAGES)
+    setup = Setup(str(path), PROMPT, 4, ("patch", "prompt"), "cpu", "auto", 1, 2, IMAGES, **options)
     run = describe_run(setup, model, vocabulary_hash(table))
     store = open_store(str(folder), create=True)
     store.create(VOCABULARY, parquet_bytes(table))
@@ -102,6 +111,26 @@ def test_images_of_several_grids(images: Path, tmp_path: Path) -> None:
     rows = pq.read_table(cache / commit.images_table.key).to_pylist()
     assert len({tuple(row["grid"].values()) for row in rows if row["grid"]}) > 1
     assert findings(cache) == []
+
+
+def test_some_layers(images: Path, tmp_path: Path, tiny_model: Path, model: LensModel) -> None:
+    """They are read anew, and where they differ their own numbers are told; index and postings follow from them."""
+    cache = make_cache(tmp_path / "sound", tiny_model, model, images, layers=(1, 3))
+    assert findings(cache) == []
+    assert [*verify(Cache.open(str(cache)), lambda what, done, of: None)] == []
+    index = {path: path.read_bytes() for path in cache.glob("index/**/*") if path.is_file()}
+    store = open_store(str(cache))
+    rebuild(store, Cache.open(str(cache)).run)
+    assert {path: path.read_bytes() for path in cache.glob("index/**/*") if path.is_file()} == index
+    tokens = next(cache.glob("shards/*/patch/token/c/*/*/*/*"))
+    before = tokens.read_bytes()
+    tokens.unlink()
+    mended = [*repair(Cache.open(str(cache)), None, lambda what, done, of: None)]
+    assert any("made again of the postings" in str(found) for found in mended), mended
+    assert tokens.read_bytes() == before
+    harmed = make_cache(tmp_path / "harmed", tiny_model, model, images, nudge("patch/lse", (2, 3, 5), 1), layers=(1, 3))
+    (finding,) = findings(harmed)
+    assert finding.where == "image 2 (0002.png), layer 3, patch 5"
 
 
 def nudge(name: str, cell: tuple[int, ...], by: float) -> Change:

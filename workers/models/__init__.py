@@ -133,6 +133,13 @@ def family_of(model: str, folder: Path) -> tuple[str, str]:
     raise ModelError(f"{model} is of type {kind}: not an image-text-to-text model.", known_families())
 
 
+def layers_of(folder: Path) -> int:
+    """How many layers the model of a folder has, its embedding among them, by its configuration."""
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers) + 1
+
+
 def known_families() -> str:
     """A sentence that names the model types with an adapter of their own."""
     return f"VLQ has adapters for these model types: {', '.join(sorted(FAMILIES))}."

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -84,7 +84,7 @@ class Answer:
     ids: tuple[int, ...]  # without the token that ends it
     logprobs: tuple[float, ...]  # of each id when it was chosen, in nats
     text: str  # without special tokens
-    states: Tensor  # (layer, token, d), un-normed, at the answer's own tokens
+    states: Tensor  # (layer that is read, token, d), un-normed, at the answer's own tokens
 
     def told(self) -> Answer:
         """The same without its states, which take room on the model's device."""
@@ -277,19 +277,28 @@ class LensModel(ABC):
         return (input_ids != self.image_token_id).nonzero()[:, 0]
 
     @torch.inference_mode()
-    def forward(self, images: Sequence[Encoded], visit: Visit) -> None:
+    def forward(self, images: Sequence[Encoded], visit: Visit, layers: Collection[int] | None = None) -> None:
         """Run a batch; `visit` is called for each layer in order, with states that no final norm has touched.
+
+        With `layers` it is called for these alone, and no block above the last of them is run.
 
         Layer l is what enters block l, which holds all that was added to the residual stream between two blocks. The
         norm belongs to the lens: at the last layer, too, it is applied by `unembed` and nowhere else. Where sequences
         differ in length, the shorter ones are padded at their left: `places` knows.
         """
-        with self._watched(visit):
+        wanted = range(self.layers) if layers is None else layers
+
+        def visit_here(layer: int, hidden: Tensor) -> None:
+            visit(layer, hidden)
+            if layer == max(wanted) < len(self.blocks):
+                raise _SeenAll
+
+        with self._watched(visit_here, wanted), suppress(_SeenAll):
             self.run_decoder(self.batch(images))
 
     @contextmanager
-    def _watched(self, visit: Visit) -> Iterator[None]:
-        """Call `visit` with each layer's states, on the lens' device, whenever the decoder runs."""
+    def _watched(self, visit: Visit, layers: Collection[int]) -> Iterator[None]:
+        """Call `visit` with the states of these layers, on the lens' device, whenever the decoder runs."""
 
         def visit_here(layer: int, hidden: Tensor) -> None:
             visit(layer, hidden.to(self.device))
@@ -297,8 +306,10 @@ class LensModel(ABC):
         handles = [
             block.register_forward_pre_hook(_on_input(visit_here, i), with_kwargs=True)
             for i, block in enumerate(self.blocks)
+            if i in layers
         ]
-        handles.append(self.blocks[-1].register_forward_hook(_on_output(visit_here, len(self.blocks))))
+        if (last := len(self.blocks)) in layers:
+            handles.append(self.blocks[-1].register_forward_hook(_on_output(visit_here, last)))
         try:
             yield
         finally:
@@ -306,9 +317,12 @@ class LensModel(ABC):
                 handle.remove()
 
     @torch.inference_mode()
-    def answer(self, images: Sequence[Encoded], most: int, visit: Visit) -> list[Answer]:
+    def answer(
+        self, images: Sequence[Encoded], most: int, visit: Visit, layers: Collection[int] | None = None
+    ) -> list[Answer]:
         """Run a batch as `forward` does, and have the model go on for at most so many tokens an image, greedily."""
-        seen: list[list[Tensor]] = [[] for _ in range(self.layers)]  # by layer, one (image, 1, d) for each token
+        wanted = range(self.layers) if layers is None else layers
+        seen: dict[int, list[Tensor]] = {layer: [] for layer in wanted}  # one (image, 1, d) for each token
 
         def visit_here(layer: int, hidden: Tensor) -> None:
             if len(seen[layer]) == 0:
@@ -320,7 +334,7 @@ class LensModel(ABC):
         batch = self.batch(images)
         batch.pop("position_ids", None)  # `generate` counts by itself
         batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
-        with self._watched(visit_here):
+        with self._watched(visit_here, wanted):
             # One more than wanted, so that the last one's states are there, too.
             found = self.model.generate(**batch, generation_config=self._greedy(most + 1))
         new = found.sequences[:, batch["input_ids"].shape[1] :]  # (image, token)
@@ -331,7 +345,7 @@ class LensModel(ABC):
             ],
             1,
         )
-        states = torch.stack([torch.cat(of_layer, 1) for of_layer in seen])  # (layer, image, token, d)
+        states = torch.stack([torch.cat(of_layer, 1) for of_layer in seen.values()])  # (layer, image, token, d)
         answers = []
         for image, tokens in enumerate(new.tolist()):
             length = next((at for at, id in enumerate(tokens[:most]) if id in self._ends), min(most, len(tokens)))
@@ -412,6 +426,10 @@ def compile_blocks(model: LensModel) -> None:
     watches the blocks stays outside of them."""
     for block in model.blocks:
         block.forward = torch.compile(block.forward)
+
+
+class _SeenAll(Exception):
+    """Ends a forward pass whose last layer that is asked for was visited."""
 
 
 def product(states: Tensor, head: nn.Module) -> Tensor:

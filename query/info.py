@@ -22,7 +22,9 @@ def info(cache: Cache) -> dict[str, Any]:
         "model": run.model,
         "model_class": run.model_class,
         "model_hash": run.model_hash,
+        "revision": run.revision,
         "dtype": run.dtype,
+        "quantized": run.quantized,
         "lens": run.lens,
         "prompt": run.prompt,
         "layers": run.layers,
@@ -83,10 +85,12 @@ def as_text(values: dict[str, Any]) -> str:
         else (f"each image has its own, of at most {values['patches']:,} patches")
     )
     progress = "all cached" if values["state"] == "complete" else f"{values['cached']} cached so far"
+    at = values["revision"] and f"revision {values['revision'][:12]}"
+    made = [values["model_class"], at, values["dtype"], values["quantized"]]
     named = [f"{name} (annotated)" if name in values["annotated"] else name for name in values["columns"]]
     lines = [
         ("cache", values["cache"]),
-        ("model", f"{values['model']} ({values['model_class']}, {values['dtype']})"),
+        ("model", f"{values['model']} ({', '.join(filter(None, made))})"),
         ("prompt", repr(values["prompt"])),
         ("lens", values["lens"]),
         ("layers", f"{values['layers']}: 0 is the embedding, {last} the last block's output{read}"),

@@ -155,6 +155,8 @@ class Run:
     versions: Mapping[str, str] = field(default_factory=dict)
     checksums: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of VOCABULARY and TOKENIZER, by key
     read_layers: tuple[int, ...] = ()  # those that were read, ascending; given none, all of them
+    quantized: str | None = None  # 4bit or 8bit: how the decoder's blocks were quantised
+    revision: str | None = None  # the commit, of a model of the Hugging Face hub
     format: int = FORMAT
 
     IDENTITY = (
@@ -169,6 +171,7 @@ class Run:
         "answer",
         "vocabulary_hash",
         "dtype",
+        "quantized",
         "lens",
     )
 
@@ -227,13 +230,16 @@ class Run:
         # What came later is left out where it says nothing: the bytes of older records, which name the run, stay so.
         if len(self.read_layers) == self.layers:
             del values["read_layers"]
+        for name in ("quantized", "revision"):
+            if values[name] is None:
+                del values[name]
         return record_bytes(values)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Run:
         values = parse_record(data, where)
         known = {f.name for f in fields(cls)}
-        missing = known - values.keys() - {"read_layers"}
+        missing = known - values.keys() - {"read_layers", "quantized", "revision"}
         if missing:
             raise CorruptCache(f"{where} lacks {', '.join(sorted(missing))}.")
         try:
@@ -241,7 +247,7 @@ class Run:
                 values[name] = tuple(values[name])
             values["grid"] = values["grid"] and tuple(values["grid"])
             values["read_layers"] = tuple(values.get("read_layers", ()))
-            return cls(**{name: values[name] for name in known})
+            return cls(**{name: values[name] for name in known & values.keys()})
         except TypeError as error:
             raise CorruptCache(f"{where} is not a run's record: {error}.") from error
 

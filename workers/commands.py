@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vlq.query.errors import BadArgument, MissingExtra, NoCache
+from vlq.workers.models.weights import ATTENTIONS, DTYPES, QUANTIZATIONS, check_quantizer
 
 SHOWN_ERRORS = 5
 """How many failed images are listed at the end."""
@@ -20,6 +21,7 @@ def run(
     ],
     model: Annotated[str, typer.Option(help="Folder of a saved model, or a Hugging Face hub id.")],
     cache: Annotated[str, typer.Option(help="Where the cache is or will be; default $VLQ_CACHE.")] = "",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A question, or a whole prompt with <image> in it.")] = None,
     k: Annotated[int, typer.Option(help="Tokens kept per reading.", min=1, max=255)] = 20,
     shard_size: Annotated[int | None, typer.Option(help="Images per unit of work; default 32.", min=1)] = None,
@@ -27,6 +29,10 @@ def run(
     workers: Annotated[int | None, typer.Option(help="Default: one per GPU, else as many as fit.", min=1)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    quantize: Annotated[
+        str | None, typer.Option(help="4bit or 8bit, with bitsandbytes: the decoder's blocks, not the head.")
+    ] = None,
+    attention: Annotated[str, typer.Option(help="auto, sdpa, eager or flash_attention_2.")] = "auto",
     at: Annotated[str, typer.Option(help="What is read: patch, prompt, or both.")] = "patch,prompt",
     answer: Annotated[
         int, typer.Option(help="So many tokens of the model's own answer at most; they are read, too.", min=0)
@@ -61,7 +67,10 @@ def run(
         "batch_size": batch_size,
         "workers": workers,
         "device": one_of("--device", device, ("auto", "cpu", "cuda")),
-        "dtype": one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16")),
+        "dtype": one_of("--dtype", dtype, ("auto", *DTYPES)),
+        "attention": one_of("--attention", attention, ("auto", *ATTENTIONS)),
+        "quantize": None if quantize is None else quantizable(quantize),
+        "revision": revision,
         "ray_address": ray_address,
         "gpus_per_worker": share_of_gpus(gpus_per_worker),
         "device_map": None if device_map is None else spread(device_map),
@@ -143,6 +152,13 @@ def spread(value: str) -> str:
         raise BadArgument(f"--device-map is auto. Got '{value}'.")
     if find_spec("accelerate") is None:
         raise MissingExtra("--device-map needs accelerate, which is not installed.", "Run: pip install 'vlq[large]'")
+    return value
+
+
+def quantizable(value: str) -> str:
+    """The value. Raises BadArgument, or MissingExtra before any work is done."""
+    one_of("--quantize", value, QUANTIZATIONS)
+    check_quantizer("--quantize")
     return value
 
 

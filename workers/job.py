@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from vlq.query.cache import Cache, committed, missing_shards, read_run
 from vlq.query.errors import RunError, StoreStopped
@@ -27,6 +28,7 @@ from vlq.workers.plan import (
     check_identity,
     known_identity,
     pinned_notes,
+    revision_for,
     settle,
 )
 from vlq.workers.pool import Pool, reason
@@ -64,10 +66,10 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
     Raises InputError, ModelError, CacheMismatch or StoreError before any work is done, RunError if shards were given
     up; what was committed stays.
     """
-    options = replace(options, model=_absolute(options.model))
+    options = replace(options, model=absolute(options.model))
     corpus = list_images(options.images, options.limit)
     if _is_new(options.cache):
-        folder = resolve(options.model)  # a mistake leaves no empty cache behind
+        folder = resolve(options.model, revision=options.revision)  # a mistake leaves no empty cache behind
         family_of(options.model, folder)
         if options.layers:
             read_layers(options.layers, layers_of(folder))
@@ -85,6 +87,8 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
         setup, room = arrange(options, run, pool)
         shards = -(-corpus.num_rows // setup.shard_size) if run is None else len(missing_shards(store, plan.shards))
         description = pool.start(setup, room, shards)
+        if description.note:
+            tracker.say(description.note)
         if run is None:
             run = begin(store, description)
         check_identity(run, description.run.identity(), options.cache)
@@ -96,7 +100,7 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
     return replace(outcome, repeated=watch.repeated, busy=watch.busy)
 
 
-def _absolute(model: str) -> str:
+def absolute(model: str) -> str:
     """A folder's full path: workers may run elsewhere. A hub id as it is."""
     path = os.path.abspath(os.path.expanduser(model))
     return path if os.path.isdir(path) else model
@@ -106,14 +110,23 @@ def _is_new(cache: str) -> bool:
     return "://" not in cache and not os.path.exists(os.path.expanduser(cache))
 
 
-def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, Callable[[], int]]:
+class Machines(Protocol):
+    """Where workers may be."""
+
+    def gpus(self) -> int: ...
+
+    def cpus(self) -> int:
+        """Cores."""
+
+
+def arrange(options: RunOptions, run: Run | None, machines: Machines) -> tuple[Setup, Callable[[], int]]:
     """How workers are made, and what tells how many there may be. A run that has begun is gone on with as it is
     recorded.
 
     Threads depend on the machine, but neither on the number of workers nor on what else it does: they decide the
     results' last bits.
     """
-    gpus = pool.gpus()
+    gpus = machines.gpus()
     device = run.device if run else options.device or ("cuda" if gpus else "cpu")
     if device == "cuda" and not gpus and options.ray_address is None:  # a cluster may still grow some
         raise RunError(
@@ -121,7 +134,8 @@ def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, Ca
             "Run with --device cpu, in a --cache of its own.",
         )
     dtype = run.dtype if run else options.dtype or "auto"
-    size, here = _loaded_bytes(options.model, dtype), memory()
+    revision = revision_for(options, run)
+    size, here = _loaded_bytes(options.model, revision, dtype, options.quantize), memory()
     if run is not None:
         threads = run.threads
     elif device == "cpu":
@@ -141,18 +155,20 @@ def arrange(options: RunOptions, run: Run | None, pool: Pool) -> tuple[Setup, Ca
         threads=threads,
         batch_size=run.batch_size if run else options.batch_size or BATCH_SIZE,
         shard_size=run.shard_size if run else options.shard_size or SHARD_SIZE,
-        attention=run.attention if run else "sdpa",
+        attention=run.attention if run else options.attention or "auto",
+        quantize=options.quantize,
+        revision=revision,
         gpus=options.gpus_per_worker if device == "cuda" else 0.0,
         device_map=options.device_map,
-        calls=2 if device == "cpu" else calls_beside(gpus, pool.cpus(), options.gpus_per_worker),
+        calls=2 if device == "cpu" else calls_beside(gpus, machines.cpus(), options.gpus_per_worker),
     )
 
     def room() -> int:
         if options.workers is not None:
             return options.workers
         if device == "cuda":
-            return max(1, workers_on(pool.gpus(), setup.gpus))
-        return min(max(1, pool.cpus() // threads), _across(fitting, pool))
+            return max(1, workers_on(machines.gpus(), setup.gpus))
+        return min(max(1, machines.cpus() // threads), _across(fitting, machines))
 
     return setup, room
 
@@ -167,18 +183,20 @@ def workers_on(gpus: int, each: float) -> int:
     return int(gpus // each) if each >= 1 else gpus * int(1 / each + 1e-9)
 
 
-def _across(fitting: int, pool: Pool) -> int:
+def _across(fitting: int, machines: Machines) -> int:
     """What fits this machine's memory, scaled to a cluster of more cores."""
-    return fitting * max(1, pool.cpus() // cpu_count())
+    return fitting * max(1, machines.cpus() // cpu_count())
 
 
-def _loaded_bytes(model: str, dtype: str) -> int | None:
+def _loaded_bytes(model: str, revision: str | None, dtype: str, quantize: str | None) -> int | None:
     """About how much memory a model takes when loaded, or None if it is not on this machine yet."""
     try:
-        stored = weight_bytes(resolve(model, download=False))
+        stored = weight_bytes(resolve(model, revision=revision, download=False))
     except Exception:
         return None
-    return stored if dtype in ("float16", "bfloat16") else 2 * stored
+    size = stored if dtype in ("float16", "bfloat16") else 2 * stored
+    # A quarter or a half of most of it; not of the head, the embedding and the tower.
+    return size if quantize is None else size // 2 if quantize == "4bit" else size * 3 // 4
 
 
 def dispatch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,9 @@ class RunOptions:
     workers: int | None = None
     device: str | None = None
     dtype: str | None = None
+    attention: str | None = None
+    quantize: str | None = None
+    revision: str | None = None
     ray_address: str | None = None
     gpus_per_worker: float = 1.0
     device_map: str | None = None
@@ -55,14 +58,19 @@ def known_identity(options: RunOptions, run: Run) -> dict[str, Any]:
 
     A model that is not on this machine yet says nothing of itself. Raises ModelError if the model is nowhere.
     """
-    known: dict[str, Any] = {"k": min(options.k, run.vocabulary_size), "at": options.at, "answer": options.answer}
-    known["read_layers"] = options.layers or tuple(range(run.layers))
+    known: dict[str, Any] = {
+        "k": min(options.k, run.vocabulary_size),
+        "at": options.at,
+        "answer": options.answer,
+        "read_layers": options.layers or tuple(range(run.layers)),
+        "quantized": options.quantize,
+    }
     if options.dtype is not None:
         known["dtype"] = options.dtype
     if options.prompt == run.prompt:
         known["prompt"] = run.prompt
     try:
-        folder = resolve(options.model, download=False)
+        folder = resolve(options.model, revision=revision_for(options, run), download=False)
     except ModelError:
         if "/" in options.model and not Path(options.model).exists():
             return known  # perhaps a hub model that is still to be downloaded
@@ -74,6 +82,13 @@ def known_identity(options: RunOptions, run: Run) -> dict[str, Any]:
         processor = load_processor(options.model, folder)
         known["prompt"] = adapter_of(options.model, folder).full_prompt(processor, options.prompt)
     return known
+
+
+def revision_for(options: RunOptions, run: Run | None) -> str | None:
+    """Which revision of a hub model is meant: what was asked for, else the commit that a run was begun with. Its branch
+    may have gone on since."""
+    begun = run.revision if run is not None and run.model == options.model else None
+    return options.revision or begun
 
 
 def check_identity(run: Run, wanted: dict[str, Any], cache: str) -> None:
@@ -95,7 +110,9 @@ def _shown(name: str, value: Any) -> str:
         return layers_option(value)
     if isinstance(value, str):
         return repr(value) if len(value) < 200 and not _is_hash(value) else f"{value[:12]}..."
-    return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(str(item) for item in value)
+    return "none" if value is None else str(value)
 
 
 def _is_hash(value: str) -> bool:
@@ -104,7 +121,7 @@ def _is_hash(value: str) -> bool:
 
 def pinned_notes(run: Run, options: RunOptions) -> Iterator[str]:
     """A line for each option that a resumed run cannot follow: byte for byte the same needs the same again."""
-    for name in ("shard_size", "batch_size", "device"):
+    for name in ("shard_size", "batch_size", "device", "attention"):
         wanted = getattr(options, name)
         if wanted is not None and wanted != getattr(run, name):
             option = "--" + name.replace("_", "-")
@@ -120,12 +137,7 @@ def begin(store: Store, description: Description) -> Run:
     Another run of the same kind may have begun at the same time; one of them wins. Raises CacheMismatch; also if the
     record was lost, and what is committed was made by a run that is not exactly this one.
     """
-    for shard, commit in committed(store).items() if read_run(store) is None else ():
-        if commit.run != description.run.digest:
-            raise CacheMismatch(
-                f"{store.url} has no {RUN} any more, and shard {shard} was made by another run than this one.",
-                f"Restore {RUN} from a copy, or use the options, the device and the versions that the run had.",
-            )
+    check_shards(store, description.run)
     _create(store, VOCABULARY, description.vocabulary)
     if description.tokenizer is not None:
         _create(store, TOKENIZER, description.tokenizer)
@@ -134,6 +146,16 @@ def begin(store: Store, description: Description) -> Run:
     winner = Run.from_bytes(store.read(RUN), RUN)
     check_identity(winner, description.run.identity(), store.url)
     return winner
+
+
+def check_shards(store: Store, run: Run) -> None:
+    """Raises CacheMismatch if there is no run's record, but a shard of another run than this one."""
+    for shard, commit in committed(store).items() if read_run(store) is None else ():
+        if commit.run != run.digest:
+            raise CacheMismatch(
+                f"{store.url} has no {RUN} any more, and shard {shard} was made by another run than this one.",
+                f"Restore {RUN} from a copy, or use the options, the device and the versions that the run had.",
+            )
 
 
 def _create(store: Store, key: str, data: bytes) -> None:
@@ -169,6 +191,10 @@ class Plan:
     def rows_of(self, shard: int) -> pa.Table:
         first, end = self._starts[shard : shard + 2]
         return self.table.slice(first, end - first)
+
+    def rows_of_all(self, shards: Sequence[int]) -> pa.Table:
+        """The rows of several shards."""
+        return pa.concat_tables([self.rows_of(shard) for shard in shards])
 
     def rows(self) -> Iterator[tuple[int, pa.Table]]:
         """Each shard and its rows."""
@@ -236,8 +262,16 @@ def settle(store: Store, run: Run, corpus: pa.Table, say: Callable[[str], None])
             return made, plan
 
 
-def _planned(store: Store, run: Run, head: Head, corpus: pa.Table) -> Plan:
-    """The head's plan. If it came to harm and is the plan of these very images, it is put again."""
+def foreseen(store: Store, run: Run, corpus: pa.Table) -> Plan:
+    """The plan that `settle` would come to. Nothing is written."""
+    head = latest_head(store)
+    if head is None:
+        return first_plan(corpus, run.shard_size)
+    return extended(_planned(store, run, head, corpus, mend=False), corpus, run.shard_size)
+
+
+def _planned(store: Store, run: Run, head: Head, corpus: pa.Table, *, mend: bool = True) -> Plan:
+    """The head's plan. If it came to harm and is the plan of these very images, it is put again, with `mend`."""
     try:
         return Plan(read_plan(store, head.plan))
     except CorruptCache:
@@ -245,5 +279,6 @@ def _planned(store: Store, run: Run, head: Head, corpus: pa.Table) -> Plan:
         data = parquet_bytes(plan.table)
         if plan_key(digest_of(data)[:16]) != head.plan:
             raise
-        put(store, head.plan, data)
+        if mend:
+            put(store, head.plan, data)
         return plan

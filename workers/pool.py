@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -155,6 +155,8 @@ class Pool:
             worker, _, result = ended
             if isinstance(result, Description):
                 self._ready(worker, result)
+                # Later workers get the same files, should the hub's branch go on.
+                self._setup = replace(setup, revision=result.run.revision)
                 return result
             self._lost(worker, result)
 

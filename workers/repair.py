@@ -394,7 +394,8 @@ def _vocabulary(cache: Cache, model: str | None) -> Told:
         return
     name = model or cache.run.model
     try:
-        made, why = _texts_of(name, cache.run.vocabulary_size), f"{name} has another one"
+        revision = cache.run.revision if name == cache.run.model else None
+        made, why = _texts_of(name, revision, cache.run.vocabulary_size), f"{name} has another one"
     except (ModelError, MissingExtra) as error:
         made, why = {}, error.message.rstrip(".")
     for finding in harmed:
@@ -407,14 +408,14 @@ def _vocabulary(cache: Cache, model: str | None) -> Told:
             yield Finding(finding.where, f"{finding.what}; {why}", mend)
 
 
-def _texts_of(model: str, size: int) -> dict[str, bytes]:
+def _texts_of(model: str, revision: str | None, size: int) -> dict[str, bytes]:
     """A model's vocabulary and tokenizer as a run puts them. Raises ModelError, MissingExtra."""
     try:
         from vlq.workers.models import load_processor
         from vlq.workers.models.files import resolve
         from vlq.workers.models.vocabulary import vocabulary_table
 
-        tokenizer = load_processor(model, resolve(model)).tokenizer
+        tokenizer = load_processor(model, resolve(model, revision=revision)).tokenizer
     except ModuleNotFoundError as error:
         raise MissingExtra(f"This needs {error.name}, which is not installed.") from error
     vocabulary = parquet_bytes(vocabulary_table(tokenizer, size))

@@ -28,6 +28,9 @@ TOLERANCE = {"float32": 1e-4, "float16": 0.05, "bfloat16": 0.4}
 """By how many nats two readings of one image may differ, batched and computed in whatever way, by dtype: some 6 steps
 of the half precisions at the size of logits, which are around 10."""
 
+MIXED = {"8bit": 1.0}
+"""The same where LLM.int8() lets an image's readings depend on its batch; up to 0.3 nats were seen."""
+
 SHOWN = 5
 """Differences of an image that are each told; the others are counted."""
 
@@ -41,7 +44,8 @@ def rerun(cache: Cache, model: str | None, sample: int, seed: int, progress: Pro
     run = cache.run
     chosen = _chosen(cache, sample, seed)
     name = model or run.model
-    found = model_hash(resolve(name))
+    revision = run.revision if name == run.model else None
+    found = model_hash(resolve(name, revision=revision))
     if found != run.model_hash:
         raise CacheMismatch(
             f"{name} is not the model of {cache.url}: its hash is {found[:12]}, the run's {run.model_hash[:12]}.",
@@ -50,7 +54,14 @@ def rerun(cache: Cache, model: str | None, sample: int, seed: int, progress: Pro
     device = "cuda" if run.device == "cuda" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(run.threads)
     loaded = load(
-        name, prompt=run.prompt, device=device, dtype=run.dtype, attention=run.attention, answer=run.answer > 0
+        name,
+        revision=revision,
+        prompt=run.prompt,
+        device=device,
+        dtype=run.dtype,
+        attention=run.attention if device == run.device else "auto",
+        quantize=run.quantized,
+        answer=run.answer > 0,
     )
     with ThreadPoolExecutor(1) as decoder:
         for done, (commit, row) in enumerate(chosen):
@@ -118,7 +129,7 @@ def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) 
 
     Ids may change places with neighbours that are as probable, and the last one with one that is not stored.
     """
-    tolerance = TOLERANCE[run.dtype]
+    tolerance = max(TOLERANCE[run.dtype], MIXED.get(run.quantized or "", 0.0))
     for name in ("logprob", "lse", "entropy"):
         a, b = old[name].astype(np.float64), new[name].astype(np.float64)
         with np.errstate(invalid="ignore"):

@@ -40,7 +40,9 @@ class Setup:
     threads: int
     batch_size: int
     shard_size: int
-    attention: str = "sdpa"
+    attention: str = "auto"
+    quantize: str | None = None
+    revision: str | None = None  # of a hub model
     gpus: float = 0.0
     answer: int = 0
     calls: int = 2  # shards under way at once: one uses the model, the others are decoded ahead or written
@@ -56,6 +58,7 @@ class Description:
     vocabulary: bytes  # Parquet
     tokenizer: bytes | None  # tokenizer.json
     node: str = "here"  # the machine that the worker is on, as Ray names it
+    note: str | None = None  # what the user should know of it
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,20 @@ def run_of(record: bytes) -> Run:
     return Run.from_bytes(record, RUN)
 
 
+@contextmanager
+def fitting_batches(run: Run) -> Iterator[None]:
+    """Raises RunError where the GPU's memory is too small for what is read in this context."""
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise RunError(
+            f"A batch of {run.batch_size} images does not fit into the GPU's memory.",
+            "Free the GPU, or begin another --cache with a smaller --batch-size.",
+        ) from error
+
+
 class ShardWorker:
     """One model. Several calls may be under way at once: one uses the model, the others decode ahead or write."""
 
@@ -122,28 +139,11 @@ class ShardWorker:
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
 
     def start(self) -> Description:
-        """Load the model, and say which run this worker would begin. Raises ModelError."""
+        """Load the model, and say which run this worker would begin. Raises ModelError, MissingExtra."""
         import ray
-        import torch
-        import transformers
 
-        from vlq.workers.models import load
-
-        setup = self._setup
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are recorded with their reasons
-        torch.set_num_threads(setup.threads)
-        self._model = load(
-            setup.model,
-            prompt=setup.prompt,
-            device=setup.device,
-            dtype=setup.dtype,
-            attention=setup.attention,
-            device_map=setup.device_map,
-            check_images=setup.batch_size if setup.device == "cuda" else 1,
-            answer=setup.answer > 0,
-        )
-        return describe(setup, self._model, ray.get_runtime_context().get_node_id())
+        self._model, description = load_model(self._setup)
+        return replace(description, node=ray.get_runtime_context().get_node_id())
 
     def extract(self, url: str, run_record: bytes, shard: int, packed_rows: bytes) -> Done:
         """Read one shard's rows of the plan and commit it, unless another run has done so."""
@@ -166,13 +166,8 @@ class ShardWorker:
             began = time.perf_counter()
             torch.set_num_threads(run.threads)  # counts for the calling thread
             lens = lens_of(self._model, run)
-            try:
+            with fitting_batches(run):
                 readings, table = read_decoded(self._model, lens, run, rows, images, busy.running)
-            except torch.cuda.OutOfMemoryError as error:
-                raise RunError(
-                    f"A batch of {run.batch_size} images does not fit into the GPU's memory.",
-                    "Free the GPU, or begin another --cache with a smaller --batch-size.",
-                ) from error
         read = time.perf_counter()
         record, is_ours = commit(store, put_shard(store, run, shard, rows["image_id"][0].as_py(), readings, table))
         return Done(
@@ -189,11 +184,43 @@ class ShardWorker:
         )
 
 
+def load_model(setup: Setup) -> tuple[Any, Description]:
+    """A worker's model, a `LensModel`, and what it says of itself. Raises ModelError, MissingExtra."""
+    import torch
+    import transformers
+
+    from vlq.workers.models import load
+    from vlq.workers.models.files import commit_of, resolve
+    from vlq.workers.models.largest import trouble_with_largest
+
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are recorded with their reasons
+    torch.set_num_threads(setup.threads)
+    # From here on the same files, wherever the hub's branch goes.
+    setup = replace(setup, revision=commit_of(setup.model, resolve(setup.model, revision=setup.revision)))
+    on_gpu = setup.device == "cuda"
+    model = load(
+        setup.model,
+        revision=setup.revision,
+        prompt=setup.prompt,
+        device=setup.device,
+        dtype=setup.dtype,
+        attention=setup.attention,
+        quantize=setup.quantize,
+        device_map=setup.device_map,
+        check_images=setup.batch_size if on_gpu else 1,
+        answer=setup.answer > 0,
+    )
+    description = describe(setup, model)
+    note = trouble_with_largest(model, setup.batch_size, setup.answer > 0) if on_gpu else None
+    return model, replace(description, note=note)
+
+
 def _by_another_run(found: Commit) -> Done:
     return Done(found.shard, found.images, found.errors, found.size, fresh=False)
 
 
-def describe(setup: Setup, model: Any, node: str = "here") -> Description:
+def describe(setup: Setup, model: Any) -> Description:
     """What a loaded `LensModel` says of itself and of the run that it would begin."""
     from vlq.query.tables import parquet_bytes
     from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
@@ -202,20 +229,23 @@ def describe(setup: Setup, model: Any, node: str = "here") -> Description:
     vocabulary, tokenizer = parquet_bytes(table), model.tokenizer.backend_tokenizer.to_str().encode()
     checksums = {VOCABULARY: digest_of(vocabulary), TOKENIZER: digest_of(tokenizer)}
     run = replace(describe_run(setup, model, vocabulary_hash(table)), checksums=checksums)
-    return Description(run, vocabulary, tokenizer, node)
+    return Description(run, vocabulary, tokenizer)
 
 
 def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
     """The record of a run with this model, as `run.json` will hold it. `model` is a `LensModel`. Raises BadArgument if
     it lacks a layer that is asked for."""
     from vlq.workers.lens import default_block
-    from vlq.workers.models.files import model_hash, resolve
+    from vlq.workers.models.files import commit_of, model_hash, resolve
+    from vlq.workers.models.weights import decisive_packages
 
     k = min(setup.k, model.vocabulary_size)
+    folder = resolve(setup.model, revision=setup.revision, download=False)
+    packages = ("vlq", "torch", "transformers", "pillow", "numpy", *decisive_packages(model.model))
     run = Run(
         model=setup.model,
         model_class=type(model.model).__name__,
-        model_hash=model_hash(resolve(setup.model, download=False)),
+        model_hash=model_hash(folder),
         prompt=model.prompt,
         prompt_ids=model.prompt_ids,
         layers=model.layers,
@@ -228,14 +258,15 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
         vocabulary_size=model.vocabulary_size,
         vocabulary_hash=vocabulary_hash,
         dtype=str(model.dtype).removeprefix("torch."),
+        quantized=setup.quantize,
+        revision=commit_of(setup.model, folder),
         image_processor=plain(model.processor.image_processor.to_dict()) | {"backend": "pil"},
         batch_size=setup.batch_size,
         threads=setup.threads,
         lens_block=default_block(model.vocabulary_size, setup.device),
         device=setup.device,
         attention=model.attention,
-        versions={name: version(name) for name in ("vlq", "torch", "transformers", "pillow", "numpy")}
-        | {"python": platform.python_version()},
+        versions={name: version(name) for name in packages} | {"python": platform.python_version()},
     )
     largest = max(run.positions.values()) * run.layers * k * 4
     return replace(run, shard_size=min(setup.shard_size, max(1, SHARD_OBJECT_BYTES // largest)))

@@ -61,6 +61,8 @@ runs = st.builds(
     vocabulary_size=whole,
     vocabulary_hash=names,
     dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
+    quantized=st.none() | st.sampled_from(["4bit", "8bit"]),
+    revision=st.none() | names,
     lens=names,
     image_processor=st.dictionaries(names, st.one_of(whole, names, st.booleans(), st.lists(whole, max_size=2))),
     shard_size=whole,

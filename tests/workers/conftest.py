@@ -54,7 +54,14 @@ def make_tokenizer() -> Any:
 
 
 def make_model(
-    folder: Path, *, seed: int = 0, layers: int = 3, size: Any = None, crop: bool = True, pad: bool = False
+    folder: Path,
+    *,
+    seed: int = 0,
+    layers: int = 3,
+    width: int = 32,
+    size: Any = None,
+    crop: bool = True,
+    pad: bool = False,
 ) -> Path:
     """Saves a random `LlavaForConditionalGeneration` of a 4 x 4 grid whose norms' weights are random too."""
     import torch
@@ -74,7 +81,7 @@ def make_model(
     )
     text = LlamaConfig(
         vocab_size=len(tokenizer) + PADDED,
-        hidden_size=32,
+        hidden_size=width,
         intermediate_size=64,
         num_hidden_layers=layers,
         num_attention_heads=2,

@@ -78,6 +78,9 @@ def test_mistakes_before_any_work(
         "--at is patch, prompt": {"--at": "patches"},
         "--device is one of": {"--device": "tpu"},
         "--dtype is one of": {"--dtype": "int8"},
+        "--attention is one of auto, sdpa, eager, flash_attention_2": {"--attention": "linear"},
+        "--quantize is one of 4bit, 8bit": {"--quantize": "int4"},
+        "has no revision v1": {"--revision": "v1"},
         "--device-map is auto": {"--device-map": "balanced"},
         "--log is one of": {"--log": "xml"},
         "--gpus-per-worker is a part of one": {"--gpus-per-worker": 1.5},
@@ -106,6 +109,12 @@ def test_a_model_is_spread_with_accelerate_only(vlq: Vlq, tmp_path: Path, monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     command = ("run", tmp_path, "--model", tmp_path, "--cache", tmp_path / "cache", "--device-map", "auto")
     assert "pip install 'vlq[large]'" in refused(vlq(*command))
+
+
+def test_a_model_is_quantised_with_bitsandbytes_only(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlq.workers.models.weights.find_spec", lambda name: None)
+    command = ("run", tmp_path, "--model", tmp_path, "--cache", tmp_path / "cache", "--quantize", "4bit")
+    assert "pip install 'vlq[quantized]'" in refused(vlq(*command))
 
 
 def test_run_says_where_the_cache_goes_missing(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

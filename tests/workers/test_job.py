@@ -106,6 +106,8 @@ def test_another_run_is_refused(tiny_model: Path, images: Path, undisturbed: Pat
         run_job(options(tiny_model, images, undisturbed, at=("patch",)), Silent())
     with pytest.raises(CacheMismatch, match=r"dtype: the cache has 'float32', asked for 'bfloat16'"):
         run_job(options(tiny_model, images, undisturbed, dtype="bfloat16"), Silent())
+    with pytest.raises(CacheMismatch, match=r"quantized: the cache has none, asked for '4bit'"):
+        run_job(options(tiny_model, images, undisturbed, quantize="4bit"), Silent())
     other = make_model(tmp_path / "other", seed=1)
     with pytest.raises(CacheMismatch, match="model_hash") as caught:
         run_job(options(other, images, undisturbed), Silent())
@@ -137,8 +139,11 @@ def test_a_lost_index_is_told(tiny_model: Path, images: Path, undisturbed: Path,
 
 def test_what_is_pinned_stays(tiny_model: Path, images: Path, undisturbed: Path) -> None:
     tracker = Silent()
-    run_job(options(tiny_model, images, undisturbed, batch_size=5), tracker)
-    assert tracker.said == ["--batch-size 5 is not used: this cache was begun with 2 and goes on so."]
+    run_job(options(tiny_model, images, undisturbed, batch_size=5, attention="eager"), tracker)
+    assert tracker.said == [
+        "--batch-size 5 is not used: this cache was begun with 2 and goes on so.",
+        "--attention eager is not used: this cache was begun with sdpa and goes on so.",
+    ]
 
 
 def test_a_mistake_leaves_no_cache_behind(tiny_model: Path, images: Path, tmp_path: Path) -> None:

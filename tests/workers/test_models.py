@@ -16,7 +16,7 @@ from vlq.query.errors import ModelError
 from vlq.workers.lenses import logit_lens
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel, check
-from vlq.workers.models.files import model_hash, resolve
+from vlq.workers.models.files import model_hash
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
 
 from .conftest import PADDED, make_model
@@ -242,15 +242,6 @@ def test_damaged_weights(tiny_model: Path, tmp_path: Path) -> None:
     save_file(weights, lacking / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="lacks 1 weights"):
         load(str(lacking))
-
-
-def test_a_hub_model_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelError, match="cannot be reached"):
-        resolve("nobody/nothing")
 
 
 def test_an_adapter_that_forgets_the_norm_is_caught(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:

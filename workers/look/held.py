@@ -54,9 +54,10 @@ def release() -> None:
 
 def _weights_of(setup: Setup) -> tuple[Any, ...]:
     """What tells whether a model would be loaded as it was: a folder's files may have changed since."""
-    folder = resolve(setup.model)
+    folder = resolve(setup.model, revision=setup.revision)
     files = sorted({*weight_files(folder), *(file for pattern in CONFIGURATION for file in folder.glob(pattern))})
-    return setup.model, setup.device, setup.dtype, *map(_stamp, files)
+    how = (setup.model, setup.device, setup.dtype, setup.attention, setup.quantize)
+    return *how, *map(_stamp, files)
 
 
 def _stamp(file: Path) -> tuple[str, int, int]:
@@ -67,10 +68,12 @@ def _stamp(file: Path) -> tuple[str, int, int]:
 def _loaded(setup: Setup, weights: tuple[Any, ...]) -> Held:
     model = load(
         setup.model,
+        revision=setup.revision,
         prompt=setup.prompt,
         device=setup.device,
         dtype=setup.dtype,
         attention=setup.attention,
+        quantize=setup.quantize,
         answer=setup.answer > 0,
     )
     return Held(weights, setup, model, describe(setup, model))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlq.query.errors import ModelError, VlqError
 from vlq.workers.models.files import read_config, resolve
+from vlq.workers.models.weights import Loading, check_possible, first_line, load_weights
 
 if TYPE_CHECKING:
     from vlq.workers.models.base import LensModel
@@ -39,37 +40,35 @@ PROCESSORS = {
 }
 """model_type -> a processor that does the same with images as the model's own, which needs more packages for videos."""
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 
 def load(
     model: str,
     *,
+    revision: str | None = None,
     prompt: str | None = None,
     device: str = "cpu",
     dtype: str = "auto",
-    attention: str = "sdpa",
+    attention: str = "auto",
+    quantize: str | None = None,
     check_images: int = 1,
     device_map: str | None = None,
     answer: bool = False,
 ) -> LensModel:
     """A model with its checks passed.
 
-    `device` is cpu or cuda; a `device_map` spreads the model over all GPUs that are here. `dtype` auto means float32 on
-    a CPU and the checkpoint's own on a GPU. A model whose attention cannot be sdpa gets eager. The checks run with
+    `revision` is a hub model's; the rest of how it is loaded is as in `weights.Loading`. The checks run with
     `check_images` images at once, so that what does not fit shows now; with `answer` the model's answers are
-    checked, too. Raises ModelError.
+    checked, too. Raises ModelError, MissingExtra.
     """
     import torch
 
-    folder = resolve(model)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("There is no GPU here that PyTorch can use.", "Run with --device cpu.")
+    how = Loading(device, dtype, attention, quantize, device_map)
+    check_possible(how)
+    folder = resolve(model, revision=revision)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
-    wanted = "float32" if dtype == "auto" and device == "cpu" else dtype
     generic = family_of(model, folder) == GENERIC
     try:
-        return _checked(model, folder, prompt, device, wanted, attention, check_images, device_map, answer)
+        return _checked(model, folder, prompt, how, check_images, answer)
     except ModelError as error:
         if not generic:
             raise
@@ -80,42 +79,26 @@ def load(
         ) from error
 
 
-def _checked(
-    model: str,
-    folder: Path,
-    prompt: str | None,
-    device: str,
-    dtype: str,
-    attention: str,
-    check_images: int,
-    device_map: str | None,
-    answer: bool,
-) -> LensModel:
+def _checked(model: str, folder: Path, prompt: str | None, how: Loading, check_images: int, answer: bool) -> LensModel:
     import torch
 
     from vlq.workers.models.base import check
 
     adapter = adapter_of(model, folder)
     try:
-        loaded, processor = _from_pretrained(model, folder, adapter.family, dtype, attention, device_map)
-        if device_map is None:
-            loaded.to(device)
-        elif any(parameter.device.type != device for parameter in loaded.parameters()):
-            raise ModelError(f"{model} does not fit into the GPUs of one worker.", "Use more --gpus-per-worker.")
-        lens_model: LensModel = adapter(loaded.eval(), processor, prompt)
+        processor = load_processor(model, folder)
+        lens_model: LensModel = adapter(load_weights(model, folder, adapter.family, how), processor, prompt)
         check(lens_model, check_images, answer)
     except VlqError:
         raise
     except torch.cuda.OutOfMemoryError as error:
         raise ModelError(
             f"{model} with {check_images} images a batch does not fit into the GPU's memory.",
-            "Use a smaller --batch-size, or --dtype bfloat16.",
+            "Use a smaller --batch-size, --dtype bfloat16, or --quantize 4bit.",
         ) from error
     except Exception as error:
         # from_pretrained raises nearly anything on damaged or unfit files.
-        raise ModelError(
-            f"{model} cannot be loaded: {_first_line(error)}", "Are the model's files complete?"
-        ) from error
+        raise ModelError(f"{model} cannot be loaded: {first_line(error)}", "Are the model's files complete?") from error
     return lens_model
 
 
@@ -157,7 +140,7 @@ def load_processor(model: str, folder: Path) -> Any:
         processor = _processor_class(folder).from_pretrained(folder, backend="pil")
     except Exception as error:
         raise ModelError(
-            f"The processor of {model} cannot be loaded: {_first_line(error)}",
+            f"The processor of {model} cannot be loaded: {first_line(error)}",
             "The model's folder must also hold what its processor's save_pretrained wrote.",
         ) from error
     if processor.image_processor.backend != "pil":
@@ -182,39 +165,3 @@ def _processor_class(folder: Path) -> Any:
         return transformers.AutoProcessor
     rest = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
     return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: rest)})
-
-
-def _from_pretrained(
-    model: str, folder: Path, family: str, dtype: str, attention: str, device_map: str | None
-) -> tuple[Any, Any]:
-    import transformers
-
-    def loaded_with(attention: str) -> Any:
-        return getattr(transformers, family).from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=attention,
-            device_map=device_map,
-            output_loading_info=True,
-            local_files_only=True,
-        )
-
-    processor = load_processor(model, folder)
-    try:
-        loaded, report = loaded_with(attention)
-    except ValueError as error:
-        if attention != "sdpa" or "scaled_dot_product_attention" not in str(error):
-            raise
-        loaded, report = loaded_with("eager")  # as Gemma 2, which caps the attention's logits
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ModelError(
-            f"{model} lacks {len(missing)} weights, {missing[0]} among them; they would be random.",
-            "Are the model's files complete?",
-        )
-    return loaded, processor
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

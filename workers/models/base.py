@@ -231,7 +231,8 @@ class LensModel(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype  # type: ignore[no-any-return]
+        """Of the computation. Weights may be stored otherwise; the head's never are."""
+        return self.lm_head.weight.dtype  # type: ignore[return-value]
 
     def encode(self, image: Image.Image) -> Encoded:
         """The model's input for an upright RGB image. Called from several threads."""
@@ -507,7 +508,7 @@ def check(model: LensModel, images: int = 1, answer: bool = False) -> None:
             f"{name}: its processor lets an image have {most:,} patches; VLQ reads {MOST_PATCHES:,} at most.",
             "Lower the most pixels of an image in the processor's settings.",
         )
-    tried = [model.encode(_noise(*size)) for size in SAMPLES]
+    tried = [model.encode(noise(*size)) for size in SAMPLES]
     if any(prompt_ids(image) != model.prompt_ids for image in tried):
         raise ModelError(f"{name}: beside images of several sizes the prompt's tokens differ.")
     for batch in [tried[:1] * images] + ([tried] if model.grid is None else []):
@@ -533,7 +534,9 @@ def check_batch(model: LensModel, batch: Sequence[Encoded]) -> None:
     if seen != list(range(model.layers)):
         raise ModelError(f"{type(model.model).__name__}: expected layers 0 to {model.layers - 1} in order. Got {seen}.")
     for i, one in enumerate(batch):
-        check_last_layer(model, one, last[0][image == i])
+        # To which columns LLM.int8() gives more bits depends on all images of a batch.
+        beside = [*batch[:i], *batch[i + 1 :]] if getattr(model.model, "is_loaded_in_8bit", False) else []
+        check_last_layer(model, one, last[0][image == i], beside)
 
 
 @torch.inference_mode()
@@ -559,13 +562,16 @@ def check_answers(model: LensModel, batch: Sequence[Encoded]) -> None:
 
 
 @torch.inference_mode()
-def check_last_layer(model: LensModel, image: Encoded, last: Tensor) -> None:
+def check_last_layer(model: LensModel, image: Encoded, last: Tensor, beside: Sequence[Encoded] = ()) -> None:
     """Raises ModelError unless the lens gives the model's own logits for an image's states after the last block.
 
-    `last` (position, d) are those at its patches and its prompt.
+    `last` (position, d) are those at its patches and its prompt. The model is given the image alone, or with those
+    `beside` it.
     """
-    places = torch.cat([image.sites["patch"], image.sites["prompt"]]).to(model.device)
-    own = model.model(**model.batch([image]), use_cache=False).logits[0, places].float()  # (position, vocabulary)
+    batch = [image, *beside]
+    which, places = model.places(batch, ("patch", "prompt"))
+    logits = model.model(**model.batch(batch), use_cache=False).logits[0]
+    own = logits[places[which == 0]].float()  # (position, vocabulary)
     lens = model.unembed(last).float()
     # A few units in the last place of the largest logit.
     noise = 16 * torch.finfo(model.dtype).eps * float(own.abs().max().clamp(min=1))
@@ -580,5 +586,5 @@ def check_last_layer(model: LensModel, image: Encoded, last: Tensor) -> None:
         )
 
 
-def _noise(width: int, height: int) -> Image.Image:
+def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -15,13 +16,19 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CONFIGURATION = ("*.json", "*.jinja", "*.model", "*.txt")
 
 
-def resolve(model: str, *, download: bool = True) -> Path:
+def resolve(model: str, *, revision: str | None = None, download: bool = True) -> Path:
     """The folder of a model: the one named, or the Hugging Face hub's copy of it on this machine.
 
-    With `download` a hub model that is not here yet is fetched. Raises ModelError.
+    `revision` is a branch, tag or commit of a hub model. With `download` what is not here yet is fetched, and a branch
+    is followed to where it is now, unless $HF_HUB_OFFLINE is set. Raises ModelError.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise ModelError(
+                f"{model} is a folder here, which has no revision {revision}.",
+                "Leave --revision out; or name a model of the Hugging Face hub, OWNER/NAME.",
+            )
         if not (folder / "config.json").is_file():
             raise ModelError(
                 f"{model} holds no config.json: it is not a model's folder.",
@@ -32,21 +39,32 @@ def resolve(model: str, *, download: bool = True) -> Path:
         raise ModelError(
             f"There is no model folder {model}.", "Give a folder that save_pretrained wrote, or a Hugging Face hub id."
         )
-    return _from_hub(model, download)
+    return _from_hub(model, revision, download)
 
 
-def _from_hub(model: str, download: bool) -> Path:
-    from huggingface_hub import snapshot_download
+def commit_of(model: str, folder: Path) -> str | None:
+    """The commit of a hub model whose `folder` is that of `resolve`; None for a model that was named by its folder."""
+    return None if Path(model).expanduser().is_dir() else folder.name  # the hub's cache names snapshots by commits
+
+
+def _from_hub(model: str, revision: str | None, download: bool) -> Path:
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
+    page = f"{constants.ENDPOINT}/{model}"
+    name = f"{model} at revision {revision}" if revision else model
+
     def snapshot(*patterns: str) -> Path:
-        return Path(snapshot_download(model, allow_patterns=list(patterns), local_files_only=not download))
+        return Path(
+            snapshot_download(model, revision=revision, allow_patterns=list(patterns), local_files_only=not download)
+        )
 
     try:
         folder = snapshot(*CONFIGURATION, "*.safetensors")
@@ -55,24 +73,48 @@ def _from_hub(model: str, download: bool) -> Path:
         return folder
     except GatedRepoError as error:
         raise ModelError(
-            f"The model {model} is gated.",
-            f"Ask for access at https://huggingface.co/{model}, then log in: hf auth login",
+            f"The model {model} is gated: {_reason(error)}", f"Ask for access at {page}, then log in: hf auth login"
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"There is no model {model}: no folder here, and none on the Hugging Face hub that you may see.",
             "Check the spelling; if it is private, log in: hf auth login",
         ) from error
-    except LocalEntryNotFoundError as error:
+    except RevisionNotFoundError as error:
         raise ModelError(
-            f"The model {model} is no folder here and not downloaded, and the Hugging Face hub cannot be reached.",
+            f"The model {model} has no revision {revision}.", f"Give a branch, tag or commit of {page}/commits"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            raise ModelError(
+                f"The model {name} is not here, or not all of it, and {_offline()} is set: the Hugging Face hub is not "
+                "asked.",
+                "Give a folder that save_pretrained wrote, or unset the variable, once, to download the model.",
+            ) from error
+        cause = f": {_reason(error.__cause__)}" if error.__cause__ is not None else "."
+        raise ModelError(
+            f"The model {name} is no folder here and not downloaded, and the Hugging Face hub cannot be reached{cause}",
             "Give a folder that save_pretrained wrote, or try again with a connection.",
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        response = getattr(error, "response", None)
+        denied = response is not None and response.status_code in (401, 403)
         raise ModelError(
-            f"The model {model} cannot be downloaded: {reason}", "Try again; what came is kept."
+            f"The model {name} cannot be downloaded: {_reason(error)}",
+            "Log in with a token that may read it: hf auth login" if denied else "Try again; what came is kept.",
         ) from error
+
+
+def _offline() -> str:
+    """The variable that keeps the hub from being asked."""
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return next((name for name in names if os.environ.get(name)), names[0])
+
+
+def _reason(error: BaseException) -> str:
+    """What the hub's server says itself, else the first line of what its client says."""
+    text = (getattr(error, "server_message", None) or str(error)).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def read_config(folder: Path) -> dict[str, object]:

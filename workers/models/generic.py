@@ -43,7 +43,7 @@ class Generic(LensModel):
 
     def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
         super().__init__(model, processor, prompt)
-        self._decoder = _decoder(model)
+        self._decoder = decoder_of(model)
         if model.get_output_embeddings() is None:
             raise ModelError("its head is not found.")
         if self._of("image_token_id") is None and self._of("image_token_index") is None:
@@ -117,8 +117,8 @@ class Generic(LensModel):
         check_places(self)
 
 
-def _decoder(model: Any) -> nn.Module:
-    """The module with the blocks and the norm behind them."""
+def decoder_of(model: Any) -> nn.Module:
+    """The module with the blocks and the norm behind them. Raises ModelError."""
     config = model.config.get_text_config()
     if model.config.is_encoder_decoder or getattr(config, "is_encoder_decoder", False):
         raise ModelError("it is an encoder and a decoder, not a causal decoder.")

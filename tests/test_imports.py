@@ -27,6 +27,7 @@ FOR_WORKERS = {
     "errors",
     "geometry",
     "heads",
+    "info",
     "status",
     "tables",
     "stores",

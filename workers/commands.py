@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import Annotated
@@ -50,6 +51,10 @@ def run(
     device_map: Annotated[
         str | None, typer.Option(help="auto: spread a model that is too large for one over the worker's GPUs.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the run would do and take, by reading a few images.")
+    ] = False,
+    format: Annotated[str | None, typer.Option(help="With --dry-run: table or json.")] = None,
     log: Annotated[str, typer.Option(help="text or json, a line each; default $VLQ_LOG, else text.")] = "",
 ) -> None:
     """Read a corpus of images with a model into a cache. The same command goes on with a run that was stopped."""
@@ -77,6 +82,9 @@ def run(
     }
     form = log or os.environ.get("VLQ_LOG") or "text"
     one_of("--log", form, ("text", "json"))
+    one_of("--format", format or "table", ("table", "json"))
+    if format and not dry_run:
+        raise BadArgument("--format is for what --dry-run says.", "Add --dry-run, or leave --format out.")
     if not options["cache"]:
         raise NoCache(
             "No cache given: --cache and $VLQ_CACHE are empty.", "Say where it should be: --cache FOLDER_OR_URL"
@@ -87,6 +95,13 @@ def run(
     from vlq.workers.progress import tracker
 
     asked = RunOptions(**options)  # type: ignore[arg-type]
+    if dry_run:
+        from vlq.workers.estimate import as_text, as_values, estimate
+
+        with tracker(as_json=form == "json") as shown:
+            values = as_values(estimate(asked, shown))
+        print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
+        return
     try:
         with tracker(as_json=form == "json") as shown:
             outcome = run_job(asked, shown)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +47,41 @@ def memory() -> Memory | None:
     except (OSError, ValueError):
         return found  # no such limit here
     return Memory(min(found.total, limit), min(found.available, limit - used))
+
+
+def resident(most: bool = False) -> int | None:
+    """Bytes of memory that this process holds, or with `most` held at most since `forget_most`. None where the system
+    does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        sizes = dict(line.split(":", 1) for line in lines)
+        return int(sizes["VmHWM" if most else "VmRSS"].split()[0]) * 1024
+    except (OSError, ValueError, IndexError, KeyError):
+        return None
+
+
+def forget_most() -> bool:
+    """Begin anew with what `resident(most=True)` tells, without what was freed and is kept. False where that cannot
+    be."""
+    with suppress(OSError, AttributeError, TypeError):  # on another system, or with another C library
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+class Here:
+    """This machine, as `Pool` is a cluster."""
+
+    def gpus(self) -> int:
+        import torch
+
+        return torch.cuda.device_count()
+
+    def cpus(self) -> int:
+        return cpu_count()
 
 
 def fitting(size: int, room: int | None) -> int:

@@ -204,13 +204,13 @@ class _Rate:
             rate = fresh / seconds
             figures.append(f"{rate:.1f} images/s" if rate < 10 else f"{rate:.0f} images/s")
             if done < total:
-                figures.append(f"{_duration((total - done) / rate)} left")
+                figures.append(f"{duration((total - done) / rate)} left")
         if errors:
             figures.append(f"{errors} error{'s' if errors > 1 else ''}")
         return ", ".join(figures)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -81,6 +81,7 @@ def test_mistakes_before_any_work(
         "--attention is one of auto, sdpa, eager, flash_attention_2": {"--attention": "linear"},
         "--quantize is one of 4bit, 8bit": {"--quantize": "int4"},
         "has no revision v1": {"--revision": "v1"},
+        "--format is for what --dry-run says": {"--format": "json"},
         "--device-map is auto": {"--device-map": "balanced"},
         "--log is one of": {"--log": "xml"},
         "--gpus-per-worker is a part of one": {"--gpus-per-worker": 1.5},

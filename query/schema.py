@@ -157,6 +157,7 @@ class Run:
     read_layers: tuple[int, ...] = ()  # those that were read, ascending; given none, all of them
     quantized: str | None = None  # 4bit or 8bit: how the decoder's blocks were quantised
     revision: str | None = None  # the commit, of a model of the Hugging Face hub
+    compiled: bool = False  # whether the decoder's blocks were compiled, which decides last bits
     format: int = FORMAT
 
     IDENTITY = (
@@ -230,8 +231,8 @@ class Run:
         # What came later is left out where it says nothing: the bytes of older records, which name the run, stay so.
         if len(self.read_layers) == self.layers:
             del values["read_layers"]
-        for name in ("quantized", "revision"):
-            if values[name] is None:
+        for name in ("quantized", "revision", "compiled"):
+            if not values[name]:
                 del values[name]
         return record_bytes(values)
 
@@ -239,7 +240,7 @@ class Run:
     def from_bytes(cls, data: bytes, where: str) -> Run:
         values = parse_record(data, where)
         known = {f.name for f in fields(cls)}
-        missing = known - values.keys() - {"read_layers", "quantized", "revision"}
+        missing = known - values.keys() - {"read_layers", "quantized", "revision", "compiled"}
         if missing:
             raise CorruptCache(f"{where} lacks {', '.join(sorted(missing))}.")
         try:

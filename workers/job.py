@@ -160,6 +160,7 @@ def arrange(options: RunOptions, run: Run | None, machines: Machines) -> tuple[S
         revision=revision,
         gpus=options.gpus_per_worker if device == "cuda" else 0.0,
         device_map=options.device_map,
+        compiled=run.compiled if run else options.compiled,
         calls=2 if device == "cpu" else calls_beside(gpus, machines.cpus(), options.gpus_per_worker),
     )
 

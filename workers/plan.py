@@ -48,6 +48,7 @@ class RunOptions:
     ray_address: str | None = None
     gpus_per_worker: float = 1.0
     device_map: str | None = None
+    compiled: bool = False
 
 
 # --- does it fit what is there ---------------------------------------------------------------------------------
@@ -126,6 +127,8 @@ def pinned_notes(run: Run, options: RunOptions) -> Iterator[str]:
         if wanted is not None and wanted != getattr(run, name):
             option = "--" + name.replace("_", "-")
             yield f"{option} {wanted} is not used: this cache was begun with {getattr(run, name)} and goes on so."
+    if options.compiled and not run.compiled:
+        yield "--compile is not used: this cache was begun without and goes on so."
 
 
 # --- the beginning of a cache ----------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class Setup:
     gpus: float = 0.0
     answer: int = 0
     calls: int = 2  # shards under way at once: one uses the model, the others are decoded ahead or written
+    compiled: bool = False
     device_map: str | None = None  # auto spreads a model over the worker's GPUs; it decides no bits
     layers: tuple[int, ...] = ()  # to be read, ascending; none: all
 
@@ -208,6 +209,7 @@ def load_model(setup: Setup) -> tuple[Any, Description]:
         attention=setup.attention,
         quantize=setup.quantize,
         device_map=setup.device_map,
+        compiled=setup.compiled,
         check_images=setup.batch_size if on_gpu else 1,
         answer=setup.answer > 0,
     )
@@ -266,6 +268,7 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
         lens_block=default_block(model.vocabulary_size, setup.device),
         device=setup.device,
         attention=model.attention,
+        compiled=setup.compiled,
         versions={name: version(name) for name in packages} | {"python": platform.python_version()},
     )
     largest = max(run.positions.values()) * run.layers * k * 4

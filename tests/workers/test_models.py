@@ -15,11 +15,12 @@ from PIL import Image
 from vlq.query.errors import ModelError
 from vlq.workers.lenses import logit_lens
 from vlq.workers.models import load
-from vlq.workers.models.base import LensModel, check
+from vlq.workers.models.base import LensModel, check, compile_blocks
 from vlq.workers.models.files import model_hash
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
 
-from .conftest import PADDED, make_model
+from .conftest import PADDED, make_model, save_images
+from .runs import vlq
 
 PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
 
@@ -268,3 +269,32 @@ def test_a_model_that_does_not_fit_its_devices(tiny_model: Path, monkeypatch: py
     with pytest.raises(ModelError, match="does not fit into the GPUs of one worker") as caught:
         load(str(tiny_model), prompt=PROMPT, device="cuda", device_map="cpu")
     assert "--gpus-per-worker" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # by PyTorch's own compiler
+def test_compiled_blocks_are_watched_from_outside(tiny_model: Path) -> None:
+    """Compiled for real, by PyTorch for this CPU."""
+    model = load(str(tiny_model), prompt=PROMPT)
+    images = [noise(seed=5), noise(seed=6)]
+    before = hidden_states(model, images)
+    compile_blocks(model)
+    for plain, compiled in zip(before, hidden_states(model, images), strict=True):
+        torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-5)
+    check(model, 2)
+    with pytest.raises(ModelError, match="compiled for a GPU"):
+        load(str(tiny_model), compiled=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--answer", "3"], "--compile does not go with --answer"),
+        (["--device-map", "auto"], "--compile does not go with --device-map"),
+    ],
+)
+def test_where_blocks_are_not_compiled(tmp_path: Path, tiny_model: Path, options: list[str], message: str) -> None:
+    images = save_images(tmp_path / "images", 1)
+    done = vlq("run", images, "--model", tiny_model, "--cache", tmp_path / "cache", "--compile", *options)
+    _, error = done.communicate(timeout=120)
+    assert done.returncode == 2
+    assert message in error

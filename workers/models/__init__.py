@@ -52,6 +52,7 @@ def load(
     quantize: str | None = None,
     check_images: int = 1,
     device_map: str | None = None,
+    compiled: bool = False,
     answer: bool = False,
 ) -> LensModel:
     """A model with its checks passed.
@@ -62,7 +63,7 @@ def load(
     """
     import torch
 
-    how = Loading(device, dtype, attention, quantize, device_map)
+    how = Loading(device, dtype, attention, quantize, device_map, compiled)
     check_possible(how)
     folder = resolve(model, revision=revision)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
@@ -82,13 +83,16 @@ def load(
 def _checked(model: str, folder: Path, prompt: str | None, how: Loading, check_images: int, answer: bool) -> LensModel:
     import torch
 
-    from vlq.workers.models.base import check
+    from vlq.workers.models.base import check, compile_blocks
 
     adapter = adapter_of(model, folder)
     try:
         processor = load_processor(model, folder)
         lens_model: LensModel = adapter(load_weights(model, folder, adapter.family, how), processor, prompt)
         check(lens_model, check_images, answer)
+        if how.compiled:
+            compile_blocks(lens_model)
+            check(lens_model, check_images, answer)
     except VlqError:
         raise
     except torch.cuda.OutOfMemoryError as error:

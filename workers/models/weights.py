@@ -32,6 +32,7 @@ class Loading:
     attention: str = "auto"  # auto: sdpa, or eager where a model cannot; else one of ATTENTIONS
     quantize: str | None = None  # one of QUANTIZATIONS: what the linear layers of the decoder's blocks become
     device_map: str | None = None  # auto spreads the model over all GPUs that are here
+    compiled: bool = False  # whether the decoder's blocks are compiled
 
     @property
     def wanted_dtype(self) -> str:
@@ -44,6 +45,8 @@ def check_possible(how: Loading) -> None:
 
     if how.device == "cuda" and not torch.cuda.is_available():
         raise ModelError("There is no GPU here that PyTorch can use.", "Run with --device cpu.")
+    if how.compiled and how.device == "cpu":
+        raise ModelError("Blocks are compiled for a GPU.", "Leave --compile out.")
     if how.attention == "flash_attention_2":
         if how.device == "cpu":
             raise ModelError("Flash attention needs a GPU.", "Run with --attention auto.")

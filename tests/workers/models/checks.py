@@ -43,7 +43,7 @@ def read(model: LensModel, images: Sequence[Image.Image]) -> list[list[tuple[Ten
     layers: list[tuple[Tensor, Tensor]] = []
 
     def visit(layer: int, hidden: Tensor) -> None:
-        found = lens.read(layer, hidden[image, place], torch.zeros(0, len(place)))
+        found = lens.read(layer, hidden[image, place], torch.zeros(0, len(place), device=model.device))
         layers.append((found.token, found.logprob))
 
     model.forward(batch, visit)

@@ -113,6 +113,17 @@ def test_half_precision_is_read_as_float64_reads_the_same_states(folder: Path, d
     assert max(errors) < checks.NATS
 
 
+def test_compiled_blocks_read_the_same(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model")
+    readings = []
+    for compiled in (False, True):
+        model = load(str(folder), device="cuda", dtype="float32", check_images=len(SIZES), compiled=compiled)
+        readings.append(checks.read(model, [checks.noise(*size, seed=seed) for seed, size in enumerate(SIZES)]))
+    for plain, fast in zip(*readings, strict=True):
+        for (_, logprob), (_, other) in zip(plain, fast, strict=True):
+            np.testing.assert_allclose(other.cpu(), logprob.cpu(), atol=checks.NATS)
+
+
 def in_float64(model: LensModel, states: torch.Tensor) -> torch.Tensor:
     """Logits of a layer's states: the model's norm, and then everything in float64."""
     head = model.lm_head

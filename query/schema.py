@@ -176,6 +176,9 @@ class Run:
         "lens",
     )
 
+    LATER = ("read_layers", "quantized", "revision", "compiled")
+    """Left out of the record where they are as usual: the bytes of older records, which name the run, stay so."""
+
     def __post_init__(self) -> None:
         if not self.read_layers:
             object.__setattr__(self, "read_layers", tuple(range(self.layers)))
@@ -228,11 +231,9 @@ class Run:
 
     def to_bytes(self) -> bytes:
         values = asdict(self)
-        # What came later is left out where it says nothing: the bytes of older records, which name the run, stay so.
-        if len(self.read_layers) == self.layers:
-            del values["read_layers"]
-        for name in ("quantized", "revision", "compiled"):
-            if not values[name]:
+        usual = {f.name: f.default for f in fields(self)} | {"read_layers": tuple(range(self.layers))}
+        for name in self.LATER:
+            if values[name] == usual[name]:
                 del values[name]
         return record_bytes(values)
 
@@ -240,7 +241,7 @@ class Run:
     def from_bytes(cls, data: bytes, where: str) -> Run:
         values = parse_record(data, where)
         known = {f.name for f in fields(cls)}
-        missing = known - values.keys() - {"read_layers", "quantized", "revision", "compiled"}
+        missing = known - values.keys() - set(cls.LATER)
         if missing:
             raise CorruptCache(f"{where} lacks {', '.join(sorted(missing))}.")
         try:

@@ -12,6 +12,7 @@ from vlq.query.compile import Compiler, Relation, Statement, indented, quoted
 from vlq.query.errors import VlqError
 from vlq.query.mistakes.calls import NOTHING_ASKED
 from vlq.query.mistakes.table import Mistake
+from vlq.query.mistakes.values import RANK_UNTRACKED
 from vlq.query.nodes import Arithmetic, Call, Comparison, Literal, Logic, Method, Node, Not
 from vlq.query.parameters import LayerSet
 from vlq.query.registry import Function, functions, methods
@@ -326,9 +327,21 @@ def _call(node: Call, scope: Scope) -> Bound:
         split = values["against"] = Split(values["images"], condition)
         values["images"] = split.chosen
     bound = Bound(node, function, scope, values)
+    _check_rank(bound, scope)
     if function.check is not None:
         function.check(bound, scope)
     return bound
+
+
+def _check_rank(bound: Bound, scope: Scope) -> None:
+    """Raises BadArgument for a rank that is not stored, unless every token is tracked."""
+    if bound.values.get("rank", 1) <= scope.run.k:
+        return
+    sets = [part for value in bound.values.values() for part in (value if isinstance(value, tuple) else (value,))]
+    ids = {id for tokens in sets if isinstance(tokens, TokenSet) for id in tokens.ids}
+    if not ids or not ids <= {*scope.run.tracked}:
+        tracked = ", ".join(map(str, scope.vocabulary.tokens(scope.run.tracked)))
+        raise scope.error(RANK_UNTRACKED, bound.argument("rank"), k=scope.run.k, tracked=tracked)
 
 
 # --- statements ------------------------------------------------------------------------------------------------

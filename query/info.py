@@ -29,6 +29,7 @@ def info(cache: Cache) -> dict[str, Any]:
         "prompt": run.prompt,
         "layers": run.layers,
         "read_layers": list(run.read_layers),
+        "tracked": [{"id": id, "piece": piece} for id, piece in zip(run.tracked, run.tracked_pieces, strict=True)],
         "grid": run.grid and list(run.grid),
         "patches": run.patches,
         "k": run.k,
@@ -84,6 +85,7 @@ def as_text(values: dict[str, Any]) -> str:
         if values["grid"]
         else (f"each image has its own, of at most {values['patches']:,} patches")
     )
+    tracked = values["tracked"]
     progress = "all cached" if values["state"] == "complete" else f"{values['cached']} cached so far"
     at = values["revision"] and f"revision {values['revision'][:12]}"
     made = [values["model_class"], at, values["dtype"], values["quantized"]]
@@ -96,6 +98,7 @@ def as_text(values: dict[str, Any]) -> str:
         ("layers", f"{values['layers']}: 0 is the embedding, {last} the last block's output{read}"),
         ("grid", grid),
         ("k", f"{values['k']} tokens a reading"),
+        *([("tracked", ", ".join(f"{token['piece']} ({token['id']})" for token in tracked))] if tracked else []),
         ("read at", ", ".join(values["at"])),
         ("images", f"{values['images']}, {progress}, {len(values['errors'])} with errors"),
         ("columns", ", ".join(named) or "none of your own"),

@@ -158,6 +158,8 @@ class Run:
     quantized: str | None = None  # 4bit or 8bit: how the decoder's blocks were quantised
     revision: str | None = None  # the commit, of a model of the Hugging Face hub
     compiled: bool = False  # whether the decoder's blocks were compiled, which decides last bits
+    tracked: tuple[int, ...] = ()  # tokens whose probability and rank are stored at every reading, ascending ids
+    tracked_pieces: tuple[str | None, ...] = ()  # theirs
     format: int = FORMAT
 
     IDENTITY = (
@@ -165,6 +167,7 @@ class Run:
         "prompt",
         "layers",
         "read_layers",
+        "tracked",
         "grid",
         "patches",
         "k",
@@ -176,7 +179,7 @@ class Run:
         "lens",
     )
 
-    LATER = ("read_layers", "quantized", "revision", "compiled")
+    LATER = ("read_layers", "quantized", "revision", "compiled", "tracked", "tracked_pieces")
     """Left out of the record where they are as usual: the bytes of older records, which name the run, stay so."""
 
     def __post_init__(self) -> None:
@@ -248,7 +251,8 @@ class Run:
             for name in ("prompt_ids", "at"):
                 values[name] = tuple(values[name])
             values["grid"] = values["grid"] and tuple(values["grid"])
-            values["read_layers"] = tuple(values.get("read_layers", ()))
+            for name in ("read_layers", "tracked", "tracked_pieces"):
+                values[name] = tuple(values.get(name, ()))
             return cls(**{name: values[name] for name in known & values.keys()})
         except TypeError as error:
             raise CorruptCache(f"{where} is not a run's record: {error}.") from error
@@ -325,6 +329,8 @@ def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[Array
     `<site>/token`, `<site>/logprob`   (image, layer, position, k): best first, ties by the lower id;
                                        log-probabilities over the full vocabulary, in nats
     `<site>/top1`                      (image, layer, position): token[..., 0] by itself, 6 times faster to scan
+    `<site>/tracked_logprob`, `<site>/tracked_rank`   (image, layer, position, tracked): of each tracked token, however
+                                       improbable it is; its rank counts the ids that a full sort puts before it
     `<site>/lse`, `<site>/entropy`     (image, layer, position): logsumexp of the logits; entropy in nats
     `sum/patch`, `sum/last`            (layer, vocabulary): probabilities summed over the shard's images and positions
     """
@@ -339,6 +345,12 @@ def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[Array
             ArraySpec(f"{site}/lse", axes, cells, "float32", float("nan")),
             ArraySpec(f"{site}/entropy", axes, cells, "float32", float("nan")),
         ]
+        if run.tracked:
+            each, names = (*cells, len(run.tracked)), (*axes, "tracked")
+            specs += [
+                ArraySpec(f"{site}/tracked_logprob", names, each, run.logprob_dtype, float("nan")),
+                ArraySpec(f"{site}/tracked_rank", names, each, run.id_dtype, 0),
+            ]
         if site in run.summed:
             shape = (run.layers, run.vocabulary_size)
             specs.append(ArraySpec(sum_of(site), ("layer", "vocabulary"), shape, "float32", 0.0))
@@ -395,7 +407,7 @@ class Transform:
 
 PATCH_CELLS = "patch_cells"
 
-KINDS = ("top1", "topk", "rest")
+KINDS = ("top1", "topk", "tracked", "rest")
 
 TABLES = (*(f"{site}_{kind}" for site in SITES for kind in KINDS), PATCH_CELLS)
 """Index tables. Each is sorted by all its key columns, so that a token's rows, or an image's, lie together.
@@ -404,6 +416,8 @@ TABLES = (*(f"{site}_{kind}" for site in SITES for kind in KINDS), PATCH_CELLS)
     token uint32, image uint32, layer uint16, n uint32 (positions), logprob float32 (the best), positions list<uint16>
 `<site>_topk`: one row per (token, image, layer, position): every stored reading.
     token uint32, image uint32, layer uint16, position uint16, rank uint8, logprob float32
+`<site>_tracked`: one row per (tracked token, image, layer that was read, position), if any tokens are tracked.
+    token uint32, image uint32, layer uint16, position uint16, rank uint32, logprob float32
 `<site>_rest`: one row per (image, layer that was read): what tokens that are not stored can have, at any position.
     image uint32, layer uint16, kth float32 (the largest log-probability of a last stored token),
     rest float32 (the largest probability that the stored tokens of a position leave to all others together)

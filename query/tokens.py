@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vlq.query.errors import VlqError
 from vlq.query.mistakes.calls import UNQUOTED
+from vlq.query.mistakes.table import Mistake
 from vlq.query.mistakes.tokens import (
     EMPTY_WORD,
     INSIDE_ONLY,
@@ -183,6 +184,46 @@ class Vocabulary:
         return sum(starts and word is not None and word.startswith(text) for word, starts in rows)
 
 
+# --- words by themselves ---------------------------------------------------------------------------------------
+
+
+class Reader(Protocol):
+    """Whoever asks what a word means: a query's scope, or `Alone`."""
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def pieces(self) -> bool: ...
+
+    def error(self, mistake: Mistake, node: Node, **values: object) -> VlqError: ...
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Words in no query: a mistake has no place to point at."""
+
+    vocabulary: Vocabulary
+    pieces: bool = False
+
+    def error(self, mistake: Mistake, node: Node, **values: object) -> VlqError:
+        return mistake.error(None, None, **{"got": node, **values})
+
+
+def tokens_of(words: Iterable[str], name: str, vocabulary: Vocabulary) -> tuple[Token, ...]:
+    """The tokens that words mean in queries, a number being an id. Raises UnknownToken, BadArgument."""
+    reader = Alone(vocabulary)
+    found: set[int] = set()
+    for word in words:
+        if word.isascii() and word.isdigit():
+            if int(word) >= len(vocabulary):
+                raise reader.error(NO_ID, Literal(int(word)), name=name, last=len(vocabulary) - 1)
+            found.add(int(word))
+        else:
+            found.update(_word(word, Literal(word), name, reader).ids)
+    return vocabulary.tokens(found)
+
+
 # --- from a query's node ---------------------------------------------------------------------------------------
 
 
@@ -211,7 +252,7 @@ def resolve(node: Node, name: str, scope: Scope) -> TokenSet:
     raise scope.error(EXPECTED, node, name=name, expected=Tokens.expected)
 
 
-def _word(word: str, node: Node, name: str, scope: Scope) -> TokenSet:
+def _word(word: str, node: Node, name: str, scope: Reader) -> TokenSet:
     vocabulary = scope.vocabulary
     if not word.strip():
         raise scope.error(EMPTY_WORD, node, name=name)
@@ -226,13 +267,13 @@ def _word(word: str, node: Node, name: str, scope: Scope) -> TokenSet:
     return TokenSet(word.strip(), vocabulary.tokens(ids))
 
 
-def _near(word: str, scope: Scope) -> str:
+def _near(word: str, scope: Reader) -> str:
     """'dog', 'does' or 'doll'; nothing if no word is near."""
     words = [repr(other) for other in scope.vocabulary.nearest(word)]
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _unknown(word: str, node: Node, scope: Scope) -> VlqError:
+def _unknown(word: str, node: Node, scope: Reader) -> VlqError:
     vocabulary = scope.vocabulary
     said = {"word": word.strip(), "near": _near(word, scope)}
     if inside := vocabulary.by_word(word, pieces=True):

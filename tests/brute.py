@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,14 @@ import zarr
 
 @dataclass
 class Site:
-    """The readings of one site: ids and log-probabilities (image, layer, position, k), failed images NaN."""
+    """The readings of one site: ids and log-probabilities (image, layer, position, k), failed images NaN.
+
+    `tracked` has ranks, 0 where nothing is read, and log-probabilities of tracked tokens: (image, layer, position).
+    """
 
     token: np.ndarray
     logprob: np.ndarray
+    tracked: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         flat = self.token.reshape(-1)
@@ -24,8 +28,15 @@ class Site:
         self._sorted = flat[self._order]
 
     def cells(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Best rank of the set (k + 1 where none is stored) and its summed probability: (image, layer, position)."""
+        """Best rank of the set (k + 1 where none is stored) and its summed probability: (image, layer, position).
+
+        Of tracked tokens alone both are what they are.
+        """
         *cells, k = self.token.shape
+        if {*ids} <= {*self.tracked}:
+            ranks = np.stack([self.tracked[id][0] for id in ids]).astype(int)
+            logprobs = np.stack([self.tracked[id][1] for id in ids]).astype(np.float64)
+            return np.where(ranks[0] > 0, ranks.min(0), 2**31), np.where(ranks[0] > 0, np.exp(logprobs).sum(0), 0)
         rank = np.full(cells, k + 1)
         probability = np.zeros(cells)
         for id in ids:
@@ -37,7 +48,9 @@ class Site:
         return rank, probability
 
 
-def read_site(cache: Path, shards: Sequence[str], site: str, positions: int | None = None) -> Site:
+def read_site(
+    cache: Path, shards: Sequence[str], site: str, positions: int | None = None, tracked: Sequence[int] = ()
+) -> Site:
     """A site's arrays straight from the shards' Zarr groups, given in order. `last` is the last of `prompt`.
 
     Filled up to so many positions, or those of the shard with most.
@@ -54,10 +67,12 @@ def read_site(cache: Path, shards: Sequence[str], site: str, positions: int | No
             parts.append(np.pad(np.asarray(array[...]), missing, constant_values=array.fill_value))
         return np.concatenate(parts)
 
-    token, logprob = read("token"), read("logprob")
-    if site == "last":
-        token, logprob = token[:, :, -1:], logprob[:, :, -1:]
-    return Site(token, logprob)
+    own = slice(-1, None) if site == "last" else slice(None)
+    found = {}
+    if tracked:
+        ranks, logprobs = (read(f"tracked_{name}")[:, :, own] for name in ("rank", "logprob"))
+        found = {id: (ranks[..., at], logprobs[..., at]) for at, id in enumerate(tracked)}
+    return Site(read("token")[:, :, own], read("logprob")[:, :, own], found)
 
 
 def picked_layers(

@@ -139,6 +139,10 @@ def random_readings(
             "lse": lse,
             "entropy": -(np.exp(logprob) * logprob).sum(-1),
         }
+        if run.tracked:
+            every = np.argsort(np.argsort(-logits, axis=-1, kind="stable"), axis=-1) + 1
+            values["tracked_logprob"] = logprob[..., list(run.tracked)]
+            values["tracked_rank"] = every[..., list(run.tracked)]
         for name, value in values.items():
             array = arrays[f"{site}/{name}"]
             array[...] = value.astype(array.dtype)

@@ -30,9 +30,10 @@ FOR_WORKERS = {
     "info",
     "status",
     "tables",
+    "tokens",
     "stores",
 }
-"""Of query: its schema, its reader, with what that says of a run, and its errors."""
+"""Of query: its schema, its reader, with what that says of a run, what words mean, and its errors."""
 
 
 def imports(file: Path) -> set[str]:

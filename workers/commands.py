@@ -45,6 +45,13 @@ def run(
     layers: Annotated[
         str, typer.Option(help="Which layers are read, such as 0,8,16:32 (both ends included); default all.")
     ] = "",
+    track: Annotated[
+        str,
+        typer.Option(
+            help="Words, or a file with one a line: their probabilities and ranks are kept of every reading.",
+            metavar="WORDS|FILE",
+        ),
+    ] = "",
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
     ray_address: Annotated[
         str | None, typer.Option(help="A running Ray cluster to join; default: one of its own here.")
@@ -71,6 +78,7 @@ def run(
         "at": (*parse_sites(at), *(["answer"] if answer else [])),
         "answer": answer,
         "layers": parse_layers(layers),
+        "track": parse_track(track),
         "limit": limit,
         "shard_size": shard_size,
         "batch_size": batch_size,
@@ -155,6 +163,26 @@ def parse_layers(text: str) -> tuple[int, ...]:
             )
         found.update(range(int(ends[0]), int(ends[-1]) + 1))
     return tuple(sorted(found))
+
+
+def parse_track(text: str) -> tuple[str, ...]:
+    """'dog,ear' or the lines of a file, in which # begins a comment -> the words. Raises BadArgument."""
+    if os.path.isfile(text):
+        try:
+            with open(text, encoding="utf-8") as file:
+                parts = [line.partition("#")[0] for line in file]
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadArgument(
+                f"--track {text} cannot be read: {error}.", "It is a text file with a word a line."
+            ) from error
+    elif "/" in text or text.endswith(".txt"):
+        raise BadArgument(f"--track: there is no file {text}.", "Name one, or the words themselves: --track dog,ear")
+    else:
+        parts = text.split(",")
+    words = tuple(dict.fromkeys(word for part in parts if (word := part.strip())))
+    if text and not words:
+        raise BadArgument(f"--track {text}: there is no word in it.", "Such as --track dog,ear")
+    return words
 
 
 def share_of_gpus(value: float) -> float:

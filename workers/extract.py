@@ -254,23 +254,30 @@ class Rows:
         self._logprob = torch.empty(layers, count, run.k, device=device)
         self._lse = torch.empty(layers, count, device=device)
         self._entropy = torch.empty(layers, count, device=device)
+        self._tracked_logprob = torch.empty(layers, count, len(run.tracked), device=device)
+        self._tracked_rank = torch.empty(layers, count, len(run.tracked), dtype=torch.int32, device=device)
 
     def put(self, at: int, readings: Readings) -> None:
         """The readings of the layer that has this place among those that are read."""
         self._token[at], self._logprob[at] = readings.token, readings.logprob
         self._lse[at], self._entropy[at] = readings.lse, readings.entropy
+        self._tracked_logprob[at], self._tracked_rank[at] = readings.tracked_logprob, readings.tracked_rank
 
     def begin_cut(self, parts: Sequence[tuple[str, int]]) -> Callable[[], dict[str, dict[str, np.ndarray]]]:
         """What consecutive rows hold, as many as each part has, by the parts' names: as it is stored.
 
         Copies to the host are begun; what is returned waits for them.
         """
+        id_dtype, logprob_dtype = (getattr(torch, name) for name in (self._run.id_dtype, self._run.logprob_dtype))
         stored = {
-            "token": self._token.to(getattr(torch, self._run.id_dtype)),
-            "logprob": self._logprob.to(getattr(torch, self._run.logprob_dtype)),
+            "token": self._token.to(id_dtype),
+            "logprob": self._logprob.to(logprob_dtype),
             "lse": self._lse,
             "entropy": self._entropy,
         }
+        if self._run.tracked:
+            stored["tracked_logprob"] = self._tracked_logprob.to(logprob_dtype)
+            stored["tracked_rank"] = self._tracked_rank.to(id_dtype)
         copies = {kind: to_host(values) for kind, values in stored.items()}
         done = mark(self._token.device)
 

@@ -26,10 +26,12 @@ from vlq.workers.plan import (
     RunOptions,
     begin,
     check_identity,
+    check_words,
     known_identity,
     pinned_notes,
     revision_for,
     settle,
+    tracked_identity,
 )
 from vlq.workers.pool import Pool, reason
 from vlq.workers.progress import Tracker, seldom
@@ -73,10 +75,13 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
         family_of(options.model, folder)
         if options.layers:
             read_layers(options.layers, layers_of(folder))
+        if options.track:
+            check_words(options, folder)
     store = open_store(options.cache, create=True)
     run = read_run(store)
     if run is not None:
-        check_identity(run, known_identity(options, run), options.cache)
+        known = known_identity(options, run) | tracked_identity(options, store)
+        check_identity(run, known, options.cache)
         for note in pinned_notes(run, options):
             tracker.say(note)
         head, plan = settle(store, run, corpus, tracker.say)
@@ -150,6 +155,7 @@ def arrange(options: RunOptions, run: Run | None, machines: Machines) -> tuple[S
         at=options.at,
         answer=options.answer,
         layers=options.layers,
+        track=options.track,
         device=device,
         dtype=dtype,
         threads=threads,

@@ -8,11 +8,12 @@ positions (nostalgebraist, "interpreting GPT: the logit lens", 2020). Logits exi
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,8 @@ class Readings:
     lse: Tensor  # (n,) float32
     entropy: Tensor  # (n,) float32, nats
     mass: Tensor  # (sums, vocabulary) float32: probabilities, weighted and summed over positions
+    tracked_logprob: Tensor  # (n, tracked) float32, nats: of the tokens that are tracked
+    tracked_rank: Tensor  # (n, tracked) integers from 1: how many ids `token` would have up to this one, were k large
 
 
 def default_block(vocabulary_size: int, device: str) -> int:
@@ -45,13 +48,16 @@ class Lens:
     """Reads hidden states.
 
     `unembed` maps a layer and its (n, d) states to (n, vocabulary) logits. `block` bounds n; being part of what decides
-    the last bits of a result, it is recorded with a run.
+    the last bits of a result, it is recorded with a run. `tracked` are ids whose readings are taken wherever they are.
     """
 
-    def __init__(self, unembed: Callable[[int, Tensor], Tensor], k: int, block: int) -> None:
+    def __init__(
+        self, unembed: Callable[[int, Tensor], Tensor], k: int, block: int, tracked: Sequence[int] = ()
+    ) -> None:
         self._unembed = unembed
         self._k = k
         self._block = block
+        self._tracked = tracked
 
     @torch.inference_mode()
     def read(self, layer: int, hidden: Tensor, weights: Tensor) -> Readings:
@@ -62,7 +68,7 @@ class Lens:
         blocks = -(-len(hidden) // self._block)
         size = -(-len(hidden) // blocks)  # all alike: a short one would use the device badly
         parts = [
-            reduce(self._unembed(layer, states), self._k, share)
+            reduce(self._unembed(layer, states), self._k, share, self._tracked)
             for states, share in zip(torch.split(hidden, size), torch.split(weights, size, 1), strict=True)
         ]
         if len(parts) == 1:
@@ -73,18 +79,22 @@ class Lens:
             torch.cat([part.lse for part in parts]),
             torch.cat([part.entropy for part in parts]),
             torch.stack([part.mass for part in parts]).sum(0),
+            torch.cat([part.tracked_logprob for part in parts]),
+            torch.cat([part.tracked_rank for part in parts]),
         )
 
 
-def reduce(logits: Tensor, k: int, weights: Tensor) -> Readings:
+def reduce(logits: Tensor, k: int, weights: Tensor, tracked: Sequence[int] = ()) -> Readings:
     """Readings of (n, vocabulary) logits, whose memory may be used for something else meanwhile."""
-    if triton_works(logits.device):
-        from vlq.workers.kernels import reduce as reduce_by_kernels
-
-        return Readings(*reduce_by_kernels(logits.float().contiguous(), k, weights))
     # Half precision leaves so few distinct values that ties are the rule.
     ties_are_rare = logits.dtype == torch.float32
     logits = logits.float()
+    own, rank = known(logits, tracked)
+    if triton_works(logits.device):
+        from vlq.workers.kernels import reduce as reduce_by_kernels
+
+        token, logprob, lse, entropy, mass = reduce_by_kernels(logits.contiguous(), k, weights)
+        return Readings(token, logprob, lse, entropy, mass, own - lse[:, None], rank)
     values, token = top(logits, k, ties_are_rare)
     # The exponentials are taken once, for logsumexp, entropy and sums alike.
     highest = values[:, :1]
@@ -93,7 +103,35 @@ def reduce(logits: Tensor, k: int, weights: Tensor) -> Readings:
     lse = highest[:, 0] + total.log()
     # H = lse - E[logit]; the logits are not needed after this and lend their memory.
     entropy = (lse - logits.mul_(exponential).sum(-1) / total).clamp_(min=0)
-    return Readings(token, values - lse[:, None], lse, entropy, (weights / total) @ exponential)
+    mass = (weights / total) @ exponential
+    return Readings(token, values - lse[:, None], lse, entropy, mass, own - lse[:, None], rank)
+
+
+def known(logits: Tensor, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Logits and ranks of some ids, each (n, id), in (n, vocabulary) logits; ties go to the lower id.
+
+    Ids stay on the host: to index by a tensor of them would make a GPU wait for it.
+    """
+    own = logits.new_empty(len(logits), len(ids))
+    for at, id in enumerate(ids):
+        own[:, at] = logits[:, id]
+    if ids and logits.device.type == "cpu":
+        return own, torch.from_numpy(ranks_by_row(logits.numpy(), own.numpy(), ids))
+    rank = torch.empty(own.shape, dtype=torch.int32, device=logits.device)
+    for at, id in enumerate(ids):
+        before = (logits[:, :id] >= own[:, at, None]).sum(1, dtype=torch.int32)
+        rank[:, at] = before + (logits[:, id + 1 :] > own[:, at, None]).sum(1, dtype=torch.int32) + 1
+    return own, rank
+
+
+def ranks_by_row(logits: np.ndarray, own: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+    """The ranks of `known`, by NumPy: a row stays in a core's cache, and counting takes an eighth of PyTorch's time."""
+    rank = np.empty(own.shape, np.int32)
+    for row, (values, wanted) in enumerate(zip(logits, own, strict=True)):
+        for at, id in enumerate(ids):
+            before = np.count_nonzero(values[:id] >= wanted[at])
+            rank[row, at] = 1 + before + np.count_nonzero(values[id + 1 :] > wanted[at])
+    return rank
 
 
 @cache

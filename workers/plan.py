@@ -18,6 +18,7 @@ from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, Head, Run, digest_of, h
 from vlq.query.store import Store, put
 from vlq.query.tables import parquet_bytes, read_plan
 from vlq.workers.models.files import model_hash, resolve
+from vlq.workers.tracked import tracked_tokens
 from vlq.workers.worker import Description
 
 BATCH_SIZE = 8
@@ -36,6 +37,7 @@ class RunOptions:
     at: tuple[str, ...] = ("patch", "prompt")
     answer: int = 0
     layers: tuple[int, ...] = ()  # ascending; none: all
+    track: tuple[str, ...] = ()
     limit: int | None = None
     shard_size: int | None = None
     batch_size: int | None = None
@@ -90,6 +92,29 @@ def revision_for(options: RunOptions, run: Run | None) -> str | None:
     may have gone on since."""
     begun = run.revision if run is not None and run.model == options.model else None
     return options.revision or begun
+
+
+def check_words(options: RunOptions, folder: Path) -> None:
+    """Raises UnknownToken or BadArgument if words that are to be tracked are none of a model folder's vocabulary."""
+    from transformers import AutoConfig
+
+    from vlq.workers.models import load_processor
+    from vlq.workers.models.vocabulary import vocabulary_table
+
+    tokenizer = load_processor(options.model, folder).tokenizer
+    rows = AutoConfig.from_pretrained(folder).get_text_config().vocab_size
+    table = vocabulary_table(tokenizer, max(rows, len(tokenizer)))
+    tracked_tokens(options.track, parquet_bytes(table), tokenizer.backend_tokenizer.to_str().encode())
+
+
+def tracked_identity(options: RunOptions, store: Store) -> dict[str, Any]:
+    """The tokens that the words to be tracked mean in a cache's vocabulary. Raises UnknownToken, BadArgument."""
+    try:
+        vocabulary = store.read(VOCABULARY) if options.track else b""
+        tokenizer = store.read(TOKENIZER) if options.track else b""
+    except FileNotFoundError:  # which the worker's description will tell
+        return {}
+    return {"tracked": tuple(token.id for token in tracked_tokens(options.track, vocabulary, tokenizer))}
 
 
 def check_identity(run: Run, wanted: dict[str, Any], cache: str) -> None:

@@ -47,6 +47,7 @@ TOPK = pa.schema(
         ("logprob", pa.float32()),
     ]
 )
+TRACKED = TOPK.set(TOPK.get_field_index("rank"), pa.field("rank", pa.uint32()))
 CELLS = pa.schema([("image", pa.uint32()), ("top1", pa.binary())])
 REST = pa.schema([("image", pa.uint32()), ("layer", pa.uint16()), ("kth", pa.float32()), ("rest", pa.float32())])
 # Sorted columns are long runs, which dictionaries with run lengths store in almost nothing.
@@ -74,6 +75,10 @@ def postings_of(run: Run, first_image: int, readings: Mapping[str, np.ndarray]) 
         tables[f"{site}_top1"] = top1_postings(token[..., 0], logprob[..., 0], first_image, run.no_id)
         tables[f"{site}_topk"] = topk_postings(token, logprob, first_image, run.no_id)
         tables[f"{site}_rest"] = unstored_rest(token, logprob, first_image, run.no_id, run.read_layers)
+        if run.tracked:
+            stored, own = stored_at(site)
+            values, ranks = (readings[f"{stored}/tracked_{name}"][:, :, own] for name in ("logprob", "rank"))
+            tables[f"{site}_tracked"] = tracked_postings(values, ranks, first_image, run.tracked)
         if site == "patch":
             tables[PATCH_CELLS] = image_cells(token[..., 0], first_image, run.no_id, run.read_layers)
     return tables
@@ -83,7 +88,7 @@ def readings_of(
     run: Run, first_image: int, images: int, lengths: Mapping[str, int], tables: Mapping[str, pa.Table]
 ) -> dict[str, np.ndarray]:
     """The arrays that a shard's postings were made of, as far as they say it: `token`, `logprob` and `top1` of each
-    site whose table of all stored readings there is; as `schema.array_specs` has them."""
+    site whose table of all stored readings there is, and those of tracked tokens; as `schema.array_specs` has them."""
     readings = {}
     for spec in array_specs(run, images, lengths):
         site, name = spec.name.split("/")
@@ -94,6 +99,13 @@ def readings_of(
             readings[spec.name] = values
             if name == "token":
                 readings[f"{site}/top1"] = np.ascontiguousarray(values[..., 0])
+        if (table := tables.get(f"{site}_tracked")) is not None and name.startswith("tracked_"):
+            values = np.full(spec.shape, spec.fill, spec.dtype)
+            token, image, layer, position = (table[at].to_numpy() for at in ("token", "image", "layer", "position"))
+            values[image - first_image, layer, position, np.searchsorted(run.tracked, token)] = table[
+                name.removeprefix("tracked_")
+            ].to_numpy()
+            readings[spec.name] = values
     return readings
 
 
@@ -113,6 +125,23 @@ def topk_postings(token: np.ndarray, logprob: np.ndarray, first_image: int, no_i
             np.ascontiguousarray(logprob).reshape(-1)[order].astype(np.float32),
         ],
         schema=TOPK,
+    )
+
+
+def tracked_postings(logprob: np.ndarray, rank: np.ndarray, first_image: int, tracked: Sequence[int]) -> pa.Table:
+    """One row per tracked token and reading, from log-probabilities and ranks (image, layer, position, tracked)."""
+    ranks = np.ascontiguousarray(np.moveaxis(rank, -1, 0))
+    token, image, layer, position = there = np.nonzero(ranks)  # sorted by these; a rank of 0 is no reading
+    return pa.table(
+        [
+            np.array(tracked, np.uint32)[token],
+            (image + first_image).astype(np.uint32),
+            layer.astype(np.uint16),
+            position.astype(np.uint16),
+            ranks[there].astype(np.uint32),
+            np.moveaxis(logprob, -1, 0)[there].astype(np.float32),
+        ],
+        schema=TRACKED,
     )
 
 
@@ -213,13 +242,15 @@ def stable_order(ids: np.ndarray) -> np.ndarray:
 
 def open_writer(sink: io.BytesIO | str, schema: pa.Schema) -> pq.ParquetWriter:
     """A Parquet writer for an index table's rows, the same for every file: small, the same bytes for the same rows."""
+    # Ranks among the whole vocabulary are too many different ones for a dictionary.
+    encoding = _ENCODING | ({"rank": "BYTE_STREAM_SPLIT"} if schema.equals(TRACKED) else {})
     return pq.ParquetWriter(
         sink,
         schema,
         compression="zstd",
         compression_level=3,
-        use_dictionary=[name for name in schema.names if name in _DICTIONARY],
-        column_encoding={column: way for column, way in _ENCODING.items() if column.split(".")[0] in schema.names},
+        use_dictionary=[name for name in schema.names if name in _DICTIONARY and name not in encoding],
+        column_encoding={column: way for column, way in encoding.items() if column.split(".")[0] in schema.names},
         write_statistics=["image"] if schema.equals(CELLS) else True,  # of whole images they'd be large
     )
 

@@ -135,6 +135,8 @@ def command_of(run: Run, url: str) -> str:
     }
     if len(run.read_layers) < run.layers:
         options["--layers"] = layers_option(run.read_layers)
+    if run.tracked:
+        options["--track"] = ",".join(map(str, run.tracked))
     return f"vlq run IMAGES {' '.join(f'{name} {shlex.quote(value)}' for name, value in options.items())}"
 
 

@@ -106,7 +106,8 @@ def _compare(
         return
     group = cache.group(commit.shard)
     for site in run.at:
-        names, layers = ("token", "logprob", "top1", "lse", "entropy"), list(run.read_layers)
+        names, layers = ["token", "logprob", "top1", "lse", "entropy"], list(run.read_layers)
+        names += ["tracked_logprob"] if run.tracked else []  # ranks follow from these and their neighbours
         # A shard has room for the image with most positions. Whether an answer is as long as before was told above.
         own = min(positions_of(image, site), positions_of(now, site)) if site in run.uneven else None
         old = {name: np.asarray(group[f"{site}/{name}"][row])[layers, :own] for name in names}  # type: ignore[index]
@@ -130,7 +131,7 @@ def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) 
     Ids may change places with neighbours that are as probable, and the last one with one that is not stored.
     """
     tolerance = max(TOLERANCE[run.dtype], MIXED.get(run.quantized or "", 0.0))
-    for name in ("logprob", "lse", "entropy"):
+    for name in sorted(old.keys() - {"token", "top1"}):
         a, b = old[name].astype(np.float64), new[name].astype(np.float64)
         with np.errstate(invalid="ignore"):
             far = ~(np.abs(a - b) <= tolerance)  # also where one of them is no number

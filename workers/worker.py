@@ -6,19 +6,22 @@ import platform
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from vlq.query.errors import BadArgument, RunError
 from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, Commit, Run, digest_of
 from vlq.query.store import open_store
+
+if TYPE_CHECKING:
+    from vlq.query.tokens import Token
 
 DECODERS = 4
 """Threads that fetch and decode images ahead of the model."""
@@ -49,6 +52,7 @@ class Setup:
     compiled: bool = False
     device_map: str | None = None  # auto spreads a model over the worker's GPUs; it decides no bits
     layers: tuple[int, ...] = ()  # to be read, ascending; none: all
+    track: tuple[str, ...] = ()  # words whose tokens are tracked
 
 
 @dataclass(frozen=True)
@@ -226,17 +230,22 @@ def describe(setup: Setup, model: Any) -> Description:
     """What a loaded `LensModel` says of itself and of the run that it would begin."""
     from vlq.query.tables import parquet_bytes
     from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
+    from vlq.workers.tracked import tracked_tokens
 
     table = vocabulary_table(model.tokenizer, model.vocabulary_size)
     vocabulary, tokenizer = parquet_bytes(table), model.tokenizer.backend_tokenizer.to_str().encode()
     checksums = {VOCABULARY: digest_of(vocabulary), TOKENIZER: digest_of(tokenizer)}
-    run = replace(describe_run(setup, model, vocabulary_hash(table)), checksums=checksums)
+    tracked = tracked_tokens(setup.track, vocabulary, tokenizer)
+    run = replace(describe_run(setup, model, vocabulary_hash(table), tracked), checksums=checksums)
     return Description(run, vocabulary, tokenizer)
 
 
-def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
-    """The record of a run with this model, as `run.json` will hold it. `model` is a `LensModel`. Raises BadArgument if
-    it lacks a layer that is asked for."""
+def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequence[Token] = ()) -> Run:
+    """The record of a run with this model, as `run.json` will hold it.
+
+    `model` is a `LensModel`, `tracked` are the tokens that `setup.track` means. Raises BadArgument if the model lacks a
+    layer that is asked for.
+    """
     from vlq.workers.lens import default_block
     from vlq.workers.models.files import commit_of, model_hash, resolve
     from vlq.workers.models.weights import decisive_packages
@@ -252,6 +261,8 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
         prompt_ids=model.prompt_ids,
         layers=model.layers,
         read_layers=read_layers(setup.layers, model.layers),
+        tracked=tuple(token.id for token in tracked),
+        tracked_pieces=tuple(token.piece for token in tracked),
         grid=model.grid,
         patches=model.most_patches,
         k=k,
@@ -271,7 +282,7 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str) -> Run:
         compiled=setup.compiled,
         versions={name: version(name) for name in packages} | {"python": platform.python_version()},
     )
-    largest = max(run.positions.values()) * run.layers * k * 4
+    largest = max(run.positions.values()) * run.layers * max(k, len(tracked)) * 4
     return replace(run, shard_size=min(setup.shard_size, max(1, SHARD_OBJECT_BYTES // largest)))
 
 

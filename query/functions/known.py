@@ -12,7 +12,7 @@ from vlq.query.bounds import HIGH, LOW
 from vlq.query.compile import Compiler, Relation, Rest, indented
 from vlq.query.functions.phrases import WHERE, qualified
 from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, PATCHES, PIECES, PLACE, TOKEN
-from vlq.query.functions.sources import asked, check_site, token_positions
+from vlq.query.functions.sources import asked, check_site, is_tracked, token_positions
 from vlq.query.parameters import Choice, Optional, Parameter
 from vlq.query.patches import INSIDE, Every, Numbered
 from vlq.query.registry import Function
@@ -29,8 +29,34 @@ from vlq.query.summary import (
 )
 
 
+def compile_tracked(bound: Bound, compiler: Compiler) -> Relation:
+    """A row for each position: of tracked tokens all is known."""
+    name = bound.function.name
+    keys, shown = _keys(bound)
+    conditions = [compiler.tokens(bound.token.ids), *asked(bound, compiler)]
+    table = compiler.table(f"{bound['at']}_tracked", bound.token.ids)
+    if bound.patches is not None:
+        table += f" {bound.patches.mask(compiler)}"
+        conditions.append(INSIDE)
+    rank, prob, group = "rank", "exp(logprob)", ""
+    if len(bound.token.ids) > 1:
+        rank, prob, group = "min(rank)", "least(fsum(exp(logprob)), 1)", "\nGROUP BY image, layer, position"
+    values = f"{rank}::INTEGER AS rank" + (f", {prob} AS prob" if name == "prob" else "")
+    sql = f"""\
+SELECT *, {name} AS {LOW}, {name} AS {HIGH}
+FROM (
+  SELECT {shown}, {values}
+  FROM {table}
+  WHERE {indented(" AND ".join(conditions))}{indented(group)}
+)"""
+    columns = ("rank", LOW) if name == "rank" else ("prob", HIGH, "rank")
+    return Relation(sql, keys, columns, name, ("answer.layer",), bounded=True)
+
+
 def compile_rank(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each position that has one of the tokens among its k best. Elsewhere their ranks are above k."""
+    if is_tracked(bound):
+        return compile_tracked(bound, compiler)
     readings = token_positions(bound.given(rank=bound.run.k, min_prob=None), compiler)
     keys, shown = _keys(bound)
     sql = f"SELECT {shown}, rank::INTEGER AS rank, rank AS {LOW}, rank AS {HIGH}\nFROM (\n  {indented(readings)}\n)"
@@ -46,6 +72,8 @@ def compile_prob(bound: Bound, compiler: Compiler) -> Relation:
     Of the tokens that it has not, each is at most as probable as any that it has and as the last of its k best, and all
     together as what these leave.
     """
+    if is_tracked(bound):
+        return compile_tracked(bound, compiler)
     keys, shown = _keys(bound)
     site, tokens = bound["at"], len(bound.token.ids)
     conditions = [compiler.tokens(bound.token.ids), *asked(bound, compiler)]
@@ -101,7 +129,8 @@ def _rest(bound: Bound, bounds: str, compiler: Compiler) -> Rest:
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     """How many readings have the token among their k best, at which layers, and what it is there.
 
-    `readings` is of how many, None if images have patches of their own, or different numbers of positions.
+    `readings` is of how many, None if images have patches of their own, or different numbers of positions. `source` is
+    what tells of the others: bounds, or of tracked tokens the values themselves.
     """
     stored = _stored(bound, rows)
     values = [row[bound.function.name] for row in stored]
@@ -115,7 +144,13 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 def totals(bound: Bound) -> dict[str, str]:
     name = bound.function.name
     best = "min" if name == "rank" else "max"
-    return layer_totals_sql(f"{name} IS NOT NULL") | {"median": f"median({name})", "best": f"{best}({name})"}
+    if not is_tracked(bound):
+        return layer_totals_sql(f"{name} IS NOT NULL") | {"median": f"median({name})", "best": f"{best}({name})"}
+    among = f"rank <= {bound.run.k}"
+    return layer_totals_sql(among) | {
+        "median": f"median({name}) FILTER ({among})",
+        "best": f"{best}({name}) FILTER ({among})",
+    }
 
 
 def sum_up(bound: Bound, totals: Totals, images: int) -> Summary:
@@ -128,11 +163,14 @@ def sum_up(bound: Bound, totals: Totals, images: int) -> Summary:
         "readings": None if positions is None else images * len(bound.layers.layers) * positions,
         f"median_{name}": totals["median"],
         f"best_{name}": totals["best"],
+        "source": "tracked" if is_tracked(bound) else f"the {bound.run.k} best",
     }
 
 
 def _stored(bound: Bound, rows: Rows) -> Rows:
-    """The rows of positions where something is stored."""
+    """The rows of positions where something is among the k best."""
+    if is_tracked(bound):
+        return [row for row in rows if row["rank"] <= bound.run.k]
     return [row for row in rows if row[bound.function.name] is not None]
 
 
@@ -142,7 +180,7 @@ def contrast(bound: Bound, summary: Summary, rows: Rows, others: Others) -> Summ
 
 
 def headline(bound: Bound, summary: Summary) -> str:
-    among = f"among the {bound.run.k} best{WHERE[bound['at']]}"
+    among = f"{'tracked; ' if is_tracked(bound) else ''}among the {bound.run.k} best{WHERE[bound['at']]}"
     read = f"{bound.token.label}{qualified(bound)}: {among}"
     there = partial(_there, bound)
     images, more = count(summary["images"], "image"), placed(summary) + held_against(summary, there)
@@ -159,10 +197,16 @@ def _there(bound: Bound, summary: Summary) -> str:
     return f"median probability there {summary['median_prob']:.3g}, highest {summary['best_prob']:.3g}"
 
 
+EXACT = "{} is tracked: its {} is exact at every reading, and each has a row."
+"""What is to be known of an answer about tracked tokens."""
+
+
 def notes_of_rank(bound: Bound) -> list[str]:
     k = bound.run.k
     if k == bound.run.vocabulary_size:
         return []
+    if is_tracked(bound):
+        return [EXACT.format(bound.token.label, "rank")]
     return [f"Where {bound.token.label} is not among a reading's {k} best, its rank is above {k}."]
 
 
@@ -170,6 +214,8 @@ def notes_of_prob(bound: Bound) -> list[str]:
     k, tokens = bound.run.k, len(bound.token.ids)
     if k == bound.run.vocabulary_size:
         return []
+    if is_tracked(bound):
+        return [EXACT.format(bound.token.label, "probability")]
     most = f"Where {bound.token.label} is not among a reading's {k} best, its probability is at most {_most(bound):.3g}"
     if bound["missing"] is None:
         most += ", often far less: missing='bound' lists the bounds"
@@ -189,7 +235,7 @@ RANK = Function(
     name="rank",
     parameters=(TOKEN, LAYERS, AT, PATCHES, MISSING, IMAGES, AGAINST, PIECES),
     positional=1,
-    documentation="At every position the token's rank: exact among the stored k best, elsewhere above k.",
+    documentation="At every position the token's rank: exact if tracked or among the k best, elsewhere above k.",
     example="rank('dog') <= 3",
     check=check_site,
     compile=compile_rank,
@@ -204,7 +250,7 @@ PROB = Function(
     name="prob",
     parameters=(TOKEN, LAYERS, AT, PATCHES, MISSING, IMAGES, AGAINST, PIECES),
     positional=1,
-    documentation="At every position the token's probability: exact among the stored k best, elsewhere bounded.",
+    documentation="At every position the token's probability: exact if tracked or among the k best, else bounded.",
     example="prob('dog') > prob('cat')",
     check=check_site,
     compile=compile_prob,

@@ -55,7 +55,7 @@ def named(token: int, piece: str | None) -> str:
 def unstored(bound: Bound) -> list[str]:
     """The bound on what the stored tokens leave out of a set's probability."""
     ids, k = bound.token.ids, bound.run.k
-    if len(ids) == 1 or bound["min_prob"] is None or bound.run.vocabulary_size == k:
+    if len(ids) == 1 or bound["min_prob"] is None or bound.run.vocabulary_size == k or {*ids} <= {*bound.run.tracked}:
         return []
     # The k stored tokens each have at least the k-th's probability, so that is at most 1/k.
     most = min(len(ids) - 1, bound.run.vocabulary_size - k) / k

@@ -95,9 +95,19 @@ def token_cells(bound: Bound, compiler: Compiler) -> str:
     return f"SELECT image, layer, position FROM (\n  {indented(token_positions(bound, compiler))}\n)"
 
 
+def is_tracked(bound: Bound) -> bool:
+    """Whether all is known of each of the tokens at every position."""
+    return {*bound.token.ids} <= {*bound.run.tracked}
+
+
 def token_positions(bound: Bound, compiler: Compiler) -> str:
-    """The positions that read the token at each layer: image, layer, position, rank, logprob."""
-    table = compiler.table(f"{bound['at']}_topk", bound.token.ids)
+    """The positions that read the token at each layer: image, layer, position, rank, logprob.
+
+    Where the k best tell all that is asked, they are the fewer rows.
+    """
+    beyond = bound["rank"] > bound.run.k
+    tracked = is_tracked(bound) and (beyond or len(bound.token.ids) > 1)
+    table = compiler.table(f"{bound['at']}_{'tracked' if tracked else 'topk'}", bound.token.ids)
     conditions = _conditions(bound, compiler)
     if bound.patches is not None:
         table += f" {bound.patches.mask(compiler)}"
@@ -106,13 +116,22 @@ def token_positions(bound: Bound, compiler: Compiler) -> str:
     # Of a set the best rank counts, and the probabilities add up.
     rank, probability = ("min(rank)", "fsum(exp(logprob))") if is_set else ("rank", "exp(logprob)")
     narrowed = []
-    if bound["rank"] < bound.run.k:
+    if bound["rank"] < bound.run.k or beyond:
         narrowed.append(f"{rank} <= {compiler.value('rank', bound['rank'])}")
     if bound["min_prob"] is not None:
         narrowed.append(f"{probability} >= {compiler.value('min_prob', bound['min_prob'])}")
     if not is_set:
         return f"SELECT image, layer, position, rank, logprob FROM {table}\nWHERE {' AND '.join(conditions + narrowed)}"
-    if bound["rank"] == 1 < bound.run.k:
+    if tracked and not beyond:
+        # Of the k best there are far fewer rows.
+        best = compiler.table(f"{bound['at']}_topk", bound.token.ids)
+        if bound.patches is not None:
+            best += f" {bound.patches.mask(compiler)}"
+        among = " AND ".join([*conditions, f"rank <= {compiler.value('rank', bound['rank'])}"])
+        conditions.append(
+            f"(image, layer, position) IN (\n  SELECT image, layer, position FROM {best} WHERE {among}\n)"
+        )
+    elif bound["rank"] == 1 < bound.run.k:
         # Most of a frequent token's readings are of other ranks: where they are alone they are left out first.
         at_rank_1 = " AND ".join([*conditions, f"rank = {compiler.value('rank', 1)}"])
         at_rank_1 = f"SELECT image, layer, position FROM {table} WHERE {at_rank_1}"

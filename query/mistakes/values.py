@@ -123,6 +123,19 @@ RANK_ABOVE_K = Mistake(
         ),
     ),
 )
+RANK_UNTRACKED = Mistake(
+    BadArgument,
+    "rank: this cache holds the {k} best tokens of a reading, and every rank of {tracked}. Got {got}.",
+    "Ask for rank={k} at most, or for tracked tokens alone.",
+    (
+        Example(
+            "first_layer('cat', rank=⟦50⟧)",
+            "rank: this cache holds the 20 best tokens of a reading, and every rank of ▁dog (286), ▁ear (287). Got 50.",
+            "Ask for rank=20 at most, or for tracked tokens alone.",
+            cache="tracked",
+        ),
+    ),
+)
 NO_LAYER = Mistake(
     BadArgument,
     "{name}: there is no layer {got}. This cache has the layers 0 (the embedding) to {last}.",

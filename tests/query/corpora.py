@@ -65,6 +65,20 @@ SHAPES: dict[str, dict[str, Any]] = {
         "seed": 7,
         "failed": [6],
     },
+    "tracked": {
+        "run": {"grid": (2, 4), "layers": 4, "k": 3, "tracked": (0, 1, 2, 5, 11), "tracked_pieces": ("",) * 5},
+        "images": 9,
+        "seed": 9,
+        "failed": [4],
+    },
+    "tracked, not compacted": {
+        "run": {"grid": None, "patches": 9, "layers": 5, "read_layers": (0, 2, 3), "k": 2, "dtype": "float16"}
+        | {"tracked": (1, 3, 4), "tracked_pieces": ("",) * 3},
+        "images": 7,
+        "seed": 10,
+        "failed": [5],
+        "seal": False,
+    },
     "some layers": {
         "run": {"grid": (3, 2), "layers": 8, "read_layers": (1, 2, 4, 6), "k": 3, "vocabulary_size": len(WORDS) + 8},
         "images": 9,
@@ -162,7 +176,7 @@ def make_cases(folder: Path) -> dict[str, Case]:
         good[options.get("failed", [])] = False
         made[name] = Case(
             vlq.open(str(cache)),
-            {site: read_site(cache, shards, site, most_of(run, site)) for site in run.positions},
+            {site: read_site(cache, shards, site, most_of(run, site), run.tracked) for site in run.positions},
             [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)],
             good,
             labels,

@@ -88,6 +88,13 @@ def told(case: Case, site: str, function: str, ids: list[int], arguments: dict[s
             continue
         if places is not None and not places.mask[cell[0], cell[2]]:
             continue
+        if {*ids} <= {*case.run.tracked}:
+            every = [case.sites[site].tracked[id] for id in ids]
+            value = min(rank[cell] for rank, _ in every)
+            if function == "prob":
+                value = min(1, fsum(np.exp(np.float64(logprob[cell])) for _, logprob in every))
+            found.value[cell] = found.low[cell] = found.high[cell] = value
+            continue
         ranks = [rank for rank in range(k) if token[cell][rank] in ids]
         if function == "rank":
             found.value[cell] = ranks[0] + 1 if ranks else np.nan
@@ -155,6 +162,7 @@ def test_equals_brute_force(
     assert order == sorted(order)
 
     summary = result.summary
+    stored &= case.sites[site].cells(ids)[0] <= case.run.k
     assert summary["stored"] == stored.sum()
     places = arguments["patches"]
     of_each = (

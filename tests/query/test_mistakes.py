@@ -95,6 +95,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_cache(folder / "other", make_run(prompt_ids=(0, 1)), images=2, columns={"label": [1, 2]})
     pieces = {"▁": 0, "▁dog": 1, "d": 2, "o": 3, "g": 4}
     save(folder / "layers", vocabulary, text, layers=33, read_layers=(0, 8, *range(16, 33)), images=2)
+    save(folder / "tracked", vocabulary, text, k=20, images=2, tracked=(286, 287), tracked_pieces=("▁dog", "▁ear"))
     bare = Tokenizer(models.BPE(vocab=pieces, merges=[]))  # which has nothing for what it does not know
     save(
         folder / "twins",

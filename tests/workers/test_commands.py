@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from vlq.query.cache import Cache
 from vlq.query.cli import main
 from vlq.query.errors import BadArgument
 from vlq.query.store import open_store
-from vlq.workers.commands import parse_layers, parse_sites, report
+from vlq.workers.commands import parse_layers, parse_sites, parse_track, report
 
 from ..synthetic import make_cache
 from .conftest import save_images
@@ -275,6 +276,45 @@ def test_layers() -> None:
     for wrong in ("-1", "3:1", "1:2:3", "one", "1,,2", ":4", "1.5"):
         with pytest.raises(BadArgument, match="--layers are numbers from 0"):
             parse_layers(wrong)
+
+
+def test_words_to_track(tmp_path: Path) -> None:
+    assert parse_track("") == ()
+    assert parse_track("dog, ear,dog,17") == ("dog", "ear", "17")
+    words = tmp_path / "words"
+    words.write_text("# animals\ndog\n\nDog  # the same\n ▁cat\n")
+    assert parse_track(str(words)) == ("dog", "Dog", "▁cat")
+    for wrong, message in (
+        (" , ", "there is no word in it"),
+        ("words.txt", "there is no file"),
+        ("a/b", "no file a/b"),
+    ):
+        with pytest.raises(BadArgument, match=message):
+            parse_track(wrong)
+
+
+def test_tracked_words_through_a_whole_run(
+    vlq: Vlq, tmp_path: Path, tiny_model: Path, images: Path, one_ray: None
+) -> None:
+    cache = tmp_path / "cache"
+    command = ("run", images, "--model", tiny_model, "--cache", cache, "--k", "4", "--limit", "3")
+    code, _, said = vlq(*command, "--track", "dog,dachshund")
+    assert (code, said.startswith("vlq: 'dachshund' is not one token of this vocabulary: it is spelled ")) == (2, True)
+    code, _, said = vlq(*command, "--track", "dog,1000000")
+    assert (code, said.startswith("vlq: --track: there is no token 1000000.")) == (2, True)
+    assert not cache.exists()
+    code, _, said = vlq(*command, "--track", "dog,3")
+    assert code == 0, said
+    _, out, _ = vlq("info", "--cache", cache)
+    assert re.search(r"^tracked +\S+ \(3\), ▁dog \(\d+\)", out, re.MULTILINE), out
+    assert vlq(*command, "--track", "3,DOG")[0] == 0  # the same tokens
+    code, _, said = vlq(*command)
+    assert (code, "tracked: the cache has 3," in said) == (2, True)
+    code, _, said = vlq(*command, "--track", "nothere")
+    assert (code, "'nothere'" in said) == (2, True)
+    code, out, _ = vlq("rank('dog') > 4", "--cache", cache)
+    assert code == 0
+    assert "of 192 patches for which it can be said" in out.splitlines()[0]  # 3 images, 4 layers, 16 patches
 
 
 def test_layers_that_the_model_does_not_have(vlq: Vlq, tmp_path: Path, tiny_model: Path, images: Path) -> None:

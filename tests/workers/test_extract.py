@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -236,6 +237,25 @@ def test_answers_at_the_layers_that_are_asked_for(
     for name, values in arrays.items():
         layers = (slice(None), [1, 2]) if name.split("/")[0] in asked.at else ([1, 2],)
         assert np.array_equal(values[layers], every[name][layers], equal_nan=values.dtype.kind == "f"), name
+
+
+@pytest.mark.parametrize("shape", [{}, {"read_layers": (1, 3)}, {"at": ("patch", "prompt", "answer"), "answer": 3}])
+def test_tracked_tokens_are_what_a_full_vocabulary_says(
+    model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor, shape: dict[str, Any]
+) -> None:
+    tracked = (0, 3, run.vocabulary_size - 1)
+    every, _ = read(model, replace(run, **shape, k=run.vocabulary_size), corpus, decoders)
+    some = replace(run, **shape, tracked=tracked)
+    arrays, _ = read(model, some, corpus, decoders)
+    for site in some.at:
+        token = every[f"{site}/token"]
+        for at, id in enumerate(tracked):
+            place = np.argwhere(token == id)  # one row a reading, in the order of readings
+            rank, logprob = (arrays[f"{site}/tracked_{name}"][..., at] for name in ("rank", "logprob"))
+            assert np.array_equal(rank > 0, (token == id).any(-1))
+            assert np.array_equal(rank[rank > 0], place[:, -1] + 1)
+            assert np.array_equal(logprob[rank > 0], every[f"{site}/logprob"][tuple(place.T)])
+            assert np.isnan(logprob[rank == 0]).all()
 
 
 def test_states_that_are_no_numbers_name_image_and_layer(

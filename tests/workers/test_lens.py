@@ -50,6 +50,25 @@ def test_readings_equal_a_full_softmax(seed: int, n: int, vocabulary: int, k: in
     np.testing.assert_allclose(readings.mass.numpy(), weights.double().numpy() @ np.exp(exact), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("levels", [1, 3, 10**6])
+def test_tracked_tokens_equal_a_full_sort(levels: int, dtype: torch.dtype) -> None:
+    """Whether they are among the k best or not; of equal ones the lower id is before the higher."""
+    logits = torch.randint(-levels, levels + 1, (41, 300), generator=torch.Generator().manual_seed(4)) * (8 / levels)
+    logits[3, 7:20] = torch.tensor([0.0, -0.0]).repeat(7)[:13]
+    logits = logits.to(dtype)
+    tracked = (0, 7, 8, 150, 299)
+    readings = Lens(clone, 5, 16, tracked).read(0, logits, torch.ones(1, 41))
+    rank = np.argsort(stable_order(logits), axis=-1)[:, list(tracked)] + 1
+    assert np.array_equal(readings.tracked_rank.numpy(), rank)
+    exact = torch.log_softmax(logits.double(), -1).numpy()[:, list(tracked)]
+    np.testing.assert_allclose(readings.tracked_logprob.numpy(), exact, atol=1e-5)
+    assert readings.tracked_logprob.dtype == torch.float32
+    for row, at in np.argwhere(rank <= 5):  # the same bits as among the k best
+        assert readings.token[row, rank[row, at] - 1] == tracked[at]
+        assert readings.logprob[row, rank[row, at] - 1] == readings.tracked_logprob[row, at]
+
+
 WAYS = {
     "numpy": numpy_top,
     "torch": partial(torch_top, ties_are_rare=True),

@@ -29,6 +29,7 @@ from vlq.workers.plan import first_plan
 from vlq.workers.repair import repair
 from vlq.workers.rerun import rerun
 from vlq.workers.shard import write_shard
+from vlq.workers.tracked import tracked_tokens
 from vlq.workers.verify import Finding, verify
 from vlq.workers.worker import Setup, describe_run
 
@@ -73,7 +74,8 @@ def make_cache(
     """The model that lies at a path reads the images into one shard."""
     table = vocabulary_table(model.tokenizer, model.vocabulary_size)
     setup = Setup(str(path), PROMPT, 4, ("patch", "prompt"), "cpu", "auto", 1, 2, IMAGES, **options)
-    run = describe_run(setup, model, vocabulary_hash(table))
+    tracked = tracked_tokens(setup.track, parquet_bytes(table), None)
+    run = describe_run(setup, model, vocabulary_hash(table), tracked)
     store = open_store(str(folder), create=True)
     store.create(VOCABULARY, parquet_bytes(table))
     store.create(RUN, run.to_bytes())
@@ -130,6 +132,26 @@ def test_some_layers(images: Path, tmp_path: Path, tiny_model: Path, model: Lens
     assert tokens.read_bytes() == before
     harmed = make_cache(tmp_path / "harmed", tiny_model, model, images, nudge("patch/lse", (2, 3, 5), 1), layers=(1, 3))
     (finding,) = findings(harmed)
+    assert finding.where == "image 2 (0002.png), layer 3, patch 5"
+
+
+def test_tracked_tokens(images: Path, tmp_path: Path, tiny_model: Path, model: LensModel) -> None:
+    cache = make_cache(tmp_path / "sound", tiny_model, model, images, track=("dog", "3"))
+    assert findings(cache) == []
+    assert [*verify(Cache.open(str(cache)), lambda what, done, of: None)] == []
+    before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    rebuild(open_store(str(cache)), Cache.open(str(cache)).run)
+    assert {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()} == before
+    harmed = [*cache.glob("shards/*/p*/tracked_*/c/**/0"), next(cache.glob("postings/*/last_tracked.parquet"))]
+    assert len([path for path in harmed if path.is_file()]) == 5
+    for path in harmed:
+        if path.is_file():
+            path.unlink()
+            mended = [str(found) for found in repair(Cache.open(str(cache)), None, lambda what, done, of: None)]
+            assert any("made again of the" in text for text in mended), mended
+    assert {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()} == before
+    wrong = nudge("patch/tracked_logprob", (2, 3, 5, 1), 1)
+    (finding,) = findings(make_cache(tmp_path / "harmed", tiny_model, model, images, wrong, track=("dog", "3")))
     assert finding.where == "image 2 (0002.png), layer 3, patch 5"
 
 

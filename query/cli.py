@@ -15,11 +15,17 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from vlq.query.errors import VlqError
 from vlq.query.extras import missing_extra
 from vlq.query.mistakes.elsewhere import NO_COMMAND
+
+if TYPE_CHECKING:
+    import typer
+
+    Load = Callable[[], Callable[..., None] | typer.Typer]
+    """What loads a command, or a group of them."""
 
 COMPLETION = "_VLQ_COMPLETE"
 """Set where a shell asks how words may go on: complete_bash, ..., or for its script: source_bash, ..."""
@@ -93,7 +99,7 @@ def _query(arguments: Sequence[str]) -> None:
     deliver(result, form, options.output, drawn)
 
 
-def _commands() -> dict[str, Callable[[], Callable[..., None]]]:
+def _commands() -> dict[str, Load]:
     """What loads each command: its room may need packages that are not here."""
     from importlib.metadata import entry_points
 
@@ -122,8 +128,12 @@ def _complete(instruction: str) -> None:
     _run(commands, named)
 
 
-def _about(load: Callable[[], Callable[..., None]]) -> str:
-    return (load().__doc__ or "").partition("\n")[0]
+def _about(load: Load) -> str:
+    import typer
+
+    command = load()
+    text = command.info.help if isinstance(command, typer.Typer) else command.__doc__
+    return (text or "").partition("\n")[0]
 
 
 def _command(arguments: Sequence[str]) -> None:
@@ -141,7 +151,7 @@ def _command(arguments: Sequence[str]) -> None:
     _run(commands, arguments)
 
 
-def _run(commands: Mapping[str, Callable[[], Callable[..., None]]], arguments: Sequence[str]) -> None:
+def _run(commands: Mapping[str, Load], arguments: Sequence[str]) -> None:
     """Hands over to the command framework, with the command that the first argument names, or else all of them."""
     import typer
 
@@ -155,7 +165,11 @@ def _run(commands: Mapping[str, Callable[[], Callable[..., None]]], arguments: S
     )
     app.callback()(lambda: None)  # keeps the commands' names even if there is only one
     for name in arguments[:1] if set(arguments[:1]) & commands.keys() else commands:
-        app.command(name)(commands[name]())
+        command = commands[name]()
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     app(arguments, prog_name="vlq", standalone_mode=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.schema import READ_COLUMNS, layers_phrase
+from vlq.query.schema import READ_COLUMNS, LensSpec, layers_phrase
 
 if TYPE_CHECKING:
     from vlq.query.cache import Cache, Snapshot
@@ -25,7 +25,7 @@ def info(cache: Cache) -> dict[str, Any]:
         "revision": run.revision,
         "dtype": run.dtype,
         "quantized": run.quantized,
-        "lens": run.lens,
+        "lens": run.lens.plain(),
         "prompt": run.prompt,
         "layers": run.layers,
         "read_layers": list(run.read_layers),
@@ -94,7 +94,7 @@ def as_text(values: dict[str, Any]) -> str:
         ("cache", values["cache"]),
         ("model", f"{values['model']} ({', '.join(filter(None, made))})"),
         ("prompt", repr(values["prompt"])),
-        ("lens", values["lens"]),
+        ("lens", str(LensSpec.of(values["lens"]))),
         ("layers", f"{values['layers']}: 0 is the embedding, {last} the last block's output{read}"),
         ("grid", grid),
         ("k", f"{values['k']} tokens a reading"),

@@ -2,6 +2,7 @@
 
     run.json                          who made it: model, prompt, lens, k, axes (create-only: decides what the cache is)
     vocabulary.parquet                id -> piece and text; tokenizer.json beside it where the lens has a tokenizer
+    lens/<layer>-<hash>.safetensors   a tuned lens' translator for a layer, where the run reads with one
     plans/<hash>.parquet              every image, its shard, its user columns
     shards/<shard>-<hash>/zarr.json   a Zarr v3 group: one shard's readings
     images/<shard>-<hash>.parquet     its images: names, sizes, geometry, errors, user columns
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -44,6 +46,16 @@ STORED_SITES = ("patch", "prompt", "answer")
 
 SITES = ("patch", "last", "prompt", "answer")
 """Where tokens are asked for. `last` is the one position of `prompt` that most questions are about."""
+
+
+LENS = "lens"
+"""What the keys of translators begin with."""
+
+_TRANSLATOR = re.compile(rf"{LENS}/(\d+)-[0-9a-f]{{16}}\.safetensors")
+
+
+def translator_key(layer: int, digest: str) -> str:
+    return f"{LENS}/{layer:04d}-{digest[:16]}.safetensors"
 
 
 def plan_key(digest: str) -> str:
@@ -125,6 +137,41 @@ def parse_record(data: bytes, where: str) -> dict[str, Any]:
 # --- the run ---------------------------------------------------------------------------------------------------
 
 
+LENSES = ("logit", "head", "nearest", "tuned")
+"""How states become logits: by the model's norm and head; by its head alone; by their cosines to the input embeddings;
+by norm and head, behind an affine map that was trained for each layer."""
+
+
+@dataclass(frozen=True)
+class LensSpec:
+    """Which lens a run reads with. What is not compared follows from the model, or decides nothing."""
+
+    kind: str = "logit"  # of LENSES
+    temperature: float | None = field(default=None, compare=False)  # of `nearest`: what cosines are divided by
+    sha256: str | None = None  # of `tuned`: over its translators
+    source: str | None = field(default=None, compare=False)  # of `tuned`: the folder that it was taken from
+
+    def __str__(self) -> str:
+        if self.temperature is not None:
+            return f"{self.kind} (cosines divided by {self.temperature:.3g})"
+        if self.kind == "tuned":
+            return f"tuned ({(self.sha256 or '')[:12]}, from {self.source})"
+        return self.kind
+
+    def plain(self) -> str | dict[str, Any]:
+        """As JSON has it: its kind alone where that says all."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return self.kind if len(said) == 1 else said
+
+    @classmethod
+    def of(cls, value: Any) -> LensSpec:
+        """What was made plain. Raises TypeError if it is nothing of the kind."""
+        return cls(value) if isinstance(value, str) else cls(**value)
+
+
+LOGIT_LENS = LensSpec()
+
+
 @dataclass(frozen=True)
 class Run:
     """`run.json`. The fields of `identity()` must be equal for two runs to share a cache."""
@@ -143,7 +190,7 @@ class Run:
     vocabulary_hash: str
     dtype: str  # of the computation: float32, bfloat16, float16
     answer: int = 0  # so many tokens of the model's own answer at most, decoded greedily; 0 if it is not asked
-    lens: str = "logit"
+    lens: LensSpec = LOGIT_LENS
     image_processor: Mapping[str, Any] = field(default_factory=dict)
     shard_size: int = 32
     # Pinned at the first start: they decide the last bits, so a resume uses them as they are.
@@ -153,7 +200,7 @@ class Run:
     device: str = "cpu"  # kind: cpu or cuda
     attention: str = "sdpa"
     versions: Mapping[str, str] = field(default_factory=dict)
-    checksums: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of VOCABULARY and TOKENIZER, by key
+    checksums: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of objects beside it, by key
     read_layers: tuple[int, ...] = ()  # those that were read, ascending; given none, all of them
     quantized: str | None = None  # 4bit or 8bit: how the decoder's blocks were quantised
     revision: str | None = None  # the commit, of a model of the Hugging Face hub
@@ -210,6 +257,11 @@ class Run:
         return tuple(site for site in self.at if site != "answer")
 
     @property
+    def translators(self) -> dict[int, str]:
+        """Where the tuned lens' translators are, by layer. A layer without one is read by the logit lens."""
+        return {int(match[1]): key for key in self.checksums if (match := _TRANSLATOR.fullmatch(key))}
+
+    @property
     def id_dtype(self) -> str:
         """uint16 when every id and the fill value fit, else uint32."""
         return "uint16" if self.vocabulary_size < 0xFFFF else "uint32"
@@ -233,7 +285,7 @@ class Run:
         return digest_of(self.to_bytes())[:16]
 
     def to_bytes(self) -> bytes:
-        values = asdict(self)
+        values = asdict(self) | {"lens": self.lens.plain()}
         usual = {f.name: f.default for f in fields(self)} | {"read_layers": tuple(range(self.layers))}
         for name in self.LATER:
             if values[name] == usual[name]:
@@ -253,6 +305,7 @@ class Run:
             values["grid"] = values["grid"] and tuple(values["grid"])
             for name in ("read_layers", "tracked", "tracked_pieces"):
                 values[name] = tuple(values.get(name, ()))
+            values["lens"] = LensSpec.of(values["lens"])
             return cls(**{name: values[name] for name in known & values.keys()})
         except TypeError as error:
             raise CorruptCache(f"{where} is not a run's record: {error}.") from error

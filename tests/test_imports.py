@@ -85,7 +85,7 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_commands_are_listed_without_what_they_run_on() -> None:
-    code = "import vlq.workers.commands, vlq.workers.look.command, vlq.workers.upkeep"
+    code = "import vlq.workers.commands, vlq.workers.lenses.command, vlq.workers.look.command, vlq.workers.upkeep"
     assert not loaded_by(code) & {*HEAVY, "duckdb", "zarr"}
 
 

@@ -38,6 +38,9 @@ def run(
         bool,
         typer.Option("--compile", help="Compile the decoder's blocks, on a GPU: a minute, then faster."),
     ] = False,
+    lens: Annotated[
+        str, typer.Option(help="logit, head, nearest, or the folder or URL of a tuned lens (vlq lens train).")
+    ] = "logit",
     at: Annotated[str, typer.Option(help="What is read: patch, prompt, or both.")] = "patch,prompt",
     answer: Annotated[
         int, typer.Option(help="So many tokens of the model's own answer at most; they are read, too.", min=0)
@@ -89,6 +92,7 @@ def run(
         "quantize": None if quantize is None else quantizable(quantize),
         "revision": revision,
         "compiled": compilable(compiled, answer, device_map),
+        "lens": lens,
         "ray_address": ray_address,
         "gpus_per_worker": share_of_gpus(gpus_per_worker),
         "device_map": None if device_map is None else spread(device_map),

@@ -11,12 +11,14 @@ from typing import Any
 from vlq.query.cache import missing_shards, read_run
 from vlq.query.errors import StoreError
 from vlq.query.info import as_bytes
-from vlq.query.schema import Run, layers_phrase
+from vlq.query.schema import LENS, Run, layers_phrase
 from vlq.query.store import Store, open_store
 from vlq.query.tables import parquet_bytes
 from vlq.workers.compactor import FIRST
 from vlq.workers.corpus import list_images
 from vlq.workers.job import absolute, arrange
+from vlq.workers.lenses import lens_of
+from vlq.workers.lenses.choice import choose
 from vlq.workers.machine import Here, memory, resident
 from vlq.workers.merge import FAN_IN
 from vlq.workers.plan import (
@@ -83,8 +85,9 @@ def estimate(options: RunOptions, tracker: Tracker) -> Estimate:
     corpus = list_images(options.images, options.limit)
     store = _existing(options.cache)
     begun = None if store is None else read_run(store)
+    lens = choose(options.lens, begun)
     if store is not None and begun is not None:
-        check_identity(begun, known_identity(options, begun), options.cache)
+        check_identity(begun, known_identity(options, lens.spec, begun), options.cache)
         for note in pinned_notes(begun, options):
             tracker.say(note)
         plan = foreseen(store, begun, corpus)
@@ -94,26 +97,30 @@ def estimate(options: RunOptions, tracker: Tracker) -> Estimate:
         tracker.say("The Ray cluster is not asked: what follows is of this machine.")
     machine, room = Here(), memory()
     free = room.available if room else None
-    setup, most = arrange(options, begun, machine)
+    setup, most = arrange(options, lens, begun, machine)
     tracker.phase("loading the model")
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     with spent() as loading:
         model, description = load_model(setup)
     if description.note:
         tracker.say(description.note)
-    run, beside = begun or description.run, 0
+    run, beside, translators = begun or description.run, 0, None
     check_identity(run, description.run.identity(), options.cache)
     if begun is None:
         if store is not None:
             check_shards(store, run)
         plan = first_plan(corpus, run.shard_size)
-        beside = _bytes_beside(description, plan)
+        if lens.tuned is not None:
+            lens.tuned.check(options.model, run.model_hash)
+            translators = lens.tuned.in_memory()
+        beside = _bytes_beside(description, plan, translators)
     missing = [*range(plan.shards)] if store is None else missing_shards(store, plan.shards)
     rows = plan.rows_of_all(missing)
     weights = sum(tensor.nbytes for tensor in [*model.model.parameters(), *model.model.buffers()])
+    reader = lens_of(model, run, store if translators is None else translators)
     loaded = resident()
     tracker.phase("reading a few images")
-    sample = read_sample(model, run, rows, setup.calls)
+    sample = read_sample(model, reader, run, rows, setup.calls)
     workers, sizes = min(most(), len(missing)), sample.sizes
     need = None if loaded is None or sample.memory is None else loaded + round(sample.memory) + RAY
     image_bytes = sizes.arrays + sizes.postings + sizes.index + sizes.shard * len(missing) / rows.num_rows
@@ -164,10 +171,11 @@ def passes(shards: int) -> int:
     return max(1, ceil(log(shards, FAN_IN) - 1e-9))
 
 
-def _bytes_beside(description: Description, plan: Plan) -> int:
-    """What a new cache holds beside its shards and its index."""
+def _bytes_beside(description: Description, plan: Plan, translators: Store | None) -> int:
+    """What a new cache holds beside its shards and its index. `translators` holds a tuned lens'."""
     parts = (description.vocabulary, description.tokenizer or b"", parquet_bytes(plan.table))
-    return sum(map(len, parts)) + len(description.run.to_bytes())
+    of_lens = 0 if translators is None else sum(entry.size for entry in translators.list(LENS))
+    return sum(map(len, parts)) + len(description.run.to_bytes()) + of_lens
 
 
 def _existing(cache: str) -> Store | None:

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from vlq.query.cache import Cache, committed, latest_head
 from vlq.query.errors import BadArgument, CorruptCache
 from vlq.query.heads import planned
-from vlq.query.schema import HEADS, INTERIMS, Commit, Head, IndexManifest, head_key, manifest_key
+from vlq.query.schema import HEADS, INTERIMS, LENS, Commit, Head, IndexManifest, head_key, manifest_key
 from vlq.query.store import Entry, Store
 
 GRACE = 24 * 3600.0
@@ -134,6 +134,7 @@ class Named:
             if (match := _OF_INDEX.match(key))
             and (newest.sealed or (key.endswith(".json") and _shards(store, key) < shards))
         }
+        keys |= cache.run.checksums.keys()
         return cls(newest, commits, frozenset(keys), frozenset(superseded - indexes))
 
     def unwanted(self, entry: Entry, store: Store) -> str | None:
@@ -151,6 +152,8 @@ class Named:
             return "another plan holds" if images is None or images <= self.newest.images else None
         if entry.key.startswith("annotations/"):
             return "no head in use names it"
+        if entry.key.startswith(f"{LENS}/"):
+            return "not the run's lens"
         return None
 
 

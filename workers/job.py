@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from vlq.query.cache import Cache, committed, missing_shards, read_run
@@ -16,9 +17,10 @@ from vlq.query.store import Store, open_store
 from vlq.workers.compactor import Compactor
 from vlq.workers.corpus import list_images
 from vlq.workers.index import compact, publish
+from vlq.workers.lenses.choice import Choice, choose
 from vlq.workers.machine import cpu_count, fitting_workers, memory
 from vlq.workers.models import family_of, layers_of
-from vlq.workers.models.files import resolve, weight_bytes
+from vlq.workers.models.files import model_hash, resolve, weight_bytes
 from vlq.workers.plan import (
     BATCH_SIZE,
     SHARD_SIZE,
@@ -77,10 +79,12 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
             read_layers(options.layers, layers_of(folder))
         if options.track:
             check_words(options, folder)
+        check_lens(choose(options.lens, None), options, folder)
     store = open_store(options.cache, create=True)
     run = read_run(store)
+    lens = choose(options.lens, run)
     if run is not None:
-        known = known_identity(options, run) | tracked_identity(options, store)
+        known = known_identity(options, lens.spec, run) | tracked_identity(options, store)
         check_identity(run, known, options.cache)
         for note in pinned_notes(run, options):
             tracker.say(note)
@@ -89,12 +93,16 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
             return _outcome(store, run, head if head.sealed else seal(store, run, head, tracker), 0)
     with Pool(options.ray_address) as pool, interruptible():  # Ray sets signal handlers of its own
         tracker.phase("loading the model")
-        setup, room = arrange(options, run, pool)
+        setup, room = arrange(options, lens, run, pool)
         shards = -(-corpus.num_rows // setup.shard_size) if run is None else len(missing_shards(store, plan.shards))
         description = pool.start(setup, room, shards)
         if description.note:
             tracker.say(description.note)
         if run is None:
+            if lens.tuned is not None:
+                lens.tuned.check(options.model, description.run.model_hash)
+                tracker.phase("storing the tuned lens")
+                lens.tuned.put(store)
             run = begin(store, description)
         check_identity(run, description.run.identity(), options.cache)
         head, plan = settle(store, run, corpus, tracker.say)
@@ -124,7 +132,14 @@ class Machines(Protocol):
         """Cores."""
 
 
-def arrange(options: RunOptions, run: Run | None, machines: Machines) -> tuple[Setup, Callable[[], int]]:
+def check_lens(lens: Choice, options: RunOptions, folder: Path) -> None:
+    """Raises ModelError if a tuned lens is not whole, or of another model than the one in a folder."""
+    if lens.tuned is not None:
+        lens.tuned.check(options.model, model_hash(folder))
+        lens.tuned.check_files()
+
+
+def arrange(options: RunOptions, lens: Choice, run: Run | None, machines: Machines) -> tuple[Setup, Callable[[], int]]:
     """How workers are made, and what tells how many there may be. A run that has begun is gone on with as it is
     recorded.
 
@@ -167,6 +182,8 @@ def arrange(options: RunOptions, run: Run | None, machines: Machines) -> tuple[S
         gpus=options.gpus_per_worker if device == "cuda" else 0.0,
         device_map=options.device_map,
         compiled=run.compiled if run else options.compiled,
+        lens=lens.spec,
+        translators=lens.checksums,
         calls=2 if device == "cpu" else calls_beside(gpus, machines.cpus(), options.gpus_per_worker),
     )
 

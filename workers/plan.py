@@ -14,7 +14,18 @@ import pyarrow as pa
 
 from vlq.query.cache import committed, latest_head, read_run
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
-from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, Head, Run, digest_of, head_key, layers_option, plan_key
+from vlq.query.schema import (
+    RUN,
+    TOKENIZER,
+    VOCABULARY,
+    Head,
+    LensSpec,
+    Run,
+    digest_of,
+    head_key,
+    layers_option,
+    plan_key,
+)
 from vlq.query.store import Store, put
 from vlq.query.tables import parquet_bytes, read_plan
 from vlq.workers.models.files import model_hash, resolve
@@ -47,6 +58,7 @@ class RunOptions:
     attention: str | None = None
     quantize: str | None = None
     revision: str | None = None
+    lens: str = "logit"
     ray_address: str | None = None
     gpus_per_worker: float = 1.0
     device_map: str | None = None
@@ -56,7 +68,7 @@ class RunOptions:
 # --- does it fit what is there ---------------------------------------------------------------------------------
 
 
-def known_identity(options: RunOptions, run: Run) -> dict[str, Any]:
+def known_identity(options: RunOptions, lens: LensSpec, run: Run) -> dict[str, Any]:
     """What can be said of a run's identity before its model is loaded; `run` is what the cache holds.
 
     A model that is not on this machine yet says nothing of itself. Raises ModelError if the model is nowhere.
@@ -67,6 +79,7 @@ def known_identity(options: RunOptions, run: Run) -> dict[str, Any]:
         "answer": options.answer,
         "read_layers": options.layers or tuple(range(run.layers)),
         "quantized": options.quantize,
+        "lens": lens,
     }
     if options.dtype is not None:
         known["dtype"] = options.dtype
@@ -126,9 +139,10 @@ def check_identity(run: Run, wanted: dict[str, Any], cache: str) -> None:
             f"  {name}: the cache has {_shown(name, found[name])}, asked for {_shown(name, wanted[name])}"
             for name in differing
         ]
-        raise CacheMismatch(
-            f"{cache} holds another run:\n" + "\n".join(lines), "Use another --cache, or the same options as before."
-        )
+        hint = "Use another --cache, or the same options as before."
+        if "lens" in differing and run.lens.kind == "tuned":
+            hint += " The cache holds its tuned lens: --lens tuned goes on with it."
+        raise CacheMismatch(f"{cache} holds another run:\n" + "\n".join(lines), hint)
 
 
 def _shown(name: str, value: Any) -> str:

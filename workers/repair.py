@@ -16,7 +16,7 @@ import json
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -33,7 +33,7 @@ from vlq.query.cache import (
     read_head,
     records,
 )
-from vlq.query.errors import CorruptCache, MissingExtra, ModelError, NoCache
+from vlq.query.errors import CorruptCache, MissingExtra, ModelError, NoCache, VlqError
 from vlq.query.schema import (
     HEADS,
     READ_COLUMNS,
@@ -58,6 +58,7 @@ from vlq.query.store import Store, open_store, put
 from vlq.query.tables import parquet_bytes, read_plan
 from vlq.workers.encode import encode_part
 from vlq.workers.index import Progress, postings_from_arrays, rebuild
+from vlq.workers.lenses.files import Found
 from vlq.workers.plan import Plan
 from vlq.workers.postings import postings_bytes, readings_of
 from vlq.workers.shard import content_digest, put_postings, record_of
@@ -115,6 +116,7 @@ def repair(cache: Cache, model: str | None, progress: Progress) -> Told:
         yield from _interims(cache, commits, progress)
         yield from _index(cache, head, commits, progress)
     yield from _vocabulary(cache, model)
+    yield from _translators(cache)
 
 
 def unread(store: Store) -> list[int]:
@@ -137,6 +139,8 @@ def command_of(run: Run, url: str) -> str:
         options["--layers"] = layers_option(run.read_layers)
     if run.tracked:
         options["--track"] = ",".join(map(str, run.tracked))
+    if run.lens.kind != "logit":
+        options["--lens"] = run.lens.kind
     return f"vlq run IMAGES {' '.join(f'{name} {shlex.quote(value)}' for name, value in options.items())}"
 
 
@@ -391,7 +395,7 @@ def _index(cache: Cache, head: Head, commits: Mapping[int, Commit], progress: Pr
 def _vocabulary(cache: Cache, model: str | None) -> Told:
     """Vocabulary and tokenizer follow from the model's files."""
     store, checksums = cache.store, cache.run.checksums
-    harmed = list(damaged(cache, [Stored(key, 0, sha256) for key, sha256 in sorted(checksums.items())], ""))
+    harmed = list(damaged(cache, _beside(cache.run, {VOCABULARY, TOKENIZER} & checksums.keys()), ""))
     if not harmed:
         return
     name = model or cache.run.model
@@ -408,6 +412,28 @@ def _vocabulary(cache: Cache, model: str | None) -> Told:
         else:
             mend = "say where the run's model is, --model FOLDER_OR_ID, or copy it from another cache of that model"
             yield Finding(finding.where, f"{finding.what}; {why}", mend)
+
+
+def _translators(cache: Cache) -> Told:
+    """A tuned lens' translators are put again from where it was taken from."""
+    source = cache.run.lens.source
+    layers = {key: layer for layer, key in cache.run.translators.items()}
+    for finding in list(damaged(cache, _beside(cache.run, layers), "")):
+        try:
+            data = Found.at(source or "").read(layers[finding.where])
+        except VlqError:
+            data = b""
+        if digest_of(data) == cache.run.checksums[finding.where]:
+            put(cache.store, finding.where, data)
+            yield Mended(finding.where, f"{finding.what}: made again of {source}")
+        else:
+            mend = f"bring that lens back to {source} and repair again, or copy it from another cache read with it"
+            yield Finding(finding.where, f"{finding.what}, and {source} does not hold it either", mend)
+
+
+def _beside(run: Run, keys: Iterable[str]) -> list[Stored]:
+    """Objects that the run's record names."""
+    return [Stored(key, 0, run.checksums[key]) for key in sorted(keys)]
 
 
 def _texts_of(model: str, revision: str | None, size: int) -> dict[str, bytes]:

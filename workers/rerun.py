@@ -18,6 +18,7 @@ from vlq.query.errors import CacheMismatch, CorruptCache, StoreError
 from vlq.query.schema import Commit, Run, commit_key
 from vlq.workers.extract import read_shard
 from vlq.workers.index import Progress
+from vlq.workers.lens import Lens
 from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
@@ -30,6 +31,8 @@ of the half precisions at the size of logits, which are around 10."""
 
 MIXED = {"8bit": 1.0}
 """The same where LLM.int8() lets an image's readings depend on its batch; up to 0.3 nats were seen."""
+LARGE = 32.0
+"""Logits beyond this, as the head gives of states that are not normed, may differ by more, in proportion."""
 
 SHOWN = 5
 """Differences of an image that are each told; the others are counted."""
@@ -63,9 +66,13 @@ def rerun(cache: Cache, model: str | None, sample: int, seed: int, progress: Pro
         quantize=run.quantized,
         answer=run.answer > 0,
     )
+    try:
+        lens = lens_of(loaded, run, cache.store)
+    except CorruptCache:
+        return  # told of by `verify`
     with ThreadPoolExecutor(1) as decoder:
         for done, (commit, row) in enumerate(chosen):
-            yield from _compare(cache, loaded, commit, row, decoder)
+            yield from _compare(cache, loaded, lens, commit, row, decoder)
             progress("reading images anew", done + 1, len(chosen))
 
 
@@ -77,7 +84,7 @@ def _chosen(cache: Cache, sample: int, seed: int) -> list[tuple[Commit, int]]:
 
 
 def _compare(
-    cache: Cache, model: LensModel, commit: Commit, row: int, decoder: ThreadPoolExecutor
+    cache: Cache, model: LensModel, lens: Lens, commit: Commit, row: int, decoder: ThreadPoolExecutor
 ) -> Iterator[Finding]:
     run, redo = cache.run, f"delete {commit_key(commit.shard)}, and {RUN_AGAIN}"
     try:
@@ -88,7 +95,6 @@ def _compare(
         return
     (image,) = table.to_pylist()
     where = f"image {image['image_id']} ({image['image']})"
-    lens = lens_of(model, run)
     try:
         arrays, anew = read_shard(model, lens, run, table.select(["image_id", "image", "uri"]), decoder)
     except (OSError, StoreError) as error:
@@ -130,18 +136,20 @@ def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) 
 
     Ids may change places with neighbours that are as probable, and the last one with one that is not stored.
     """
-    tolerance = max(TOLERANCE[run.dtype], MIXED.get(run.quantized or "", 0.0))
-    for name in sorted(old.keys() - {"token", "top1"}):
+    usual = max(TOLERANCE[run.dtype], MIXED.get(run.quantized or "", 0.0))
+    tolerance = usual * np.maximum(1, np.abs(old["lse"].astype(np.float64)) / LARGE)  # (layer, position)
+    for name in (name for name in old if name not in ("token", "top1")):
         a, b = old[name].astype(np.float64), new[name].astype(np.float64)
         with np.errstate(invalid="ignore"):
-            far = ~(np.abs(a - b) <= tolerance)  # also where one of them is no number
+            # Also where one of them is no number.
+            far = ~(np.abs(a - b) <= (tolerance if a.ndim == 2 else tolerance[..., None]))
         for at, cell in _cells(run, far):
             worst = _worst(np.abs(a - b)[cell])
             yield *at, f"{name} is {b[cell][worst]:.6g}, stored is {a[cell][worst]:.6g}"
     logprob = old["logprob"].astype(np.float64)
     gaps = np.minimum(np.abs(np.diff(logprob, prepend=np.inf)), np.abs(np.diff(logprob, append=-np.inf)))
     gaps[..., -1] = 0
-    for at, cell in _cells(run, (old["token"] != new["token"]) & ~(gaps <= 2 * tolerance)):
+    for at, cell in _cells(run, (old["token"] != new["token"]) & ~(gaps <= 2 * tolerance[..., None])):
         yield *at, f"tokens are {new['token'][cell].tolist()}, stored are {old['token'][cell].tolist()}"
     for at, cell in _cells(run, old["top1"] != old["token"][..., 0]):
         yield *at, f"top1 is {old['top1'][cell]}, the first token {old['token'][cell][0]}"

@@ -19,6 +19,7 @@ from vlq.workers.machine import forget_most, resident
 
 if TYPE_CHECKING:
     from vlq.workers.extract import Prepared
+    from vlq.workers.lens import Lens
     from vlq.workers.models.base import LensModel
 
 TIMED = 2
@@ -84,7 +85,7 @@ class Sample:
     gpu_memory: int | None  # bytes on the GPU, the model's included, at most; None on a CPU
 
 
-def read_sample(model: LensModel, run: Run, rows: pa.Table, calls: int) -> Sample:
+def read_sample(model: LensModel, lens: Lens, run: Run, rows: pa.Table, calls: int) -> Sample:
     """Read images of the plan's `rows`, at even distances: a batch to warm up, and TIMED more. A worker has so many
     `calls` under way at once.
 
@@ -103,7 +104,7 @@ def read_sample(model: LensModel, run: Run, rows: pa.Table, calls: int) -> Sampl
         )
 
     def read(which: Sequence[int]) -> _Part:
-        return _read(model, run, rows.take(pa.array(which)), [prepared[row] for row in which])
+        return _read(model, lens, run, rows.take(pa.array(which)), [prepared[row] for row in which])
 
     read(good[: run.batch_size])
     timed = read(good[run.batch_size :] or good)  # where there is but one batch, it is read twice
@@ -194,11 +195,10 @@ class _Part:
         return read + (waiting + (calls - 1) * max(self.write_memory, waiting)) * images
 
 
-def _read(model: LensModel, run: Run, rows: pa.Table, prepared: Sequence[Prepared]) -> _Part:
+def _read(model: LensModel, lens: Lens, run: Run, rows: pa.Table, prepared: Sequence[Prepared]) -> _Part:
     from obstore.store import MemoryStore
 
     from vlq.workers.extract import read_decoded
-    from vlq.workers.lenses import lens_of
     from vlq.workers.postings import postings_bytes, postings_of
     from vlq.workers.shard import put_shard
     from vlq.workers.worker import fitting_batches
@@ -213,7 +213,7 @@ def _read(model: LensModel, run: Run, rows: pa.Table, prepared: Sequence[Prepare
         turns.append(turn)
 
     with fitting_batches(run), spent(memory=True) as whole:
-        arrays, table = read_decoded(model, lens_of(model, run), run, rows, iter(prepared), busy)
+        arrays, table = read_decoded(model, lens, run, rows, iter(prepared), busy)
     store = ObstoreStore("memory://", MemoryStore())
     records: list[Commit] = []
     with spent(memory=True) as writing:

@@ -6,10 +6,10 @@ import platform
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from vlq.query.errors import BadArgument, RunError
-from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, Commit, Run, digest_of
-from vlq.query.store import open_store
+from vlq.query.schema import LOGIT_LENS, RUN, TOKENIZER, VOCABULARY, Commit, LensSpec, Run, digest_of
+from vlq.query.store import Store, open_store
 
 if TYPE_CHECKING:
     from vlq.query.tokens import Token
+    from vlq.workers.lens import Lens
 
 DECODERS = 4
 """Threads that fetch and decode images ahead of the model."""
@@ -53,6 +54,8 @@ class Setup:
     device_map: str | None = None  # auto spreads a model over the worker's GPUs; it decides no bits
     layers: tuple[int, ...] = ()  # to be read, ascending; none: all
     track: tuple[str, ...] = ()  # words whose tokens are tracked
+    lens: LensSpec = LOGIT_LENS
+    translators: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of a tuned lens' objects, by key
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ class ShardWorker:
         # Nothing that can fail: Ray would report it as a death without its message.
         self._setup = setup
         self._model: Any = None
+        self._lens: tuple[str, Lens] | None = None  # and the digest of its run
         self._using_model = threading.Lock()
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
 
@@ -155,7 +159,6 @@ class ShardWorker:
         import torch
 
         from vlq.workers.extract import decode_ahead, read_decoded
-        from vlq.workers.lenses import lens_of
         from vlq.workers.shard import commit, find_commit, put_shard
 
         run, rows = run_of(run_record), unpacked(packed_rows)
@@ -170,8 +173,8 @@ class ShardWorker:
                 return _by_another_run(found)
             began = time.perf_counter()
             torch.set_num_threads(run.threads)  # counts for the calling thread
-            lens = lens_of(self._model, run)
             with fitting_batches(run):
+                lens = self._lens_of(run, store)
                 readings, table = read_decoded(self._model, lens, run, rows, images, busy.running)
         read = time.perf_counter()
         record, is_ours = commit(store, put_shard(store, run, shard, rows["image_id"][0].as_py(), readings, table))
@@ -188,12 +191,21 @@ class ShardWorker:
             writing=time.perf_counter() - read,
         )
 
+    def _lens_of(self, run: Run, store: Store) -> Lens:
+        """The run's lens, made once."""
+        from vlq.workers.lenses import lens_of
+
+        if self._lens is None or self._lens[0] != run.digest:
+            self._lens = run.digest, lens_of(self._model, run, store)
+        return self._lens[1]
+
 
 def load_model(setup: Setup) -> tuple[Any, Description]:
     """A worker's model, a `LensModel`, and what it says of itself. Raises ModelError, MissingExtra."""
     import torch
     import transformers
 
+    from vlq.workers.lenses import lens_of
     from vlq.workers.models import load
     from vlq.workers.models.files import commit_of, resolve
     from vlq.workers.models.largest import trouble_with_largest
@@ -218,6 +230,8 @@ def load_model(setup: Setup) -> tuple[Any, Description]:
         answer=setup.answer > 0,
     )
     description = describe(setup, model)
+    if setup.lens.kind != "tuned":
+        lens_of(model, description.run)  # raises what it would raise for every shard
     note = trouble_with_largest(model, setup.batch_size, setup.answer > 0) if on_gpu else None
     return model, replace(description, note=note)
 
@@ -234,7 +248,7 @@ def describe(setup: Setup, model: Any) -> Description:
 
     table = vocabulary_table(model.tokenizer, model.vocabulary_size)
     vocabulary, tokenizer = parquet_bytes(table), model.tokenizer.backend_tokenizer.to_str().encode()
-    checksums = {VOCABULARY: digest_of(vocabulary), TOKENIZER: digest_of(tokenizer)}
+    checksums = {VOCABULARY: digest_of(vocabulary), TOKENIZER: digest_of(tokenizer), **setup.translators}
     tracked = tracked_tokens(setup.track, vocabulary, tokenizer)
     run = replace(describe_run(setup, model, vocabulary_hash(table), tracked), checksums=checksums)
     return Description(run, vocabulary, tokenizer)
@@ -247,6 +261,7 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequen
     layer that is asked for.
     """
     from vlq.workers.lens import default_block
+    from vlq.workers.lenses import on
     from vlq.workers.models.files import commit_of, model_hash, resolve
     from vlq.workers.models.weights import decisive_packages
 
@@ -273,6 +288,7 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequen
         dtype=str(model.dtype).removeprefix("torch."),
         quantized=setup.quantize,
         revision=commit_of(setup.model, folder),
+        lens=on(model, setup.lens),
         image_processor=plain(model.processor.image_processor.to_dict()) | {"backend": "pil"},
         batch_size=setup.batch_size,
         threads=setup.threads,

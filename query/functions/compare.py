@@ -248,10 +248,13 @@ FROM (
 
     def _notes(self) -> Iterator[str]:
         a, b = self.a.scope.run, self.b.scope.run
-        prompts = a.prompt != b.prompt
+        prompts, lenses = a.prompt != b.prompt, a.lens != b.lens
         for side in (self.a, self.b):
             run = side.scope.run
-            yield f"{side.name}: {side.url}, {run.model}" + (f", prompt {run.prompt!r}" if prompts else "")
+            differing = [f"prompt {run.prompt!r}"] * prompts + [f"lens {run.lens}"] * lenses
+            yield ", ".join([f"{side.name}: {side.url}", run.model, *differing])
+        if (a.lens.kind == "nearest") != (b.lens.kind == "nearest"):
+            yield "The nearest lens makes probabilities of cosines: compare ranks, not probabilities."
         if self.a.tokens != self.b.tokens:
             yield f"The tokens of b: {', '.join(map(str, self.b.tokens))}."
         if self.depths_differ:

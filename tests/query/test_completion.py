@@ -33,6 +33,7 @@ COMMANDS = [
     "demo",
     "gc",
     "index",
+    "lens",
     "look",
     "repair",
     "run",

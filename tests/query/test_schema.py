@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from vlq.query.errors import CorruptCache, NewerFormat, OlderFormat
 from vlq.query.schema import (
     FORMAT,
+    LENSES,
+    VOCABULARY,
     Commit,
     Head,
     IndexFile,
     IndexManifest,
+    LensSpec,
     Run,
     Stored,
     array_specs,
@@ -26,6 +29,7 @@ from vlq.query.schema import (
     head_key,
     record_bytes,
     to_json,
+    translator_key,
 )
 
 from ..synthetic import make_run
@@ -44,6 +48,13 @@ files = st.builds(
 )
 errors = st.lists(st.tuples(whole, names, names), max_size=3).map(tuple)
 
+lenses = st.builds(
+    LensSpec,
+    kind=st.sampled_from(LENSES),
+    temperature=st.none() | st.floats(0.01, 1),
+    sha256=st.none() | names,
+    source=st.none() | names,
+)
 runs = st.builds(
     Run,
     model=names,
@@ -64,7 +75,7 @@ runs = st.builds(
     dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
     quantized=st.none() | st.sampled_from(["4bit", "8bit"]),
     revision=st.none() | names,
-    lens=names,
+    lens=lenses,
     image_processor=st.dictionaries(names, st.one_of(whole, names, st.booleans(), st.lists(whole, max_size=2))),
     shard_size=whole,
     batch_size=whole,
@@ -208,6 +219,23 @@ def test_positions_of_each_site() -> None:
     run = make_run(grid=(3, 4), prompt_ids=(5, 6, 7))
     assert run.positions == {"patch": 12, "prompt": 3, "last": 1}
     assert replace(run, at=("patch",)).positions == {"patch": 12}
+
+
+def test_what_tells_lenses_apart() -> None:
+    tuned = LensSpec("tuned", sha256="a", source="here")
+    assert tuned == replace(tuned, source="there")
+    assert tuned != replace(tuned, sha256="b")
+    assert LensSpec("nearest") == LensSpec("nearest", temperature=0.1) != LensSpec("head")
+    assert replace(make_run(), lens=tuned).identity() != make_run().identity()
+
+
+def test_translators_are_found_by_their_keys() -> None:
+    digests = {0: "ab" * 32, 31: "cd" * 32, 12_345: "ef" * 32}
+    keys = {layer: translator_key(layer, digest) for layer, digest in digests.items()}
+    assert keys[31] == "lens/0031-cdcdcdcdcdcdcdcd.safetensors"
+    checksums = {VOCABULARY: "x", **{keys[layer]: digest for layer, digest in digests.items()}}
+    assert replace(make_run(), checksums=checksums).translators == keys
+    assert make_run().translators == {}
 
 
 def test_a_runs_digest_knows_what_is_pinned() -> None:

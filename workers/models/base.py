@@ -215,6 +215,16 @@ class LensModel(ABC):
         return int(self.lm_head.weight.shape[0])  # type: ignore[index]
 
     @property
+    def width(self) -> int:
+        """Numbers of a state."""
+        return int(self.lm_head.weight.shape[1])  # type: ignore[index]
+
+    @property
+    def input_embedding(self) -> Tensor:
+        """(vocabulary, d) what stands for each token where text enters the model, on the lens' device."""
+        return self.model.get_input_embeddings().weight.to(self.device)  # type: ignore[no-any-return]
+
+    @property
     def prompt_ids(self) -> tuple[int, ...]:
         """The prompt's text tokens; the image's are left out."""
         return prompt_ids(self._sample)
@@ -448,7 +458,9 @@ def product(states: Tensor, head: nn.Module) -> Tensor:
 
 
 def soft_capped(logits: Tensor, cap: float) -> Tensor:
-    """Logits between -cap and cap, as Gemma's are, in the memory of those that are given."""
+    """Logits between -cap and cap, as Gemma's are, in the memory of those that are given unless these are trained."""
+    if logits.requires_grad:
+        return torch.tanh(logits / cap) * cap
     return logits.div_(cap).tanh_().mul_(cap)
 
 

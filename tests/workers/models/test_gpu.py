@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from vlq.workers.extract import read_shard
-from vlq.workers.lenses import lens_of, logit_lens
+from vlq.workers.lenses import lens_of, logit_lens, plain, tuned
+from vlq.workers.lenses.train import Options, train
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.worker import Setup, describe_run
@@ -119,9 +120,48 @@ def test_compiled_blocks_read_the_same(tmp_path: Path) -> None:
     for compiled in (False, True):
         model = load(str(folder), device="cuda", dtype="float32", check_images=len(SIZES), compiled=compiled)
         readings.append(checks.read(model, [checks.noise(*size, seed=seed) for seed, size in enumerate(SIZES)]))
-    for plain, fast in zip(*readings, strict=True):
-        for (_, logprob), (_, other) in zip(plain, fast, strict=True):
+    for before, after in zip(*readings, strict=True):
+        for (_, logprob), (_, other) in zip(before, after, strict=True):
             np.testing.assert_allclose(other.cpu(), logprob.cpu(), atol=checks.NATS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_lenses_read_as_float64_reads_the_same_states(tmp_path: Path, dtype: str) -> None:
+    """Where they multiply with half precision, products are added up in float32 and not rounded."""
+    model = load(str(make_model(tmp_path / "model")), device="cuda", dtype=dtype)
+    generator = torch.Generator().manual_seed(0)
+    weight = (torch.randn(32, 32, generator=generator) * 0.2).to("cuda", model.dtype)
+    bias = torch.randn(32, generator=generator).cuda()
+    states = torch.randn(40, 32, generator=generator).to("cuda", model.dtype)
+    exact, embedding, head = states.double(), model.input_embedding.double(), model.lm_head.weight.double()  # type: ignore[operator, union-attr]
+    moved = (exact + exact @ weight.double().T + bias.double()).to(model.dtype)
+    directions = (exact / exact.norm(dim=-1, keepdim=True)).to(model.dtype).double()
+    step = torch.finfo(model.dtype).eps
+    with torch.inference_mode():
+        found = {
+            "head": plain.head(model)(0, states),
+            "nearest": plain.nearest(model, 32**-0.5)(0, states),
+            "tuned": tuned.unembed(model, {0: tuned.Translator(weight, bias)})(0, states),
+        }
+        expected = {
+            "head": exact @ head.T,
+            "nearest": directions @ embedding.T / embedding.norm(dim=-1) * 32**0.5,
+            "tuned": in_float64(model, moved),
+        }
+    for name, logits in found.items():
+        assert logits.dtype == torch.float32
+        # What is rounded once to the model's dtype, a state or a direction, may be rounded to the other side.
+        atol = checks.NATS if name == "head" else checks.NATS + 4 * step * float(expected[name].abs().max())
+        torch.testing.assert_close(logits.double(), expected[name], atol=atol, rtol=0)
+
+
+def test_a_tuned_lens_is_trained_on_a_gpu(tmp_path: Path, corpus: pa.Table) -> None:
+    model = load(str(make_model(tmp_path / "model")), device="cuda", dtype="bfloat16", check_images=4)
+    options = Options(steps=60, batch_size=4, positions_per_image=20)
+    found = train(model, corpus.to_pylist(), options, lambda what, done, of: None)
+    for layer in range(model.layers - 1):
+        assert found.overall(layer).tuned < found.overall(layer).logit
+        assert found.translators[layer].weight.dtype == model.dtype
 
 
 def in_float64(model: LensModel, states: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,167 @@
+"""`vlq lens`: what the command line adds to training and showing tuned lenses."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from vlq.workers.lenses.files import TunedLens
+    from vlq.workers.lenses.train import Options, Trained
+    from vlq.workers.models.base import LensModel
+
+lens = typer.Typer(no_args_is_help=True, help="Tuned lenses: train one for a model, and show how good one is.")
+
+
+@lens.command()
+def train(
+    images: Annotated[
+        str, typer.Argument(help="Folder, glob, image or manifest (.parquet, .csv, .jsonl); a path or a URL.")
+    ],
+    model: Annotated[str, typer.Option(help="Folder of a saved model, or a Hugging Face hub id.")],
+    out: Annotated[str, typer.Option(help="The folder to make.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="A question, or a whole prompt with <image> in it.")] = None,
+    at: Annotated[str, typer.Option(help="Which positions it is trained on: patch, prompt, or both.")] = "patch,prompt",
+    steps: Annotated[int, typer.Option(help="Of gradient descent, each on 256 positions.", min=1)] = 1000,
+    lr: Annotated[float, typer.Option(help="Learning rate at the first step; it goes down to 0.", min=0)] = 1.0,
+    positions_per_image: Annotated[int, typer.Option(help="Random ones, as evenly of patch and prompt.", min=1)] = 32,
+    holdout: Annotated[
+        float,
+        typer.Option(help="Share of the images (at least one) that it is tried on, not trained.", min=0, max=0.9),
+    ] = 0.1,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Decides which images and positions.", min=0)] = 0,
+) -> None:
+    """Train a tuned lens: for each layer the affine map that brings its readings nearest to the last layer's."""
+    from vlq.workers.commands import one_of, parse_sites
+    from vlq.workers.lenses.files import free_folder, write
+
+    sites = parse_sites(at)
+    one_of("--device", device, ("auto", "cpu", "cuda"))
+    one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    folder = free_folder(out)
+
+    import torch
+    import transformers
+
+    from vlq.query.errors import RunError
+    from vlq.workers.corpus import list_images
+    from vlq.workers.lenses.train import Options
+    from vlq.workers.lenses.train import train as train_lens
+    from vlq.workers.models import load
+    from vlq.workers.models.files import commit_of, model_hash, resolve
+    from vlq.workers.progress import steps as shown_steps
+
+    rows = list_images(images, limit).select(["image_id", "image", "uri"]).to_pylist()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = Options(sites, steps, lr, positions_per_image, batch_size, holdout, seed)
+    try:
+        with shown_steps() as progress:
+            progress("loading the model", 0, 0)
+            check_images = batch_size if device == "cuda" else 1
+            folder_of_model = resolve(model, revision=revision)
+            revision = commit_of(model, folder_of_model)
+            loaded = load(
+                model, revision=revision, prompt=prompt, device=device, dtype=dtype, check_images=check_images
+            )
+            trained = train_lens(loaded, rows, options, progress)
+    except KeyboardInterrupt:
+        print("Stopped. Nothing was written.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except torch.cuda.OutOfMemoryError as error:
+        raise RunError(
+            "The lens does not fit into the GPU's memory beside the model.",
+            "Use a smaller --batch-size or --positions-per-image, or --dtype bfloat16.",
+        ) from error
+    made = record(model, revision, model_hash(folder_of_model), loaded, trained, options)
+    print("\n".join(table(made)))
+    for reason in trained.failed:
+        print(f"Left out: {reason}")
+    if not trained.translators:
+        raise RunError(
+            "At no layer is the trained lens better than the logit lens: nothing was written.",
+            "Train for more --steps, on more images, or with a smaller --lr.",
+        )
+    write(folder, made, (translator.to_bytes() for translator in trained.translators.values()))
+    print(f"Written: {out}. Read with it: vlq run IMAGES --model {model} --lens {out} --cache CACHE")
+
+
+@lens.command()
+def show(source: Annotated[str, typer.Argument(help="The folder or URL of a tuned lens.")]) -> None:
+    """What a tuned lens was trained on, and how near it brings each layer's readings to the last one's."""
+    from vlq.workers.lenses.files import Found
+
+    found = Found.at(source).lens
+    training = found.training
+    lines = [
+        ("model", f"{found.model} (hash {found.model_hash[:12]}), {found.layers} layers, {found.width} wide"),
+        ("lens", f"{found.sha256[:12]}, translates {len(found.translators)} of {found.layers - 1} layers"),
+        ("prompt", repr(training["prompt"])),
+        ("trained", f"{training['steps']:,} steps on {training['images']:,} images, {training['dtype']}"),
+    ]
+    for name, value in lines:
+        print(f"{name:<8} {value}")
+    print("\n".join(table(found)))
+
+
+def record(
+    name: str, revision: str | None, model_hash: str, model: LensModel, trained: Trained, options: Options
+) -> TunedLens:
+    """What `lens.json` says of a lens that was trained on a model of this name, and this commit of the hub's."""
+    from dataclasses import asdict
+    from importlib.metadata import version
+
+    from vlq.query.schema import digest_of
+    from vlq.workers.lenses.files import TunedLens
+    from vlq.workers.lenses.train import STEP_POSITIONS
+
+    training = asdict(options) | {
+        "at": list(options.at),
+        "positions_per_step": STEP_POSITIONS,
+        "prompt": model.prompt,
+        "revision": revision,
+        "images": trained.trained_on,
+        "held_out": trained.held_out,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+    }
+    return TunedLens(
+        model=name,
+        model_hash=model_hash,
+        layers=model.layers,
+        width=model.width,
+        translators={str(layer): digest_of(made.to_bytes()) for layer, made in trained.translators.items()},
+        training=training,
+        metrics=[
+            {site: asdict(found) for site, found in sites.items()} | {"overall": asdict(trained.overall(layer))}
+            for layer, sites in enumerate(trained.metrics)
+        ],
+        versions={package: version(package) for package in ("vlq", "torch", "transformers", "safetensors")},
+    )
+
+
+def table(made: TunedLens) -> Iterator[str]:
+    """The hold-out's figures, a line a layer."""
+    training = made.training
+    sites = [name for name in (*training["at"], "overall") if name in made.metrics[0]]
+    if len(training["at"]) == 1:
+        sites = sites[:1]
+    yield f"KL divergence from the last layer's distribution, in nats, in {training['held_out']:,} held-out images:"
+    yield "of what the logit lens reads -> of what this lens reads"
+    yield f"{'layer':>5}" + "".join(f"{name:>20}" for name in sites)
+    for layer, figures in enumerate(made.metrics):
+        kept = "" if str(layer) in made.translators else "  not better: read as by the logit lens"
+        yield f"{layer:>5}" + "".join(f"{_pair(figures[name]):>20}" for name in sites) + kept
+
+
+def _pair(figures: Mapping[str, Any]) -> str:
+    return f"{figures['logit']:.3f} -> {figures['tuned']:.3f}"

@@ -12,7 +12,7 @@ from vlq.query.compile import Compiler, Relation, Statement, indented, quoted
 from vlq.query.errors import VlqError
 from vlq.query.mistakes.calls import NOTHING_ASKED
 from vlq.query.mistakes.table import Mistake
-from vlq.query.mistakes.values import RANK_UNTRACKED
+from vlq.query.mistakes.values import RANK_ABOVE_K, RANK_UNTRACKED
 from vlq.query.nodes import Arithmetic, Call, Comparison, Literal, Logic, Method, Node, Not
 from vlq.query.parameters import LayerSet
 from vlq.query.registry import Function, functions, methods
@@ -339,9 +339,12 @@ def _check_rank(bound: Bound, scope: Scope) -> None:
         return
     sets = [part for value in bound.values.values() for part in (value if isinstance(value, tuple) else (value,))]
     ids = {id for tokens in sets if isinstance(tokens, TokenSet) for id in tokens.ids}
-    if not ids or not ids <= {*scope.run.tracked}:
+    if ids and (scope.run.keep == "all" or ids <= {*scope.run.tracked}):
+        return
+    if scope.run.tracked:
         tracked = ", ".join(map(str, scope.vocabulary.tokens(scope.run.tracked)))
         raise scope.error(RANK_UNTRACKED, bound.argument("rank"), k=scope.run.k, tracked=tracked)
+    raise scope.error(RANK_ABOVE_K, bound.argument("rank"), name="rank", k=scope.run.k)
 
 
 # --- statements ------------------------------------------------------------------------------------------------

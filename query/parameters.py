@@ -91,7 +91,8 @@ class Rank:
         value = whole(node)
         if value is None or value < 1:
             raise scope.error(EXPECTED, node, name=name, expected=f"a rank from 1 to {k}")
-        if value > k and not scope.run.tracked:  # of tracked tokens every rank is known: `bind` sees whether all are
+        # Of tracked tokens every rank is known: `bind` sees whether all are.
+        if value > k and not scope.run.tracked and scope.run.keep != "all":
             raise scope.error(RANK_ABOVE_K, node, name=name, k=k)
         return value
 

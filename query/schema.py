@@ -207,6 +207,7 @@ class Run:
     compiled: bool = False  # whether the decoder's blocks were compiled, which decides last bits
     tracked: tuple[int, ...] = ()  # tokens whose probability and rank are stored at every reading, ascending ids
     tracked_pieces: tuple[str | None, ...] = ()  # theirs
+    keep: str = "topk"  # what is stored of a reading: its k best tokens; with `all` the logits of every token, too
     format: int = FORMAT
 
     IDENTITY = (
@@ -215,6 +216,7 @@ class Run:
         "layers",
         "read_layers",
         "tracked",
+        "keep",
         "grid",
         "patches",
         "k",
@@ -226,7 +228,7 @@ class Run:
         "lens",
     )
 
-    LATER = ("read_layers", "quantized", "revision", "compiled", "tracked", "tracked_pieces")
+    LATER = ("read_layers", "quantized", "revision", "compiled", "tracked", "tracked_pieces", "keep")
     """Left out of the record where they are as usual: the bytes of older records, which name the run, stay so."""
 
     def __post_init__(self) -> None:
@@ -364,13 +366,21 @@ def check_format(values: Mapping[str, Any], where: str) -> None:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One Zarr array of a shard. `axes` name its dimensions; `image` is always first, where there is one."""
+    """One Zarr array of a shard. `axes` name its dimensions; `image` is always first, where there is one.
+
+    Of its first `depth` axes a chunk holds one place.
+    """
 
     name: str
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: str
     fill: float | int
+    depth: int = 1
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        return (1,) * self.depth + self.shape[self.depth :]
 
 
 def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[ArraySpec]:
@@ -384,6 +394,8 @@ def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[Array
     `<site>/top1`                      (image, layer, position): token[..., 0] by itself, 6 times faster to scan
     `<site>/tracked_logprob`, `<site>/tracked_rank`   (image, layer, position, tracked): of each tracked token, however
                                        improbable it is; its rank counts the ids that a full sort puts before it
+    `<site>/logit`                     (image, layer, position, vocabulary), with `keep="all"`: minus `lse` it is a
+                                       log-probability; a chunk is an image's layer
     `<site>/lse`, `<site>/entropy`     (image, layer, position): logsumexp of the logits; entropy in nats
     `sum/patch`, `sum/last`            (layer, vocabulary): probabilities summed over the shard's images and positions
     """
@@ -404,6 +416,11 @@ def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[Array
                 ArraySpec(f"{site}/tracked_logprob", names, each, run.logprob_dtype, float("nan")),
                 ArraySpec(f"{site}/tracked_rank", names, each, run.id_dtype, 0),
             ]
+        if run.keep == "all":
+            axes_of_all, shape_of_all = (*axes, "vocabulary"), (*cells, run.vocabulary_size)
+            specs.append(
+                ArraySpec(f"{site}/logit", axes_of_all, shape_of_all, run.logprob_dtype, float("nan"), depth=2)
+            )
         if site in run.summed:
             shape = (run.layers, run.vocabulary_size)
             specs.append(ArraySpec(sum_of(site), ("layer", "vocabulary"), shape, "float32", 0.0))

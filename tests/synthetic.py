@@ -143,6 +143,8 @@ def random_readings(
             every = np.argsort(np.argsort(-logits, axis=-1, kind="stable"), axis=-1) + 1
             values["tracked_logprob"] = logprob[..., list(run.tracked)]
             values["tracked_rank"] = every[..., list(run.tracked)]
+        if run.keep == "all":
+            values["logit"] = logits
         for name, value in values.items():
             array = arrays[f"{site}/{name}"]
             array[...] = value.astype(array.dtype)

@@ -48,6 +48,9 @@ def run(
     layers: Annotated[
         str, typer.Option(help="Which layers are read, such as 0,8,16:32 (both ends included); default all.")
     ] = "",
+    keep: Annotated[
+        str, typer.Option(help="topk; or all: the logits of every token, too, which take far more room.")
+    ] = "topk",
     track: Annotated[
         str,
         typer.Option(
@@ -82,6 +85,7 @@ def run(
         "answer": answer,
         "layers": parse_layers(layers),
         "track": parse_track(track),
+        "keep": one_of("--keep", keep, ("topk", "all")),
         "limit": limit,
         "shard_size": shard_size,
         "batch_size": batch_size,

@@ -64,7 +64,7 @@ def _metadata(record: bytes, images: int, lengths: tuple[tuple[str, int], ...]) 
             spec.name,
             shape=spec.shape,
             dtype=spec.dtype,
-            chunks=(1, *spec.shape[1:]),  # one image, all its layers: what a drill-down reads; of the sums one layer
+            chunks=spec.chunk,  # one image, all its layers: what a drill-down reads; of the sums one layer
             shards=spec.shape,  # one object per array
             compressors=(_compressors(spec)[0], Crc32cCodec()),  # so that no chunk is read that came to harm
             fill_value=spec.fill,
@@ -78,7 +78,8 @@ def _encode(spec: ArraySpec, values: np.ndarray) -> bytes | None:
     compressor = _compressors(spec)[1]
     fill = np.full((), spec.fill, spec.dtype)
     little = np.ascontiguousarray(values, np.dtype(spec.dtype).newbyteorder("<"))
-    chunks = [None if _is_all(chunk, fill) else _checked(compressor.encode(chunk)) for chunk in little]
+    several = little.reshape(-1, *spec.shape[spec.depth :])
+    chunks = [None if _is_all(chunk, fill) else _checked(compressor.encode(chunk)) for chunk in several]
     index = np.full((len(chunks), 2), NO_CHUNK, "<u8")  # offset, length
     offset = 0
     for place, chunk in zip(index, chunks, strict=True):

@@ -256,12 +256,15 @@ class Rows:
         self._entropy = torch.empty(layers, count, device=device)
         self._tracked_logprob = torch.empty(layers, count, len(run.tracked), device=device)
         self._tracked_rank = torch.empty(layers, count, len(run.tracked), dtype=torch.int32, device=device)
+        every = run.vocabulary_size if run.keep == "all" else 0
+        self._logit = torch.empty(layers, count, every, dtype=getattr(torch, run.logprob_dtype), device=device)
 
     def put(self, at: int, readings: Readings) -> None:
         """The readings of the layer that has this place among those that are read."""
         self._token[at], self._logprob[at] = readings.token, readings.logprob
         self._lse[at], self._entropy[at] = readings.lse, readings.entropy
         self._tracked_logprob[at], self._tracked_rank[at] = readings.tracked_logprob, readings.tracked_rank
+        self._logit[at] = readings.logit
 
     def begin_cut(self, parts: Sequence[tuple[str, int]]) -> Callable[[], dict[str, dict[str, np.ndarray]]]:
         """What consecutive rows hold, as many as each part has, by the parts' names: as it is stored.
@@ -278,6 +281,8 @@ class Rows:
         if self._run.tracked:
             stored["tracked_logprob"] = self._tracked_logprob.to(logprob_dtype)
             stored["tracked_rank"] = self._tracked_rank.to(id_dtype)
+        if self._run.keep == "all":
+            stored["logit"] = self._logit
         copies = {kind: to_host(values) for kind, values in stored.items()}
         done = mark(self._token.device)
 

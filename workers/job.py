@@ -171,6 +171,7 @@ def arrange(options: RunOptions, lens: Choice, run: Run | None, machines: Machin
         answer=options.answer,
         layers=options.layers,
         track=options.track,
+        keep=options.keep,
         device=device,
         dtype=dtype,
         threads=threads,

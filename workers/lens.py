@@ -37,6 +37,7 @@ class Readings:
     mass: Tensor  # (sums, vocabulary) float32: probabilities, weighted and summed over positions
     tracked_logprob: Tensor  # (n, tracked) float32, nats: of the tokens that are tracked
     tracked_rank: Tensor  # (n, tracked) integers from 1: how many ids `token` would have up to this one, were k large
+    logit: Tensor  # (n, vocabulary) float32; (n, 0) if they are not asked for
 
 
 def default_block(vocabulary_size: int, device: str) -> int:
@@ -48,16 +49,23 @@ class Lens:
     """Reads hidden states.
 
     `unembed` maps a layer and its (n, d) states to (n, vocabulary) logits. `block` bounds n; being part of what decides
-    the last bits of a result, it is recorded with a run. `tracked` are ids whose readings are taken wherever they are.
+    the last bits of a result, it is recorded with a run. `tracked` are ids whose readings are taken wherever they are;
+    `whole` asks for all logits.
     """
 
     def __init__(
-        self, unembed: Callable[[int, Tensor], Tensor], k: int, block: int, tracked: Sequence[int] = ()
+        self,
+        unembed: Callable[[int, Tensor], Tensor],
+        k: int,
+        block: int,
+        tracked: Sequence[int] = (),
+        whole: bool = False,
     ) -> None:
         self._unembed = unembed
         self._k = k
         self._block = block
         self._tracked = tracked
+        self._whole = whole
 
     @torch.inference_mode()
     def read(self, layer: int, hidden: Tensor, weights: Tensor) -> Readings:
@@ -68,7 +76,7 @@ class Lens:
         blocks = -(-len(hidden) // self._block)
         size = -(-len(hidden) // blocks)  # all alike: a short one would use the device badly
         parts = [
-            reduce(self._unembed(layer, states), self._k, share, self._tracked)
+            reduce(self._unembed(layer, states), self._k, share, self._tracked, self._whole)
             for states, share in zip(torch.split(hidden, size), torch.split(weights, size, 1), strict=True)
         ]
         if len(parts) == 1:
@@ -81,20 +89,22 @@ class Lens:
             torch.stack([part.mass for part in parts]).sum(0),
             torch.cat([part.tracked_logprob for part in parts]),
             torch.cat([part.tracked_rank for part in parts]),
+            torch.cat([part.logit for part in parts]),
         )
 
 
-def reduce(logits: Tensor, k: int, weights: Tensor, tracked: Sequence[int] = ()) -> Readings:
+def reduce(logits: Tensor, k: int, weights: Tensor, tracked: Sequence[int] = (), whole: bool = False) -> Readings:
     """Readings of (n, vocabulary) logits, whose memory may be used for something else meanwhile."""
     # Half precision leaves so few distinct values that ties are the rule.
     ties_are_rare = logits.dtype == torch.float32
     logits = logits.float()
     own, rank = known(logits, tracked)
+    every = logits.clone() if whole else logits[:, :0].clone()
     if triton_works(logits.device):
         from vlq.workers.kernels import reduce as reduce_by_kernels
 
         token, logprob, lse, entropy, mass = reduce_by_kernels(logits.contiguous(), k, weights)
-        return Readings(token, logprob, lse, entropy, mass, own - lse[:, None], rank)
+        return Readings(token, logprob, lse, entropy, mass, own - lse[:, None], rank, every)
     values, token = top(logits, k, ties_are_rare)
     # The exponentials are taken once, for logsumexp, entropy and sums alike.
     highest = values[:, :1]
@@ -104,7 +114,7 @@ def reduce(logits: Tensor, k: int, weights: Tensor, tracked: Sequence[int] = ())
     # H = lse - E[logit]; the logits are not needed after this and lend their memory.
     entropy = (lse - logits.mul_(exponential).sum(-1) / total).clamp_(min=0)
     mass = (weights / total) @ exponential
-    return Readings(token, values - lse[:, None], lse, entropy, mass, own - lse[:, None], rank)
+    return Readings(token, values - lse[:, None], lse, entropy, mass, own - lse[:, None], rank, every)
 
 
 def known(logits: Tensor, ids: Sequence[int]) -> tuple[Tensor, Tensor]:

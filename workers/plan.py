@@ -49,6 +49,7 @@ class RunOptions:
     answer: int = 0
     layers: tuple[int, ...] = ()  # ascending; none: all
     track: tuple[str, ...] = ()
+    keep: str = "topk"
     limit: int | None = None
     shard_size: int | None = None
     batch_size: int | None = None
@@ -80,6 +81,7 @@ def known_identity(options: RunOptions, lens: LensSpec, run: Run) -> dict[str, A
         "read_layers": options.layers or tuple(range(run.layers)),
         "quantized": options.quantize,
         "lens": lens,
+        "keep": options.keep,
     }
     if options.dtype is not None:
         known["dtype"] = options.dtype

@@ -137,6 +137,8 @@ def command_of(run: Run, url: str) -> str:
     }
     if len(run.read_layers) < run.layers:
         options["--layers"] = layers_option(run.read_layers)
+    if run.keep != "topk":
+        options["--keep"] = run.keep
     if run.tracked:
         options["--track"] = ",".join(map(str, run.tracked))
     if run.lens.kind != "logit":

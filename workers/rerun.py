@@ -113,6 +113,7 @@ def _compare(
     group = cache.group(commit.shard)
     for site in run.at:
         names, layers = ["token", "logprob", "top1", "lse", "entropy"], list(run.read_layers)
+        names += ["logit"] if run.keep == "all" else []
         names += ["tracked_logprob"] if run.tracked else []  # ranks follow from these and their neighbours
         # A shard has room for the image with most positions. Whether an answer is as long as before was told above.
         own = min(positions_of(image, site), positions_of(now, site)) if site in run.uneven else None

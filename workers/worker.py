@@ -56,6 +56,7 @@ class Setup:
     track: tuple[str, ...] = ()  # words whose tokens are tracked
     lens: LensSpec = LOGIT_LENS
     translators: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of a tuned lens' objects, by key
+    keep: str = "topk"
 
 
 @dataclass(frozen=True)
@@ -276,6 +277,7 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequen
         prompt_ids=model.prompt_ids,
         layers=model.layers,
         read_layers=read_layers(setup.layers, model.layers),
+        keep=setup.keep,
         tracked=tuple(token.id for token in tracked),
         tracked_pieces=tuple(token.piece for token in tracked),
         grid=model.grid,
@@ -299,6 +301,14 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequen
         versions={name: version(name) for name in packages} | {"python": platform.python_version()},
     )
     largest = max(run.positions.values()) * run.layers * max(k, len(tracked)) * 4
+    if run.keep == "all":
+        largest = max(run.positions.values()) * run.layers * run.vocabulary_size * (4 if run.dtype == "float32" else 2)
+        if largest > SHARD_OBJECT_BYTES:
+            raise BadArgument(
+                f"--keep all: the logits of one image are {largest / 2**20:,.0f} MiB at one site; an object of a cache "
+                f"may have {SHARD_OBJECT_BYTES // 2**20} MiB.",
+                "Read the prompt alone (--at prompt), or keep chosen words: --track dog,ear",
+            )
     return replace(run, shard_size=min(setup.shard_size, max(1, SHARD_OBJECT_BYTES // largest)))
 
 

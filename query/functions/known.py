@@ -10,9 +10,10 @@ from vlq.query.against import contrast_layers, held_against
 from vlq.query.bind import Bound, Others
 from vlq.query.bounds import HIGH, LOW
 from vlq.query.compile import Compiler, Relation, Rest, indented
+from vlq.query.functions.kept import known_readings, source_of
 from vlq.query.functions.phrases import WHERE, qualified
 from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, PATCHES, PIECES, PLACE, TOKEN
-from vlq.query.functions.sources import asked, check_site, is_tracked, token_positions
+from vlq.query.functions.sources import asked, check_site, token_positions
 from vlq.query.parameters import Choice, Optional, Parameter
 from vlq.query.patches import INSIDE, Every, Numbered
 from vlq.query.registry import Function
@@ -34,7 +35,7 @@ def compile_tracked(bound: Bound, compiler: Compiler) -> Relation:
     name = bound.function.name
     keys, shown = _keys(bound)
     conditions = [compiler.tokens(bound.token.ids), *asked(bound, compiler)]
-    table = compiler.table(f"{bound['at']}_tracked", bound.token.ids)
+    table = known_readings(bound, compiler)
     if bound.patches is not None:
         table += f" {bound.patches.mask(compiler)}"
         conditions.append(INSIDE)
@@ -55,7 +56,7 @@ FROM (
 
 def compile_rank(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each position that has one of the tokens among its k best. Elsewhere their ranks are above k."""
-    if is_tracked(bound):
+    if source_of(bound):
         return compile_tracked(bound, compiler)
     readings = token_positions(bound.given(rank=bound.run.k, min_prob=None), compiler)
     keys, shown = _keys(bound)
@@ -72,7 +73,7 @@ def compile_prob(bound: Bound, compiler: Compiler) -> Relation:
     Of the tokens that it has not, each is at most as probable as any that it has and as the last of its k best, and all
     together as what these leave.
     """
-    if is_tracked(bound):
+    if source_of(bound):
         return compile_tracked(bound, compiler)
     keys, shown = _keys(bound)
     site, tokens = bound["at"], len(bound.token.ids)
@@ -144,7 +145,7 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 def totals(bound: Bound) -> dict[str, str]:
     name = bound.function.name
     best = "min" if name == "rank" else "max"
-    if not is_tracked(bound):
+    if not source_of(bound):
         return layer_totals_sql(f"{name} IS NOT NULL") | {"median": f"median({name})", "best": f"{best}({name})"}
     among = f"rank <= {bound.run.k}"
     return layer_totals_sql(among) | {
@@ -163,13 +164,13 @@ def sum_up(bound: Bound, totals: Totals, images: int) -> Summary:
         "readings": None if positions is None else images * len(bound.layers.layers) * positions,
         f"median_{name}": totals["median"],
         f"best_{name}": totals["best"],
-        "source": "tracked" if is_tracked(bound) else f"the {bound.run.k} best",
+        "source": source_of(bound) or f"the {bound.run.k} best",
     }
 
 
 def _stored(bound: Bound, rows: Rows) -> Rows:
     """The rows of positions where something is among the k best."""
-    if is_tracked(bound):
+    if source_of(bound):
         return [row for row in rows if row["rank"] <= bound.run.k]
     return [row for row in rows if row[bound.function.name] is not None]
 
@@ -180,7 +181,8 @@ def contrast(bound: Bound, summary: Summary, rows: Rows, others: Others) -> Summ
 
 
 def headline(bound: Bound, summary: Summary) -> str:
-    among = f"{'tracked; ' if is_tracked(bound) else ''}among the {bound.run.k} best{WHERE[bound['at']]}"
+    source = source_of(bound)
+    among = f"{f'{source}; ' if source else ''}among the {bound.run.k} best{WHERE[bound['at']]}"
     read = f"{bound.token.label}{qualified(bound)}: {among}"
     there = partial(_there, bound)
     images, more = count(summary["images"], "image"), placed(summary) + held_against(summary, there)
@@ -197,16 +199,19 @@ def _there(bound: Bound, summary: Summary) -> str:
     return f"median probability there {summary['median_prob']:.3g}, highest {summary['best_prob']:.3g}"
 
 
-EXACT = "{} is tracked: its {} is exact at every reading, and each has a row."
-"""What is to be known of an answer about tracked tokens."""
+EXACT = {
+    "tracked": "{} is tracked: its {} is exact at every reading, and each has a row.",
+    "all kept": "All logits are kept: the {1} of {0} is exact at every reading, and each has a row.",
+}
+"""What is to be known of an answer about tokens of which all is known."""
 
 
 def notes_of_rank(bound: Bound) -> list[str]:
     k = bound.run.k
     if k == bound.run.vocabulary_size:
         return []
-    if is_tracked(bound):
-        return [EXACT.format(bound.token.label, "rank")]
+    if source := source_of(bound):
+        return [EXACT[source].format(bound.token.label, "rank")]
     return [f"Where {bound.token.label} is not among a reading's {k} best, its rank is above {k}."]
 
 
@@ -214,8 +219,8 @@ def notes_of_prob(bound: Bound) -> list[str]:
     k, tokens = bound.run.k, len(bound.token.ids)
     if k == bound.run.vocabulary_size:
         return []
-    if is_tracked(bound):
-        return [EXACT.format(bound.token.label, "probability")]
+    if source := source_of(bound):
+        return [EXACT[source].format(bound.token.label, "probability")]
     most = f"Where {bound.token.label} is not among a reading's {k} best, its probability is at most {_most(bound):.3g}"
     if bound["missing"] is None:
         most += ", often far less: missing='bound' lists the bounds"

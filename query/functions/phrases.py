@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vlq.query.bind import Bound
+from vlq.query.functions.kept import source_of
 from vlq.query.parameters import LayerSet
 from vlq.query.schema import layers_phrase
 
@@ -55,7 +56,7 @@ def named(token: int, piece: str | None) -> str:
 def unstored(bound: Bound) -> list[str]:
     """The bound on what the stored tokens leave out of a set's probability."""
     ids, k = bound.token.ids, bound.run.k
-    if len(ids) == 1 or bound["min_prob"] is None or bound.run.vocabulary_size == k or {*ids} <= {*bound.run.tracked}:
+    if len(ids) == 1 or bound["min_prob"] is None or bound.run.vocabulary_size == k or source_of(bound):
         return []
     # The k stored tokens each have at least the k-th's probability, so that is at most 1/k.
     most = min(len(ids) - 1, bound.run.vocabulary_size - k) / k

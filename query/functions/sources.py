@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import Compiler, indented
+from vlq.query.functions.kept import known_readings, source_of
 from vlq.query.mistakes.values import NO_SITE, PATCHES_OF_TEXT, TOO_FEW_PATCHES
 from vlq.query.patches import INSIDE, POSITIONS_INSIDE, Numbered, PatchSet
 from vlq.query.summary import count
@@ -95,19 +96,15 @@ def token_cells(bound: Bound, compiler: Compiler) -> str:
     return f"SELECT image, layer, position FROM (\n  {indented(token_positions(bound, compiler))}\n)"
 
 
-def is_tracked(bound: Bound) -> bool:
-    """Whether all is known of each of the tokens at every position."""
-    return {*bound.token.ids} <= {*bound.run.tracked}
-
-
 def token_positions(bound: Bound, compiler: Compiler) -> str:
     """The positions that read the token at each layer: image, layer, position, rank, logprob.
 
     Where the k best tell all that is asked, they are the fewer rows.
     """
     beyond = bound["rank"] > bound.run.k
-    tracked = is_tracked(bound) and (beyond or len(bound.token.ids) > 1)
-    table = compiler.table(f"{bound['at']}_{'tracked' if tracked else 'topk'}", bound.token.ids)
+    tracked = source_of(bound) is not None and (beyond or len(bound.token.ids) > 1)
+    topk = compiler.table(f"{bound['at']}_topk", bound.token.ids)
+    table = known_readings(bound, compiler) if tracked else topk
     conditions = _conditions(bound, compiler)
     if bound.patches is not None:
         table += f" {bound.patches.mask(compiler)}"
@@ -124,7 +121,7 @@ def token_positions(bound: Bound, compiler: Compiler) -> str:
         return f"SELECT image, layer, position, rank, logprob FROM {table}\nWHERE {' AND '.join(conditions + narrowed)}"
     if tracked and not beyond:
         # Of the k best there are far fewer rows.
-        best = compiler.table(f"{bound['at']}_topk", bound.token.ids)
+        best = topk
         if bound.patches is not None:
             best += f" {bound.patches.mask(compiler)}"
         among = " AND ".join([*conditions, f"rank <= {compiler.value('rank', bound['rank'])}"])

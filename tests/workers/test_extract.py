@@ -12,12 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import zarr
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
+from zarr.core.buffer import cpu
+from zarr.storage import MemoryStore
 
 from vlq.query.errors import RunError
 from vlq.query.schema import IMAGE_COLUMNS, Run, array_specs
 from vlq.workers.corpus import list_images
+from vlq.workers.encode import encode_group
 from vlq.workers.extract import read_shard
 from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
@@ -256,6 +260,35 @@ def test_tracked_tokens_are_what_a_full_vocabulary_says(
             assert np.array_equal(rank[rank > 0], place[:, -1] + 1)
             assert np.array_equal(logprob[rank > 0], every[f"{site}/logprob"][tuple(place.T)])
             assert np.isnan(logprob[rank == 0]).all()
+
+
+@pytest.mark.parametrize("shape", [{}, {"read_layers": (1, 3)}, {"at": ("patch", "prompt", "answer"), "answer": 3}])
+def test_all_logits(
+    model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor, shape: dict[str, Any]
+) -> None:
+    """Minus `lse` they are the log-probabilities of all tokens, and in a chunk of its own each image's layer."""
+    few, _ = read(model, replace(run, **shape), corpus, decoders)
+    every, _ = read(model, replace(run, **shape, k=run.vocabulary_size), corpus, decoders)
+    some = replace(run, **shape, keep="all")
+    arrays, _ = read(model, some, corpus, decoders)
+    lengths = {site: arrays[f"{site}/top1"].shape[2] for site in some.at}
+    objects: dict[str, Any] = {
+        key: cpu.Buffer.from_bytes(data) for key, data in encode_group(some, arrays, 21, lengths).items()
+    }
+    group = zarr.open_group(MemoryStore(objects), mode="r")
+    for site in some.at:
+        logprob = arrays[f"{site}/logit"] - arrays[f"{site}/lse"][..., None]
+        token = np.where(every[f"{site}/token"] == run.no_id, 0, every[f"{site}/token"]).astype(int)
+        expected = every[f"{site}/logprob"]
+        there = ~np.isnan(expected)
+        assert np.array_equal(np.take_along_axis(logprob, token, -1)[there], expected[there])
+        assert np.isnan(logprob[~there]).all()
+        array = group[f"{site}/logit"]
+        assert isinstance(array, zarr.Array)
+        assert array.chunks == (1, 1, lengths[site], run.vocabulary_size)
+        assert np.array_equal(array[...], arrays[f"{site}/logit"], equal_nan=True)
+    for name, values in few.items():  # beside all that there is otherwise
+        assert np.array_equal(arrays[name], values, equal_nan=values.dtype.kind == "f"), name
 
 
 def test_states_that_are_no_numbers_name_image_and_layer(

@@ -14,7 +14,7 @@ import pytest
 
 from vlq.query.cache import Cache
 from vlq.query.cli import main
-from vlq.query.errors import CacheMismatch
+from vlq.query.errors import BadArgument, CacheMismatch
 from vlq.query.schema import RUN, VOCABULARY, Head, digest_of, head_key, plan_key
 from vlq.query.store import open_store
 from vlq.query.tables import parquet_bytes
@@ -133,6 +133,27 @@ def test_some_layers(images: Path, tmp_path: Path, tiny_model: Path, model: Lens
     harmed = make_cache(tmp_path / "harmed", tiny_model, model, images, nudge("patch/lse", (2, 3, 5), 1), layers=(1, 3))
     (finding,) = findings(harmed)
     assert finding.where == "image 2 (0002.png), layer 3, patch 5"
+
+
+def test_all_logits(images: Path, tmp_path: Path, tiny_model: Path, model: LensModel) -> None:
+    cache = make_cache(tmp_path / "sound", tiny_model, model, images, keep="all")
+    assert findings(cache) == []
+    assert [*verify(Cache.open(str(cache)), lambda what, done, of: None)] == []
+    harmed = make_cache(
+        tmp_path / "harmed", tiny_model, model, images, nudge("prompt/logit", (2, 1, 3, 9), 1), keep="all"
+    )
+    (finding,) = findings(harmed)
+    assert finding.where == "image 2 (0002.png), layer 1, prompt 3"
+
+
+def test_logits_that_are_too_many(tiny_model: Path, model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = model.most_patches * model.layers * model.vocabulary_size * 4
+    setup = Setup(str(tiny_model), PROMPT, 4, ("patch", "prompt"), "cpu", "auto", 1, 2, IMAGES, keep="all")
+    monkeypatch.setattr("vlq.workers.worker.SHARD_OBJECT_BYTES", 2 * size + 1)
+    assert describe_run(setup, model, "0" * 64).shard_size == 2
+    monkeypatch.setattr("vlq.workers.worker.SHARD_OBJECT_BYTES", size - 1)
+    with pytest.raises(BadArgument, match=r"--keep all: the logits of one image are .* MiB at one site"):
+        describe_run(setup, model, "0" * 64)
 
 
 def test_tracked_tokens(images: Path, tmp_path: Path, tiny_model: Path, model: LensModel) -> None:

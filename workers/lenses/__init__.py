@@ -30,7 +30,7 @@ def lens_of(model: LensModel, run: Run, store: Store | None = None) -> Lens:
     """
     from vlq.workers.lens import Lens
 
-    return Lens(unembed_of(model, run, store), run.k, run.lens_block, run.tracked)
+    return Lens(unembed_of(model, run, store), run.k, run.lens_block, run.tracked, run.keep == "all")
 
 
 def unembed_of(model: LensModel, run: Run, store: Store | None = None) -> Unembed:

@@ -21,7 +21,7 @@ from vlq.query.errors import CacheError, InputError
 from vlq.query.heads import renew
 from vlq.query.schema import READ_COLUMNS, Annotation, Head, annotation_key, digest_of
 from vlq.query.store import put
-from vlq.query.tables import IMAGE_NAMES, parquet_bytes, read_plan, read_table, reason
+from vlq.query.tables import IMAGE_NAMES, is_text, parquet_bytes, read_plan, read_table, reason
 
 KEYS = ("image_id", *IMAGE_NAMES)
 """Columns of a table that can say which image a row is of, the first one there is."""
@@ -192,10 +192,6 @@ def holds_objects(kind: pa.DataType) -> bool:
 
 def is_list(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
-
-
-def is_text(kind: pa.DataType) -> bool:
-    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 # --- which image a row is of -----------------------------------------------------------------------------------

@@ -239,8 +239,11 @@ class Compiler:
             return relation
         others = "rest"
         if relation.place is not None:
-            places = f"SELECT unnest(range({self.value('positions', rest.positions)}))::INTEGER AS {relation.place}"
-            others += f" CROSS JOIN ({places})"
+            if rest.mask is None:
+                places = f"SELECT unnest(range({self.value('positions', rest.positions)}))::INTEGER AS {relation.place}"
+                others += f" CROSS JOIN ({places})"
+            else:
+                others = f"(SELECT *, unnest(range(bit_length(inside)))::INTEGER AS {relation.place} FROM {others})"
         if rest.mask is not None:
             others = f"(SELECT * EXCLUDE (inside) FROM {others} WHERE {in_mask(relation)})"
         sql = f"""\

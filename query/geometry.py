@@ -32,7 +32,7 @@ def _original(cell: int, cells: int, length: int, scale: float, offset: float, l
 ROWS, COLUMNS = "grid.rows::INTEGER", "grid.columns::INTEGER"
 """How many rows and columns of patches an image has."""
 
-POSITIONS = {"patch": f"{ROWS} * {COLUMNS}", "answer": "len(answer_ids)"}
+POSITIONS = {"patch": f"{ROWS} * {COLUMNS}", "prompt": "len(prompt_ids)", "answer": "len(answer_ids)"}
 """How many positions an image has, at the sites where images may have different numbers of them (`Run.uneven`)."""
 
 

@@ -27,6 +27,7 @@ def info(cache: Cache) -> dict[str, Any]:
         "quantized": run.quantized,
         "lens": run.lens.plain(),
         "prompt": run.prompt,
+        "prompt_column": run.prompt_column,
         "layers": run.layers,
         "read_layers": list(run.read_layers),
         "tracked": [{"id": id, "piece": piece} for id, piece in zip(run.tracked, run.tracked_pieces, strict=True)],
@@ -88,13 +89,14 @@ def as_text(values: dict[str, Any]) -> str:
     )
     tracked = values["tracked"]
     progress = "all cached" if values["state"] == "complete" else f"{values['cached']} cached so far"
+    own = values["prompt_column"]
     at = values["revision"] and f"revision {values['revision'][:12]}"
     made = [values["model_class"], at, values["dtype"], values["quantized"]]
     named = [f"{name} (annotated)" if name in values["annotated"] else name for name in values["columns"]]
     lines = [
         ("cache", values["cache"]),
         ("model", f"{values['model']} ({', '.join(filter(None, made))})"),
-        ("prompt", repr(values["prompt"])),
+        ("prompt", repr(values["prompt"]) + (f", each image with its own {own}" if own else "")),
         ("lens", str(LensSpec.of(values["lens"]))),
         ("layers", f"{values['layers']}: 0 is the embedding, {last} the last block's output{read}"),
         ("grid", grid),

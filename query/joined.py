@@ -56,7 +56,7 @@ class JoinedArray:
         self._cache = cache
         self._commits = commits
         self._starts = np.cumsum([0, *(commit.images for commit in commits)])
-        lengths = {site: max((commit.lengths[site] for commit in commits), default=0) for site in cache.run.at}
+        lengths = {site: max((commit.lengths[site] for commit in commits), default=0) for site in cache.run.stored}
         spec = next(spec for spec in array_specs(cache.run, int(self._starts[-1]), lengths) if spec.name == name)
         self._fill = spec.fill
         self.name, self.dims, self.shape, self.dtype = name, spec.axes, spec.shape, np.dtype(spec.dtype)

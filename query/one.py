@@ -26,6 +26,7 @@ class OneImage:
     grid: tuple[int, int]  # rows, columns
     answer: str | None  # what the model answered; None if it was not asked
     answer_ids: tuple[int, ...]  # its tokens
+    prompt_ids: tuple[int, ...]  # the text tokens of the prompt that it was read with
 
     @property
     def patches(self) -> int:
@@ -43,9 +44,11 @@ class OneImage:
 def one_image(corpus: Corpus, number: int = 0) -> OneImage:
     """The image of a number. Raises KeyError if it has no readings."""
     snapshot = corpus.cache.snapshot()
-    answer = "answer, answer_ids" if corpus.cache.run.answer else "NULL AS answer, [] AS answer_ids"
+    run = corpus.cache.run
+    answer = "answer, answer_ids" if run.answer else "NULL AS answer, [] AS answer_ids"
+    prompt = "NULL AS prompt_ids" if run.prompt_column is None else "prompt_ids"
     statement = Statement(
-        f"SELECT image, uri, sha256, width, height, transform, grid, {answer} FROM read_parquet($images)\n"
+        f"SELECT image, uri, sha256, width, height, transform, grid, {answer}, {prompt} FROM read_parquet($images)\n"
         "WHERE image_id = $number AND error IS NULL",
         {"number": number},
         {"images": None},
@@ -53,8 +56,17 @@ def one_image(corpus: Corpus, number: int = 0) -> OneImage:
     rows = corpus.engine.rows(statement, snapshot)[1]
     if not rows:
         raise KeyError(number)
-    name, uri, sha256, width, height, transform, grid, answered, ids = rows[0]
+    name, uri, sha256, width, height, transform, grid, answered, ids, prompt_ids = rows[0]
     of_patches = grid["rows"], grid["columns"]
     return OneImage(
-        number, name, uri, sha256, (width, height), Transform(**transform), of_patches, answered, tuple(ids)
+        number,
+        name,
+        uri,
+        sha256,
+        (width, height),
+        Transform(**transform),
+        of_patches,
+        answered,
+        tuple(ids),
+        run.prompt_ids if prompt_ids is None else tuple(prompt_ids),
     )

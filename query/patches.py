@@ -92,6 +92,15 @@ class Every(PatchSet):
 SELECT image_id AS image, unnest(range({POSITIONS[self.site]})) AS patch
 FROM {compiler.table("images")} WHERE error IS NULL"""
 
+    def part(self, compiler: Compiler) -> str:
+        # No longer than the image with most has them: at most there could be far more.
+        images = compiler.table("images")
+        sql = f"""\
+SELECT image, rpad(repeat('1', n), max(n) OVER (), '0')::BIT AS inside
+FROM (SELECT image_id AS image, ({POSITIONS[self.site]})::INTEGER AS n FROM {images} WHERE error IS NULL)
+WHERE n > 0"""
+        return compiler.part("mask", sql)
+
 
 @dataclass(frozen=True, eq=False)
 class Numbered(PatchSet):

@@ -47,6 +47,9 @@ STORED_SITES = ("patch", "prompt", "answer")
 SITES = ("patch", "last", "prompt", "answer")
 """Where tokens are asked for. `last` is the one position of `prompt` that most questions are about."""
 
+MOST_POSITIONS = 65_535
+"""Of one image at one site: their number is stored in 16 bits."""
+
 
 LENS = "lens"
 """What the keys of translators begin with."""
@@ -102,11 +105,6 @@ def postings_prefix(shard: int, digest: str) -> str:
 
 def annotation_key(digest: str) -> str:
     return f"annotations/{digest}.parquet"
-
-
-def stored_at(site: str) -> tuple[str, slice]:
-    """The arrays that hold a site's readings, and which of their positions are the site's."""
-    return ("prompt", slice(-1, None)) if site == "last" else (site, slice(None))
 
 
 def digest_of(data: bytes) -> str:
@@ -180,7 +178,7 @@ class Run:
     model_class: str
     model_hash: str  # over configuration and weights
     prompt: str
-    prompt_ids: tuple[int, ...]  # the prompt's text tokens; the image's are left out
+    prompt_ids: tuple[int, ...]  # the prompt's text tokens; the image's are left out. () if images have their own
     layers: int
     grid: tuple[int, int] | None  # rows, columns; None: each image has a grid of its own, which the image table tells
     patches: int  # of an image; where each has a grid of its own, at most
@@ -208,11 +206,13 @@ class Run:
     tracked: tuple[int, ...] = ()  # tokens whose probability and rank are stored at every reading, ascending ids
     tracked_pieces: tuple[str | None, ...] = ()  # theirs
     keep: str = "topk"  # what is stored of a reading: its k best tokens; with `all` the logits of every token, too
+    prompt_column: str | None = None  # of the image table: each image's own question; in `prompt` it stands as {column}
     format: int = FORMAT
 
     IDENTITY = (
         "model_hash",
         "prompt",
+        "prompt_column",
         "layers",
         "read_layers",
         "tracked",
@@ -228,7 +228,7 @@ class Run:
         "lens",
     )
 
-    LATER = ("read_layers", "quantized", "revision", "compiled", "tracked", "tracked_pieces", "keep")
+    LATER = ("read_layers", "quantized", "revision", "compiled", "tracked", "tracked_pieces", "keep", "prompt_column")
     """Left out of the record where they are as usual: the bytes of older records, which name the run, stay so."""
 
     def __post_init__(self) -> None:
@@ -242,7 +242,7 @@ class Run:
         if "patch" in self.at:
             counts["patch"] = self.patches
         if "prompt" in self.at:
-            counts["prompt"] = len(self.prompt_ids)
+            counts["prompt"] = len(self.prompt_ids) if self.prompt_column is None else MOST_POSITIONS
             counts["last"] = 1
         if "answer" in self.at:
             counts["answer"] = self.answer
@@ -251,7 +251,17 @@ class Run:
     @property
     def uneven(self) -> tuple[str, ...]:
         """Of `at` the sites where images have different numbers of positions."""
-        return tuple(site for site in self.at if site == "answer" or (site == "patch" and self.grid is None))
+        own = {"patch": self.grid is None, "prompt": self.prompt_column is not None, "answer": True}
+        return tuple(site for site in self.at if own[site])
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The sites with arrays of their own. Where prompts differ in length, `last` is at no fixed place in theirs."""
+        return (*self.at, "last") if "prompt" in self.uneven else self.at
+
+    def stored_at(self, site: str) -> tuple[str, slice]:
+        """The arrays that hold a site's readings, and which of their positions are the site's."""
+        return ("prompt", slice(-1, None)) if site == "last" and site not in self.stored else (site, slice(None))
 
     @property
     def summed(self) -> tuple[str, ...]:
@@ -389,6 +399,8 @@ def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[Array
     Fill values are kept by an image that failed, behind the positions of one that has fewer, and by layers that were
     not read: these compress to nearly nothing, and a layer has the same number in every cache.
 
+    Sites are `Run.stored`.
+
     `<site>/token`, `<site>/logprob`   (image, layer, position, k): best first, ties by the lower id;
                                        log-probabilities over the full vocabulary, in nats
     `<site>/top1`                      (image, layer, position): token[..., 0] by itself, 6 times faster to scan
@@ -400,7 +412,7 @@ def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[Array
     `sum/patch`, `sum/last`            (layer, vocabulary): probabilities summed over the shard's images and positions
     """
     specs = []
-    for site in run.at:
+    for site in run.stored:
         cells = (images, run.layers, lengths[site])
         axes = ("image", "layer", site)
         specs += [
@@ -454,7 +466,12 @@ ANSWER_COLUMNS = {
 }
 """Further ones of a run that has the model answer."""
 
-READ_COLUMNS = IMAGE_COLUMNS | ANSWER_COLUMNS
+PROMPT_COLUMNS = {
+    "prompt_ids": "UINTEGER[]",  # the text tokens of its own prompt; null if the image has no readings
+}
+"""Further ones of a run with a prompt for each image."""
+
+READ_COLUMNS = IMAGE_COLUMNS | PROMPT_COLUMNS | ANSWER_COLUMNS
 """What comes of reading images; other columns are the user's, and get `_` appended if they have such a name."""
 
 
@@ -614,7 +631,7 @@ class Commit:
     shard: int
     first_image: int
     images: int
-    lengths: Mapping[str, int]  # of each site: the positions of the image that has most, which its arrays have room for
+    lengths: Mapping[str, int]  # of `Run.stored`: the positions of the image that has most, which arrays have room for
     prefix: str  # of the Zarr group
     errors: tuple[tuple[int, str, str], ...]  # image id, name, reason
     objects: tuple[Stored, ...]  # the group's

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from vlq.query.errors import CorruptCache
-from vlq.query.schema import DIVERGENCE, Commit, Run, stored_at
+from vlq.query.schema import DIVERGENCE, Commit, Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ def entropies(
     for done, commit in enumerate(commits):
         images += commit.images - len(commit.errors)
         for site in sites:
-            stored, own = stored_at(site)
+            stored, own = run.stored_at(site)
             mass[site] += _array(cache, commit, f"sum/{site}")
             found = _array(cache, commit, f"{stored}/entropy")[:, :, own]  # (image, layer, position)
             there = np.isfinite(found)  # neither of an image that failed nor behind the patches of a smaller one

@@ -25,7 +25,16 @@ IMAGE_NAMES = ("image", "image_path", "path", "file", "file_name", "uri", "url")
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """The table as Parquet: the same rows give the same bytes, however they came in chunks."""
+    """The table as Parquet: the same rows give the same bytes, however they came in chunks, or if they were read from
+    such bytes before."""
+    data = _written(table)
+    # What Arrow calls the items of a list, Parquet calls otherwise, and so they are called when they are read.
+    if str(pq.read_schema(pa.BufferReader(data))) != str(table.schema):
+        data = _written(pq.read_table(pa.BufferReader(data)))
+    return data
+
+
+def _written(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table.combine_chunks(), sink, compression="zstd")
     return sink.getvalue()
@@ -97,6 +106,10 @@ def read_table(source: str) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{source} cannot be read: {reason(error)}.") from error
     return table.replace_schema_metadata(None).combine_chunks()
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def file_system(source: str) -> tuple[Any, str]:

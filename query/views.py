@@ -34,8 +34,9 @@ BEST = f"{LOGPROB}, the highest of them"
 
 IMAGES = View(
     "images",
-    "an image, those with errors too; behind these columns `answer`, `answer_ids` and `answer_logprobs`, if the model "
-    "was asked, and what came with the images or was joined to them",
+    "an image, those with errors too; behind these columns `prompt_ids`, if images have prompts of their own, "
+    "`answer`, `answer_ids` and `answer_logprobs`, if the model was asked, and what came with the images or was "
+    "joined to them",
     {
         "image_id": "its number",
         "image": "its name",

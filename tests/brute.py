@@ -49,11 +49,16 @@ class Site:
 
 
 def read_site(
-    cache: Path, shards: Sequence[str], site: str, positions: int | None = None, tracked: Sequence[int] = ()
+    cache: Path,
+    shards: Sequence[str],
+    site: str,
+    positions: int | None = None,
+    prompts: Sequence[Sequence[int]] | None = None,
+    tracked: Sequence[int] = (),
 ) -> Site:
     """A site's arrays straight from the shards' Zarr groups, given in order. `last` is the last of `prompt`.
 
-    Filled up to so many positions, or those of the shard with most.
+    Filled up to so many positions, or those of the shard with most. `prompts` are the images' own, if they have some.
     """
     stored = "prompt" if site == "last" else site
     groups = [zarr.open_group(cache / shard, mode="r") for shard in shards]
@@ -67,12 +72,18 @@ def read_site(
             parts.append(np.pad(np.asarray(array[...]), missing, constant_values=array.fill_value))
         return np.concatenate(parts)
 
-    own = slice(-1, None) if site == "last" else slice(None)
+    def own(values: np.ndarray) -> np.ndarray:
+        """Of all positions those of the site."""
+        if site != "last":
+            return values
+        ends = [-1] * len(values) if prompts is None else [len(prompt) - 1 for prompt in prompts]
+        return values[np.arange(len(values)), :, ends][:, :, None]
+
     found = {}
     if tracked:
-        ranks, logprobs = (read(f"tracked_{name}")[:, :, own] for name in ("rank", "logprob"))
+        ranks, logprobs = (own(read(f"tracked_{name}")) for name in ("rank", "logprob"))
         found = {id: (ranks[..., at], logprobs[..., at]) for at, id in enumerate(tracked)}
-    return Site(read("token")[:, :, own], read("logprob")[:, :, own], found)
+    return Site(own(read("token")), own(read("logprob")), found)
 
 
 def picked_layers(

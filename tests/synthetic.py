@@ -99,6 +99,22 @@ def random_grids(run: Run, images: int, rng: np.random.Generator) -> list[tuple[
     return [(int(n), int(rng.integers(1, run.patches // n + 1))) for n in rows]
 
 
+MOST_PROMPT = 6
+"""Text tokens of an image's own prompt, at most."""
+
+
+def random_prompts(run: Run, images: int, seed: int) -> list[list[int]]:
+    """Ids of a prompt for each image, of several lengths; the run's for all if images have none of their own."""
+    if run.prompt_column is None:
+        return [[*run.prompt_ids]] * images
+    rng = np.random.default_rng([seed, 1])
+    return [rng.integers(0, len(WORDS) + 2, rng.integers(1, MOST_PROMPT + 1)).tolist() for _ in range(images)]
+
+
+def as_text(ids: Sequence[int]) -> str:
+    return " ".join([*WORDS, "ear", "dog"][id] for id in ids)
+
+
 def random_answers(run: Run, images: int, rng: np.random.Generator) -> list[list[int]]:
     """Ids of an answer for each image, of any length that the run allows."""
     if not run.answer:
@@ -113,14 +129,16 @@ def random_readings(
     failed: Sequence[int] = (),
     grids: Sequence[tuple[int, int]] | None = None,
     answers: Sequence[Sequence[int]] | None = None,
+    prompts: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, np.ndarray]:
     """All arrays of a shard, from random logits with many equal values, so that ties and repeated readings occur."""
     counts = {
         "patch": [math.prod(grid) for grid in grids or random_grids(run, images, rng)],
-        "prompt": [len(run.prompt_ids)] * images,
+        "prompt": [len(prompt) for prompt in prompts or random_prompts(run, images, 0)],
+        "last": [1] * images,
         "answer": [len(answer) for answer in answers or random_answers(run, images, rng)],
     }
-    lengths = {site: max(1, *counts[site]) for site in run.at}
+    lengths = {site: max(1, *counts[site]) for site in run.stored}
     unread = [layer for layer in range(run.layers) if layer not in run.read_layers]
     arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in array_specs(run, images, lengths)}
     for site in run.at:
@@ -156,7 +174,13 @@ def random_readings(
                 probability[image, :, count:] = 0
         kept = np.delete(probability, list(failed), axis=0)
         if site in run.summed:
-            arrays[sum_of(site)][...] = kept.sum((0, 2)) if site == "patch" else kept[:, :, -1].sum(0)
+            ends = np.delete(np.array(counts[site]) - 1, list(failed))
+            last = kept[np.arange(len(kept)), :, ends]
+            arrays[sum_of(site)][...] = kept.sum((0, 2)) if site == "patch" else last.sum(0)
+    if "last" in run.stored:
+        ends = np.array(counts["prompt"]) - 1
+        for name in [name.partition("/")[2] for name in arrays if name.startswith("prompt/")]:
+            arrays[f"last/{name}"][:, :, 0] = arrays[f"prompt/{name}"][np.arange(images), :, ends]
     return arrays
 
 
@@ -176,6 +200,7 @@ def image_table(
     size: tuple[int, int] = (112, 112),
     grids: Sequence[tuple[int, int]] | None = None,
     answers: Sequence[Sequence[int]] | None = None,
+    prompts: Sequence[Sequence[int]] | None = None,
     **columns: Sequence[object],
 ) -> pa.Table:
     """The image table of a shard; `failed` are positions within it."""
@@ -194,16 +219,22 @@ def image_table(
             "transform": pa.array([asdict(transform) if ok else None for ok in good], TRANSFORM),
             "grid": pa.array([grid if ok else None for grid, ok in zip(grids, good, strict=True)], GRID),
             "error": pa.array([None if ok else "truncated" for ok in good], pa.string()),
+            **(prompt_columns(good, prompts or []) if run.prompt_column else {}),
             **(answer_columns(good, answers or []) if run.answer else {}),
             **{name: pa.array(values) for name, values in columns.items()},
         }
     )
 
 
+def prompt_columns(good: Sequence[bool], prompts: Sequence[Sequence[int]]) -> dict[str, pa.Array]:
+    kept = [prompt if ok else None for prompt, ok in zip(prompts, good, strict=True)]
+    return {"prompt_ids": pa.array(kept, pa.list_(pa.uint32()))}
+
+
 def answer_columns(good: Sequence[bool], answers: Sequence[Sequence[int]]) -> dict[str, pa.Array]:
     """Texts, ids and log-probabilities, which are of an id and its place."""
     kept = [answer if ok else None for answer, ok in zip(answers, good, strict=True)]
-    texts = [None if ids is None else " ".join([*WORDS, "ear", "dog"][id] for id in ids) for ids in kept]
+    texts = [None if ids is None else as_text(ids) for ids in kept]
     logprobs = [None if ids is None else [-(id + place) / 8 for place, id in enumerate(ids)] for ids in kept]
     return {
         "answer": pa.array(texts, pa.string()),
@@ -269,6 +300,9 @@ def make_cache(
     rng = np.random.default_rng(seed)
     # Names whose order is not the order of the ids.
     names = names or [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)]
+    prompts = random_prompts(run, images, seed)
+    if run.prompt_column is not None:
+        columns = {**(columns or {}), run.prompt_column: [as_text(ids) for ids in prompts]}
     plan = parquet_bytes(planned(names, columns or {}, run.shard_size))
     count = sum(1 for _ in shards(images, run.shard_size))
     head = Head(1, plan_key(digest_of(plan)[:16]), count, images, False, None)
@@ -279,9 +313,11 @@ def make_cache(
         missing = [i - first for i in failed if first <= i < first + size]
         grids = random_grids(run, size, rng)
         answers = random_answers(run, size, rng)
-        readings = random_readings(run, size, rng, missing, grids, answers)
+        asked = prompts[first : first + size]
+        readings = random_readings(run, size, rng, missing, grids, answers, asked)
         own = {name: values[first : first + size] for name, values in (columns or {}).items()}
-        table = image_table(names[first : first + size], first, missing, run, transform, pixels, grids, answers, **own)
+        shown = names[first : first + size]
+        table = image_table(shown, first, missing, run, transform, pixels, grids, answers, asked, **own)
         write_shard(store, run, shard, first, readings, table)
         parts.append(readings)
     if seal:

@@ -24,6 +24,10 @@ def run(
     cache: Annotated[str, typer.Option(help="Where the cache is or will be; default $VLQ_CACHE.")] = "",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A question, or a whole prompt with <image> in it.")] = None,
+    prompt_column: Annotated[
+        str | None,
+        typer.Option(help="A manifest's column of questions, or of whole prompts: each image is asked its own."),
+    ] = None,
     k: Annotated[int, typer.Option(help="Tokens kept per reading.", min=1, max=255)] = 20,
     shard_size: Annotated[int | None, typer.Option(help="Images per unit of work; default 32.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass; default 8.", min=1)] = None,
@@ -80,6 +84,7 @@ def run(
         "model": model,
         "cache": cache or os.environ.get("VLQ_CACHE", ""),
         "prompt": prompt,
+        "prompt_column": prompt_column,
         "k": k,
         "at": (*parse_sites(at), *(["answer"] if answer else [])),
         "answer": answer,
@@ -101,6 +106,8 @@ def run(
         "gpus_per_worker": share_of_gpus(gpus_per_worker),
         "device_map": None if device_map is None else spread(device_map),
     }
+    if prompt is not None and prompt_column is not None:
+        raise BadArgument("--prompt asks all images the same, --prompt-column each its own.", "Give one of them.")
     form = log or os.environ.get("VLQ_LOG") or "text"
     one_of("--log", form, ("text", "json"))
     one_of("--format", format or "table", ("table", "json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,7 +13,8 @@ import pyarrow as pa
 from vlq.query.errors import InputError
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.stores.location import kind_of, refuse_secrets, without_options
-from vlq.query.tables import FORMATS, IMAGE_NAMES, file_system, read_table, reason
+from vlq.query.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_table, reason
+from vlq.workers.models import PLACEHOLDER
 
 EXTENSIONS = (
     ".avif", ".bmp", ".dib", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pcx", ".pgm", ".png", ".ppm",
@@ -21,6 +23,9 @@ EXTENSIONS = (
 """What counts as an image when a folder is listed."""
 
 RESERVED = (*READ_COLUMNS, "shard")
+
+NAMED = 3
+"""So many images without a prompt are named."""
 
 
 def list_images(source: str, limit: int | None = None) -> pa.Table:
@@ -31,13 +36,33 @@ def list_images(source: str, limit: int | None = None) -> pa.Table:
     there are no images or they cannot be listed.
     """
     if _is_manifest(source):
-        table = _from_manifest(source)
+        table, _ = _from_manifest(source)
     else:
         names, uris = _from_files(source)
         table = pa.table({"image": pa.array(names, pa.string()), "uri": pa.array(uris, pa.string())})
+    return _numbered(table.slice(0, limit))
+
+
+def list_asked(source: str, column: str, limit: int | None = None) -> tuple[pa.Table, str]:
+    """`list_images` of a manifest of which one column holds each image's own prompt; and what that column is called
+    beside the others. Raises InputError, also if an image has no prompt that can be read."""
+    if not _is_manifest(source):
+        raise InputError(
+            f"--prompt-column reads a column of a manifest, and {source} is none.",
+            f"Give a {', '.join(FORMATS)} with a row for each question.",
+        )
+    table, names = _from_manifest(source)
+    if column not in names:
+        near = get_close_matches(column, names, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"Its columns beside the images: {', '.join(names) or 'none'}."
+        raise InputError(f"{source} has no column {column} for --prompt-column.", hint)
     table = table.slice(0, limit)
-    ids = pa.array(range(table.num_rows), pa.uint32())
-    return table.add_column(0, "image_id", ids)
+    _check_prompts(table, names[column], column, source)
+    return _numbered(table), names[column]
+
+
+def _numbered(table: pa.Table) -> pa.Table:
+    return table.add_column(0, "image_id", pa.array(range(table.num_rows), pa.uint32()))
 
 
 def _is_manifest(source: str) -> bool:
@@ -129,7 +154,8 @@ def _uri(fs: Any, path: str, source: str) -> str:
 # --- manifests -------------------------------------------------------------------------------------------------
 
 
-def _from_manifest(source: str) -> pa.Table:
+def _from_manifest(source: str) -> tuple[pa.Table, dict[str, str]]:
+    """Columns image, uri, then the others; and what these are called here, by their names in the manifest."""
     table = read_table(source)
     column = next((name for name in IMAGE_NAMES if name in table.column_names), None)
     if column is None:
@@ -141,7 +167,7 @@ def _from_manifest(source: str) -> pa.Table:
         raise InputError(f"{source} has no rows.", "Give a manifest with a row per image.")
     at = table.column_names.index(column)
     kind = table.schema.field(at).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(kind):
         raise InputError(
             f"The column {column} of {source} is of type {kind}; expected paths or URLs.",
             "Images inside a manifest cannot be read: write them to files.",
@@ -154,6 +180,7 @@ def _from_manifest(source: str) -> pa.Table:
         "uri": pa.array([_resolved(name, source) for name in names], pa.string()),
     }
     taken = {name.lower() for name in RESERVED}
+    called: dict[str, str] = {}
     for i, name in enumerate(table.column_names):
         if i == at:
             continue
@@ -163,7 +190,28 @@ def _from_manifest(source: str) -> pa.Table:
             free += "_"
         taken.add(free.lower())
         columns[free] = table.column(i)
-    return pa.table(columns)
+        called.setdefault(name, free)
+    return pa.table(columns), called
+
+
+def _check_prompts(table: pa.Table, name: str, column: str, source: str) -> None:
+    """Raises InputError unless each row has a text, with one place for the image at most."""
+    kind = table.schema.field(name).type
+    if not is_text(kind):
+        raise InputError(f"The column {column} of {source} is of type {kind}; expected questions or prompts.")
+    texts, images = table[name].to_pylist(), table["image"].to_pylist()
+    empty = [row for row, text in enumerate(texts) if text is None or not text.strip()]
+    if empty:
+        shown = ", ".join(f"{images[row]} (row {row})" for row in empty[:NAMED])
+        more = f" and {len(empty) - NAMED:,} more" if len(empty) > NAMED else ""
+        verb = "has" if len(empty) == 1 else "have"
+        raise InputError(f"{shown}{more} {verb} no {column} in {source}.", "Fill them in, or leave such rows out.")
+    for row, text in enumerate(texts):
+        if (count := text.count(PLACEHOLDER)) > 1:
+            raise InputError(
+                f"The {column} of {images[row]} (row {row} of {source}) names the image {count} times.",
+                f"One {PLACEHOLDER} is read per prompt.",
+            )
 
 
 def _resolved(name: str, manifest: str) -> str:

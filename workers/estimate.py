@@ -15,7 +15,6 @@ from vlq.query.schema import LENS, Run, layers_phrase
 from vlq.query.store import Store, open_store
 from vlq.query.tables import parquet_bytes
 from vlq.workers.compactor import FIRST
-from vlq.workers.corpus import list_images
 from vlq.workers.job import absolute, arrange
 from vlq.workers.lenses import lens_of
 from vlq.workers.lenses.choice import choose
@@ -26,6 +25,7 @@ from vlq.workers.plan import (
     RunOptions,
     check_identity,
     check_shards,
+    corpus_of,
     first_plan,
     foreseen,
     known_identity,
@@ -81,8 +81,7 @@ def estimate(options: RunOptions, tracker: Tracker) -> Estimate:
     """
     import transformers
 
-    options = replace(options, model=absolute(options.model))
-    corpus = list_images(options.images, options.limit)
+    options, corpus = corpus_of(replace(options, model=absolute(options.model)))
     store = _existing(options.cache)
     begun = None if store is None else read_run(store)
     lens = choose(options.lens, begun)
@@ -109,7 +108,7 @@ def estimate(options: RunOptions, tracker: Tracker) -> Estimate:
     if begun is None:
         if store is not None:
             check_shards(store, run)
-        plan = first_plan(corpus, run.shard_size)
+        plan = first_plan(corpus, run.shard_size, run.prompt_column)
         if lens.tuned is not None:
             lens.tuned.check(options.model, run.model_hash)
             translators = lens.tuned.in_memory()

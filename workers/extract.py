@@ -16,11 +16,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from vlq.query.errors import RunError
+from vlq.query.errors import ModelError, RunError
 from vlq.query.schema import READ_COLUMNS, Run, Transform, array_specs, sum_of
 from vlq.workers.images import BadImage, decode, fetch, turn_of
 from vlq.workers.lens import Lens, Readings
-from vlq.workers.models.base import Answer, Encoded, LensModel
+from vlq.workers.models.base import Answer, Encoded, LensModel, prompt_ids
 from vlq.workers.transfer import mark, to_device, to_host
 
 TRANSFORM = pa.struct(
@@ -46,22 +46,32 @@ class Prepared:
     transform: Transform | None = None
     error: str | None = None
     encoded: Encoded | None = None
+    prompt_ids: tuple[int, ...] | None = None  # of a prompt of its own
 
     def described(self) -> Prepared:
         """What the image table needs of it."""
         return replace(self, encoded=None)
 
 
-def prepare(model: LensModel, uri: str) -> Prepared:
-    """Fetch, decode and preprocess one image. Raises OSError if its bytes cannot be had."""
+def prepare(model: LensModel, uri: str, prompt: str | None = None) -> Prepared:
+    """Fetch, decode and preprocess one image, with a prompt of its own if it has one.
+
+    Raises OSError if its bytes cannot be had.
+    """
     digest = None
     try:
         data = fetch(uri)
         digest = hashlib.sha256(data).hexdigest()
         with turn_of(data):
             image = decode(data)
-            encoded = model.encode(image)
-            return Prepared(digest, image.size, encoded.grid, encoded.transform, encoded=encoded)
+            try:
+                encoded = model.encode(image, prompt)
+            except ModelError as error:
+                if prompt is None:
+                    raise
+                raise BadImage(error.message) from error  # the model's own prompt was read when it was loaded
+            own = None if prompt is None else prompt_ids(encoded)
+            return Prepared(digest, image.size, encoded.grid, encoded.transform, encoded=encoded, prompt_ids=own)
     except BadImage as bad:
         return Prepared(sha256=digest, error=str(bad))
 
@@ -70,12 +80,17 @@ def read_shard(
     model: LensModel, lens: Lens, run: Run, rows: pa.Table, decoders: Executor
 ) -> tuple[dict[str, np.ndarray], pa.Table]:
     """`read_decoded` of images that `decode_ahead` decodes."""
-    return read_decoded(model, lens, run, rows, decode_ahead(model, rows, decoders))
+    return read_decoded(model, lens, run, rows, decode_ahead(model, run, rows, decoders))
 
 
-def decode_ahead(model: LensModel, rows: pa.Table, decoders: Executor) -> Iterator[Prepared]:
+def decode_ahead(model: LensModel, run: Run, rows: pa.Table, decoders: Executor) -> Iterator[Prepared]:
     """The images of the plan's rows, in their order. All are begun at once: a shard's fit into memory."""
-    return decoders.map(partial(prepare, model), rows["uri"].to_pylist())
+    return decoders.map(partial(prepare, model), rows["uri"].to_pylist(), prompts_of(run, rows))
+
+
+def prompts_of(run: Run, rows: pa.Table) -> Sequence[str | None]:
+    """What each of the plan's rows is asked, if images have prompts of their own."""
+    return [None] * rows.num_rows if run.prompt_column is None else rows[run.prompt_column].to_pylist()
 
 
 def read_decoded(
@@ -125,7 +140,7 @@ def read_decoded(
         finish()
     arrays = filled(run, rows.num_rows, {row: read.arrays for row, read in found.items()})
     answers = [found[row].answer if row in found else None for row in range(rows.num_rows)]
-    return arrays | reader.sums(), image_table(rows, prepared, answers if run.answer else None)
+    return arrays | reader.sums(), image_table(run, rows, prepared, answers)
 
 
 @dataclass(frozen=True)
@@ -195,6 +210,8 @@ class BatchReader:
             read = []
             for i, (name, answer) in enumerate(zip(names, told, strict=True)):
                 arrays = {f"{site}/{kind}": values for site in run.at for kind, values in found[f"{i}/{site}"].items()}
+                if "last" in run.stored:
+                    arrays |= {f"last/{kind}": values[:, -1:] for kind, values in found[f"{i}/prompt"].items()}
                 for site in run.at:
                     check_finite(arrays[f"{site}/lse"], name, run)
                 read.append(Read(arrays, answer))
@@ -309,10 +326,8 @@ def check_finite(lse: np.ndarray, name: str, run: Run) -> None:
         raise RunError(f"{name}: at layer {layer} the model's states are not finite in {dtype}.", hint)
 
 
-def image_table(
-    rows: pa.Table, prepared: Sequence[Prepared], answers: Sequence[Answer | None] | None = None
-) -> pa.Table:
-    """The image table: `schema.IMAGE_COLUMNS`, `ANSWER_COLUMNS` if there are answers, then the user's."""
+def image_table(run: Run, rows: pa.Table, prepared: Sequence[Prepared], answers: Sequence[Answer | None]) -> pa.Table:
+    """The image table: those of `schema.READ_COLUMNS` that the run has, then the user's."""
     own = {
         "image_id": rows["image_id"],
         "image": rows["image"],
@@ -324,7 +339,10 @@ def image_table(
         "grid": pa.array([image.grid for image in prepared], GRID),
         "error": pa.array([image.error for image in prepared], pa.string()),
     }
-    if answers is not None:
+    if run.prompt_column is not None:
+        of_images = [image.prompt_ids for image in prepared]
+        own["prompt_ids"] = pa.array([ids and list(ids) for ids in of_images], pa.list_(pa.uint32()))
+    if run.answer:
         own |= {
             "answer": pa.array([answer and answer.text for answer in answers], pa.string()),
             "answer_ids": pa.array([answer and list(answer.ids) for answer in answers], pa.list_(pa.uint32())),

@@ -138,7 +138,7 @@ def postings_from_arrays(cache: Cache, commit: Commit) -> dict[str, pa.Table]:
     """A shard's postings, computed from its stored arrays."""
     group = open_group(cache.store, commit)
     readings = {}
-    for site in cache.run.at:
+    for site in cache.run.stored:
         for name in ("token", "logprob", *(("tracked_logprob", "tracked_rank") if cache.run.tracked else ())):
             readings[f"{site}/{name}"] = np.asarray(group[f"{site}/{name}"][...])  # type: ignore[index]
     return postings_of(cache.run, commit.first_image, readings)

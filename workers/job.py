@@ -15,7 +15,6 @@ from vlq.query.errors import RunError, StoreStopped
 from vlq.query.schema import Head, Run
 from vlq.query.store import Store, open_store
 from vlq.workers.compactor import Compactor
-from vlq.workers.corpus import list_images
 from vlq.workers.index import compact, publish
 from vlq.workers.lenses.choice import Choice, choose
 from vlq.workers.machine import cpu_count, fitting_workers, memory
@@ -29,6 +28,7 @@ from vlq.workers.plan import (
     begin,
     check_identity,
     check_words,
+    corpus_of,
     known_identity,
     pinned_notes,
     revision_for,
@@ -70,8 +70,7 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
     Raises InputError, ModelError, CacheMismatch or StoreError before any work is done, RunError if shards were given
     up; what was committed stays.
     """
-    options = replace(options, model=absolute(options.model))
-    corpus = list_images(options.images, options.limit)
+    options, corpus = corpus_of(replace(options, model=absolute(options.model)))
     if _is_new(options.cache):
         folder = resolve(options.model, revision=options.revision)  # a mistake leaves no empty cache behind
         family_of(options.model, folder)
@@ -165,7 +164,9 @@ def arrange(options: RunOptions, lens: Choice, run: Run | None, machines: Machin
     fitting = fitting_workers(size, here.available if here else None)
     setup = Setup(
         model=options.model,
-        prompt=options.prompt,
+        prompt=options.question,
+        prompt_column=options.prompt_column,
+        questions=options.questions,
         k=options.k,
         at=options.at,
         answer=options.answer,

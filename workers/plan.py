@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from vlq.query.schema import (
 )
 from vlq.query.store import Store, put
 from vlq.query.tables import parquet_bytes, read_plan
+from vlq.workers.corpus import list_asked, list_images
 from vlq.workers.models.files import model_hash, resolve
 from vlq.workers.tracked import tracked_tokens
 from vlq.workers.worker import Description
@@ -44,6 +45,7 @@ class RunOptions:
     model: str
     cache: str
     prompt: str | None = None
+    prompt_column: str | None = None
     k: int = 20
     at: tuple[str, ...] = ("patch", "prompt")
     answer: int = 0
@@ -64,6 +66,23 @@ class RunOptions:
     gpus_per_worker: float = 1.0
     device_map: str | None = None
     compiled: bool = False
+    questions: tuple[str, ...] = ()  # the shortest and the longest of the images' own, as `corpus_of` finds them
+
+    @property
+    def question(self) -> str | None:
+        """The prompt; where images have their own, what stands for them."""
+        return self.prompt if self.prompt_column is None else f"{{{self.prompt_column}}}"
+
+
+def corpus_of(options: RunOptions) -> tuple[RunOptions, pa.Table]:
+    """The images, as `corpus.list_images` gives them, and the options with what these say of the prompts. Raises
+    InputError."""
+    if options.prompt_column is None:
+        return options, list_images(options.images, options.limit)
+    corpus, column = list_asked(options.images, options.prompt_column, options.limit)
+    different = sorted({*corpus[column].to_pylist()}, key=lambda question: (len(question), question))
+    ends = tuple(dict.fromkeys([different[0], different[-1]]))
+    return replace(options, prompt_column=column, questions=ends), corpus
 
 
 # --- does it fit what is there ---------------------------------------------------------------------------------
@@ -82,10 +101,11 @@ def known_identity(options: RunOptions, lens: LensSpec, run: Run) -> dict[str, A
         "quantized": options.quantize,
         "lens": lens,
         "keep": options.keep,
+        "prompt_column": options.prompt_column,
     }
     if options.dtype is not None:
         known["dtype"] = options.dtype
-    if options.prompt == run.prompt:
+    if options.question == run.prompt:
         known["prompt"] = run.prompt
     try:
         folder = resolve(options.model, revision=revision_for(options, run), download=False)
@@ -98,7 +118,7 @@ def known_identity(options: RunOptions, lens: LensSpec, run: Run) -> dict[str, A
         from vlq.workers.models import adapter_of, load_processor
 
         processor = load_processor(options.model, folder)
-        known["prompt"] = adapter_of(options.model, folder).full_prompt(processor, options.prompt)
+        known["prompt"] = adapter_of(options.model, folder).full_prompt(processor, options.question)
     return known
 
 
@@ -245,29 +265,39 @@ class Plan:
         return ((shard, self.rows_of(shard)) for shard in range(self.shards))
 
 
-def first_plan(corpus: pa.Table, shard_size: int) -> Plan:
-    """Consecutive images, `shard_size` to a shard."""
+def first_plan(corpus: pa.Table, shard_size: int, prompt_column: str | None = None) -> Plan:
+    """Consecutive images, `shard_size` to a shard. With prompts of their own rows of one image get distinct names."""
+    if prompt_column is not None:
+        corpus = _named_apart(corpus, ())
     shards = pa.array([i // shard_size for i in range(corpus.num_rows)], pa.uint32())
     return Plan(corpus.add_column(1, "shard", shards))
 
 
-def extended(plan: Plan, corpus: pa.Table, shard_size: int) -> Plan:
+def extended(plan: Plan, corpus: pa.Table, shard_size: int, prompt_column: str | None = None) -> Plan:
     """The plan with the corpus' new images in new shards behind its own, which stay as they are.
 
-    Images are told apart by their URIs. Those that the corpus no longer has stay in the plan: they may be cached.
-    Raises InputError if a column's type changed.
+    Images are told apart by their URIs, and by their prompts where they have their own. Those that the corpus no longer
+    has stay in the plan: they may be cached. Raises InputError if a column's type changed.
     """
-    planned = Counter(plan.table["uri"].to_pylist())
+    told_apart = ("uri",) if prompt_column is None else ("uri", prompt_column)
+
+    def keys(table: pa.Table) -> Iterator[tuple[str, ...]]:
+        return zip(*(table[name].to_pylist() for name in told_apart), strict=True)
+
+    planned = Counter(keys(plan.table))
     new = []
-    for row, uri in enumerate(corpus["uri"].to_pylist()):
-        if planned[uri] > 0:
-            planned[uri] -= 1
+    for row, key in enumerate(keys(corpus)):
+        if planned[key] > 0:
+            planned[key] -= 1
         else:
             new.append(row)
     if not new:
         return plan
     first, shard = plan.images, plan.shards
-    added = corpus.take(pa.array(new)).set_column(0, "image_id", pa.array(range(first, first + len(new)), pa.uint32()))
+    added = corpus.take(pa.array(new))
+    if prompt_column is not None:
+        added = _named_apart(added, plan.table["image"].to_pylist())
+    added = added.set_column(0, "image_id", pa.array(range(first, first + len(new)), pa.uint32()))
     added = added.add_column(1, "shard", pa.array([shard + i // shard_size for i in range(len(new))], pa.uint32()))
     # Every shard's image table has the same columns: those of the first plan.
     columns = {
@@ -283,15 +313,28 @@ def extended(plan: Plan, corpus: pa.Table, shard_size: int) -> Plan:
     return Plan(pa.concat_tables([plan.table, table]))
 
 
+def _named_apart(corpus: pa.Table, taken: Collection[str]) -> pa.Table:
+    """The corpus with a number behind the names of images that are there already: a.png, a.png#2, a.png#3."""
+    given, last, names = set(taken), Counter[str](), []
+    for name in corpus["image"].to_pylist():
+        free = name
+        while free in given:
+            last[name] = max(2, last[name] + 1)
+            free = f"{name}#{last[name]}"
+        given.add(free)
+        names.append(free)
+    return corpus.set_column(corpus.column_names.index("image"), "image", pa.array(names, pa.string()))
+
+
 def settle(store: Store, run: Run, corpus: pa.Table, say: Callable[[str], None]) -> tuple[Head, Plan]:
     """The head and plan that hold for these images; a plan and an unsealed head are made if there is anything new."""
     while True:
         head = latest_head(store)
         if head is None:
-            plan, before = first_plan(corpus, run.shard_size), Head(0, "", 0, 0, False, None)
+            plan, before = first_plan(corpus, run.shard_size, run.prompt_column), Head(0, "", 0, 0, False, None)
         else:
             old = _planned(store, run, head, corpus)
-            plan, before = extended(old, corpus, run.shard_size), head
+            plan, before = extended(old, corpus, run.shard_size, run.prompt_column), head
             if plan is old:
                 return head, plan
             left_out = [name for name in corpus.column_names if name not in plan.table.column_names]
@@ -310,8 +353,8 @@ def foreseen(store: Store, run: Run, corpus: pa.Table) -> Plan:
     """The plan that `settle` would come to. Nothing is written."""
     head = latest_head(store)
     if head is None:
-        return first_plan(corpus, run.shard_size)
-    return extended(_planned(store, run, head, corpus, mend=False), corpus, run.shard_size)
+        return first_plan(corpus, run.shard_size, run.prompt_column)
+    return extended(_planned(store, run, head, corpus, mend=False), corpus, run.shard_size, run.prompt_column)
 
 
 def _planned(store: Store, run: Run, head: Head, corpus: pa.Table, *, mend: bool = True) -> Plan:
@@ -319,7 +362,7 @@ def _planned(store: Store, run: Run, head: Head, corpus: pa.Table, *, mend: bool
     try:
         return Plan(read_plan(store, head.plan))
     except CorruptCache:
-        plan = first_plan(corpus, run.shard_size)
+        plan = first_plan(corpus, run.shard_size, run.prompt_column)
         data = parquet_bytes(plan.table)
         if plan_key(digest_of(data)[:16]) != head.plan:
             raise

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.schema import MAGIC, PATCH_CELLS, Block, Blocks, Run, array_specs, digest_of, stored_at
+from vlq.query.schema import MAGIC, PATCH_CELLS, Block, Blocks, Run, array_specs, digest_of
 
 ROW_GROUP = 131_072
 """Rows of a row group: the least that a look-up reads of a table."""
@@ -63,7 +63,7 @@ def site_arrays(run: Run, readings: Mapping[str, np.ndarray]) -> dict[str, tuple
     """Per site its ids and log-probabilities, each (image, layer, position, k)."""
     sites = {}
     for site in run.positions:
-        stored, own = stored_at(site)
+        stored, own = run.stored_at(site)
         sites[site] = readings[f"{stored}/token"][:, :, own], readings[f"{stored}/logprob"][:, :, own]
     return sites
 
@@ -76,7 +76,7 @@ def postings_of(run: Run, first_image: int, readings: Mapping[str, np.ndarray]) 
         tables[f"{site}_topk"] = topk_postings(token, logprob, first_image, run.no_id)
         tables[f"{site}_rest"] = unstored_rest(token, logprob, first_image, run.no_id, run.read_layers)
         if run.tracked:
-            stored, own = stored_at(site)
+            stored, own = run.stored_at(site)
             values, ranks = (readings[f"{stored}/tracked_{name}"][:, :, own] for name in ("logprob", "rank"))
             tables[f"{site}_tracked"] = tracked_postings(values, ranks, first_image, run.tracked)
         if site == "patch":

@@ -130,9 +130,10 @@ def command_of(run: Run, url: str) -> str:
     options = {
         "--model": run.model,
         "--cache": url,
-        "--prompt": run.prompt,
+        **({"--prompt": run.prompt} if run.prompt_column is None else {"--prompt-column": run.prompt_column}),
         "--k": str(run.k),
-        "--at": ",".join(run.at),
+        "--at": ",".join(site for site in run.at if site != "answer"),
+        **({"--answer": str(run.answer)} if run.answer else {}),
         "--dtype": run.dtype,
     }
     if len(run.read_layers) < run.layers:
@@ -274,7 +275,7 @@ def _provisional(cache: Cache, shard: int, digest: str, names: list[str]) -> Com
         return None
     stored = tuple(Stored(f"{prefix}/{name}", len(data), digest_of(data)) for name, data in sorted(objects.items()))
     table = Stored(images_key(shard, digest), len(images), digest_of(images))
-    lengths = {site: _length_of(objects, site) for site in cache.run.at}
+    lengths = {site: _length_of(objects, site) for site in cache.run.stored}
     return record_of(cache.run, shard, lengths, prefix, stored, table, pq.read_table(pa.BufferReader(images)), {})
 
 

@@ -96,7 +96,8 @@ def _compare(
     (image,) = table.to_pylist()
     where = f"image {image['image_id']} ({image['image']})"
     try:
-        arrays, anew = read_shard(model, lens, run, table.select(["image_id", "image", "uri"]), decoder)
+        asked = [] if run.prompt_column is None else [run.prompt_column]
+        arrays, anew = read_shard(model, lens, run, table.select(["image_id", "image", "uri", *asked]), decoder)
     except (OSError, StoreError) as error:
         yield Finding(where, f"cannot be fetched: {error}".splitlines()[0], "make the images reachable from here")
         return
@@ -104,18 +105,18 @@ def _compare(
     if now["sha256"] != image["sha256"]:
         yield Finding(where, "the file is not the one that was read", f"bring {image['uri']} back, or cache it anew")
         return
-    answer = ("answer", "answer_ids") if run.answer else ()
-    for column in ("error", "width", "height", "transform", "grid", *answer):
+    more = (*(("prompt_ids",) if asked else ()), *(("answer", "answer_ids") if run.answer else ()))
+    for column in ("error", "width", "height", "transform", "grid", *more):
         if now[column] != image[column]:
             yield Finding(where, f"{column} is {now[column]}, stored is {image[column]}", redo)
     if now["error"] is not None or image["error"] is not None:
         return
     group = cache.group(commit.shard)
-    for site in run.at:
+    for site in run.stored:
         names, layers = ["token", "logprob", "top1", "lse", "entropy"], list(run.read_layers)
         names += ["logit"] if run.keep == "all" else []
         names += ["tracked_logprob"] if run.tracked else []  # ranks follow from these and their neighbours
-        # A shard has room for the image with most positions. Whether an answer is as long as before was told above.
+        # A shard has room for the image with most positions. Whether it has as many as before was told above.
         own = min(positions_of(image, site), positions_of(now, site)) if site in run.uneven else None
         old = {name: np.asarray(group[f"{site}/{name}"][row])[layers, :own] for name in names}  # type: ignore[index]
         new = {name: arrays[f"{site}/{name}"][0][layers, :own] for name in names}
@@ -128,7 +129,7 @@ def _compare(
 
 def positions_of(image: Mapping[str, Any], site: str) -> int:
     """How many positions an image has at a site of `Run.uneven`, by its row of the image table."""
-    return math.prod(image["grid"].values()) if site == "patch" else len(image["answer_ids"])
+    return math.prod(image["grid"].values()) if site == "patch" else len(image[f"{site}_ids"])
 
 
 def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> Iterator[tuple[int, int, str]]:

@@ -93,7 +93,7 @@ def read_sample(model: LensModel, lens: Lens, run: Run, rows: pa.Table, calls: i
     """
     _forget_gpu_memory(model)
     rows = _spread(rows, (1 + TIMED) * run.batch_size)
-    prepared, preparing = _prepare(model, rows)
+    prepared, preparing = _prepare(model, run, rows)
     names = rows["image"].to_pylist()
     errors = tuple((name, image.error) for name, image in zip(names, prepared, strict=True) if image.error is not None)
     good = [row for row, image in enumerate(prepared) if image.error is None]
@@ -129,14 +129,15 @@ def _spread(rows: pa.Table, count: int) -> pa.Table:
     return rows.take(pa.array(places))
 
 
-def _prepare(model: LensModel, rows: pa.Table) -> tuple[list[Prepared], Cost]:
-    from vlq.workers.extract import prepare
+def _prepare(model: LensModel, run: Run, rows: pa.Table) -> tuple[list[Prepared], Cost]:
+    from vlq.workers.extract import prepare, prompts_of
 
     prepared = []
+    names, uris = rows["image"].to_pylist(), rows["uri"].to_pylist()
     with spent() as found:
-        for name, uri in zip(rows["image"].to_pylist(), rows["uri"].to_pylist(), strict=True):
+        for name, uri, prompt in zip(names, uris, prompts_of(run, rows), strict=True):
             try:
-                prepared.append(prepare(model, uri))
+                prepared.append(prepare(model, uri, prompt))
             except OSError as error:
                 raise InputError(
                     f"{name} cannot be fetched: {reason(error)}.",

@@ -46,7 +46,7 @@ def put_shard(
     `readings` are the arrays of `schema.array_specs`; `images` is the image table, one row per image of the shard,
     in the order of the arrays.
     """
-    lengths = {site: readings[f"{site}/token"].shape[2] for site in run.at}
+    lengths = {site: readings[f"{site}/token"].shape[2] for site in run.stored}
     objects = encode_group(run, readings, images.num_rows, lengths)
     image_bytes = parquet_bytes(images)
     digest = content_digest(objects, image_bytes)

@@ -57,6 +57,8 @@ class Setup:
     lens: LensSpec = LOGIT_LENS
     translators: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of a tuned lens' objects, by key
     keep: str = "topk"
+    prompt_column: str | None = None  # of the plan: each image's own prompt
+    questions: tuple[str, ...] = ()  # some of these, the longest last
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class ShardWorker:
         store = open_store(url)
         if found := find_commit(store, run, shard):
             return _by_another_run(found)
-        images = decode_ahead(self._model, rows, self._decoders)
+        images = decode_ahead(self._model, run, rows, self._decoders)
         start = time.perf_counter()
         busy = Stopwatch()
         with self._using_model:
@@ -229,6 +231,7 @@ def load_model(setup: Setup) -> tuple[Any, Description]:
         compiled=setup.compiled,
         check_images=setup.batch_size if on_gpu else 1,
         answer=setup.answer > 0,
+        questions=setup.questions,
     )
     description = describe(setup, model)
     if setup.lens.kind != "tuned":
@@ -274,7 +277,8 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequen
         model_class=type(model.model).__name__,
         model_hash=model_hash(folder),
         prompt=model.prompt,
-        prompt_ids=model.prompt_ids,
+        prompt_ids=model.prompt_ids if setup.prompt_column is None else (),
+        prompt_column=setup.prompt_column,
         layers=model.layers,
         read_layers=read_layers(setup.layers, model.layers),
         keep=setup.keep,
@@ -300,9 +304,12 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequen
         compiled=setup.compiled,
         versions={name: version(name) for name in packages} | {"python": platform.python_version()},
     )
-    largest = max(run.positions.values()) * run.layers * max(k, len(tracked)) * 4
+    positions = dict(run.positions)
+    if "prompt" in run.uneven:
+        positions["prompt"] = max((model.prompt_length(question) for question in setup.questions), default=1)
+    largest = max(positions.values()) * run.layers * max(k, len(tracked)) * 4
     if run.keep == "all":
-        largest = max(run.positions.values()) * run.layers * run.vocabulary_size * (4 if run.dtype == "float32" else 2)
+        largest = max(positions.values()) * run.layers * run.vocabulary_size * (4 if run.dtype == "float32" else 2)
         if largest > SHARD_OBJECT_BYTES:
             raise BadArgument(
                 f"--keep all: the logits of one image are {largest / 2**20:,.0f} MiB at one site; an object of a cache "

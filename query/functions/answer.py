@@ -6,7 +6,7 @@ from collections import Counter
 from statistics import median
 
 from vlq.query.bind import Bound, Scope
-from vlq.query.compile import Compiler, Relation
+from vlq.query.compile import Compiler, Relation, quoted
 from vlq.query.functions.phrases import qualified
 from vlq.query.functions.shared import IMAGES, PIECES
 from vlq.query.functions.sources import check_site
@@ -24,20 +24,28 @@ def compile_answer(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each image with an answer, or whose answer holds the token: where it first does, how probably."""
     images = compiler.table("images")
     where = "error IS NULL" if bound["images"] is None else f"error IS NULL AND ({bound['images'].sql(compiler)})"
+    asked = _asked(bound)
+    own = "".join(f"images.{quoted(name)} AS {quoted(name)}, " for name in asked)
     if bound["token"] is None:
         sql = f"""\
-SELECT image_id AS image, answer, len(answer_ids) AS tokens, exp(coalesce(list_sum(answer_logprobs), 0)) AS prob
+SELECT image_id AS image, {own}answer, len(answer_ids) AS tokens, exp(coalesce(list_sum(answer_logprobs), 0)) AS prob
 FROM {images} AS images WHERE {where}"""
-        return Relation(sql, ("image",), ("answer", "tokens", "prob"), "prob")
+        return Relation(sql, ("image",), (*asked, "answer", "tokens", "prob"), "prob")
     ids = f"{compiler.value('tokens', list(bound['token'].ids))}::UINTEGER[]"
     sql = f"""\
-SELECT image, answer, position::INTEGER AS position, exp(answer_logprobs[position + 1]) AS prob
+SELECT image, {own}answer, position::INTEGER AS position, exp(answer_logprobs[position + 1]) AS prob
 FROM (
-  SELECT image_id AS image, answer, answer_logprobs,
+  SELECT image_id AS image, {own}answer, answer_logprobs,
     list_position(list_transform(answer_ids, lambda id: list_contains({ids}, id)), true) - 1 AS position
   FROM {images} AS images WHERE {where} AND list_has_any(answer_ids, {ids})
-)"""
-    return Relation(sql, ("image",), ("answer", "position", "prob"), "prob")
+) AS images"""
+    return Relation(sql, ("image",), (*asked, "answer", "position", "prob"), "prob")
+
+
+def _asked(bound: Bound) -> tuple[str, ...]:
+    """The column of what each image was asked, unless it has the name of one that the answer has anyway."""
+    column = bound.run.prompt_column
+    return () if column is None or column.lower() in ("position", "prob", "tokens") else (column,)
 
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:

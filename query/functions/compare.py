@@ -321,7 +321,7 @@ def _check(query: Node, a: Side, b: Side) -> None:
                 raise a.scope.error(IMAGES_OF_ONE_NAME, query, count=number, url=side.url, image=image)
     if "patch" in keys and (grids := _differing_grids(a, b)):
         raise a.scope.error(GRIDS, query, grids=", ".join(grids))
-    if "position" in keys and runs[0].prompt_ids != runs[1].prompt_ids:
+    if "position" in keys and _prompts_differ(a, b):
         raise a.scope.error(PROMPTS, query)
     # A token that is a key is an id where its piece stands beside it.
     if "token" in keys and "piece" in a.relation.columns and runs[0].vocabulary_hash != runs[1].vocabulary_hash:
@@ -342,6 +342,21 @@ def _differing_grids(a: Side, b: Side) -> list[str]:
         if grids[0][image] != grids[1][image]:
             return [f"{image} has {_by(grid[image])} in {side.url}" for side, grid in zip((a, b), grids, strict=True)]
     return []
+
+
+def _prompts_differ(a: Side, b: Side) -> bool:
+    """Whether the prompts of two caches have other tokens; where images have their own, of any image in both."""
+    runs = a.scope.run, b.scope.run
+    if all(run.prompt_column is None for run in runs):
+        return runs[0].prompt_ids != runs[1].prompt_ids
+    prompts = []
+    for side, run in zip((a, b), runs, strict=True):
+        compiler = Compiler()
+        own = "NULL" if run.prompt_column is None else "prompt_ids"
+        of_images = f"SELECT image, {own} FROM {compiler.table('images')} WHERE error IS NULL"
+        found = side.scope.ask(compiler.ask(of_images))
+        prompts.append({image: [*run.prompt_ids] if ids is None else ids for image, ids in found})
+    return any(prompts[0][image] != prompts[1][image] for image in prompts[0].keys() & prompts[1].keys())
 
 
 def _by(grid: Sequence[int] | None) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from vlq.query.bind import Bound
 from vlq.query.compile import Compiler, Derived
-from vlq.query.schema import stored_at
 
 if TYPE_CHECKING:
     import pyarrow
@@ -52,7 +51,7 @@ class Kept:
 
         from vlq.query.arrays import values
 
-        stored, own = stored_at(self.site)
+        stored, own = snapshot.cache.run.stored_at(self.site)
         columns: dict[str, list[np.ndarray]] = {name: [] for name in NUMBERS}
         for image in images["image_id"].to_pylist():
             commit = snapshot.commit_of(image)

@@ -62,12 +62,12 @@ def load(bound: Bound, snapshot: Snapshot) -> pyarrow.Table:
 
     image: int = bound["image"]
     layers, at, ranks = list(bound.layers.layers), bound["at"], bound["rank"]
-    stored = "prompt" if at == "last" else at
+    stored, _ = bound.run.stored_at(at)
     commit = snapshot.commit_of(image)
     arrays = {name: snapshot.cache.array(commit.shard, f"{stored}/{name}") for name in ("token", "logprob")}
     # One chunk holds the image with all its layers; what is not asked for is dropped here.
     found = [values(array, image - commit.first_image) for array in arrays.values()]  # (layer, position, k)
-    there = int((found[0][layers[0], :, 0] != bound.run.no_id).sum())  # others in its shard may have more patches
+    there = int((found[0][layers[0], :, 0] != bound.run.no_id).sum())  # others in its shard may have more positions
     if at == "last":
         rows, positions = [there - 1], [0]
     else:

@@ -18,7 +18,6 @@ from vlq.query.client import Corpus
 from vlq.query.errors import CacheError
 from vlq.query.one import OneImage, one_image
 from vlq.query.pictures import pixels
-from vlq.query.schema import stored_at
 from vlq.query.tokens import Token
 
 MOST_READINGS = 4_000_000
@@ -75,7 +74,7 @@ def image_data(corpus: Corpus, image: OneImage) -> dict[str, Any]:
     k = max(1, min(run.k, MOST_READINGS // max(1, positions * run.layers)))
     ids = np.unique(np.concatenate([tokens[..., :k].ravel() for tokens, _ in arrays.values()]))
     wide = len(ids) > 2**16
-    labels = {"prompt": run.prompt_ids, "answer": image.answer_ids}
+    labels = {"prompt": image.prompt_ids, "answer": image.answer_ids}
     sites = [
         {
             "name": site,
@@ -104,12 +103,11 @@ def image_data(corpus: Corpus, image: OneImage) -> dict[str, Any]:
 
 def _readings(corpus: Corpus, image: OneImage, site: str) -> tuple[np.ndarray, np.ndarray]:
     """Ids and log-probabilities (layer, position, k) of the image's own positions at a site."""
-    array, _ = stored_at(site)
     commit = corpus.cache.snapshot().commit_of(image.number)
     row = image.number - commit.first_image
-    count = {"patch": image.patches, "answer": len(image.answer_ids)}.get(site)
+    count = {"patch": image.patches, "prompt": len(image.prompt_ids), "answer": len(image.answer_ids)}[site]
     token, logprob = (
-        np.asarray(corpus.cache.array(commit.shard, f"{array}/{name}")[row])[:, :count] for name in ("token", "logprob")
+        np.asarray(corpus.cache.array(commit.shard, f"{site}/{name}")[row])[:, :count] for name in ("token", "logprob")
     )
     return token, logprob.astype(np.float64)
 

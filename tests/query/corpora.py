@@ -21,7 +21,7 @@ from vlq.query.result import Result
 from vlq.query.schema import Run, Transform
 
 from ..brute import Site, read_site
-from ..synthetic import WORDS, make_cache, make_run
+from ..synthetic import MOST_PROMPT, WORDS, make_cache, make_run
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
@@ -85,6 +85,12 @@ SHAPES: dict[str, dict[str, Any]] = {
         "seed": 8,
         "failed": [0, 7],
     },
+    "prompts of their own": {
+        "run": {"prompt_column": "question", "prompt_ids": (), "grid": (2, 2), "layers": 4, "k": 4},
+        "images": 12,
+        "seed": 9,
+        "failed": [5],
+    },
 }
 
 
@@ -114,6 +120,7 @@ class Case:
     objects: list[list[dict[str, Any]]]
     grids: list[tuple[int, int]]  # rows and columns of each image; none of one that failed
     answers: list[list[int]]  # ids of each image's answer; none of one that failed
+    prompts: list[list[int]] | None  # of each image's own prompt, if images have some; none of one that failed
     transform: Transform
     pixels: tuple[int, int]
 
@@ -129,8 +136,12 @@ class Case:
 
     def at(self, site: str) -> np.ndarray:
         """(image, position): whether the image has such a position at the site."""
-        most = self.run.positions[site]
-        counts = {"patch": [rows * columns for rows, columns in self.grids], "answer": [*map(len, self.answers)]}
+        most = 1 if site == "last" else most_of(self.run, site)
+        counts = {
+            "patch": [rows * columns for rows, columns in self.grids],
+            "answer": [*map(len, self.answers)],
+            **({} if self.prompts is None else {"prompt": [*map(len, self.prompts)]}),
+        }
         there: np.ndarray = np.arange(most) < np.array(counts.get(site, [most] * len(self.names)))[:, None]
         return there
 
@@ -172,18 +183,20 @@ def make_cases(folder: Path) -> dict[str, Case]:
         cache = folder / str(number)
         make_cache(cache, run, columns={"label": labels, "bright": bright, "objects": objects}, **options)
         shards = sorted(str(path.parent.relative_to(cache)) for path in cache.glob("shards/*/zarr.json"))
+        prompts = ids_of(cache, "prompt_ids") if run.prompt_column else None
         good = np.ones(images, bool)
         good[options.get("failed", [])] = False
         made[name] = Case(
             vlq.open(str(cache)),
-            {site: read_site(cache, shards, site, most_of(run, site), run.tracked) for site in run.positions},
+            {site: read_site(cache, shards, site, most_of(run, site), prompts, run.tracked) for site in run.positions},
             [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)],
             good,
             labels,
             bright,
             objects,
             grids_of(cache),
-            answers_of(cache),
+            ids_of(cache, "answer_ids"),
+            prompts,
             options.get("transform", Transform(1.0, 1.0, 0.0, 0.0, 112, 112)),
             options.get("pixels", (112, 112)),
         )
@@ -197,14 +210,16 @@ def grids_of(cache: Path) -> list[tuple[int, int]]:
     return [(grid["rows"], grid["columns"]) if grid else (0, 0) for grid in grids]
 
 
-def answers_of(cache: Path) -> list[list[int]]:
-    """Of each image its answer's ids, from the shards' image tables."""
+def ids_of(cache: Path, column: str) -> list[list[int]]:
+    """Of each image its answer's or its prompt's ids, from the shards' image tables."""
     rows = [row for path in sorted(cache.glob("images/*.parquet")) for row in pq.read_table(path).to_pylist()]
-    return [row.get("answer_ids") or [] for row in rows]
+    return [row.get(column) or [] for row in rows]
 
 
 def most_of(run: Run, site: str) -> int:
     """How many positions a site's arrays are filled up to."""
+    if run.prompt_column is not None and site in ("prompt", "last"):
+        return MOST_PROMPT
     return run.positions["prompt" if site == "last" else site]
 
 

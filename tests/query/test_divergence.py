@@ -50,9 +50,8 @@ def from_sums(cache: str, at: str, good: np.ndarray) -> tuple[np.ndarray, np.nda
     mass = sum(np.asarray(group[f"sum/{at}"][...]).astype(np.float64) for group in groups(cache))
     stored = "prompt" if at == "last" else at
     arrays = [np.asarray(group[f"{stored}/entropy"][...]) for group in groups(cache)]
-    images = [
-        image[:, -1:] if at == "last" else image[:, ~np.isnan(image).all(0)] for array in arrays for image in array
-    ]
+    images = [image[:, ~np.isnan(image).all(0)] for array in arrays for image in array]
+    images = [image[:, -1:] if at == "last" else image for image in images]
     entropy = np.concatenate([image for image, is_good in zip(images, good, strict=True) if is_good], 1)
     mean = mass / entropy.shape[1]  # (layer, vocabulary)
     of_mean = [-sum(p * np.log(p) for p in layer if p > 0) for layer in mean]

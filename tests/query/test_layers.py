@@ -19,7 +19,7 @@ from vlq.query.errors import BadArgument
 
 from ..brute import Site, picked_layers, read_site
 from ..synthetic import WORDS, make_cache, make_run
-from .corpora import most_of
+from .corpora import ids_of, most_of
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
@@ -41,6 +41,12 @@ SHAPES = {
         "seed": 6,
         "failed": [7],
     },
+    "prompts of their own": {
+        "run": {"prompt_column": "question", "prompt_ids": (), "grid": (1, 2), "layers": 5},
+        "images": 9,
+        "seed": 7,
+        "failed": [2],
+    },
 }
 
 
@@ -61,7 +67,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         run = make_run(**options.pop("run"))
         make_cache(folder, run, **options)
         shards = sorted(str(path.parent.relative_to(folder)) for path in folder.glob("shards/*/zarr.json"))
-        sites = {site: read_site(folder, shards, site, most_of(run, site)) for site in run.positions}
+        prompts = ids_of(folder, "prompt_ids") if run.prompt_column else None
+        sites = {site: read_site(folder, shards, site, most_of(run, site), prompts) for site in run.positions}
         names = [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(options["images"])]
         made[name] = Case(vlq.open(str(folder)), sites, names, options.get("failed", []))
     return made

@@ -84,6 +84,7 @@ runs = st.builds(
     device=names,
     attention=names,
     versions=st.dictionaries(names, names),
+    prompt_column=st.none() | names,
 )
 commits = st.builds(
     Commit,
@@ -236,6 +237,16 @@ def test_translators_are_found_by_their_keys() -> None:
     checksums = {VOCABULARY: "x", **{keys[layer]: digest for layer, digest in digests.items()}}
     assert replace(make_run(), checksums=checksums).translators == keys
     assert make_run().translators == {}
+
+
+def test_arrays_where_prompts_differ_in_length() -> None:
+    run = make_run(prompt_column="question", prompt_ids=(), k=2, layers=5)
+    assert (run.uneven, run.stored, run.summed) == (("prompt",), ("patch", "prompt", "last"), ("patch", "prompt"))
+    specs = {spec.name: spec.shape for spec in array_specs(run, 3, {"patch": 12, "prompt": 9, "last": 1})}
+    assert specs["prompt/token"] == (3, 5, 9, 2)
+    assert specs["last/token"] == (3, 5, 1, 2)
+    assert specs["last/entropy"] == (3, 5, 1)
+    assert sum(name.startswith("sum/") for name in specs) == 2
 
 
 def test_a_runs_digest_knows_what_is_pinned() -> None:

@@ -157,7 +157,7 @@ def test_the_picture_is_inside(tmp_path: Path, size: tuple[int, int], form: str)
     path = tmp_path / "photo.png"
     Image.linear_gradient("L").resize(size).convert("RGB").save(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    one = OneImage(0, "photo.png", f"file://{path}", digest, size, PADDED, (2, 2), None, ())
+    one = OneImage(0, "photo.png", f"file://{path}", digest, size, PADDED, (2, 2), None, (), ())
     page = Page(pages._picture(one))
     ((name, attributes),) = page.elements
     kind, _, data = (attributes["src"] or "").partition(";base64,")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlq.query.errors import InputError
-from vlq.workers.corpus import list_images
+from vlq.workers.corpus import list_asked, list_images
 
 
 @pytest.fixture
@@ -132,3 +132,34 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [{"bytes": b"1", "path": "x"}]}), tmp_path / "inside.parquet")
     with pytest.raises(InputError, match="expected paths or URLs"):
         list_images(str(tmp_path / "inside.parquet"))
+
+
+def test_a_column_of_prompts(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("image,question,height\nx.png,Why?,How high?\nx.png,<image> is,Well?\n")
+    table, column = list_asked(str(tmp_path / "m.csv"), "question")
+    assert table == list_images(str(tmp_path / "m.csv"))
+    assert (column, table[column].to_pylist()) == ("question", ["Why?", "<image> is"])
+    # What a column is called here may be another name than in the manifest.
+    table, column = list_asked(str(tmp_path / "m.csv"), "height", limit=1)
+    assert (column, table[column].to_pylist()) == ("height_", ["How high?"])
+
+
+def test_prompts_that_are_missing(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.jsonl"
+    rows = [{"image": f"{i}.png", "question": text} for i, text in enumerate(["a", None, "", " \n", "b", None])]
+    manifest.write_text("\n".join(json.dumps(row | {"n": 1, "twice": "<image><image>"}) for row in rows))
+    expected = {
+        "question": r"1\.png \(row 1\), 2\.png \(row 2\), 3\.png \(row 3\) and 1 more have no question in .*m\.jsonl",
+        "questions": "has no column questions for --prompt-column",
+        "image": "has no column image",
+        "n": "The column n of .* is of type int64; expected questions or prompts",
+        "twice": r"The twice of 0\.png \(row 0 of .*\) names the image 2 times",
+    }
+    for column, message in expected.items():
+        with pytest.raises(InputError, match=message):
+            list_asked(str(manifest), column)
+    with pytest.raises(InputError, match=r"1\.png \(row 1\) has no question"):
+        list_asked(str(manifest), "question", limit=2)
+    assert list_asked(str(manifest), "question", limit=1)[0].num_rows == 1
+    with pytest.raises(InputError, match=r"reads a column of a manifest, and .* is none"):
+        list_asked(str(tmp_path), "question")

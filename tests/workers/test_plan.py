@@ -51,3 +51,37 @@ def test_plan_bytes_do_not_depend_on_chunks() -> None:
     parts = pa.concat_tables([whole.slice(0, 777), whole.slice(777, 20_001), whole.slice(20_778)])
     assert parquet_bytes(parts) == parquet_bytes(whole)
     assert pq.read_table(io.BytesIO(parquet_bytes(parts))).equals(whole)
+
+
+def test_images_that_are_asked_several_things() -> None:
+    asked = corpus("a", "a", "b", "a", question=["x", "y", "x", "y"])
+    plan = first_plan(asked, 2, "question")
+    assert plan.table["image"].to_pylist() == ["a", "a#2", "b", "a#3"]
+    assert plan.table["uri"].to_pylist() == ["file:///a", "file:///a", "file:///b", "file:///a"]
+    assert extended(plan, asked, 2, "question") is plan
+    assert extended(plan, asked.take([3, 2, 1, 0]), 2, "question") is plan
+    # Another question is another row, wherever in the manifest it stands; those that are planned keep their names.
+    more = corpus("a", "b", "a", "b", "c", question=["z", "x", "x", "z", "x"])
+    longer = extended(plan, more, 2, "question").table
+    assert longer["image"].to_pylist() == ["a", "a#2", "b", "a#3", "a#4", "b#2", "c"]
+    assert longer["question"].to_pylist() == ["x", "y", "x", "y", "z", "z", "x"]
+    assert longer["image_id"].to_pylist() == [*range(7)]
+
+
+def test_names_with_numbers_are_given_once() -> None:
+    plan = first_plan(corpus("a#2", "a", "a", question=["x", "x", "y"]), 4, "question")
+    assert plan.table["image"].to_pylist() == ["a#2", "a", "a#3"]
+
+
+def test_rows_of_one_image_without_prompts_keep_its_name() -> None:
+    assert first_plan(corpus("a", "a"), 2).table["image"].to_pylist() == ["a", "a"]
+
+
+def test_plan_bytes_are_those_of_a_plan_that_was_read() -> None:
+    """Of lists, too, whose items are called otherwise in memory."""
+    boxes: list[object] = [[{"label": "dog", "box": [1.0, 2.0], "at": {"page": [1]}}], None]
+    pair = pa.array([[1, 2], None], pa.list_(pa.int8(), 2))
+    table = corpus("a", "b", objects=boxes, tags=[["x"], []]).append_column("pair", pair)
+    for large in (table, table.append_column("large", pa.array([["x"], None], pa.large_list(pa.string())))):
+        data = parquet_bytes(large)
+        assert parquet_bytes(pq.read_table(io.BytesIO(data))) == data

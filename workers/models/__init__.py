@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,9 @@ PROCESSORS = {
 }
 """model_type -> a processor that does the same with images as the model's own, which needs more packages for videos."""
 
+PLACEHOLDER = "<image>"
+"""Where the image goes in a prompt, whatever a family's own token for it is."""
+
 
 def load(
     model: str,
@@ -54,12 +58,13 @@ def load(
     device_map: str | None = None,
     compiled: bool = False,
     answer: bool = False,
+    questions: Sequence[str] = (),
 ) -> LensModel:
     """A model with its checks passed.
 
     `revision` is a hub model's; the rest of how it is loaded is as in `weights.Loading`. The checks run with
     `check_images` images at once, so that what does not fit shows now; with `answer` the model's answers are
-    checked, too. Raises ModelError, MissingExtra.
+    checked, too. `questions` are some of those that images bring themselves. Raises ModelError, MissingExtra.
     """
     import torch
 
@@ -69,7 +74,7 @@ def load(
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     generic = family_of(model, folder) == GENERIC
     try:
-        return _checked(model, folder, prompt, how, check_images, answer)
+        return _checked(model, folder, prompt, how, check_images, answer, questions)
     except ModelError as error:
         if not generic:
             raise
@@ -80,7 +85,15 @@ def load(
         ) from error
 
 
-def _checked(model: str, folder: Path, prompt: str | None, how: Loading, check_images: int, answer: bool) -> LensModel:
+def _checked(
+    model: str,
+    folder: Path,
+    prompt: str | None,
+    how: Loading,
+    check_images: int,
+    answer: bool,
+    questions: Sequence[str],
+) -> LensModel:
     import torch
 
     from vlq.workers.models.base import check, compile_blocks
@@ -89,10 +102,10 @@ def _checked(model: str, folder: Path, prompt: str | None, how: Loading, check_i
     try:
         processor = load_processor(model, folder)
         lens_model: LensModel = adapter(load_weights(model, folder, adapter.family, how), processor, prompt)
-        check(lens_model, check_images, answer)
+        check(lens_model, check_images, answer, questions)
         if how.compiled:
             compile_blocks(lens_model)
-            check(lens_model, check_images, answer)
+            check(lens_model, check_images, answer, questions)
     except VlqError:
         raise
     except torch.cuda.OutOfMemoryError as error:

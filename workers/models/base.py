@@ -21,15 +21,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from vlq.query.errors import ModelError
-from vlq.query.schema import Transform
+from vlq.query.schema import MOST_POSITIONS, Transform
+from vlq.workers.models import PLACEHOLDER
 from vlq.workers.norms import fastest
 from vlq.workers.transfer import to_device
 
 Visit = Callable[[int, Tensor], None]
 """Called with a layer and its residual stream (image, sequence, d), which it must not keep or change."""
-
-PLACEHOLDER = "<image>"
-"""Where the image goes in a prompt, whatever a family's own token for it is."""
 
 DEFAULT_QUESTION = "What is in this image?"
 
@@ -39,8 +37,8 @@ TEMPLATE = "USER: {image}\n{question} ASSISTANT:"
 PER_TOKEN = ("input_ids", "token_type_ids", "mm_token_type_ids")
 """What a processor says of each token of the sequence. All else is of the image."""
 
-MOST_PATCHES = 65_535
-"""Of one image: their number is stored in 16 bits."""
+PROMPTS_KEPT = 1024
+"""So many of the images' own prompts are kept as tokens: what is asked of one image is often asked of others."""
 
 SAMPLES = ((64, 64), (96, 48), (200, 160))
 """Sizes of made-up images that a model is tried with; width, height."""
@@ -92,7 +90,7 @@ class Answer:
 
 
 class LensModel(ABC):
-    """A loaded model with one prompt.
+    """A loaded model with one prompt; an image may bring its own.
 
     A family's subclass gives `family`, `grid` and `layout`, and whatever of the rest is not as it is here.
     """
@@ -111,6 +109,7 @@ class LensModel(ABC):
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.prompt = self.full_prompt(processor, prompt)
+        self._samples: dict[str, Encoded] = {}
 
     # What a family says.
 
@@ -229,6 +228,10 @@ class LensModel(ABC):
         """The prompt's text tokens; the image's are left out."""
         return prompt_ids(self._sample)
 
+    def prompt_length(self, prompt: str) -> int:
+        """How many text tokens an image's own prompt has."""
+        return len(self._sample_of(prompt).sites["prompt"])
+
     @property
     def device(self) -> torch.device:
         """Where the lens works; a model may be spread over several GPUs."""
@@ -244,12 +247,13 @@ class LensModel(ABC):
         """Of the computation. Weights may be stored otherwise; the head's never are."""
         return self.lm_head.weight.dtype  # type: ignore[return-value]
 
-    def encode(self, image: Image.Image) -> Encoded:
-        """The model's input for an upright RGB image. Called from several threads."""
+    def encode(self, image: Image.Image, prompt: str | None = None) -> Encoded:
+        """The model's input for an upright RGB image, with a prompt of its own if it has one, as `full_prompt` takes
+        it. Called from several threads. Raises ModelError if the prompt cannot be read."""
         if self.grid is None:
-            return self._encode(image)
+            return self._encode(image, prompt)
         # Only the pixels differ from image to image.
-        sample = self._sample
+        sample = self._sample if prompt is None else self._sample_of(prompt)
         found = self.processor.image_processor(image, return_tensors="pt")
         values, layout = {name: found[name] for name in sample.values}, self.layout(*image.size)
         return Encoded(sample.tokens, values, sample.sites, layout.grid, layout.transform)
@@ -262,8 +266,20 @@ class LensModel(ABC):
     def _sample(self) -> Encoded:
         return self._encode(Image.new("RGB", SAMPLES[0]))
 
-    def _encode(self, image: Image.Image) -> Encoded:
-        found = dict(self.processor(images=image, text=self.prompt, return_tensors="pt"))
+    def _sample_of(self, prompt: str) -> Encoded:
+        """The same with a prompt of an image's own, and without the pixels: the very same one for the same prompt."""
+        found = self._samples.get(prompt)
+        if found is None:
+            whole = self._encode(Image.new("RGB", SAMPLES[0]), prompt)
+            found = replace(whole, values=dict.fromkeys(whole.values, torch.empty(0)))
+            if len(self._samples) >= PROMPTS_KEPT:
+                self._samples.clear()
+            self._samples[prompt] = found
+        return found
+
+    def _encode(self, image: Image.Image, prompt: str | None = None) -> Encoded:
+        text = self.prompt if prompt is None else self.full_prompt(self.processor, prompt)
+        found = dict(self.processor(images=image, text=text, return_tensors="pt"))
         for name in ("attention_mask", "labels"):  # one sequence alone has no padding, and nothing is trained
             found.pop(name, None)
         tokens = {name: found.pop(name)[0] for name in PER_TOKEN if name in found}
@@ -281,6 +297,9 @@ class LensModel(ABC):
         if len(patches) != cells or len(patches.unique()) != cells:
             raise ModelError(f"{type(self.model).__name__}: {len(patches)} patches for {cells} cells of the grid.")
         sites = {"patch": patches, "prompt": self.prompt_places(input_ids)}
+        least = 0 if prompt is None else 1  # which a prompt of an image's own has, as its last token is stored
+        if not least <= (length := len(sites["prompt"])) <= MOST_POSITIONS:
+            raise ModelError(f"The prompt has {length:,} text tokens; VLQ reads {least} to {MOST_POSITIONS:,}.")
         return Encoded(tokens, found, sites, layout.grid, layout.transform)
 
     def prompt_places(self, input_ids: Tensor) -> Tensor:
@@ -502,12 +521,14 @@ def _on_output(visit: Visit, layer: int) -> Callable[..., None]:
 # --- checks at load --------------------------------------------------------------------------------------------
 
 
-def check(model: LensModel, images: int = 1, answer: bool = False) -> None:
+def check(model: LensModel, images: int = 1, answer: bool = False, questions: Sequence[str] = ()) -> None:
     """Run made-up images, a batch of so many and one of several sizes, and compare the lens with the model.
 
-    Checked: as many image positions as the grid has cells, no more than can be stored, the same prompt beside every
-    image, a tokenizer no larger than the head, every layer seen once and in order, and at the last layer the model's
-    own logits. Raises ModelError.
+    `questions` are some of those that images bring themselves, the longest last: they are read beside one another.
+
+    Checked: as many image positions as the grid has cells, no more than can be stored, the same tokens of a prompt
+    beside every image, a tokenizer no larger than the head, every layer seen once and in order, and at the last layer
+    the model's own logits. Raises ModelError.
     """
     name = type(model.model).__name__
     if len(model.tokenizer) > model.vocabulary_size:
@@ -515,15 +536,17 @@ def check(model: LensModel, images: int = 1, answer: bool = False) -> None:
             f"{name}: the tokenizer has {len(model.tokenizer)} tokens, the head only {model.vocabulary_size}.",
             "This tokenizer belongs to another model.",
         )
-    if (most := model.most_patches) > MOST_PATCHES:
+    if (most := model.most_patches) > MOST_POSITIONS:
         raise ModelError(
-            f"{name}: its processor lets an image have {most:,} patches; VLQ reads {MOST_PATCHES:,} at most.",
+            f"{name}: its processor lets an image have {most:,} patches; VLQ reads {MOST_POSITIONS:,} at most.",
             "Lower the most pixels of an image in the processor's settings.",
         )
-    tried = [model.encode(noise(*size)) for size in SAMPLES]
-    if any(prompt_ids(image) != model.prompt_ids for image in tried):
+    prompts: Sequence[str | None] = questions or [None]
+    by_prompt = [[model.encode(noise(*size), prompt) for size in SAMPLES] for prompt in prompts]
+    if any(len({*map(prompt_ids, encoded)}) > 1 for encoded in by_prompt):
         raise ModelError(f"{name}: beside images of several sizes the prompt's tokens differ.")
-    for batch in [tried[:1] * images] + ([tried] if model.grid is None else []):
+    tried = [by_prompt[i % len(prompts)][i] for i in range(len(SAMPLES))]
+    for batch in [by_prompt[-1][:1] * images] + ([tried] if model.grid is None or questions else []):
         check_batch(model, batch)
     if answer:
         check_answers(model, tried)

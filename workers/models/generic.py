@@ -109,8 +109,8 @@ class Generic(LensModel):
     def run_decoder(self, batch: Any) -> None:
         self.model.base_model(**batch, use_cache=False)
 
-    def encode(self, image: Image.Image) -> Encoded:
-        return self._encode(image)  # a processor may tell its image processor more than that knows by itself
+    def encode(self, image: Image.Image, prompt: str | None = None) -> Encoded:
+        return self._encode(image, prompt)  # a processor may tell its image processor more than that knows by itself
 
     def check_more(self) -> None:
         check_transform(self)

@@ -7,7 +7,7 @@ FROM (SELECT image, answer, position::INTEGER AS position, exp(answer_logprobs[p
     SELECT image_id AS image, answer, answer_logprobs,
       list_position(list_transform(answer_ids, lambda id: list_contains($tokens::UINTEGER[], id)), true) - 1 AS position
     FROM read_parquet($images) AS images WHERE error IS NULL AND (images.label = $value) AND list_has_any(answer_ids, $tokens::UINTEGER[])
-  )
+  ) AS images
 ) AS answer
 JOIN read_parquet($images) AS images ON images.image_id = answer.image
 ORDER BY images.image, images.image_id

@@ -6,7 +6,6 @@
 -- $last_rank = 16
 -- $token_2 = 2
 -- $value = 1
--- $positions = 12
 WITH mask AS MATERIALIZED (
   SELECT bitstring_agg(patch::INTEGER, 0, $last_patch::INTEGER) AS inside
   FROM (
@@ -52,7 +51,7 @@ FROM (SELECT answer.*
     )
     SELECT * FROM known
     UNION ALL BY NAME
-    SELECT * FROM (SELECT * EXCLUDE (inside) FROM rest CROSS JOIN (SELECT unnest(range($positions))::INTEGER AS patch) WHERE get_bit(inside, patch) = 1) ANTI JOIN known USING (image, layer, patch)
+    SELECT * FROM (SELECT * EXCLUDE (inside) FROM (SELECT *, unnest(range(bit_length(inside)))::INTEGER AS patch FROM rest) WHERE get_bit(inside, patch) = 1) ANTI JOIN known USING (image, layer, patch)
   ) AS answer
   JOIN read_parquet($images) AS images ON images.image_id = answer.image
   WHERE answer.patch > $value

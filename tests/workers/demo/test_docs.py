@@ -81,15 +81,22 @@ def alike(a: str, b: str) -> bool:
 
 @pytest.fixture(scope="module")
 def caches(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`demo`, its `scenes`, and `background`: some of these read with another prompt."""
+    """`demo`, its `scenes`, and of some of these `background`, with another prompt, and `asked`, each with its own."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "demo").symlink_to(demo_cache)
     (folder / "scenes").symlink_to(demo_cache.parent / "scenes")
     scenes = str(demo_cache.parent / "scenes" / "manifest.parquet")
     background = str(folder / "background")
     options = RunOptions(scenes, str(MODEL), background, prompt="What is the background?", limit=40, workers=1)
+    rows = [f"scenes/scene-{scene:03d}.png,Is there a {word}?" for scene in range(40) for word in ("dog", "rock")]
+    (folder / "asked.csv").write_text("\n".join(["image,question", *rows]))
+    asked = RunOptions(
+        str(folder / "asked.csv"), str(MODEL), str(folder / "asked"), prompt_column="question",
+        at=("patch", "prompt", "answer"), answer=4, workers=1,
+    )  # fmt: skip
     with tracker() as shown:
         run_job(options, shown)
+        run_job(asked, shown)
     return folder
 
 

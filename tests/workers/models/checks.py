@@ -35,9 +35,12 @@ def loaded(folder: Path, prompt: str | None = None) -> LensModel:
     return load(str(folder), prompt=prompt)
 
 
-def read(model: LensModel, images: Sequence[Image.Image]) -> list[list[tuple[Tensor, Tensor]]]:
-    """Per image and layer its ids and log-probabilities, each (position, k), as a batch of these images reads them."""
-    batch = [model.encode(image) for image in images]
+def read(
+    model: LensModel, images: Sequence[Image.Image], prompts: Sequence[str] | None = None
+) -> list[list[tuple[Tensor, Tensor]]]:
+    """Per image and layer its ids and log-probabilities, each (position, k), as a batch of these images reads them,
+    with prompts of their own if they have some."""
+    batch = [model.encode(*pair) for pair in zip(images, prompts or [None] * len(images), strict=True)]
     image, place = model.places(batch, SITES)
     lens = logit_lens(model, K, 64)
     layers: list[tuple[Tensor, Tensor]] = []
@@ -78,12 +81,21 @@ def reads_what_the_model_reads(model: LensModel, images: Sequence[Image.Image], 
         for found in (read(model, [image])[0], batched):
             assert len(found) == len(expected) == model.layers
             for (token, logprob), values in zip(found, expected, strict=True):
-                order = np.argsort(-values, -1, kind="stable")[:, :K]
-                best = np.take_along_axis(values, order, -1)
-                np.testing.assert_allclose(logprob.numpy(), best, atol=NATS)
-                # Ids may change places where they are as probable.
-                own = np.take_along_axis(values, token.numpy(), -1)
-                np.testing.assert_allclose(own, best, atol=NATS)
+                are_the_best(token.numpy(), logprob.numpy(), values)
+
+
+def are_the_best(token: np.ndarray, logprob: np.ndarray, values: np.ndarray) -> None:
+    """The k best of log-probabilities (position, vocabulary), each (position, k)."""
+    best = -np.sort(-values, -1)[:, : token.shape[-1]]
+    np.testing.assert_allclose(logprob, best, atol=NATS)
+    # Ids may change places where they are as probable.
+    own = np.take_along_axis(values, token.astype(int), -1)
+    np.testing.assert_allclose(own, best, atol=NATS)
+
+
+def asked(model: LensModel, prompt: str) -> LensModel:
+    """The same weights with this as the one prompt of all images."""
+    return type(model)(model.model, model.processor, prompt)
 
 
 def norms_are_not_ones(model: LensModel) -> None:

@@ -23,7 +23,7 @@ from vlq.workers.worker import Description, Done, Setup, run_of, unpacked
 LEAST = 200
 MOST_GROWTH = 16.0  # MiB
 SHARD_SIZE = 32
-RUN = Run("none", "None", "0" * 64, "<image>", (1,), 2, (24, 24), 20, ("patch",), 32_064, "0" * 64, "float16")
+RUN = Run("none", "None", "0" * 64, "<image>", (1,), 2, (24, 24), 576, 20, ("patch",), 32_064, "0" * 64, "float16")
 
 
 def run(work: Path, *, quick: bool = False, images: int = 0) -> Iterator[Figure]:

@@ -24,11 +24,11 @@ from vlq.workers.plan import (
     Plan,
     RunOptions,
     check_identity,
+    check_options,
     check_shards,
     corpus_of,
     first_plan,
     foreseen,
-    known_identity,
     pinned_notes,
 )
 from vlq.workers.progress import Tracker, duration
@@ -86,7 +86,7 @@ def estimate(options: RunOptions, tracker: Tracker) -> Estimate:
     begun = None if store is None else read_run(store)
     lens = choose(options.lens, begun)
     if store is not None and begun is not None:
-        check_identity(begun, known_identity(options, lens.spec, begun), options.cache)
+        check_options(options, lens.spec, begun, store)
         for note in pinned_notes(begun, options):
             tracker.say(note)
         plan = foreseen(store, begun, corpus)
@@ -208,6 +208,7 @@ def as_values(estimate: Estimate) -> dict[str, Any]:
         "dtype": run.dtype,
         "quantized": run.quantized,
         "attention": run.attention,
+        "compiled": run.compiled,
         "device": run.device,
         "prompt": run.prompt,
         "layers": run.layers,
@@ -217,6 +218,7 @@ def as_values(estimate: Estimate) -> dict[str, Any]:
         "k": run.k,
         "at": list(run.at),
         "answer": run.answer,
+        "tracked": [{"id": id, "piece": piece} for id, piece in zip(run.tracked, run.tracked_pieces, strict=True)],
         "batch_size": run.batch_size,
         "shard_size": run.shard_size,
         "estimates": None,
@@ -264,7 +266,8 @@ def as_text(values: dict[str, Any]) -> str:
     missing = values["missing"]["images"]
     cached = values["images"] - missing
     which = [values["model_class"], values["revision"] and f"revision {values['revision'][:12]}", values["dtype"]]
-    which += [values["quantized"], f"attention {values['attention']}", f"on {values['device']}"]
+    which += [values["quantized"], f"attention {values['attention']}", values["compiled"] and "compiled"]
+    which += [f"on {values['device']}"]
     lines = [
         ("cache", f"{values['cache']}: {f'{cached:,} images are cached' if cached else 'nothing is cached yet'}"),
         ("images", f"{values['images']:,}, in {_count(values['shards'], 'shard')} of {values['shard_size']} at most"),
@@ -274,6 +277,8 @@ def as_text(values: dict[str, Any]) -> str:
         ("grid", _grid(values)),
         ("read at", ", ".join(values["at"])),
     ]
+    if values["tracked"]:
+        lines.append(("tracked", ", ".join(f"{token['piece']} ({token['id']})" for token in values["tracked"])))
     if found is not None:
         lines += _estimates(values, found)
     text = [f"{name:<8} {value}" for name, value in lines]

@@ -27,13 +27,12 @@ from vlq.workers.plan import (
     RunOptions,
     begin,
     check_identity,
+    check_options,
     check_words,
     corpus_of,
-    known_identity,
     pinned_notes,
     revision_for,
     settle,
-    tracked_identity,
 )
 from vlq.workers.pool import Pool, reason
 from vlq.workers.progress import Tracker, seldom
@@ -83,8 +82,7 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
     run = read_run(store)
     lens = choose(options.lens, run)
     if run is not None:
-        known = known_identity(options, lens.spec, run) | tracked_identity(options, store)
-        check_identity(run, known, options.cache)
+        check_options(options, lens.spec, run, store)
         for note in pinned_notes(run, options):
             tracker.say(note)
         head, plan = settle(store, run, corpus, tracker.say)

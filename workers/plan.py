@@ -152,6 +152,11 @@ def tracked_identity(options: RunOptions, store: Store) -> dict[str, Any]:
     return {"tracked": tuple(token.id for token in tracked_tokens(options.track, vocabulary, tokenizer))}
 
 
+def check_options(options: RunOptions, lens: LensSpec, run: Run, store: Store) -> None:
+    """Raises what `check_identity`, `known_identity` and `tracked_identity` do: before a model is loaded."""
+    check_identity(run, known_identity(options, lens, run) | tracked_identity(options, store), options.cache)
+
+
 def check_identity(run: Run, wanted: dict[str, Any], cache: str) -> None:
     """Raises CacheMismatch, naming each field in which the cache's run differs from the one that is wanted."""
     found = run.identity()

@@ -56,6 +56,8 @@ def hub_of(hub: Hub) -> Iterator[Hub]:
             hub.asked.append(self.path)
             parts = unquote(urlsplit(self.path).path).strip("/").split("/")
             of_files = parts[0] != "api"
+            if len(parts) < (3 if of_files else 5):  # telemetry
+                return self._send(404, "EntryNotFound", "Not found")
             owner, name, what, *rest = parts if of_files else parts[2:]
             model = f"{owner}/{name}"
             if model in hub.refused:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import vlq.workers.estimate as estimate_module
-from vlq.query.errors import CacheMismatch, InputError, ModelError, RunError, StoreError
+from vlq.query.errors import BadArgument, CacheMismatch, InputError, ModelError, RunError, StoreError
 from vlq.workers.estimate import as_text, as_values, estimate, image_seconds, passes, reading_seconds
 from vlq.workers.machine import Memory, resident
 from vlq.workers.models import load
@@ -180,6 +180,8 @@ def test_mistakes_are_a_runs(
             estimate(asked, Silent())
 
     refused(CacheMismatch, "k: the cache has 4, asked for 5", options(tiny_model, images, undisturbed, k=5))
+    refused(CacheMismatch, "tracked: the cache has", options(tiny_model, images, undisturbed, track=("dog",)))
+    refused(BadArgument, "there is no layer 9", options(tiny_model, images, cache, layers=(0, 9)))
     refused(InputError, "There is nothing at", options(tiny_model, tmp_path / "none", cache))
     refused(ModelError, "There is no model folder", options(tmp_path / "none", images, cache))
     refused(RunError, "There is no GPU", options(tiny_model, images, cache, device="cuda"))

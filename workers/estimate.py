@@ -11,7 +11,7 @@ from typing import Any
 from vlq.query.cache import missing_shards, read_run
 from vlq.query.errors import StoreError
 from vlq.query.info import as_bytes
-from vlq.query.schema import LENS, Run, layers_phrase
+from vlq.query.schema import LENS, LensSpec, Run, layers_phrase
 from vlq.query.store import Store, open_store
 from vlq.query.tables import parquet_bytes
 from vlq.workers.compactor import FIRST
@@ -210,6 +210,7 @@ def as_values(estimate: Estimate) -> dict[str, Any]:
         "attention": run.attention,
         "compiled": run.compiled,
         "device": run.device,
+        "lens": run.lens.plain(),
         "prompt": run.prompt,
         "layers": run.layers,
         "read_layers": list(run.read_layers),
@@ -273,6 +274,7 @@ def as_text(values: dict[str, Any]) -> str:
         ("images", f"{values['images']:,}, in {_count(values['shards'], 'shard')} of {values['shard_size']} at most"),
         ("model", f"{values['model']} ({', '.join(filter(None, which))})"),
         ("prompt", repr(values["prompt"])),
+        ("lens", str(LensSpec.of(values["lens"]))),
         ("layers", f"{values['layers']}: 0 is the embedding, {last} the last block's output{read}"),
         ("grid", _grid(values)),
         ("read at", ", ".join(values["at"])),

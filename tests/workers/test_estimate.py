@@ -115,11 +115,11 @@ def test_the_command_starts_no_ray_and_writes_nothing(tiny_model: Path, images: 
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[:2] == ["cache    cache: nothing is cached yet", "images   8, in 1 shard of 32 at most"]
-    assert [line.split()[0] for line in lines[2:11]] == [
-        "model", "prompt", "layers", "grid", "read", "size", "memory", "workers", "time"
+    assert [line.split()[0] for line in lines[2:12]] == [
+        "model", "prompt", "lens", "layers", "grid", "read", "size", "memory", "workers", "time"
     ]  # fmt: skip
-    assert re.fullmatch(r"size     \S+ KiB more; \S+ KiB an image \(arrays .*, postings .*, index .*\)", lines[7])
-    assert lines[11:13] == ["1 of 8 images that were tried cannot be read:", "  0005.png: empty file"]
+    assert re.fullmatch(r"size     \S+ KiB more; \S+ KiB an image \(arrays .*, postings .*, index .*\)", lines[8])
+    assert lines[12:14] == ["1 of 8 images that were tried cannot be read:", "  0005.png: empty file"]
     assert lines[13] == "Sizes, memory and time are estimates from 7 images. Nothing was written."
     assert lines[14:] == ["False"]
     assert done.stderr.splitlines() == ["loading the model", "reading a few images"]

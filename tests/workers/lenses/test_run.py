@@ -18,7 +18,7 @@ from vlq.query.errors import CacheMismatch, ModelError
 from vlq.query.info import info
 from vlq.query.store import open_store
 from vlq.workers.corpus import list_images
-from vlq.workers.estimate import estimate
+from vlq.workers.estimate import as_text, as_values, estimate
 from vlq.workers.gc import collect, leftovers
 from vlq.workers.job import run_job
 from vlq.workers.lenses import tuned
@@ -236,6 +236,7 @@ def test_a_dry_run(tiny_model: Path, images: Path, lens: Path, caches: dict[str,
     found = {kind: estimate(options(tiny_model, images, cache, kind), Silent()) for kind in (str(lens), "logit")}
     tuned, logit = (found[kind] for kind in (str(lens), "logit"))
     assert tuned.run.lens == Cache.open(str(caches["tuned"])).run.lens
+    assert f"\nlens     {tuned.run.lens}\n" in as_text(as_values(tuned))
     assert tuned.cost is not None
     assert logit.cost is not None
     # What it is read with lies in the cache, too: arrays of other readings pack a little more or less densely.

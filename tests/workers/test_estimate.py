@@ -120,8 +120,8 @@ def test_the_command_starts_no_ray_and_writes_nothing(tiny_model: Path, images: 
     ]  # fmt: skip
     assert re.fullmatch(r"size     \S+ KiB more; \S+ KiB an image \(arrays .*, postings .*, index .*\)", lines[8])
     assert lines[12:14] == ["1 of 8 images that were tried cannot be read:", "  0005.png: empty file"]
-    assert lines[13] == "Sizes, memory and time are estimates from 7 images. Nothing was written."
-    assert lines[14:] == ["False"]
+    assert lines[14] == "Sizes, memory and time are estimates from 7 images. Nothing was written."
+    assert lines[15:] == ["False"]
     assert done.stderr.splitlines() == ["loading the model", "reading a few images"]
     assert list(tmp_path.iterdir()) == []
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,6 @@ from PIL import Image
 from vlq.workers.pool import Pool
 
 from .runs import finished, start
-
-if shutil.which("nvidia-smi") is None:
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton looks for it when it is imported
 
 WORDS = ["USER", ":", "ASSISTANT", "What", "is", "in", "this", "image", "?", "the", "main", "object", "dog", "cat"]
 PADDED = 8

@@ -291,9 +291,10 @@ def whole(model: LensModel, work: Path, quick: bool) -> Iterator[Figure]:
     few = paths[:16]
     worker(model, photos, work / "floor-cache", 64)
     lens_script.read(model.model, model.processor, few[:2], scratch(work), PROMPT, K)
-    ours = count / worker(model, photos, work / "floor-cache", count)
+    seconds, spent = worker(model, photos, work / "floor-cache", count)
+    ours = count / seconds
     theirs = len(few) / lens_script.read(model.model, model.processor, few, scratch(work), PROMPT, K)
-    note = f"{count} JPEGs of 640 x 480 (the script: {len(few)}); the worker decodes, reads, encodes and commits"
+    note = f"{count} JPEGs of 640 x 480 (the script: {len(few)}); {spent}"
     yield rate("LLaVA-1.5-7B, files to cache", ours, theirs, "script", least=TIMES_A_SCRIPT, note=note)
     saved = scratch(work) / f"{few[0].stem}.pt"
     lens_script.read(model.model, model.processor, few[:1], saved.parent, PROMPT, K)
@@ -310,8 +311,8 @@ def scratch(work: Path) -> Path:
     return folder
 
 
-def worker(model: LensModel, photos: Path, cache: Path, count: int) -> float:
-    """Seconds in which one worker reads so many images into a cache, shard after shard."""
+def worker(model: LensModel, photos: Path, cache: Path, count: int) -> tuple[float, str]:
+    """Seconds in which one worker reads so many images into a cache, shard after shard; and what they went to."""
     shutil.rmtree(cache, ignore_errors=True)
     run = run_of(model, 8)
     store = open_store(str(cache), create=True)
@@ -326,8 +327,8 @@ def worker(model: LensModel, photos: Path, cache: Path, count: int) -> float:
         done = list(threads.map(lambda shard: one.extract(*shard), shards))
     seconds = time.perf_counter() - start
     busy, writing = sum(shard.busy for shard in done), sum(shard.writing for shard in done)
-    print(
-        f"  {count} images in {seconds:.2f} s: model at work {busy:.2f} s, starved "
-        f"{sum(shard.starved for shard in done):.2f} s, writing {writing:.2f} s over {CALLS} calls"
+    starved = sum(shard.starved for shard in done)
+    return seconds, (
+        f"{seconds:.1f} s, in which the model was at work for {busy:.1f} s and waited {starved:.1f} s for images, and "
+        f"{writing:.1f} s went to writing, of {CALLS} shards at once"
     )
-    return seconds

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -61,14 +61,7 @@ def wide(work: Path, *, quick: bool) -> Case:
 def build_wide(folder: Path, *, layers: int = 4, width: int = 256) -> None:
     """A random LLaVA whose head and grid are those of LLaVA-1.5."""
     import torch
-    from transformers import (
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     from vlq.workers.demo.tokenizer import make_tokenizer
 
@@ -97,26 +90,26 @@ def build_wide(folder: Path, *, layers: int = 4, width: int = 256) -> None:
     )
     torch.manual_seed(0)
     LlavaForConditionalGeneration(config).save_pretrained(folder)
-    LlavaProcessor(
+    llava_processor(tokenizer).save_pretrained(folder)
+
+
+def llava_processor(tokenizer: Any) -> Any:
+    """LLaVA-1.5's: 24 x 24 patches of 14 pixels."""
+    from transformers import CLIPImageProcessorPil, LlavaProcessor
+
+    return LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
         tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-    ).save_pretrained(folder)
+    )
 
 
 def llava_7b(device: str, dtype: torch.dtype) -> LensModel:
     """LLaVA-1.5-7B in shape, with random weights that are made on the device, and the demo's tokenizer."""
     import torch
-    from transformers import (
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     from vlq.workers.demo.tokenizer import make_tokenizer
     from vlq.workers.models.base import check
@@ -138,13 +131,6 @@ def llava_7b(device: str, dtype: torch.dtype) -> LensModel:
         image_seq_length=576,
         attn_implementation="sdpa",
     )
-    processor = LlavaProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
-        tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -153,7 +139,7 @@ def llava_7b(device: str, dtype: torch.dtype) -> LensModel:
             loaded = LlavaForConditionalGeneration(config).eval()
     finally:
         torch.set_default_dtype(before)
-    model = Llava(loaded, processor, PROMPT)
+    model = Llava(loaded, llava_processor(tokenizer), PROMPT)
     check(model, 8)
     return model
 

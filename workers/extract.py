@@ -175,7 +175,7 @@ class BatchReader:
         self._lens = lens
         self._run = run
         self._sites: list[Mapping[str, Tensor]] = []  # of the batch that `_rows` belong to
-        self._rows: tuple[Tensor, Tensor, Tensor]
+        self._rows: tuple[Tensor, Tensor]
         self._mass = torch.zeros(len(run.summed), len(run.read_layers), run.vocabulary_size, device=model.device)
 
     @torch.inference_mode()
@@ -186,13 +186,12 @@ class BatchReader:
         model gave no finite numbers.
         """
         run = self._run
-        image, place, weights = self._where(images)
-        rows = Rows(run, len(place), self._model.device)
+        places, weights = self._where(images)
+        rows = Rows(run, len(places), self._model.device)
         number = {layer: at for at, layer in enumerate(run.read_layers)}
 
         def visit(layer: int, hidden: Tensor) -> None:
-            states = hidden.flatten(0, 1).index_select(0, image * hidden.shape[1] + place)
-            readings = self._lens.read(layer, states, weights)
+            readings = self._lens.read(layer, hidden.flatten(0, 1).index_select(0, places), weights)
             rows.put(number[layer], readings)
             self._mass[:, number[layer]] += readings.mass
 
@@ -231,13 +230,14 @@ class BatchReader:
                 rows.put(at, self._lens.read(layer, states, none))
         return rows.begin_cut(parts)
 
-    def _where(self, images: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
-        """The sites' rows as `LensModel.places` has them, and `_weights`: kept while batches are alike, as they are
-        where all images have one grid."""
+    def _where(self, images: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """The sites' rows in a batch's states, one image's behind the other's, and `_weights`: kept while batches are
+        alike, as they are where all images have one grid."""
         sites = [image.sites for image in images]
         if len(sites) != len(self._sites) or any(map(is_not, sites, self._sites)):
-            self._sites, places = sites, self._model.places(images, self._run.summed)
-            self._rows = *places, self._weights(images)
+            image, place = self._model.places(images, self._run.summed)
+            length = max(encoded.length for encoded in images)
+            self._sites, self._rows = sites, (image * length + place, self._weights(images))
         return self._rows
 
     def _weights(self, images: Sequence[Encoded]) -> Tensor:

@@ -23,6 +23,7 @@ from vlq.query.store import Store, open_store
 if TYPE_CHECKING:
     from vlq.query.tokens import Token
     from vlq.workers.lens import Lens
+    from vlq.workers.models.base import LensModel
 
 DECODERS = 4
 """Threads that fetch and decode images ahead of the model."""
@@ -203,23 +204,11 @@ class ShardWorker:
         return self._lens[1]
 
 
-def load_model(setup: Setup) -> tuple[Any, Description]:
-    """A worker's model, a `LensModel`, and what it says of itself. Raises ModelError, MissingExtra."""
-    import torch
-    import transformers
-
-    from vlq.workers.lenses import lens_of
+def loaded(setup: Setup, check_images: int = 1) -> LensModel:
+    """The model of a setup with its checks passed, as `models.load` gives it."""
     from vlq.workers.models import load
-    from vlq.workers.models.files import commit_of, resolve
-    from vlq.workers.models.largest import trouble_with_largest
 
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are recorded with their reasons
-    torch.set_num_threads(setup.threads)
-    # From here on the same files, wherever the hub's branch goes.
-    setup = replace(setup, revision=commit_of(setup.model, resolve(setup.model, revision=setup.revision)))
-    on_gpu = setup.device == "cuda"
-    model = load(
+    return load(
         setup.model,
         revision=setup.revision,
         prompt=setup.prompt,
@@ -229,10 +218,28 @@ def load_model(setup: Setup) -> tuple[Any, Description]:
         quantize=setup.quantize,
         device_map=setup.device_map,
         compiled=setup.compiled,
-        check_images=setup.batch_size if on_gpu else 1,
+        check_images=check_images,
         answer=setup.answer > 0,
         questions=setup.questions,
     )
+
+
+def load_model(setup: Setup) -> tuple[Any, Description]:
+    """A worker's model, a `LensModel`, and what it says of itself. Raises ModelError, MissingExtra."""
+    import torch
+    import transformers
+
+    from vlq.workers.lenses import lens_of
+    from vlq.workers.models.files import commit_of, resolve
+    from vlq.workers.models.largest import trouble_with_largest
+
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are recorded with their reasons
+    torch.set_num_threads(setup.threads)
+    # From here on the same files, wherever the hub's branch goes.
+    setup = replace(setup, revision=commit_of(setup.model, resolve(setup.model, revision=setup.revision)))
+    on_gpu = setup.device == "cuda"
+    model = loaded(setup, setup.batch_size if on_gpu else 1)
     description = describe(setup, model)
     if setup.lens.kind != "tuned":
         lens_of(model, description.run)  # raises what it would raise for every shard

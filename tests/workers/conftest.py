@@ -12,7 +12,7 @@ from PIL import Image
 
 from vlq.workers.pool import Pool
 
-from .runs import finished, start
+from .runs import Vlq, finished, start
 
 WORDS = ["USER", ":", "ASSISTANT", "What", "is", "in", "this", "image", "?", "the", "main", "object", "dog", "cat"]
 PADDED = 8
@@ -159,3 +159,17 @@ def one_ray() -> Iterator[None]:
     """Ray for several runs: a run that finds it started leaves it so."""
     with Pool():
         yield
+
+
+@pytest.fixture
+def vlq(capsys: pytest.CaptureFixture[str]) -> Vlq:
+    """Runs a command here; its exit code, stdout and stderr."""
+    from vlq.query.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), *capsys.readouterr()
+
+    return run

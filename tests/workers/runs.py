@@ -6,13 +6,33 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vlq.query.store import open_store
 
 PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
+
+
+Vlq = Callable[..., tuple[int, str, str]]
+"""Runs a command in this process; its exit code, stdout and stderr."""
+
+
+class Silent:
+    """A tracker that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def phase(self, text: str) -> None:
+        pass
+
+    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
+        pass
 
 
 def vlq(*arguments: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:

@@ -14,31 +14,15 @@ import pytest
 from PIL import Image
 
 from vlq.query.cache import Cache
-from vlq.query.cli import main
 from vlq.query.errors import BadArgument
 from vlq.query.store import open_store
 from vlq.workers.commands import parse_layers, parse_sites, parse_track, report
 
 from ..synthetic import make_cache
 from .conftest import save_images
+from .runs import Vlq
 
 pytestmark = pytest.mark.timeout(200)
-
-
-@pytest.fixture
-def vlq(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command here; its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), *capsys.readouterr()
-
-    return run
-
-
-Vlq = Callable[..., tuple[int, str, str]]
 
 
 def refused(result: tuple[int, str, str]) -> str:

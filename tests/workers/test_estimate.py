@@ -28,23 +28,7 @@ from vlq.workers.sample import Cost, Sample, Sizes, spent
 
 from .conftest import IMAGES, save_images
 from .models.tiny import make_llava_next
-from .runs import PROMPT, contents
-
-
-class Silent:
-    """A tracker that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def phase(self, text: str) -> None:
-        pass
-
-    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
-        pass
+from .runs import PROMPT, Silent, contents
 
 
 def options(model: Path, images: Path, cache: Path | str, **changes: object) -> RunOptions:

@@ -25,25 +25,9 @@ from vlq.workers.plan import RunOptions
 from vlq.workers.repair import Mended, repair, unread
 
 from .conftest import IMAGES, make_model, save_images
-from .runs import PROMPT, below, contents, finished, start, wait_until_gone
+from .runs import PROMPT, Silent, below, contents, finished, start, wait_until_gone
 
 pytestmark = pytest.mark.timeout(600)  # a run takes seconds, but a minute on a machine that is busy
-
-
-class Silent:
-    """A tracker that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def phase(self, text: str) -> None:
-        pass
-
-    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
-        pass
 
 
 def test_what_a_finished_run_leaves(undisturbed: Path) -> None:

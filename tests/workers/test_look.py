@@ -6,7 +6,7 @@ import gc
 import io
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,23 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 import vlq
-from vlq.query.cli import main
 from vlq.query.errors import BadArgument, InputError, MissingExtra, ModelError, UnknownToken
 from vlq.query.store import open_store
 from vlq.workers.look import held
 from vlq.workers.models import load
+from vlq.workers.worker import loaded
 
 from .models.tiny import make_llava_next
+from .runs import Vlq
 
 PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
 
-Vlq = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Vlq:
-    """Runs a command here, on a terminal of 100 columns; its exit code, stdout and stderr."""
+def run(vlq: Vlq, monkeypatch: pytest.MonkeyPatch) -> Vlq:
+    """The same on a terminal of 100 columns."""
     monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), *capsys.readouterr()
-
-    return run
+    return vlq
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +120,9 @@ def test_the_model_stays_for_the_next_image(
 
     def counted(*arguments: Any, **options: Any) -> Any:
         loads.append(arguments)
-        return load(*arguments, **options)
+        return loaded(*arguments, **options)
 
-    monkeypatch.setattr(held, "load", counted)
+    monkeypatch.setattr(held, "loaded", counted)
     first = vlq.look(picture, tiny_model, prompt="Which?", k=3)
     again = vlq.look(picture, tiny_model, prompt=PROMPT, k=6, answer=2)
     assert len(loads) == 1
@@ -356,7 +348,7 @@ def refused(result: tuple[int, str, str]) -> str:
 def test_mistakes_before_the_model_is_loaded(
     run: Vlq, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held, "load", None)
+    monkeypatch.setattr(held, "loaded", None)
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").write_bytes(b"")
     expected = {

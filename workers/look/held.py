@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlq.workers.models import load
 from vlq.workers.models.base import LensModel, check
 from vlq.workers.models.files import CONFIGURATION, resolve, weight_files
-from vlq.workers.worker import Description, Setup, describe
+from vlq.workers.worker import Description, Setup, describe, loaded
 
 Phase = Callable[[str], None]
 """Told what is being done now, where it takes a while."""
@@ -66,16 +65,7 @@ def _stamp(file: Path) -> tuple[str, int, int]:
 
 
 def _loaded(setup: Setup, weights: tuple[Any, ...]) -> Held:
-    model = load(
-        setup.model,
-        revision=setup.revision,
-        prompt=setup.prompt,
-        device=setup.device,
-        dtype=setup.dtype,
-        attention=setup.attention,
-        quantize=setup.quantize,
-        answer=setup.answer > 0,
-    )
+    model = loaded(setup)
     return Held(weights, setup, model, describe(setup, model))
 
 

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from vlq.query.cli import main
 from vlq.query.schema import digest_of
 from vlq.workers.lenses import train as training
 from vlq.workers.models.files import model_hash
 
 from ..conftest import save_images
-
-Vlq = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def vlq(capsys: pytest.CaptureFixture[str]) -> Vlq:
-    """Runs a command here; its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), *capsys.readouterr()
-
-    return run
+from ..runs import Vlq
 
 
 @pytest.fixture(scope="module")

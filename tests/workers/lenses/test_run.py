@@ -34,8 +34,7 @@ from vlq.workers.verify import Finding, verify
 
 from ...brute import picked_layers, read_site
 from ..conftest import make_model, save_images
-from ..runs import contents
-from ..test_job import Silent
+from ..runs import Silent, contents
 from . import exact
 
 pytestmark = pytest.mark.timeout(600)  # a run takes seconds, but a minute on a machine that is busy

@@ -40,15 +40,18 @@ def run(work: Path, *, quick: bool = False, images: int = 0) -> Iterator[Figure]
     yield at_most(name, told["peak"] - told["loaded"], "GiB", MOST, note=note)
 
 
-def memory(field: str) -> float:
-    """GiB of this process, as the system counts them: VmRSS now, VmHWM at most so far."""
-    return int(Path("/proc/self/status").read_text().partition(f"{field}:")[2].split()[0]) / 2**20
+def gib(size: int | None) -> float:
+    """Bytes as GiB. Raises RuntimeError where the system does not say how many there are."""
+    if size is None:
+        raise RuntimeError("this system does not say how much memory a process takes")
+    return size / 2**30
 
 
 def main() -> None:
     from vlq.query.schema import RUN
     from vlq.query.store import open_store
     from vlq.workers.corpus import list_images
+    from vlq.workers.machine import resident
     from vlq.workers.models import load
     from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
     from vlq.workers.plan import first_plan
@@ -64,11 +67,11 @@ def main() -> None:
     store = open_store(cache, create=True)
     store.create(RUN, run.to_bytes())
     plan = first_plan(list_images(photos, None), run.shard_size)
-    loaded = memory("VmRSS")
+    loaded = gib(resident())
     with ThreadPoolExecutor(2) as calls:
         shards = ((cache, run.to_bytes(), shard, packed(rows)) for shard, rows in plan.rows())
         list(calls.map(lambda shard: worker.extract(*shard), shards))
-    print(json.dumps({"loaded": loaded, "peak": memory("VmHWM")}))
+    print(json.dumps({"loaded": loaded, "peak": gib(resident(most=True))}))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from benchmarks.measure import Figure, at_most, faster, milliseconds, process, s
 from benchmarks.query import COLD_QUERY, TIMES_FASTER, WARM_MS, drop_caches, fill_sqlite, scan, token_of, top1_columns
 from benchmarks.readings import OBJECTS, World
 from benchmarks.synthetic import RUN_OF, make
-from vlq.query.client import Corpus
+from vlq.query.client import LocalCorpus
 
 FIRST, MORE = 250, 2000
 RARE_MS, EVERYWHERE_MS = 100, 1000
@@ -117,14 +117,14 @@ def run(work: Path, *, quick: bool = False, images: int = 0) -> Iterator[Figure]
     yield from capped(large, rare, everywhere)
 
 
-def most_read(corpus: Corpus) -> int:
+def most_read(corpus: LocalCorpus) -> int:
     """Of the early layers' default tokens the one that most images read."""
     tokens = [int(token) for token in World(RUN_OF.vocabulary_size).defaults[:, 0]]
     return max(tokens, key=lambda token: (corpus.first_layer(token).summary["matched"], -token))
 
 
 def asked(
-    corpus: Corpus,
+    corpus: LocalCorpus,
     cache: Path,
     question: Question,
     of: str,
@@ -172,7 +172,7 @@ def timed(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
     return times
 
 
-def filled(text: str, corpus: Corpus, a: int, b: int) -> str:
+def filled(text: str, corpus: LocalCorpus, a: int, b: int) -> str:
     number = 7
     return text.format(a=a, b=b, image=f"{number:06d}.jpg", number=number)
 

@@ -38,6 +38,7 @@ class Scope:
     labels: Callable[[], list[str]]  # what objects are labelled, in images that came with their objects
     ask: Callable[[Statement], list[tuple[Any, ...]]]  # the rows that the cache has for a statement
     snapshot: Snapshot
+    called: tuple[str, ...]  # what queries may call the cache
     open: Callable[[str], Scope]  # the same text held against another cache, by its URL
     text: str
     spans_are_places: bool  # whether the nodes' spans are places in this text
@@ -350,10 +351,10 @@ def _check_rank(bound: Bound, scope: Scope) -> None:
 # --- statements ------------------------------------------------------------------------------------------------
 
 
-def compile_rows(table: Table, first: int | None = None) -> Statement:
-    """The SELECT of a table's rows, or of so many of the first ones."""
+def compile_rows(table: Table, first: int | None = None, skipped: int = 0) -> Statement:
+    """The SELECT of a table's rows, or of so many of the first ones behind those that are skipped."""
     compiler = Compiler()
-    return compiler.statement(table.relation(compiler), first)
+    return compiler.statement(table.relation(compiler), first, skipped)
 
 
 def compile_totals(table: Table, totals: Mapping[str, str]) -> Statement:

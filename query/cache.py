@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlq.query.copies import Copies, local_files
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 HEAD = HEADS.removeprefix(f"{COMMITS}/")
 INTERIM = INTERIMS.removeprefix(f"{COMMITS}/")
+
+SERVICES = ("http://", "https://")
+"""What the URLs of services begin with."""
 
 HOW_TO_MAKE = "Make one: `make demo` for the demo's, or `vlq run IMAGES --model MODEL --cache URL` for your own."
 
@@ -141,6 +144,13 @@ class Snapshot:
     head: Head | None
     manifest: IndexManifest | None
     loose: tuple[Commit, ...]  # committed shards that the manifest does not cover, in order
+
+    @cached_property
+    def digest(self) -> str:
+        """Names what it holds: as long as that is the same, so are all answers."""
+        head = 0 if self.head is None else self.head.number
+        index = [] if self.manifest is None else [stored.key for stored in self.manifest.objects]
+        return digest_of(to_json([self.cache.run.digest, head, index, [commit.shard for commit in self.loose]]))
 
     @property
     def sealed(self) -> bool:
@@ -258,6 +268,9 @@ class Cache:
     @classmethod
     def open(cls, url: str) -> Cache:
         """Raises NoCache if there is none, NewerFormat or OlderFormat if it is another VLQ's."""
+        if url.startswith(SERVICES):
+            message = f"{url} is a service's address, and this needs the cache itself."
+            raise NoCache(message, f"Where it is: vlq info --cache {url}")
         try:
             store = open_store(url)
             run = read_run(store)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from vlq.query.answer import FORMATS
 from vlq.query.limits import Limits
 from vlq.query.mistakes.elsewhere import FORMAT
-
-if TYPE_CHECKING:
-    from vlq.query.cache import Cache
 
 CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
 
@@ -36,9 +33,10 @@ def info(
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
 ) -> None:
     """Model, prompt, layers, grid, k, images, errors, size and index state of a cache."""
-    from vlq.query.info import as_text, info
+    from vlq.query.client import open as open_corpus
+    from vlq.query.info import as_text
 
-    _tell_of(cache, format, info, as_text)
+    _tell(format, lambda: open_corpus(cache or None).info(), as_text)
 
 
 def status(
@@ -46,19 +44,16 @@ def status(
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
 ) -> None:
     """How far a run is, by the cache's own records: shards, images, errors, bytes, and what is missing."""
+    from vlq.query.cache import Cache, default_url
     from vlq.query.status import as_text, status_of
 
-    _tell_of(cache, format, status_of, as_text)
+    _tell(format, lambda: status_of(Cache.open(cache or default_url())), as_text)
 
 
-def _tell_of(
-    cache: str, format: str, values_of: Callable[[Cache], dict[str, Any]], as_text: Callable[[dict[str, Any]], str]
-) -> None:
-    from vlq.query.cache import Cache, default_url
-
+def _tell(format: str, values_of: Callable[[], dict[str, Any]], as_text: Callable[[dict[str, Any]], str]) -> None:
     if format not in ("table", "json"):
         raise FORMAT.error(known="table or json", got=format)
-    values = values_of(Cache.open(cache or default_url()))
+    values = values_of()
     print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
 
 
@@ -118,11 +113,10 @@ def sql(
     """Ask in SQL, read only, what the query language cannot say."""
     from vlq.query.client import open as open_corpus
     from vlq.query.render import deliver, form_of
-    from vlq.query.views import listing
 
     corpus = open_corpus(cache or None)
     if not statement:
-        print(listing(corpus.cache.run))
+        print(corpus.sql_tables())
         return
     form = form_of(format, output)
     answer = corpus.sql(statement, timeout=timeout, memory=memory, temp=temp, max_rows=max_rows, threads=threads)

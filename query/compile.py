@@ -299,10 +299,13 @@ WITH known AS (
         cells = "count(*)" if relation.weight is None else f"coalesce(sum({relation.weight}), 0)::BIGINT"
         return f"SELECT {cells} FROM {relation.part()} AS answer WHERE {condition}"
 
-    def statement(self, relation: Relation, first: int | None = None) -> Statement:
-        """The SELECT that answers with a relation's rows, or so many of the first: images by name, in their order."""
+    def statement(self, relation: Relation, first: int | None = None, skipped: int = 0) -> Statement:
+        """The SELECT that answers with a relation's rows, images by name, in their order: with all, or with so many of
+        the first behind those that are skipped."""
         order = f"\nORDER BY {', '.join(total)}" if (total := total_order(relation)) else ""
         limit = "" if first is None else f" LIMIT {self.value('first', first)}"
+        if skipped:
+            limit += f" OFFSET {self.value('skipped', skipped)}"
         return self.ask(f"{self.select(relation)}{order}{limit}")
 
     def select(self, relation: Relation) -> str:

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from vlq.query.errors import VlqError
 from vlq.query.methods import Condition
@@ -20,6 +21,9 @@ from vlq.query.parameters import Choice, Flag, Images, Optional, Parameter, Quer
 from vlq.query.registry import REQUIRED, Signature, functions, methods
 from vlq.query.shown import Columns as ColumnNames
 from vlq.query.shown import OneColumn, Shown
+
+if TYPE_CHECKING:
+    from vlq.query.client import LocalCorpus
 
 NAME = re.compile(r"[A-Za-z_]\w*$")
 OPERAND = re.compile(r"(^|[(<>=+*/-]|\b(and|or|not)\s)\s*$")
@@ -41,6 +45,14 @@ Columns = Callable[[str], Mapping[str, str]]
 
 
 def no_columns(before: str) -> Mapping[str, str]:
+    return {}
+
+
+Words = Callable[[str], Mapping[str, str]]
+"""Words that begin so and have a token of their own, with what is known of each."""
+
+
+def no_words(begun: str) -> Mapping[str, str]:
     return {}
 
 
@@ -70,7 +82,7 @@ class Place:
 # --- what may stand next ---------------------------------------------------------------------------------------
 
 
-def candidates(text: str, quote: str = "'", columns: Columns = no_columns) -> list[Candidate]:
+def candidates(text: str, quote: str = "'", columns: Columns = no_columns, tokens: Words = no_words) -> list[Candidate]:
     """How a query may go on; nothing where anything might stand. Texts in it are put in `quote`s.
 
     A single one comes with a second that goes on longer: of one alone a shell thinks that the word ends with it.
@@ -81,7 +93,12 @@ def candidates(text: str, quote: str = "'", columns: Columns = no_columns) -> li
     else:
         name = NAME.search(text)
         before = text[: name.start()] if name else text
-    found = {before + word: meaning for word, meaning in words(before, place, quote, columns).items()}
+    if place.quote is not None and place.parameter is not None and isinstance(place.parameter.type, Tokens):
+        begun = text[place.quote + 1 :]
+        ways = {f"{quote}{word}{quote}": meaning for word, meaning in tokens(begun).items() if quote not in word}
+    else:
+        ways = dict(words(before, place, quote, columns))
+    found = {before + word: meaning for word, meaning in ways.items()}
     fitting = [Candidate(whole, meaning) for whole, meaning in found.items() if whole.startswith(text)]
     if len(fitting) == 1:
         (only,) = fitting
@@ -173,16 +190,24 @@ def column_words(parameter: Parameter, place: Place, columns: Columns) -> Mappin
 
 def columns_of(url: str | None, before: str) -> Mapping[str, str]:
     """`Columns` of a cache on this machine, by default of the one that is asked; none of what cannot be answered."""
-    from vlq.query.cache import default_url
-    from vlq.query.client import open
-    from vlq.query.compile import Compiler
-    from vlq.query.parse import parse
+    from vlq.query.cache import Cache, default_url
+    from vlq.query.client import LocalCorpus
 
     url = url or default_url()
     if "://" in url:
         return {}
     try:
-        corpus = open(url)
+        return columns_in(LocalCorpus(Cache.open(url)), before)
+    except VlqError:
+        return {}
+
+
+def columns_in(corpus: LocalCorpus, before: str) -> Mapping[str, str]:
+    """`Columns` of a corpus; none of what cannot be answered."""
+    from vlq.query.compile import Compiler
+    from vlq.query.parse import parse
+
+    try:
         # What is open around it is closed; the answer that the text ends with is the last one that is cut.
         whole = parse(f"{before}.limit(1){closers(before)}" if before else "images().limit(1)")
         cut = [node for node in walk(whole) if isinstance(node, Method) and node.method == "limit"][-1]

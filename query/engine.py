@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +12,7 @@ import duckdb
 
 from vlq.query.cache import Cache, Snapshot
 from vlq.query.compile import VOCABULARY, Derived, Keys, Statement
+from vlq.query.deadline import Deadline
 from vlq.query.errors import CorruptCache
 from vlq.query.mistakes.values import EMPTY_CACHE
 from vlq.query.tokens import Vocabulary
@@ -35,11 +38,36 @@ class Engine:
             config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         )
         self._image_columns: dict[tuple[str, ...], Mapping[str, str]] = {}
+        self._thread = threading.local()  # `deadline`: its questions', if they have one
         # Files are immutable, so what was read of their footers holds.
         self._connection.execute("SET GLOBAL parquet_metadata_cache = true")
 
+    def limit(self, memory: int, threads: int | None = None) -> None:
+        """Bound what all questions together take: bytes of memory, and cores."""
+        self._connection.execute(f"SET GLOBAL memory_limit = '{memory} bytes'")
+        if threads is not None:
+            self._connection.execute(f"SET GLOBAL threads = {threads:d}")
+
+    @contextmanager
+    def within(self, deadline: Deadline) -> Iterator[None]:
+        """What this thread asks has a deadline. Raises LimitReached when it is over."""
+        self._thread.deadline = deadline
+        try:
+            with deadline.running():
+                yield
+        finally:
+            self._thread.deadline = None
+
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        return self._connection.cursor()
+        cursor = self._connection.cursor()
+        self._watch(cursor)
+        return cursor
+
+    def _watch(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """Have a cursor keep to this thread's deadline. Raises LimitReached if it is over."""
+        deadline: Deadline | None = getattr(self._thread, "deadline", None)
+        if deadline is not None:
+            deadline.watch(cursor)
 
     def vocabulary(self, cache: Cache) -> Vocabulary:
         """The cache's vocabulary. Raises CorruptCache."""
@@ -101,6 +129,30 @@ class Engine:
             return cursor.sql(statement.sql, params=_parameters(statement, snapshot)).to_arrow_table()
 
         return _answered(statement, snapshot, ask)
+
+    def batches(
+        self, statement: Statement, snapshot: Snapshot, rows_at_once: int, made: Made | None = None
+    ) -> Iterator[pyarrow.RecordBatch]:
+        """The rows as Arrow, in batches of so many rows at most, and at least one. Raises as `rows` does."""
+        import pyarrow as pa
+
+        def ask() -> tuple[duckdb.DuckDBPyConnection, pyarrow.RecordBatchReader]:
+            cursor = self._prepared(statement, snapshot, made)
+            found = cursor.sql(statement.sql, params=_parameters(statement, snapshot))
+            return cursor, found.to_arrow_reader(rows_at_once)
+
+        cursor, reader = _answered(statement, snapshot, ask)
+        empty = True
+        while True:
+            self._watch(cursor)
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                break
+            empty = False
+            yield batch
+        if empty:
+            yield pa.RecordBatch.from_pylist([], reader.schema)
 
     def plan(self, statement: Statement, snapshot: Snapshot) -> str:
         """DuckDB's plan of the statement, as text."""

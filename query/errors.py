@@ -166,7 +166,48 @@ class RunError(VlqError):
     kind = "run"
 
 
+class ServiceError(VlqError):
+    """A service cannot be reached, or does not answer as one."""
+
+    kind = "service"
+
+
+class BadRequest(ServiceError):
+    """A request that is not one of the API's."""
+
+    kind = "bad-request"
+
+
+class NotAllowed(ServiceError):
+    """A service wants a token, or another one."""
+
+    kind = "not-allowed"
+
+
+class NotFound(ServiceError):
+    """A service has nothing of that name."""
+
+    kind = "not-found"
+
+
+class Busy(ServiceError):
+    """A service has as much to do as it takes on. Asking again later helps."""
+
+    kind = "busy"
+
+
 class MissingExtra(VlqError):
     """A part of VLQ that is not installed here."""
 
     kind = "missing-extra"
+
+
+def of_kind(kind: str) -> type[VlqError]:
+    """The error that is of this kind; of one that only a later VLQ knows VlqError."""
+    waiting: list[type[VlqError]] = [VlqError]
+    while waiting:
+        error = waiting.pop()
+        if error.kind == kind:
+            return error
+        waiting += error.__subclasses__()
+    return VlqError

@@ -6,7 +6,7 @@ from vlq.query.errors import MissingExtra
 
 EXTRAS = {
     "workers": {"ray", "torch", "transformers", "safetensors", "PIL"},
-    "service": {"fastapi", "pydantic", "uvicorn"},
+    "service": {"fastapi", "jinja2", "prometheus_client", "pydantic", "uvicorn"},
 }
 """Packages that only an extra brings."""
 

@@ -10,7 +10,7 @@ from vlq.query.geometry import Box, patch_box
 from vlq.query.schema import Transform
 
 if TYPE_CHECKING:
-    from vlq.query.client import Corpus
+    from vlq.query.client import LocalCorpus
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class OneImage:
         return patch_box(self.transform, self.size, self.grid, patch)
 
 
-def one_image(corpus: Corpus, number: int = 0) -> OneImage:
+def one_image(corpus: LocalCorpus, number: int = 0) -> OneImage:
     """The image of a number. Raises KeyError if it has no readings."""
     snapshot = corpus.cache.snapshot()
     run = corpus.cache.run

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from html import escape
 from typing import Any
@@ -18,6 +18,7 @@ from vlq.query.bounds import HIGH, LOW
 from vlq.query.files import write_whole
 from vlq.query.mistakes.elsewhere import FORMAT, NO_TEXT
 from vlq.query.result import Result
+from vlq.query.summary import Rows
 
 BAR = 40
 """Characters of the longest bar."""
@@ -83,7 +84,12 @@ def to_json(result: Answer) -> str:
 
 def to_jsonl(result: Answer) -> str:
     """The rows alone, an object a line."""
-    return "\n".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) for row in result.rows)
+    return jsonl_rows(result.rows).rstrip("\n")
+
+
+def jsonl_rows(rows: Rows) -> str:
+    """An object a line."""
+    return "".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def plain(value: Any) -> Any:
@@ -102,12 +108,16 @@ def plain(value: Any) -> Any:
 
 def to_csv(result: Answer) -> str:
     """The rows alone, under a line of column names; lists are parted by spaces."""
+    return csv_rows([result.columns, *(row.values() for row in result.rows)]).rstrip("\n")
+
+
+def csv_rows(rows: Iterable[Iterable[Any]]) -> str:
+    """A line for each row's values."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(result.columns)
-    for row in result.rows:
-        writer.writerow([_flat(value) for value in row.values()])
-    return sink.getvalue().rstrip("\n")
+    for row in rows:
+        writer.writerow([_flat(value) for value in row])
+    return sink.getvalue()
 
 
 def _flat(value: Any) -> Any:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.answer import SHOWN_ROWS, Answer
+from vlq.query.answer import SHOWN_ROWS
+from vlq.query.asked import Asked
 from vlq.query.bind import (
     Counts,
     Others,
@@ -26,7 +27,6 @@ from vlq.query.engine import Made
 from vlq.query.errors import MissingExtra
 from vlq.query.files import plot_form, write_whole
 from vlq.query.groups import Grouped
-from vlq.query.mistakes.elsewhere import ANSWER_NO_TRUTH, TWO_CORPORA
 from vlq.query.mistakes.values import TOO_MANY_CELLS
 from vlq.query.nodes import Node
 from vlq.query.summary import Rows, Summary, Totals
@@ -37,13 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vlq.query.cache import Snapshot
-    from vlq.query.client import Corpus
-
-
-def check_corpus(corpus: Corpus, *values: object) -> None:
-    """Raises BadArgument if one of these is an answer of another corpus."""
-    if any(isinstance(value, Result) and value.corpus is not corpus for value in values):
-        raise TWO_CORPORA.error()
+    from vlq.query.client import LocalCorpus
 
 
 LISTED_CELLS = 1_000_000
@@ -64,7 +58,7 @@ def _collector_paused() -> Iterator[None]:
         gc.enable()
 
 
-def _scope(corpus: Corpus, snapshot: Snapshot, text: str, spans_are_places: bool) -> Scope:
+def _scope(corpus: LocalCorpus, snapshot: Snapshot, text: str, spans_are_places: bool) -> Scope:
     """A text held against a corpus."""
 
     def other(url: str) -> Scope:
@@ -80,16 +74,19 @@ def _scope(corpus: Corpus, snapshot: Snapshot, text: str, spans_are_places: bool
         lambda: corpus.engine.labels(snapshot),
         lambda statement: corpus.engine.rows(statement, snapshot)[1],
         snapshot,
+        corpus.names,
         other,
         text,
         spans_are_places,
     )
 
 
-class Result(Answer):
+class Result(Asked):
     """What a corpus answers to one query, of the snapshot at which it was asked. Mistakes show when it is made."""
 
-    def __init__(self, corpus: Corpus, node: Node, text: str | None = None) -> None:
+    corpus: LocalCorpus
+
+    def __init__(self, corpus: LocalCorpus, node: Node, text: str | None = None) -> None:
         self.corpus = corpus
         self.node = node
         self.snapshot = corpus.cache.snapshot()
@@ -99,10 +96,6 @@ class Result(Answer):
         # A mistake in a condition shows when it is compiled; groups wait for what is wanted of each.
         if not isinstance(self.table, Grouped):
             _ = self.statement
-
-    @property
-    def query(self) -> str:
-        return str(self.node)
 
     @cached_property
     def statement(self) -> Statement:
@@ -223,6 +216,26 @@ class Result(Answer):
         self._check_listed(self.table)
         return self.corpus.engine.arrow(self.statement, self.snapshot, self._made)
 
+    def part(self, start: int, count: int) -> tuple[Rows, bool]:
+        """So many rows behind the first ones, and whether more follow."""
+        if not self._may_be_many:
+            return self.rows[start : start + count], len(self.rows) > start + count
+        rows = self._listed(self.table, compile_rows(self.table, count + 1, start))[1]
+        return rows[:count], len(rows) > count
+
+    def batches(self, start: int, count: int, rows_at_once: int) -> Iterator[pyarrow.RecordBatch]:
+        """The same in batches, at least one, each made when it is asked for."""
+        self._check_listed(self.table)
+        statement = compile_rows(self.table, count, start)
+        return self.corpus.engine.batches(statement, self.snapshot, rows_at_once, self._made)
+
+    @property
+    def snapshots(self) -> list[Snapshot]:
+        """What it reads: this corpus', and others' in a comparison."""
+        made = [of for of in self.statement.loaded.values() if isinstance(of, Derived)]
+        others = [*(of for of, _, _ in self.statement.others.values()), *(of.snapshot for of in made if of.snapshot)]
+        return list({id(of): of for of in [self.snapshot, *others]}.values())
+
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """A matplotlib figure that suits the answer; written to a file too, if its name ends with .png or .svg.
 
@@ -272,103 +285,5 @@ class Result(Answer):
             self.corpus.engine.plan(statement, snapshot),
         ]
 
-    # What nodes can, results can: the answer of the same corpus to the combined question.
-
     def _asked(self, node: Node) -> Result:
         return self.corpus.query(node)
-
-    def _node(self, other: object) -> object:
-        check_corpus(self.corpus, other)
-        return other.node if isinstance(other, Result) else other
-
-    def __lt__(self, other: object) -> Result:
-        return self._asked(self.node < self._node(other))
-
-    def __le__(self, other: object) -> Result:
-        return self._asked(self.node <= self._node(other))
-
-    def __gt__(self, other: object) -> Result:
-        return self._asked(self.node > self._node(other))
-
-    def __ge__(self, other: object) -> Result:
-        return self._asked(self.node >= self._node(other))
-
-    def __eq__(self, other: object) -> Result:  # type: ignore[override]
-        return self._asked(self.node == self._node(other))
-
-    def __ne__(self, other: object) -> Result:  # type: ignore[override]
-        return self._asked(self.node != self._node(other))
-
-    __hash__ = object.__hash__
-
-    def __and__(self, other: object) -> Result:
-        return self._asked(self.node & self._node(other))
-
-    def __or__(self, other: object) -> Result:
-        return self._asked(self.node | self._node(other))
-
-    def __invert__(self) -> Result:
-        return self._asked(~self.node)
-
-    def __add__(self, other: object) -> Result:
-        return self._asked(self.node + self._node(other))
-
-    def __sub__(self, other: object) -> Result:
-        return self._asked(self.node - self._node(other))
-
-    def __mul__(self, other: object) -> Result:
-        return self._asked(self.node * self._node(other))
-
-    def __truediv__(self, other: object) -> Result:
-        return self._asked(self.node / self._node(other))
-
-    def __bool__(self) -> bool:
-        raise ANSWER_NO_TRUTH.error()
-
-    def where(self, condition: object) -> Result:
-        """The rows for which a condition on their columns, or on the image's own, holds."""
-        return self._asked(self.node.where(condition))
-
-    def sort(self, by: object, descending: bool = False) -> Result:
-        """The rows in another order: by a column, or a list of columns."""
-        return self._asked(self.node.sort(by, descending))
-
-    def limit(self, count: int) -> Result:
-        """The first rows."""
-        return self._asked(self.node.limit(count))
-
-    def select(self, columns: object) -> Result:
-        """Only some columns, the table's or the image's own."""
-        return self._asked(self.node.select(columns))
-
-    def sample(self, count: int, seed: int = 0) -> Result:
-        """Some rows, chosen at random: the same ones for the same seed."""
-        return self._asked(self.node.sample(count, seed))
-
-    def group(self, by: object) -> Result:
-        """Rows with equal values taken together; behind it stands what is wanted of each group."""
-        return self._asked(self.node.group(by))
-
-    def count(self) -> Result:
-        """How many rows there are, in each group or in all."""
-        return self._asked(self.node.count())
-
-    def mean(self, column: object = None) -> Result:
-        """The mean of the rows' numbers, in each group or in all; of a condition the share for which it holds."""
-        return self._asked(self.node.mean(column))
-
-    def median(self, column: object = None) -> Result:
-        """The median of the rows' numbers, in each group or in all."""
-        return self._asked(self.node.median(column))
-
-    def min(self, column: object = None) -> Result:
-        """The least of the rows' numbers, in each group or in all."""
-        return self._asked(self.node.min(column))
-
-    def max(self, column: object = None) -> Result:
-        """The greatest of the rows' numbers, in each group or in all."""
-        return self._asked(self.node.max(column))
-
-    def histogram(self, column: object = None, *, bins: int = 20) -> Result:
-        """How many rows there are for each layer, or in each bin of another number."""
-        return self._asked(self.node.histogram(column, bins=bins))

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.answer import Answer
+from vlq.query.arrow import rows_of, whole_numbers
 from vlq.query.cache import Cache, Snapshot
 from vlq.query.engine import files_of
 from vlq.query.errors import CorruptCache, LimitReached, SqlMistake, VlqError
@@ -45,8 +46,7 @@ class SqlAnswer(Answer):
 
     @cached_property
     def rows(self) -> Rows:
-        rows: Rows = self._table.to_pylist()
-        return rows
+        return rows_of(self._table)
 
     @property
     def summary(self) -> Summary:
@@ -172,16 +172,3 @@ def characters(sql: str, span: tuple[int, int] | None) -> tuple[int, int] | None
     data = sql.encode()
     start, end = (len(data[:place].decode(errors="replace")) for place in (span[0], sum(span)))
     return start, end
-
-
-def whole_numbers(table: pa.Table) -> pa.Table:
-    """The table with sums of whole numbers as such: DuckDB's have 128 bits, which Arrow has as decimals only."""
-    import pyarrow as pa
-
-    for i, field in enumerate(table.schema):
-        if pa.types.is_decimal(field.type) and field.type.scale == 0:
-            try:
-                table = table.set_column(i, field.name, table.column(i).cast(pa.int64()))
-            except pa.ArrowInvalid:  # one of them has more than 64 bits
-                continue
-    return table

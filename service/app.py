@@ -1,49 +1,69 @@
-"""The HTTP API over one cache: the same questions, the same answers as `vlq "..." --format json`."""
+"""The application: the API and the pages over the caches that are served, behind one guard."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, Field
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 
-from vlq.query.client import Corpus
-from vlq.query.errors import CacheError, NoCache, StoreError, VlqError
-from vlq.query.render import to_json
+from vlq import __version__
+from vlq.service.api import corpora, images, query, tokens
+from vlq.service.errors import tell_errors
+from vlq.service.guard import Guard
+from vlq.service.metrics import Metrics
+from vlq.service.pages import corpus, site
+from vlq.service.served import Served
+from vlq.service.settings import Settings
+
+ABOUT = """What a vision-language model reads in every image patch at every layer, over a corpus of images.
+
+Questions are asked in VLQ's language (`first_layer(token='dog')`); answers never change as long as the cache does not,
+so they have ETags. Errors have one shape: `kind`, `message`, `hint` and the `span` of the query that they are about."""
 
 
-class Question(BaseModel):
-    """A question to the corpus."""
+def create_app(settings: Settings) -> FastAPI:
+    """The application. Raises NoCache and the like if a cache cannot be opened."""
+    served = Served(settings)
+    metrics = Metrics(served)
 
-    query: str = Field(description="A query of the language.", examples=["first_layer(token='dog')"])
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        served.close()
 
-
-def create_app(corpus: Corpus) -> FastAPI:
-    """The application that answers for a corpus, and opens no other cache for those who ask."""
-    corpus = corpus.alone()
-    app = FastAPI(title="VLQ", description="What a vision-language model reads in every image patch at every layer.")
-
-    @app.exception_handler(VlqError)
-    def answer_mistake(request: Request, error: VlqError) -> JSONResponse:
-        """Every error has one shape; a mistake in a query is the caller's (400), trouble with the cache is ours."""
-        status = 503 if isinstance(error, CacheError | StoreError) and not isinstance(error, NoCache) else 400
-        body = {"kind": error.kind, "message": error.message, "hint": error.hint, "span": error.span}
-        return JSONResponse(body, status_code=status)
-
-    @app.get("/healthz")
-    def healthz() -> dict[str, str]:
-        """Whether the service answers."""
-        return {"status": "ok"}
-
-    @app.get("/v1/info")
-    def info() -> dict[str, Any]:
-        """What is cached, as `vlq info --format json` shows it."""
-        return corpus.info()
-
-    @app.post("/v1/query")
-    def query(question: Question) -> Response:
-        """The answer to a query, as `vlq "..." --format json` prints it."""
-        return Response(to_json(corpus.query(question.query)), media_type="application/json")
-
+    middleware = [
+        Middleware(metrics.middleware),
+        # Answers to other sites' pages; without it browsers keep them to this one's.
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["ETag", "X-VLQ-Cursor"],
+        ),
+        Middleware(Guard, settings=settings),
+        Middleware(GZipMiddleware, minimum_size=1024, compresslevel=6),
+    ]
+    app = FastAPI(
+        title="VLQ",
+        version=__version__,
+        description=ABOUT,
+        docs_url=None,  # these pages fetch their scripts elsewhere
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        middleware=middleware,
+        lifespan=lifespan,
+    )
+    app.state.served = served
+    app.state.settings = settings
+    tell_errors(app)
+    for room in (query, corpora, images, tokens):
+        app.include_router(room.router)
+    app.include_router(metrics.router)
+    for pages in (site, corpus):
+        app.include_router(pages.router)
     return app

@@ -1,22 +1,116 @@
-"""`vlq serve`: answer questions over HTTP."""
+"""`vlq serve`: a site and an API over caches."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vlq.query.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Addresses that only this machine reaches."""
+
+READERS, OPERATORS = "VLQ_READERS_TOKEN", "VLQ_OPERATORS_TOKEN"
+
+NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)")
+
+TAKEN = ("v1", "static", "login", "docs", "healthz", "metrics", "openapi.json")
+"""Names that stand for something else in the addresses of a service."""
+
 
 def serve(
-    cache: Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")] = "",
+    cache: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="URL of a cache, or NAME=URL; more than one may be given. Default $VLQ_CACHE, else the demo's."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; this machine only unless told.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8765,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.", min=0, max=65535)] = 8765,
+    readers_token_file: Annotated[
+        Path | None, typer.Option(help=f"File with the token that lets readers in; default ${READERS}.")
+    ] = None,
+    operators_token_file: Annotated[
+        Path | None, typer.Option(help=f"File with the token that lets one start runs; default ${OPERATORS}.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A name that the service is reached by; default any, or this machine's.")
+    ] = None,
+    allowed_origin: Annotated[
+        list[str] | None, typer.Option(help="A site whose pages may ask this service, such as https://host.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that one question may take.", min=0.1)] = 30.0,
+    memory: Annotated[str, typer.Option(help="Memory that all questions together may take.")] = "4GB",
+    max_rows: Annotated[int, typer.Option(help="Rows of one answer.", min=1)] = 1_000_000,
+    at_once: Annotated[int, typer.Option(help="Questions that are answered at the same time.", min=1)] = 4,
+    waiting: Annotated[int, typer.Option(help="Questions that may wait for their turn.", min=0)] = 64,
 ) -> None:
-    """Answer questions about a cache over HTTP: POST /v1/query, GET /v1/info; the API is described at /docs."""
-    import uvicorn
-
-    import vlq
+    """Serve caches over HTTP: pages to browse, click and ask, and an API for programs (its description: /docs)."""
+    from vlq.query.cache import default_url
+    from vlq.query.limits import size_of
     from vlq.service.app import create_app
+    from vlq.service.server import server
+    from vlq.service.settings import Settings
 
-    corpus = vlq.open(cache or None)
-    uvicorn.run(create_app(corpus), host=host, port=port, log_level="info")
+    here = (*LOOPBACK, "[::1]")
+    hosts = tuple(allowed_host or ())
+    settings = Settings(
+        caches=named(cache or [default_url()]),
+        readers_token=token(readers_token_file, READERS),
+        operators_token=token(operators_token_file, OPERATORS),
+        # A page of another site can have its own name point at this machine: by that name it is not answered.
+        hosts=(*hosts, *here) if hosts or host in LOOPBACK else (),
+        origins=tuple(allowed_origin or ()),
+        timeout=timeout,
+        memory=size_of("memory", memory),
+        most_rows=max_rows,
+        at_once=at_once,
+        waiting=waiting,
+    )
+    app = create_app(settings)
+    if settings.readers_token is None and host not in LOOPBACK:
+        typer.echo(f"Whoever reaches {host} can read: set ${READERS} to let in those alone who know it.", err=True)
+    server(app, host, port, log_level="info").run()
+
+
+def named(caches: list[str]) -> dict[str, str]:
+    """URLs by name: the one that is given, else the last part of the URL. Raises InputError."""
+    found: dict[str, str] = {}
+    for given in caches:
+        match = NAMED.fullmatch(given)
+        name, url = match.groups() if match else (name_of(given), given)
+        if name in TAKEN:
+            raise InputError(f"A corpus cannot be called {name} here.", f"Give it another name: --cache NAME={url}")
+        if name in found:
+            raise InputError(f"Two caches are called {name}.", f"Give one another name: --cache NAME={url}")
+        found[name] = url
+    return found
+
+
+def name_of(url: str) -> str:
+    """What a cache is called that nobody gave a name: as its folder, or the one above where that says more."""
+    path = url.partition("?")[0].partition("://")[2] or url
+    parts = [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..")]
+    while len(parts) > 1 and parts[-1] in ("cache", "vlq"):
+        parts.pop()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", parts[-1] if parts else "").strip("-.") or "corpus"
+
+
+def token(file: Path | None, variable: str) -> str | None:
+    """The token in a file, or in the environment. Raises InputError if there is none in the file."""
+    if file is None:
+        return os.environ.get(variable) or None
+    try:
+        found = file.read_text().strip()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}.", "It should hold a token.") from error
+    if not found:
+        raise InputError(f"{file} holds no token.", "Make one: openssl rand -hex 32")
+    return found

@@ -5,3 +5,23 @@ import shutil
 
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"  # Triton, whose kernels are interpreted then, looks for it when it is imported
+
+from collections.abc import Iterator
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--door", choices=("local", "http"), default="local", help="how tests/query open corpora")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def door(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With --door http the client's tests ask a server."""
+    if request.config.getoption("--door") == "local":
+        yield
+        return
+    from .doors import through_http
+
+    with through_http():
+        yield

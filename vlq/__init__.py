@@ -33,7 +33,8 @@ if TYPE_CHECKING:
         tokens,
         top,
     )
-    from vlq.query.client import Corpus, open
+    from vlq.query.client import open
+    from vlq.query.corpus import Corpus
     from vlq.query.errors import VlqError
     from vlq.query.nodes import col
     from vlq.query.parse import parse
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Corpus": "query.client",
+    "Corpus": "query.corpus",
     "Result": "query.result",
     "VlqError": "query.errors",
     "col": "query.nodes",

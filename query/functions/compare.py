@@ -280,7 +280,7 @@ def bind_compare(call: Call, scope: Scope) -> Compare:
     nodes = dict(call.arguments)
     values = {entry.name: entry.type.bind(nodes[entry.name], entry.name, scope) for entry in COMPARE.parameters}
     query = nodes["query"]
-    if values["a"] != scope.snapshot.cache.url:
+    if values["a"] not in scope.called:
         raise scope.error(FIRST_CACHE, nodes["a"], url=scope.snapshot.cache.url)
     if first_cache(query) is not None:
         raise scope.error(COMPARISON_COMPARED, query)

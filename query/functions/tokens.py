@@ -15,7 +15,7 @@ from vlq.query.summary import Rows, Summary, count
 def compile_tokens(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each token whose text holds what is looked for; those that are read most come first."""
     vocabulary, read = compiler.table(VOCABULARY), compiler.table(f"{bound['at']}_top1")
-    where = f"WHERE contains(lower(text), lower({compiler.value('text', bound['text'])}))"
+    where = f"WHERE contains(lower(coalesce(text, '')), lower({compiler.value('text', bound['text'])}))"
     sql = f"""\
 WITH found AS (
   SELECT id, piece, text FROM {vocabulary} {where}

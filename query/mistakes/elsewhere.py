@@ -133,9 +133,15 @@ TWO_CORPORA = Mistake(
     "Ask both questions of one.",
     (Example(">>> corpus.first_layer('ear', patches=vlq.open('demo').locate('dog'))"),),
 )
-ALONE = Mistake(
+NOT_SERVED = Mistake(
     BadArgument,
-    "Other caches are not opened here.",
-    "Ask where both can be read: vlq, or Python.",
-    (Example(">>> corpus.alone().query(\"compare('demo', 'other', images())\")"),),
+    "This service opens no other cache.",
+    "It has {known}. Ask where both can be read: vlq, or Python.",
+    (
+        Example(
+            ">>> corpus.served({'demo': corpus.cache})['demo'].query(\"compare('demo', 'other', images())\")",
+            "This service opens no other cache.",
+            "It has demo. Ask where both can be read: vlq, or Python.",
+        ),
+    ),
 )

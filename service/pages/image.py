@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vlq.query.client import Corpus
+from vlq.query.client import LocalCorpus
 from vlq.query.errors import CacheError
 from vlq.query.one import OneImage, one_image
 from vlq.query.pictures import pixels
@@ -30,7 +30,7 @@ SCALE = 8000
 """A log-probability is stored as the 16 bits of SCALE * sqrt(-logprob): the closer to 0, the more exactly."""
 
 
-def image_page(corpus: Corpus, number: int = 0) -> str:
+def image_page(corpus: LocalCorpus, number: int = 0) -> str:
     """The page of a corpus' image. It asks no server for anything, and runs no script but its own.
 
     Raises KeyError if the image has no readings, CacheError if there are none at patches, or not at all
@@ -61,7 +61,7 @@ def image_page(corpus: Corpus, number: int = 0) -> str:
     )
 
 
-def image_data(corpus: Corpus, image: OneImage) -> dict[str, Any]:
+def image_data(corpus: LocalCorpus, image: OneImage) -> dict[str, Any]:
     """What the page's script is given, as JSON has it.
 
     `x` and `y` are the edges of the patches' columns and rows, in the image's pixels. `tokens` are those that are read
@@ -101,7 +101,7 @@ def image_data(corpus: Corpus, image: OneImage) -> dict[str, Any]:
     }
 
 
-def _readings(corpus: Corpus, image: OneImage, site: str) -> tuple[np.ndarray, np.ndarray]:
+def _readings(corpus: LocalCorpus, image: OneImage, site: str) -> tuple[np.ndarray, np.ndarray]:
     """Ids and log-probabilities (layer, position, k) of the image's own positions at a site."""
     commit = corpus.cache.snapshot().commit_of(image.number)
     row = image.number - commit.first_image
@@ -117,7 +117,7 @@ def _costs(logprobs: np.ndarray) -> np.ndarray:
     return stored
 
 
-def _described(token: Token, corpus: Corpus) -> dict[str, Any]:
+def _described(token: Token, corpus: LocalCorpus) -> dict[str, Any]:
     return {
         "id": token.id,
         "piece": token.piece,

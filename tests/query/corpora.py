@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 
 import vlq
-from vlq.query.client import Corpus
 from vlq.query.compile import Derived, Statement
+from vlq.query.corpus import Corpus
 from vlq.query.geometry import patch_box
 from vlq.query.result import Result
 from vlq.query.schema import Run, Transform

@@ -21,6 +21,7 @@ import vlq
 from vlq.query.annotate import annotate
 from vlq.query.cache import Cache, latest_head
 from vlq.query.cli import main
+from vlq.query.client import LocalCorpus
 from vlq.query.errors import CacheError, CorruptCache, InputError
 from vlq.query.heads import name_index
 from vlq.query.schema import Head, head_key
@@ -430,7 +431,7 @@ def test_a_sealed_cache_costs_no_request_more(tmp_path: Path, monkeypatch: pytes
         opened = Cache.open(url)
         counting = Counting(opened.store)
         cache = Cache(url, counting, opened.run)
-        corpus = vlq.Corpus(cache)
+        corpus = LocalCorpus(cache)
         columns = corpus.images().columns
         first = counting.requests
         assert corpus.images().columns == columns

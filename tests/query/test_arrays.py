@@ -9,7 +9,7 @@ import pytest
 
 from vlq.query.arrays import open_group
 from vlq.query.cache import Cache, read_run
-from vlq.query.client import Corpus
+from vlq.query.client import LocalCorpus
 from vlq.query.errors import CorruptCache
 from vlq.query.schema import array_specs
 from vlq.query.store import open_store
@@ -52,7 +52,7 @@ def test_an_image_is_two_ranges_of_an_array_and_then_one(
 
 def test_a_corpus_reads_no_more(counted: tuple[CountingStore, Cache, dict[str, np.ndarray]]) -> None:
     store, cache, expected = counted
-    arrays = Corpus(cache).zarr
+    arrays = LocalCorpus(cache).zarr
     np.testing.assert_array_equal(arrays["patch/top1"][5], expected["patch/top1"][5])
     store.reset()
     np.testing.assert_array_equal(arrays["patch/top1"][5], expected["patch/top1"][5])

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vlq
-from vlq.query.client import Corpus
+from vlq.query.corpus import Corpus
 from vlq.query.errors import BadArgument, QueryError, UnknownName
 from vlq.query.result import Result
 

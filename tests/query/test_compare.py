@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 import vlq
 from vlq.query import result as result_module
-from vlq.query.client import Corpus
+from vlq.query.client import LocalCorpus
+from vlq.query.corpus import Corpus
 from vlq.query.errors import BadArgument, NoCache, UnknownName, UnknownToken, VlqError
 from vlq.query.schema import Run
 from vlq.workers.models.vocabulary import vocabulary_hash
@@ -535,13 +536,18 @@ def test_images_of_one_name(caches: dict[str, Made], tmp_path: Path) -> None:
     assert len(a.corpus.compare(str(tmp_path), "first_layer('dog', by='corpus')").rows) == 1
 
 
-def test_a_corpus_that_is_alone_opens_no_other(caches: dict[str, Made]) -> None:
+def test_a_service_opens_its_own_caches_alone(caches: dict[str, Made]) -> None:
     a, b = caches["small"], caches["deep"]
-    alone = a.corpus.alone()
-    assert alone.first_layer("dog").rows == a.corpus.first_layer("dog").rows
+    served = LocalCorpus.served({"a": a.corpus.cache})["a"]
+    assert served.first_layer("dog").rows == a.corpus.first_layer("dog").rows
     for first, second in ((a, b), (b, a)):
-        with pytest.raises(BadArgument, match="Other caches are not opened here"):
-            alone.query(f"compare({first.url!r}, {second.url!r}, first_layer('dog'))")
+        with pytest.raises(BadArgument, match="opens no other cache"):
+            served.query(f"compare({first.url!r}, {second.url!r}, first_layer('dog'))")
+    both = LocalCorpus.served({"a": a.corpus.cache, "b": b.corpus.cache})
+    expected = a.corpus.compare(b.url, "first_layer('dog')").rows
+    for query in ("compare('a', 'b', first_layer('dog'))", f"compare('a', {b.url!r}, first_layer('dog'))"):
+        for corpus in both.values():
+            assert corpus.query(query).rows == expected
 
 
 def test_sql(caches: dict[str, Made]) -> None:

@@ -16,7 +16,7 @@ import vlq
 import vlq.workers.merge
 import vlq.workers.postings
 from vlq.query.cache import Cache
-from vlq.query.client import Corpus
+from vlq.query.client import LocalCorpus
 from vlq.query.copies import folder
 from vlq.query.errors import CorruptCache
 from vlq.query.schema import Block, Blocks, digest_of, head_key
@@ -57,12 +57,12 @@ def elsewhere(request: pytest.FixtureRequest) -> str:
     return url
 
 
-def counted(url: str) -> tuple[Corpus, CountingStore]:
+def counted(url: str) -> tuple[LocalCorpus, CountingStore]:
     store = CountingStore(open_store(url))
-    return Corpus(Cache(url, store, Cache.open(url).run)), store
+    return LocalCorpus(Cache(url, store, Cache.open(url).run)), store
 
 
-def ask(corpus: Corpus, query: str) -> Rows:
+def ask(corpus: LocalCorpus, query: str) -> Rows:
     return corpus.query(query).rows
 
 

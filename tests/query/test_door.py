@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import vlq
 from vlq.query import door
-from vlq.query.client import Corpus
+from vlq.query.corpus import Corpus
 from vlq.query.errors import LimitReached, SqlMistake
 from vlq.query.limits import Limits
 from vlq.query.views import VIEWS

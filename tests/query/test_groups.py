@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
-from vlq.query.client import Corpus
+from vlq.query.corpus import Corpus
 from vlq.query.errors import BadArgument, QueryError, UnknownName
 from vlq.query.parse import parse
 

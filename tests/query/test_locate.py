@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
-from vlq.query.client import Corpus
+from vlq.query.corpus import Corpus
 from vlq.query.errors import BadArgument
 from vlq.query.geometry import Box, patch_box
 from vlq.query.render import render

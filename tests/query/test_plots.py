@@ -25,7 +25,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 import vlq
-from vlq.query.client import Corpus
+from vlq.query.corpus import Corpus
 from vlq.query.errors import BadArgument, MissingExtra, QueryError, StoreError
 from vlq.query.geometry import patch_box
 from vlq.query.pictures import pixels

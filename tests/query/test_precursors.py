@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import vlq
 import vlq.query.cells
 import vlq.query.contrast
-from vlq.query.client import Corpus
+from vlq.query.corpus import Corpus
 from vlq.query.errors import QueryError
 from vlq.query.schema import RUN, VOCABULARY, Head, head_key
 from vlq.query.store import open_store

@@ -10,7 +10,7 @@ import pytest
 
 import vlq
 from vlq.query.cache import Cache
-from vlq.query.client import Corpus
+from vlq.query.corpus import Corpus
 from vlq.query.errors import BadArgument
 from vlq.query.info import as_text
 from vlq.query.one import one_image

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vlq.query import builders
-from vlq.query.client import Corpus
+from vlq.query.corpus import Corpus
 from vlq.query.nodes import Node
 from vlq.query.parse import parse
 from vlq.query.registry import REQUIRED, Function, TableMethod, functions, methods

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import vlq
-from vlq.query.client import Corpus
+from vlq.query.corpus import Corpus
 from vlq.query.errors import MissingExtra, StoreError
 from vlq.query.render import bars, html, render, save
 

@@ -18,7 +18,7 @@ import vlq
 from vlq.query.answer import Answer
 from vlq.query.cache import Cache
 from vlq.query.cli import main
-from vlq.query.client import Corpus
+from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadArgument, CacheError, CorruptCache, SqlMistake
 from vlq.query.limits import Limits, size_of
 from vlq.query.render import to_json
@@ -44,7 +44,7 @@ def readings(case: Case, site: str) -> Iterator[tuple[int, int, int, int, int, f
             yield int(stored.token[image, layer, position, k]), image, layer, position, k + 1, value
 
 
-def selected(corpus: Corpus, table: str, columns: str) -> list[tuple[Any, ...]]:
+def selected(corpus: LocalCorpus, table: str, columns: str) -> list[tuple[Any, ...]]:
     rows = corpus.sql(f"SELECT {columns} FROM {table}").rows
     return sorted(tuple(row.values()) for row in rows)
 
@@ -163,7 +163,7 @@ def test_a_cache_elsewhere_and_only_what_is_mentioned(tmp_path: Path, monkeypatc
     make_cache(url)
     opened = Cache.open(url)
     counting = Counting(opened.store)
-    corpus = Corpus(Cache(url, counting, opened.run))
+    corpus = LocalCorpus(Cache(url, counting, opened.run))
     corpus.cache.snapshot()
     before = counting.requests
     query = "SELECT i.image, count(*) AS n FROM Readings_Top1 JOIN images i USING (image_id) GROUP BY ALL ORDER BY ALL"
@@ -214,13 +214,13 @@ def test_a_damaged_index(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> LocalCorpus:
     folder = tmp_path_factory.mktemp("sql")
     make_cache(folder, columns={"label": list("xyxyxyxyxy")})
     return vlq.open(str(folder))
 
 
-def test_values(corpus: Corpus) -> None:
+def test_values(corpus: LocalCorpus) -> None:
     answer = corpus.sql(
         "SELECT sum(image_id) AS s, 170141183460469231731687303715884105727::HUGEINT AS huge, avg(image_id) AS mean, "
         "list(label ORDER BY image_id)[:2] AS labels, {'a': 1} AS pair, DATE '2020-02-29' AS day, "
@@ -249,7 +249,7 @@ def test_values(corpus: Corpus) -> None:
     }
 
 
-def test_a_table_for_a_person(corpus: Corpus) -> None:
+def test_a_table_for_a_person(corpus: LocalCorpus) -> None:
     answer = corpus.sql(
         "SELECT image_id, nullif(image_id, 0) AS n, CASE image_id WHEN 0 THEN repeat('é', 300) END AS text "
         "FROM images ORDER BY 1 LIMIT 2"
@@ -271,7 +271,7 @@ def run(*arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_the_command(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(corpus: LocalCorpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = ["--cache", corpus.cache.url]
     statement = "SELECT label, count(*) AS n FROM images GROUP BY label ORDER BY label"
     assert run("sql", statement, *cache) == 0
@@ -320,7 +320,7 @@ def test_the_command(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixtu
         ("SELECT '\ud800'", "The statement holds half of a character.", None, None),
     ],
 )
-def test_mistakes(corpus: Corpus, statement: str, message: str, pointed: str | None, hint: str | None) -> None:
+def test_mistakes(corpus: LocalCorpus, statement: str, message: str, pointed: str | None, hint: str | None) -> None:
     with pytest.raises(SqlMistake) as caught:
         corpus.sql(statement)
     assert caught.value.message == message

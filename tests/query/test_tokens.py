@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 
 import vlq
-from vlq.query.client import Corpus
+from vlq.query.corpus import Corpus
 from vlq.query.errors import BadArgument, CacheError, QueryError, UnknownName, UnknownToken
 from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, digest_of
 from vlq.query.store import open_store

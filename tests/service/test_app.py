@@ -1,96 +1,341 @@
-"""The API on a real server."""
+"""The API on a real server: what it answers is what the corpus answers."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import numpy as np
+import pyarrow as pa
 import pytest
-import uvicorn
+import safetensors.numpy
+from openapi_spec_validator import validate
 
 import vlq
-from vlq.query.client import Corpus
+from vlq.query.engine import Engine
+from vlq.query.errors import NotFound
+from vlq.query.remote import RemoteCorpus
+from vlq.query.render import to_csv, to_jsonl
 from vlq.service.app import create_app
+from vlq.service.counts import counted
+from vlq.service.settings import Settings
 
+from ..doors import running
 from ..synthetic import make_cache
+from .conftest import Site
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    folder = tmp_path_factory.mktemp("cache")
-    make_cache(folder, images=6, failed=[1])
-    return vlq.open(str(folder))
+def test_an_answer_is_the_clients(site: Site) -> None:
+    answer = site.query("first_layer(token='dog')").json()
+    expected = site.corpus.first_layer("dog")
+    assert answer["rows"] == expected.rows
+    assert answer["headline"] == expected.headline
+    assert (answer["query"], answer["corpus"], answer["total"]) == ("first_layer('dog')", "one", len(expected))
+    assert answer["sql"] == expected.statement.sql
+    assert not answer["truncated"]
+    assert answer["cursor"] is None
+    by_link = site.client.get("/v1/query", params={"query": "first_layer(token='dog')"}).json()
+    assert {**by_link, "timing": None} == {**answer, "timing": None}
 
 
-@pytest.fixture(scope="module")
-def address(corpus: Corpus) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(create_app(corpus), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+@pytest.mark.parametrize(
+    "query", ["first_layer('dog')", "readings('cat', rank=4)", "defaults()", "images(label == 'z')"]
+)
+def test_formats(site: Site, query: str) -> None:
+    expected = site.corpus.query(query)
+    assert site.query(query, format="csv").text.rstrip("\n") == to_csv(expected)
+    assert site.query(query, format="jsonl").text.rstrip("\n") == to_jsonl(expected)
+    stream = site.query(query, format="arrow")
+    table = pa.ipc.open_stream(stream.content).read_all()
+    about = json.loads(table.schema.metadata[b"vlq"])
+    assert table.replace_schema_metadata(None).equals(expected.arrow())
+    assert about["headline"] == expected.headline
+    assert about["total"] == len(expected)
 
 
-def ask(url: str, body: object = None) -> tuple[int, Any]:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
+def test_pictures(site: Site) -> None:
+    for form, begin in (("svg", b"<?xml"), ("png", b"\x89PNG")):
+        answer = site.query("first_layer('dog')", format=form)
+        assert answer.status_code == 200
+        assert answer.content.startswith(begin)
 
 
-def test_an_answer_is_the_clients(address: str, corpus: Corpus) -> None:
-    status, found = ask(f"{address}/v1/query", {"query": "first_layer(token='dog')"})
-    assert status == 200
-    expected = corpus.first_layer("dog")
-    assert found["rows"] == expected.rows
-    assert found["headline"] == expected.headline
+@pytest.mark.parametrize("query", ["readings('cat', rank=4)", "first_layer('dog', rank=4)"])
+@pytest.mark.parametrize("form", ["json", "arrow"])
+def test_every_row_comes_once_by_cursors(site: Site, query: str, form: str) -> None:
+    expected = site.corpus.query(query).rows
+    found: list[Any] = []
+    cursor, pages = None, 0
+    while True:
+        answer = site.query(query, format=form, limit=3, cursor=cursor)
+        if form == "json":
+            about = answer.json()
+            rows = about["rows"]
+        else:
+            table = pa.ipc.open_stream(answer.content).read_all()
+            about, rows = json.loads(table.schema.metadata[b"vlq"]), table.to_pylist()
+        assert len(rows) == min(3, len(expected) - len(found))
+        assert about["total"] == len(expected)
+        found += rows
+        cursor, pages = about["cursor"], pages + 1
+        assert about["truncated"] == (cursor is not None)
+        if cursor is None:
+            break
+    assert pages > 1
+    assert found == expected
 
 
-def test_a_mistake_has_one_shape(address: str) -> None:
-    status, found = ask(f"{address}/v1/query", {"query": "first_layer(token='dgo')"})
-    assert status == 400
-    assert found == {
+def test_a_cursor_is_of_one_answer(site: Site) -> None:
+    cursor = site.query("readings('cat')", limit=1).json()["cursor"]
+    for query, given in (("readings('dog')", cursor), ("readings('cat')", "nonsense"), ("readings('cat')", "é")):
+        answer = site.query(query, cursor=given)
+        assert (answer.status_code, answer.json()["kind"]) == (400, "bad-request")
+
+
+def test_what_does_not_change_is_not_sent_again(site: Site) -> None:
+    for path in (
+        "/v1/query?query=first_layer('dog')",
+        "/v1/images/0",
+        "/v1/images/0/lens",
+        "/v1/tokens/3",
+        "/v1/tokens?q=d",
+    ):
+        first = site.client.get(path)
+        tag = first.headers["etag"]
+        again = site.client.get(path, headers={"If-None-Match": tag})
+        assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
+        assert again.headers["etag"] == tag
+        assert site.client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+    tags = {site.client.get(f"/v1/images/0/lens?k={k}").headers["etag"] for k in (1, 2)}
+    assert len(tags) == 2
+
+
+def test_what_changes_has_another_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlq.service.served.LOOK_AGAIN", -1.0)
+    make_cache(tmp_path, images=4)
+    with running(create_app(Settings({"one": str(tmp_path)}))) as url:
+        first = httpx2.get(f"{url}/v1/query?query=images()")
+        vlq.open(str(tmp_path)).annotate(pa.table({"image_id": [0, 1, 2, 3], "good": [True, False, True, True]}))
+        again = httpx2.get(f"{url}/v1/query?query=images()", headers={"If-None-Match": first.headers["etag"]})
+    assert again.status_code == 200
+    assert "good" not in first.json()["columns"]
+    assert "good" in again.json()["columns"]
+
+
+def test_a_mistake_has_one_shape(site: Site) -> None:
+    answer = site.query("first_layer(token='dgo')")
+    assert answer.status_code == 400
+    assert answer.json() == {
         "kind": "unknown-token",
         "message": "'dgo' is no word of this vocabulary.",
         "hint": "Did you mean 'dog'?",
         "span": [18, 23],
     }
+    for found in (
+        site.client.post("/v1/query", json={"query": 3}),
+        site.client.post("/v1/query", json={"query": "images()", "fromat": "csv"}),
+        site.client.post("/v1/query", content=b"{"),
+        site.client.get("/v1/nothing"),
+        site.client.delete("/v1/query"),
+        site.client.get("/v1/images/999"),
+        site.client.get("/v1/images/1/lens"),
+        site.client.get("/v1/images/-1"),
+        site.client.get("/v1/images/x"),
+        site.client.get("/v1/tokens/99999999"),
+        site.client.get("/v1/images/0/lens?site=answer"),
+        site.client.get("/v1/info?corpus=three"),
+    ):
+        assert found.status_code in (400, 404, 405), found.url
+        assert set(found.json()) == {"kind", "message", "hint", "span"}
+        assert found.json()["message"]
 
 
-def test_other_caches_are_not_opened(address: str, corpus: Corpus, tmp_path: Path) -> None:
+def test_an_accident_tells_nothing_of_the_machine(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "rows", lambda *_: 1 / 0)
+    answer = site.query("first_layer('dog')")
+    assert answer.status_code == 500
+    assert answer.json()["message"] == "Something went wrong here."
+    assert "ZeroDivision" not in answer.text
+
+
+def test_other_caches_are_not_opened(site: Site, tmp_path: Path) -> None:
     make_cache(tmp_path)
-    for a, b in ((corpus.cache.url, str(tmp_path)), (str(tmp_path), corpus.cache.url)):
-        status, found = ask(f"{address}/v1/query", {"query": f"compare({a!r}, {b!r}, images())"})
-        assert (status, found["message"]) == (400, "Other caches are not opened here.")
-    assert corpus.compare(str(tmp_path), "images()").rows
+    for a, b in (("one", str(tmp_path)), (str(tmp_path), "one")):
+        answer = site.query(f"compare({a!r}, {b!r}, images())")
+        assert (answer.status_code, answer.json()["message"]) == (400, "This service opens no other cache.")
+        assert answer.json()["hint"].startswith("It has one, two.")
+    assert site.query("compare('one', 'two', defaults())").status_code == 200
 
 
-def test_info_and_health(address: str, corpus: Corpus) -> None:
-    assert ask(f"{address}/healthz") == (200, {"status": "ok"})
-    status, found = ask(f"{address}/v1/info")
-    assert (status, found["images"]) == (200, 6)
-    assert found == corpus.info()
+def test_corpora(site: Site) -> None:
+    one, two = site.client.get("/v1/corpora").json()["corpora"]
+    assert (one["name"], one["images"], two["name"], two["images"]) == ("one", 11, "two", 5)
+    assert site.client.get("/v1/info", params={"corpus": "one"}).json() == site.corpus.info()
+    assert site.query("images()", corpus="two").json()["total"] == 5
 
 
-def test_questions_at_once(address: str, corpus: Corpus) -> None:
-    expected = corpus.first_layer("cat", rank=2).rows
+def test_sql(site: Site) -> None:
+    corpus = vlq.open(site.url)
+    answer = corpus.sql("SELECT count(*) AS n FROM images")
+    assert (answer.rows, answer.headline) == ([{"n": 12}], "1 row")
+    assert corpus.sql_tables() == site.corpus.sql_tables()
+    mistake = site.client.post("/v1/sql", json={"statement": "DROP TABLE images"})
+    assert (mistake.status_code, mistake.json()["kind"]) == (400, "sql")
+
+
+# --- images ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["patch", "prompt", "last"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_readings_of_an_image(site: Site, where: str, k: int) -> None:
+    """By safetensors' own reader, against the arrays that were written."""
+    stored = "patch" if where == "patch" else "prompt"
+    own = slice(-1, None) if where == "last" else slice(None)
+    token = site.arrays[f"{stored}/token"][4][:, own, :k]
+    logprob = site.arrays[f"{stored}/logprob"][4][:, own, :k]
+    entropy = site.arrays[f"{stored}/entropy"][4][:, own]
+    data = site.client.get(f"/v1/images/4/lens?site={where}&k={k}").content
+    found = safetensors.numpy.load(data)
+    assert np.array_equal(np.moveaxis(found["ids"][found["token"]], 0, -1), token)
+    assert np.array_equal(np.moveaxis(found["prob"], 0, -1), np.exp(logprob.astype(np.float32)).astype(np.float16))
+    assert np.array_equal(found["entropy"], entropy.astype(np.float16))
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    texts = json.loads(header["texts"])
+    for id, text in zip(found["ids"], texts, strict=True):
+        piece = site.corpus.vocabulary.token(int(id)).piece
+        assert (text[1] if isinstance(text, list) else text) == (str(id) if piece is None else piece)
+    plain = site.client.get(f"/v1/images/4/lens?site={where}&k={k}&format=json").json()
+    assert np.array_equal(plain["token"], token)
+    assert np.allclose(plain["logprob"], logprob)
+
+
+def test_an_image(site: Site) -> None:
+    found = site.client.get("/v1/images/2").json()
+    row = site.corpus.query("images().where(image_id == 2)").rows[0]
+    assert (found["image"], found["columns"], found["error"]) == (row["image"], {"label": "a"}, None)
+    assert (found["previous"], found["next"]) == (0, 3)
+    boxes = {row["patch"]: row["box"] for row in site.corpus.query("top(2, layers=0)").rows if "box" in row}
+    rows, columns = found["grid"]
+    assert (len(found["x"]), len(found["y"])) == (columns + 1, rows + 1)
+    for patch, box in boxes.items():
+        row, column = divmod(patch, columns)
+        assert box == [found["x"][column], found["y"][row], found["x"][column + 1], found["y"][row + 1]]
+    failed = site.client.get("/v1/images/1").json()
+    assert failed["error"]
+    assert failed["grid"] is None
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------
+
+
+def test_tokens(site: Site) -> None:
+    read = site.arrays["patch/top1"]
+    found = site.client.get("/v1/tokens", params={"q": ""}).json()["tokens"]
+    assert len(found) == len(site.corpus.vocabulary)
+    for token in found:
+        assert token["readings"] == np.count_nonzero(read == token["id"])
+        assert token["images"] == np.count_nonzero((read == token["id"]).any((1, 2)))
+    assert [token["images"] for token in found] == sorted((token["images"] for token in found), reverse=True)
+    dogs = site.client.get("/v1/tokens", params={"q": "DOG"}).json()["tokens"]
+    assert dogs[0]["text"].strip().lower() == "dog"
+    assert all("dog" in token["text"].lower() for token in dogs)
+    one = site.client.get(f"/v1/tokens/{dogs[0]['id']}").json()
+    assert {key: one[key] for key in dogs[0]} == dogs[0]
+    counts = counted(site.corpus)
+    assert one["next"] is None or counts[one["next"]].images >= one["images"]
+
+
+def test_completion(site: Site) -> None:
+    def ways(text: str) -> list[str]:
+        return [way["text"] for way in site.client.post("/v1/complete", json={"text": text}).json()["candidates"]]
+
+    assert "first_layer(" in ways("first_l")
+    assert "first_layer('dog'" in ways("first_layer('do")
+    assert "first_layer(['cat', 'dog'" in ways("first_layer(['cat', 'do")
+    assert "images(label" in ways("images(la")
+    assert ways("first_layer('dog').wh")[0] == "first_layer('dog').where("
+
+
+def test_the_language_is_described(site: Site) -> None:
+    language = site.client.get("/v1/language").json()
+    names = [entry["name"] for entry in language["functions"]]
+    assert "first_layer" in names
+    assert {key: language["functions"][0]["arguments"][0][key] for key in ("name", "required")} == {
+        "name": "token",
+        "required": True,
+    }
+
+
+# --- the client ------------------------------------------------------------------------------------------------
+
+
+def test_the_client_names_corpora(site: Site) -> None:
+    assert vlq.open(site.url).info() == site.corpus.info()
+    two = vlq.open(f"{site.url}/two")
+    assert isinstance(two, RemoteCorpus)
+    assert (two.name, two.url) == ("two", f"{site.url}/two")
+    assert len(two.images()) == 5
+    with pytest.raises(NotFound) as caught:
+        vlq.open(f"{site.url}/three")
+    assert caught.value.hint == "It has one, two."
+    one = vlq.open(site.url)
+    assert len(one.compare(two, "defaults()")) == len(one.query("compare('one', 'two', defaults())"))
+
+
+def test_large_answers_come_in_parts(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(site.app.state.served.settings, most_rows=21)
+    monkeypatch.setattr(site.app.state.served, "settings", settings)
+    monkeypatch.setattr("vlq.service.api.query.ROWS_AT_ONCE", 4)
+    expected = site.corpus.readings("cat", rank=4)
+    assert len(expected) > 2 * 21
+    assert vlq.open(site.url).readings("cat", rank=4).rows == expected.rows
+    assert vlq.open(site.url).readings("cat", rank=4).arrow().equals(expected.arrow())
+    refused = site.query("readings('cat', rank=4)", format="csv")
+    assert (refused.status_code, refused.json()["kind"]) == (400, "limit")
+
+
+# --- what watches over it --------------------------------------------------------------------------------------
+
+
+def test_health_and_metrics(site: Site) -> None:
+    assert site.client.get("/healthz").json() == {"status": "ok"}
+    before = _count(site.client.get("/metrics").text)
+    site.client.get("/v1/images/0")
+    assert _count(site.client.get("/metrics").text) == before + 1
+
+
+def _count(text: str) -> float:
+    lines = [line for line in text.splitlines() if line.startswith("vlq_requests_total") and '/v1/images/{id}"' in line]
+    return sum(float(line.split()[-1]) for line in lines if 'status="200"' in line)
+
+
+def test_answers_are_compressed(site: Site) -> None:
+    with site.client.stream("GET", "/v1/language", headers={"Accept-Encoding": "gzip"}) as answer:
+        raw = b"".join(answer.iter_raw())
+    assert answer.headers["content-encoding"] == "gzip"
+    assert json.loads(gzip.decompress(raw)) == site.client.get("/v1/language").json()
+
+
+def test_the_api_is_described_whole(site: Site) -> None:
+    description = site.client.get("/openapi.json").json()
+    validate(description)
+    for path, operations in description["paths"].items():
+        for method, operation in operations.items():
+            assert operation.get("description"), (method, path)
+
+
+def test_questions_at_once(site: Site) -> None:
+    expected = site.corpus.first_layer("cat", rank=2).rows
     answers: list[Any] = []
 
     def one() -> None:
-        answers.append(ask(f"{address}/v1/query", {"query": "first_layer('cat', rank=2)"})[1]["rows"])
+        answers.append(httpx2.post(f"{site.url}/v1/query", json={"query": "first_layer('cat', rank=2)"}).json()["rows"])
 
     threads = [threading.Thread(target=one) for _ in range(16)]
     for thread in threads:

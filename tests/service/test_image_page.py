@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import vlq
-from vlq.query.client import Corpus
+from vlq.query.corpus import Corpus
 from vlq.query.errors import CacheError
 from vlq.query.geometry import patch_box
 from vlq.query.one import OneImage, one_image

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.client import Corpus
-from vlq.query.client import open as open_corpus
+from vlq.query.cache import Cache
+from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadArgument, StoreError
 from vlq.query.extras import missing_extra
 
@@ -39,7 +39,7 @@ def look(
     device: str = "auto",
     dtype: str = "auto",
     save: str | os.PathLike[str] | None = None,
-) -> Corpus:
+) -> LocalCorpus:
     """One image read with a model, as a corpus of this image alone.
 
     `image` is a path, any URL that fsspec knows, a Pillow image, or an array of shape (height, width) or (height,
@@ -69,7 +69,7 @@ def read(
     dtype: str,
     folder: Path | None,
     phase: Callable[[str], None],
-) -> Corpus:
+) -> LocalCorpus:
     """`look` into a folder, or for None into a temporary one, which tells what it is doing."""
     _check_number("answer", answer, 0, None)
     _check_number("k", k, 1, MOST_K)
@@ -86,13 +86,13 @@ def read(
         raise missing from error
     if folder is not None:
         _write(picture, setup, folder, phase)
-        return open_corpus(str(folder))
+        return LocalCorpus(Cache.open(str(folder)))
     from vlq.workers.scratch import scratch
 
     with ExitStack() as ending:
         folder = ending.enter_context(scratch()) / "cache"
         _write(picture, setup, folder, phase)
-        corpus = open_corpus(str(folder))
+        corpus = LocalCorpus(Cache.open(str(folder)))
         # Answers, and what else reads the files, hold the cache.
         weakref.finalize(corpus.cache, ending.pop_all().close)
     return corpus

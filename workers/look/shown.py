@@ -11,7 +11,7 @@ import numpy as np
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from vlq.query.client import Corpus
+from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadArgument
 from vlq.query.heat import heat_maps, layout, legend, most_maps, spread
 from vlq.query.nodes import Call, Node
@@ -39,7 +39,7 @@ Row = Mapping[str, Any]
 class Look:
     """An image that was read, and how it is shown."""
 
-    corpus: Corpus
+    corpus: LocalCorpus
     image: OneImage
     layers: tuple[int, ...]  # those that are shown, in order
     all_layers: bool  # whether nobody chose them
@@ -193,7 +193,7 @@ class Found:
     tokens: Sequence[Row]
 
     @classmethod
-    def of(cls, corpus: Corpus, token: str | Node, layers: list[int], at: Literal["patch", "last"]) -> Found:
+    def of(cls, corpus: LocalCorpus, token: str | Node, layers: list[int], at: Literal["patch", "last"]) -> Found:
         """Raises QueryError."""
         ranks = corpus.rank(token, layers=layers, at=at)
         return cls(ranks.rows, corpus.prob(token, layers=layers, at=at).rows, ranks.tokens)
@@ -216,7 +216,7 @@ class Found:
         return max(self.probabilities, key=lambda row: row["prob"], default=None)
 
 
-def head(corpus: Corpus, image: OneImage, model: str) -> Lines:
+def head(corpus: LocalCorpus, image: OneImage, model: str) -> Lines:
     """What was read, by which model, and what it was asked."""
     run = corpus.cache.run
     rows, columns = image.grid

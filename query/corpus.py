@@ -1,0 +1,112 @@
+"""A corpus that can be asked: what a cache here and one behind a service have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+from vlq.query import builders
+from vlq.query.answer import Answer
+from vlq.query.asked import Asked, check_corpus
+from vlq.query.limits import Limits
+from vlq.query.nodes import Call, Node
+from vlq.query.parse import parse
+
+if TYPE_CHECKING:
+    from vlq.query.annotate import Annotated
+
+Arguments = ParamSpec("Arguments")
+
+
+def _asking(build: Callable[Arguments, Call]) -> Callable[Concatenate[Corpus, Arguments], Asked]:
+    """A function of the language as a method: the node that `build` gives, asked of the corpus."""
+
+    @wraps(build)
+    def ask(corpus: Corpus, /, *positional: Arguments.args, **named: Arguments.kwargs) -> Asked:
+        check_corpus(corpus, *positional, *named.values())
+        return corpus.query(build(*positional, **named))
+
+    return ask
+
+
+class Corpus(ABC):
+    """A cached corpus of images. Its functions are the language's, bound to it: each returns an answer (`Asked`)."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where it is."""
+
+    @property
+    def called(self) -> str:
+        """What queries that name corpora call it."""
+        return self.url
+
+    @abstractmethod
+    def query(self, query: str | Node) -> Asked:
+        """The answer to a query, given as text or as a node. Raises QueryError.
+
+        A comparison of two caches is asked of the first that it names.
+        """
+
+    first_layer = _asking(builders.first_layer)
+    last_layer = _asking(builders.last_layer)
+    peak_layer = _asking(builders.peak_layer)
+    readings = _asking(builders.readings)
+    rank = _asking(builders.rank)
+    prob = _asking(builders.prob)
+    top = _asking(builders.top)
+    emergence = _asking(builders.emergence)
+    defaults = _asking(builders.defaults)
+    divergence = _asking(builders.divergence)
+    divergence_layer = _asking(builders.divergence_layer)
+    overlap = _asking(builders.overlap)
+    precursors = _asking(builders.precursors)
+    neighbours = _asking(builders.neighbours)
+    locate = _asking(builders.locate)
+    answer = _asking(builders.answer)
+    images = _asking(builders.images)
+    tokens = _asking(builders.tokens)
+
+    def compare(self, b: str | Corpus, query: str | Node) -> Asked:
+        """The same question asked of two caches, their answers side by side.
+
+        This one is `a`; the other is given by its URL, or opened.
+        """
+        other = b.called if isinstance(b, Corpus) else b
+        return self.query(builders.compare(self.called, other, parse(query) if isinstance(query, str) else query))
+
+    @abstractmethod
+    def sql(
+        self,
+        statement: str,
+        *,
+        timeout: float = Limits.timeout,
+        memory: int | str = Limits.memory,
+        temp: int | str = Limits.temp,
+        max_rows: int = Limits.max_rows,
+        threads: int | None = Limits.threads,
+    ) -> Answer:
+        """What a SELECT over the tables of `vlq.query.views` gives, run in a process of its own within limits.
+
+        Raises SqlMistake if it is no such statement, LimitReached if it was stopped: see `vlq.query.limits`.
+        """
+
+    @abstractmethod
+    def sql_tables(self) -> str:
+        """The tables that `sql` reads, and their columns, as `vlq sql` prints them."""
+
+    @abstractmethod
+    def annotate(self, table: Any, *, on: str | None = None, replace: bool = False) -> Annotated:
+        """Join a table's columns to the images, in the cache itself: see `vlq.query.annotate.annotate`."""
+
+    @abstractmethod
+    def info(self) -> dict[str, Any]:
+        """Model, prompt, layers, grid, k, images, errors, size and the index's state."""
+
+    @property
+    @abstractmethod
+    def zarr(self) -> Mapping[str, Any]:
+        """The readings of all shards, each array as one along its image axis, read when sliced."""

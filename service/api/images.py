@@ -1,0 +1,193 @@
+"""One image: what is known of it, what is read in it, and its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+
+from vlq.query.client import LocalCorpus
+from vlq.query.compile import Statement
+from vlq.query.errors import BadRequest, NotFound
+from vlq.query.one import OneImage, one_image
+from vlq.query.schema import READ_COLUMNS
+from vlq.service.api.shared import CorpusHere, ServedHere, headers_of, json_response, tag_of, unchanged
+from vlq.service.errors import RESPONSES
+from vlq.service.lens import lens_bytes, readings_of
+from vlq.service.pictures import LARGEST, picture
+
+router = APIRouter(prefix="/v1/images", tags=["images"], responses=RESPONSES)
+
+Number = Annotated[int, Path(ge=0, le=2**32 - 1, description="The image's number in its corpus.", examples=[7])]
+
+SAFETENSORS = "application/octet-stream"
+
+SHOWN_K = 5
+"""Tokens of each reading, unless more are asked for: what a tooltip shows."""
+
+
+class Piece(BaseModel):
+    """A token of a text."""
+
+    id: int = Field(examples=[62])
+    piece: str | None = Field(examples=["▁dog"])
+    text: str | None = Field(examples=[" dog"])
+    probability: float | None = Field(None, description="How probable it was when it was chosen; of answers.")
+
+
+class Described(BaseModel):
+    """An image of a corpus. Of one that has no readings `error` says why, and its geometry may be unknown."""
+
+    id: int
+    image: str = Field(description="Its name: the path below the corpus' folder.", examples=["0007.png"])
+    uri: str
+    sha256: str | None
+    width: int | None = Field(description="Upright pixels.", examples=[640])
+    height: int | None = Field(examples=[480])
+    grid: tuple[int, int] | None = Field(description="Rows and columns of patches.", examples=[[24, 24]])
+    transform: dict[str, Any] | None = Field(description="Upright pixels to the model's input: x * scale + offset.")
+    x: list[float] | None = Field(description="The edges of the columns of patches, in upright pixels.")
+    y: list[float] | None = Field(description="The edges of the rows.")
+    error: str | None
+    prompt: list[Piece]
+    answer: str | None
+    answer_tokens: list[Piece]
+    columns: dict[str, Any] = Field(description="The image's own columns.", examples=[{"label": "beach"}])
+    previous: int | None = Field(description="The image before it that has readings.")
+    next: int | None
+
+
+@router.get("/{id}", response_model=Described)
+async def image(request: Request, served: ServedHere, corpus: CorpusHere, id: Number) -> Response:
+    """What is known of an image: name, size, geometry, texts, and its own columns."""
+    tag = tag_of(corpus.cache.snapshot().digest, id)
+    if (known := unchanged(request, tag)) is not None:
+        return known
+    return json_response((await served.ask(request, lambda: described(corpus, id)))[0], tag)
+
+
+def described(corpus: LocalCorpus, id: int) -> dict[str, Any]:
+    """An image as `Described` has it. Raises NotFound."""
+    snapshot = corpus.cache.snapshot()
+    statement = Statement(
+        "SELECT *, "
+        "(SELECT max(image_id) FROM read_parquet($images) WHERE image_id < $id AND error IS NULL) AS previous, "
+        "(SELECT min(image_id) FROM read_parquet($images) WHERE image_id > $id AND error IS NULL) AS following "
+        "FROM read_parquet($images) WHERE image_id = $id",
+        {"id": id},
+        {"images": None},
+    )
+    names, rows = corpus.engine.rows(statement, snapshot)
+    if not rows:
+        raise NotFound(f"There is no image {id}.", "The images and their numbers: images()")
+    row = dict(zip(names, rows[0], strict=True))
+    grid, found = row["grid"], one_image(corpus, id) if row["error"] is None else None
+    x, y = edges(found) if found is not None else (None, None)
+    pieces = {"prompt": (), "answer": ()} if found is None else {"prompt": found.prompt_ids, "answer": found.answer_ids}
+    texts: dict[str, list[dict[str, Any]]] = {
+        site: [asdict(corpus.vocabulary.token(token)) for token in ids] for site, ids in pieces.items()
+    }
+    for piece, logprob in zip(texts["answer"], row.get("answer_logprobs") or (), strict=False):
+        piece["probability"] = float(np.exp(logprob))
+    own = {name: value for name, value in row.items() if name not in (*READ_COLUMNS, "previous", "following")}
+    return {
+        "id": id,
+        **{name: row[name] for name in ("image", "uri", "sha256", "width", "height", "transform", "error")},
+        "grid": None if grid is None else (grid["rows"], grid["columns"]),
+        "x": x,
+        "y": y,
+        "prompt": texts["prompt"],
+        "answer": row.get("answer"),
+        "answer_tokens": texts["answer"],
+        "columns": own,
+        "previous": row["previous"],
+        "next": row["following"],
+    }
+
+
+def edges(image: OneImage) -> tuple[list[float], list[float]]:
+    """Where columns and rows of patches begin and the last ones end, in upright pixels."""
+    rows, columns = image.grid
+    first_row = [image.box(column) for column in range(columns)]
+    first_column = [image.box(row * columns) for row in range(rows)]
+    return [first_row[0][0], *(box[2] for box in first_row)], [first_column[0][1], *(box[3] for box in first_column)]
+
+
+def found_image(corpus: LocalCorpus, id: int) -> OneImage:
+    """Raises NotFound if there is no such image, or it has no readings."""
+    try:
+        return one_image(corpus, id)
+    except KeyError:
+        raise NotFound(f"There is no image {id} with readings.", "The images and their numbers: images()") from None
+
+
+@router.get(
+    "/{id}/lens",
+    response_description="A safetensors file, or JSON.",
+    responses={200: {"content": {SAFETENSORS: {}, "application/json": {}}}},
+)
+async def lens(
+    request: Request,
+    served: ServedHere,
+    corpus: CorpusHere,
+    id: Number,
+    site: Literal["patch", "last", "prompt", "answer"] = "patch",
+    k: Annotated[int, Query(ge=1, le=1000, description="Tokens of each reading.")] = SHOWN_K,
+    format: Literal["binary", "json"] = "binary",
+) -> Response:
+    """What the image's positions decode to at every layer.
+
+    Binary is a safetensors file with `token`, `prob` (k, layer, position), `entropy` (layer, position) and `ids`;
+    `token` counts among `ids`. JSON has (layer, position, k) lists of ids and log-probabilities.
+    """
+    run = corpus.cache.run
+    if site not in run.positions:
+        raise BadRequest(f"There are no readings at {site}.", f"There are at {', '.join(run.positions)}.")
+    tag = tag_of(corpus.cache.snapshot().digest, id, site, k, format)
+    if (known := unchanged(request, tag)) is not None:
+        return known
+
+    def work() -> bytes | dict[str, Any]:
+        found = found_image(corpus, id)
+        if format == "binary":
+            return lens_bytes(corpus, found, site, min(k, run.k))
+        readings = readings_of(corpus, found, site, min(k, run.k))
+        absent = readings.token == run.no_id
+        return {
+            "image": id,
+            "site": site,
+            "layers": run.layers,
+            "token": np.where(absent, -1, readings.token.astype(np.int64)).tolist(),
+            "logprob": readings.logprob.tolist(),
+            "entropy": readings.entropy.tolist(),
+        }
+
+    made, _ = await served.ask(request, work)
+    return Response(made, 200, headers_of(tag), SAFETENSORS) if isinstance(made, bytes) else json_response(made, tag)
+
+
+@router.get("/{id}/pixels", response_description="The picture.", responses={200: {"content": {"image/*": {}}}})
+async def pixels(
+    request: Request,
+    served: ServedHere,
+    corpus: CorpusHere,
+    id: Number,
+    side: Annotated[int, Query(ge=16, le=LARGEST, description="Pixels of the longer side at most.")] = LARGEST,
+) -> Response:
+    """The image's pixels, upright, as a PNG or JPEG picture. Only the very file that was cached is shown."""
+
+    def work() -> Response:
+        found = found_image(corpus, id)
+        tag = tag_of(found.sha256, side)
+        if (known := unchanged(request, tag)) is not None:
+            return known
+        drawn = picture(found, side)
+        if drawn is None:
+            raise NotFound(f"{found.name} is not where it was, or no longer the same.", "Its readings are here.")
+        return Response(drawn[0], 200, headers_of(tag), drawn[1])
+
+    return (await served.ask(request, work))[0]

@@ -1,0 +1,355 @@
+"""Questions in the language: answers as JSON, CSV, JSON lines, an Arrow stream, or drawn."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from vlq.query.answer import Answer
+from vlq.query.arrow import rows_of
+from vlq.query.errors import BadRequest, LimitReached
+from vlq.query.render import csv_rows, jsonl_rows, plain
+from vlq.query.result import Result
+from vlq.query.schema import digest_of, to_json
+from vlq.query.summary import Rows
+from vlq.service.api.shared import CorpusHere, ServedHere, headers_of, json_response, tag_of, unchanged
+from vlq.service.errors import RESPONSES
+from vlq.service.served import Served, Times
+
+router = APIRouter(prefix="/v1", tags=["query"], responses=RESPONSES)
+
+ARROW = "application/vnd.apache.arrow.stream"
+
+FORMS = {
+    "json": "application/json",
+    "jsonl": "application/x-ndjson",
+    "csv": "text/csv; charset=utf-8",
+    "arrow": ARROW,
+    "svg": "image/svg+xml",
+    "png": "image/png",
+}
+
+JSON_ROWS = 1_000
+"""Rows of an answer as JSON unless more are asked for: what a page can show."""
+
+ROWS_AT_ONCE = 16_384
+"""Rows of a part of a stream."""
+
+EXAMPLE = "first_layer(token='dog')"
+
+Form = Literal["json", "jsonl", "csv", "arrow", "svg", "png"]
+
+
+class Checked(BaseModel):
+    """A query that can be answered, before it is."""
+
+    query: str = Field(description="The query as VLQ writes it.", examples=["first_layer('dog')"])
+    columns: list[str] = Field(examples=[["image", "layer"]])
+    tokens: list[dict[str, Any]] = Field(examples=[[{"id": 62, "piece": "▁dog", "text": " dog"}]])
+
+
+class Question(BaseModel):
+    """A question to a corpus."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: str = Field(description="A query of the language.", examples=[EXAMPLE], max_length=100_000)
+    corpus: str | None = Field(None, description="A corpus' name; by default the first one's.", examples=[None])
+    format: Form = Field("json", description="Rows as JSON, JSON lines, CSV or an Arrow stream, or a picture of them.")
+    limit: int | None = Field(
+        None,
+        ge=0,
+        description=f"So many rows at most: {JSON_ROWS:,} of JSON by default, else as many as the service allows.",
+        examples=[100],
+    )
+    cursor: str | None = Field(None, description="Where to go on: what the answer before has as its `cursor`.")
+
+
+class Told(BaseModel):
+    """An answer as JSON. In an Arrow stream the same, but for the rows, is JSON in the schema's metadata, as `vlq`."""
+
+    query: str = Field(description="The question as VLQ writes it.", examples=["first_layer('dog')"])
+    corpus: str = Field(description="The name of the corpus that was asked.", examples=["demo"])
+    headline: str = Field(description="The answer as one sentence.", examples=["dog: read in 61 of 300 images"])
+    tokens: list[dict[str, Any]] = Field(
+        description="The tokens that were asked for.", examples=[[{"id": 62, "piece": "▁dog", "text": " dog"}]]
+    )
+    notes: list[str] = Field(description="What the answer cannot know, or rests on.")
+    columns: list[str] = Field(examples=[["image", "layer"]])
+    rows: list[dict[str, Any]] = Field(examples=[[{"image": "0007.png", "layer": 5}]])
+    summary: dict[str, Any] = Field(description="The answer in a few figures, of all rows.")
+    censored: bool = Field(description="Whether any row is at the edge of the layers that were looked at.")
+    total: int = Field(description="How many rows there are.", examples=[61])
+    truncated: bool = Field(description="Whether more rows follow these.")
+    cursor: str | None = Field(description="What to ask with for the rows that follow.")
+    sql: str = Field(description="What DuckDB was asked.")
+    parameters: dict[str, Any] = Field(description="The values of the SQL's parameters.")
+    timing: dict[str, float] = Field(description="Milliseconds: `waited` for its turn, and `took`.")
+
+
+# --- the routes ------------------------------------------------------------------------------------------------
+
+
+@router.post("/query", response_model=Told, response_description="The answer; or another format of it.")
+async def post_query(request: Request, question: Question, served: ServedHere) -> Response:
+    """The answer to a query.
+
+    JSON has the rows that fit into `limit` and a `cursor` where more follow. CSV, JSON lines and Arrow are streamed.
+    """
+    return await _answer(request, question, served)
+
+
+@router.get("/query", response_model=Told)
+async def get_query(
+    request: Request,
+    served: ServedHere,
+    query: Annotated[str, Query(description="A query of the language.", examples=[EXAMPLE], max_length=8_000)],
+    corpus: str | None = None,
+    format: Form = "json",
+    limit: Annotated[int | None, Query(ge=0)] = None,
+    cursor: str | None = None,
+) -> Response:
+    """The same by a link, which browsers keep as long as the cache is as it was."""
+    question = Question(query=query, corpus=corpus, format=format, limit=limit, cursor=cursor)
+    return await _answer(request, question, served)
+
+
+@router.post("/check", response_model=Checked)
+async def check(request: Request, question: Question, served: ServedHere) -> Response:
+    """Whether a query can be answered, without answering it: its columns and tokens, or the mistake in it."""
+    corpus = served.corpus(question.corpus)
+
+    def work() -> dict[str, Any]:
+        result = corpus.query(question.query)
+        return {"query": result.query, "columns": result.columns, "tokens": result.tokens}
+
+    return json_response((await served.ask(request, work))[0])
+
+
+@router.post("/explain")
+async def explain(request: Request, question: Question, served: ServedHere) -> dict[str, str]:
+    """A query's tokens, SQL, files and DuckDB's plan, as `vlq --explain` prints them."""
+    corpus = served.corpus(question.corpus)
+    text, _ = await served.ask(request, lambda: corpus.query(question.query).explain())
+    return {"text": text}
+
+
+class Statement(BaseModel):
+    """A statement of SQL, and what it may take: no more than the service allows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    statement: str = Field(examples=["SELECT count(*) FROM images"], max_length=100_000)
+    corpus: str | None = Field(None, examples=[None])
+    timeout: float | None = Field(None, gt=0, description="Seconds.", examples=[10])
+    memory: int | None = Field(None, gt=0, description="Bytes.", examples=[10**9])
+    temp: int = Field(0, ge=0, description="Bytes on disk: none are given here.", examples=[0])
+    max_rows: int | None = Field(None, gt=0, examples=[1000])
+    threads: int | None = Field(None, gt=0, examples=[1])
+
+
+@router.get("/sql")
+def sql_tables(corpus: CorpusHere) -> dict[str, str]:
+    """The tables that SQL can read, as `vlq sql` prints them."""
+    return {"text": corpus.sql_tables()}
+
+
+@router.post("/sql", response_description="The rows.", responses={200: {"content": {ARROW: {}}}})
+async def sql(request: Request, statement: Statement, served: ServedHere) -> Response:
+    """The rows that a SELECT gives, as an Arrow stream. It runs in a process of its own, which can do nothing else."""
+    corpus, settings = served.corpus(statement.corpus), served.settings
+
+    def work() -> Answer:
+        return corpus.sql(
+            statement.statement,
+            timeout=min(statement.timeout or settings.timeout, settings.timeout),
+            memory=min(statement.memory or settings.memory, settings.memory),
+            temp=0,
+            max_rows=min(statement.max_rows or settings.most_rows, settings.most_rows),
+            threads=statement.threads,
+        )
+
+    answer, _ = await served.ask(request, work)
+    table, stream = answer.arrow(), ArrowStream()
+    about = {**told(answer), "censored": False, "total": table.num_rows, "truncated": False, "cursor": None}
+    parts = [stream.begin(table.schema, about), *map(stream.part, table.to_batches()), stream.end()]
+    return Response(b"".join(parts), media_type=ARROW)
+
+
+# --- an answer -------------------------------------------------------------------------------------------------
+
+
+def told(answer: Answer) -> dict[str, Any]:
+    """What is said about an answer's rows."""
+    return {
+        "query": answer.query,
+        "headline": answer.headline,
+        "tokens": answer.tokens,
+        "notes": answer.notes,
+        "columns": answer.columns,
+        "summary": answer.summary,
+    }
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How many rows of an answer were given, and of which answer: none of a cache that is another by now."""
+
+    start: int
+    of: str
+
+    def __str__(self) -> str:
+        return base64.urlsafe_b64encode(f"{self.start}.{self.of}".encode()).decode().rstrip("=")
+
+    @classmethod
+    def read(cls, text: str | None, of: str) -> Cursor:
+        """Raises BadRequest if it is no cursor of this answer."""
+        if text is None:
+            return cls(0, of)
+        try:
+            start, _, was_of = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition(".")
+            cursor = cls(int(start), was_of)
+        except (ValueError, binascii.Error) as error:
+            raise BadRequest("That is no cursor.", "Give the one of the answer before, or none.") from error
+        if was_of != of or cursor.start < 0:
+            raise BadRequest("That is a cursor of another answer, or the cache has grown since.", "Begin again.")
+        return cursor
+
+
+async def _answer(request: Request, question: Question, served: Served) -> Response:
+    corpus = served.corpus(question.corpus)
+    result, bound = await served.ask(request, lambda: corpus.query(question.query))
+    of = digest_of(to_json([[snapshot.digest for snapshot in result.snapshots], result.query]))[:16]
+    tag = tag_of(of, question.format, question.limit, question.cursor)
+    if (known := unchanged(request, tag)) is not None:
+        return known
+    cursor = Cursor.read(question.cursor, of)
+    form, most = question.format, served.settings.most_rows
+    if form in ("svg", "png"):
+        return Response((await served.ask(request, lambda: drawn(result, form)))[0], 200, headers_of(tag), FORMS[form])
+    usual = JSON_ROWS if form == "json" else most
+    limit = min(most, usual if question.limit is None else question.limit)
+
+    def about() -> dict[str, Any]:
+        total = len(result)
+        if form in ("csv", "jsonl") and question.limit is None and total > cursor.start + most:
+            message = f"The answer has more than {most:,} rows."
+            raise LimitReached(message, "Add .limit(...), or ask for parts with limit and cursor.")
+        follows = total > cursor.start + limit
+        return {
+            **told(result),
+            "corpus": served.name_of(result.corpus),
+            "censored": result.is_censored,
+            "total": total,
+            "truncated": follows,
+            "cursor": str(Cursor(cursor.start + limit, of)) if follows else None,
+            "sql": result.statement.sql,
+            "parameters": result.statement.parameters,
+        }
+
+    def page() -> tuple[dict[str, Any], Rows]:
+        return about(), result.part(cursor.start, limit)[0]
+
+    if form == "json":
+        (values, rows), times = await served.ask(request, page)
+        return json_response({**values, "rows": rows, "timing": timing(bound, times)}, tag)
+    values, times = await served.ask(request, about)
+    values["timing"] = timing(bound, times)
+    headers = headers_of(tag) | ({"X-VLQ-Cursor": values["cursor"]} if values["cursor"] else {})
+    batches = result.batches(cursor.start, limit, ROWS_AT_ONCE)
+    # Mistakes that show when rows are made are told as such: the first batch is made before anything is sent.
+    first, _ = await served.ask(request, lambda: next(batches))
+
+    async def parts() -> AsyncIterator[bytes]:
+        stream, batch = STREAMS[form](), first
+        yield stream.begin(first.schema, values)
+        while batch is not None:
+            yield stream.part(batch)
+            batch, _ = await served.ask(request, lambda: next(batches, None))
+        yield stream.end()
+
+    return StreamingResponse(parts(), 200, headers, FORMS[form])
+
+
+def timing(*times: Times) -> dict[str, float]:
+    return {
+        "waited": round(sum(time.waited for time in times), 2),
+        "took": round(sum(time.took for time in times), 2),
+    }
+
+
+class Stream:
+    """An answer as text in parts; of CSV and JSON lines the rows alone."""
+
+    def begin(self, schema: pa.Schema, about: Mapping[str, Any]) -> bytes:
+        return b""
+
+    def part(self, batch: pa.RecordBatch) -> bytes:
+        raise NotImplementedError
+
+    def end(self) -> bytes:
+        return b""
+
+
+class CsvStream(Stream):
+    def begin(self, schema: pa.Schema, about: Mapping[str, Any]) -> bytes:
+        return csv_rows([schema.names]).encode()
+
+    def part(self, batch: pa.RecordBatch) -> bytes:
+        return csv_rows(row.values() for row in rows_of(pa.Table.from_batches([batch]))).encode()
+
+
+class JsonlStream(Stream):
+    def part(self, batch: pa.RecordBatch) -> bytes:
+        return jsonl_rows(rows_of(pa.Table.from_batches([batch]))).encode()
+
+
+class ArrowStream(Stream):
+    """What is said about the rows is in the schema's metadata."""
+
+    def begin(self, schema: pa.Schema, about: Mapping[str, Any]) -> bytes:
+        self._sink = io.BytesIO()
+        said = json.dumps(plain(about), ensure_ascii=False, allow_nan=False)
+        self._writer = pa.ipc.new_stream(self._sink, schema.with_metadata({"vlq": said}))
+        return self._taken()
+
+    def part(self, batch: pa.RecordBatch) -> bytes:
+        self._writer.write_batch(batch)
+        return self._taken()
+
+    def end(self) -> bytes:
+        self._writer.close()
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        data = self._sink.getvalue()
+        self._sink.seek(0)
+        self._sink.truncate()
+        return data
+
+
+STREAMS: Mapping[str, type[Stream]] = {"csv": CsvStream, "jsonl": JsonlStream, "arrow": ArrowStream}
+
+
+DRAWING = Lock()
+"""Matplotlib draws one figure at a time."""
+
+
+def drawn(result: Result, form: str) -> bytes:
+    """A picture of an answer. Raises MissingExtra, BadArgument if there is nothing to draw."""
+    with DRAWING:
+        figure = result.plot()
+        from vlq.query.plots.style import written
+
+        return written(figure, form)

@@ -1,0 +1,83 @@
+"""How often a corpus reads each token of its vocabulary, for searching and for completion: counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from vlq.query.client import LocalCorpus
+from vlq.query.tokens import Token, Vocabulary
+
+
+class Counted(NamedTuple):
+    """A token, the positions that read it at rank 1, at any layer, and in how many images they are."""
+
+    token: Token
+    readings: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of every token of a vocabulary, at patches or, where these were not read, at the last prompt token."""
+
+    site: str
+    vocabulary: Vocabulary
+    found: dict[int, tuple[int, int]]  # readings and images, by id
+
+    def __getitem__(self, id: int) -> Counted:
+        return Counted(self.vocabulary.token(id), *self.found.get(id, (0, 0)))
+
+    @cached_property
+    def ordered(self) -> list[int]:
+        """The ids of the vocabulary, those that are read in most images first."""
+        return sorted(range(len(self.vocabulary)), key=lambda id: (-self[id].images, -self[id].readings, id))
+
+    @cached_property
+    def place(self) -> dict[int, int]:
+        """Where each id is among these."""
+        return {id: place for place, id in enumerate(self.ordered)}
+
+    @cached_property
+    def _folded(self) -> list[str]:
+        """Every token's text, case folded, by id."""
+        texts = (self.vocabulary.token(id).text for id in range(len(self.vocabulary)))
+        return [(text or "").casefold() for text in texts]
+
+    def search(self, text: str, most: int) -> list[Counted]:
+        """Tokens by their id, or by a part of their text: whole words first, then what begins so, then others."""
+        if text.isascii() and text.isdecimal() and int(text) < len(self.vocabulary):
+            return [self[int(text)]]
+        wanted = text.casefold().strip() or text.casefold()
+        ranked: tuple[list[int], list[int], list[int]] = ([], [], [])
+        for id in self.ordered:
+            folded = self._folded[id]
+            if wanted in folded or not wanted:
+                bare = folded.strip()
+                ranked[0 if bare == wanted else 1 if bare.startswith(wanted) else 2].append(id)
+        return [self[id] for ids in ranked for id in ids][:most]
+
+    def words(self, begun: str, most: int) -> Iterator[Counted]:
+        """Tokens that begin a word whose text begins so."""
+        wanted, found = begun.casefold(), 0
+        for id in self.ordered:
+            if self.vocabulary.starts_word(id) and self._folded[id].strip().startswith(wanted) and found < most:
+                found += 1
+                yield self[id]
+
+    def variants(self, id: int) -> list[Counted]:
+        """Other tokens that spell the same word: in capitals, with a space before it or without."""
+        word = self._folded[id].strip()
+        same = [other for other, text in enumerate(self._folded) if word and text.strip() == word and other != id]
+        return [self[other] for other in same]
+
+
+def counted(corpus: LocalCorpus) -> Counts:
+    """Of a corpus as it is now. Where it is large, that takes a second."""
+    positions = corpus.cache.run.positions
+    site = next(site for site in ("patch", "last", "answer") if site in positions)
+    rows = corpus.tokens("", at=site).rows
+    found = {row["token"]: (row["readings"], row["images"]) for row in rows if row["readings"]}
+    return Counts(site, corpus.vocabulary, found)

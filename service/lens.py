@@ -1,0 +1,120 @@
+"""An image's readings as one binary object: what a page draws from, in an application or in a file.
+
+It is a safetensors file (https://github.com/huggingface/safetensors): eight bytes with the length of a JSON header, the
+header, and the arrays, little-endian:
+
+    token    (k, layer, position) uint16, or uint32 if ids need it: the best token first. Behind the ids of `ids`,
+             whose numbers they are
+    prob     (k, layer, position) float16: probabilities over the whole vocabulary
+    entropy  (layer, position) float16, in nats
+    ids      (tokens,) uint32: every token that is read anywhere in it, ascending
+
+The header's `__metadata__` has, as JSON texts: `about` (image, site, layers, k) and `texts`, for each of `ids` what is
+shown of it, and its piece if that is something else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlq.query.arrays import values
+from vlq.query.client import LocalCorpus
+from vlq.query.one import OneImage
+from vlq.query.tokens import Token
+
+DTYPES = {"uint16": "U16", "uint32": "U32", "float16": "F16"}
+"""What safetensors calls them."""
+
+SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
+"""A probability that is stored as nothing less: what is read is never impossible."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What an image's positions at a site decode to. Layers that were not read hold `Run.no_id` and NaN."""
+
+    site: str
+    token: np.ndarray  # (layer, position, k) ids, best first
+    logprob: np.ndarray  # (layer, position, k) float32
+    entropy: np.ndarray  # (layer, position) float32
+
+
+def readings_of(corpus: LocalCorpus, image: OneImage, site: str, k: int) -> Readings:
+    """An image's readings at a site of `Run.positions`, the k best tokens of each at most."""
+    cache = corpus.cache
+    commit = cache.snapshot().commit_of(image.number)
+    stored, own = cache.run.stored_at(site)
+    counts = {"patch": image.patches, "prompt": len(image.prompt_ids), "answer": len(image.answer_ids), "last": 1}
+    count = counts[site]
+    row = image.number - commit.first_image
+    arrays = {name: cache.array(commit.shard, f"{stored}/{name}") for name in ("token", "logprob", "entropy")}
+    token, logprob, entropy = (values(array, row)[:, own][:, :count] for array in arrays.values())
+    return Readings(site, token[..., :k], logprob[..., :k].astype(np.float32), entropy)
+
+
+def lens_bytes(corpus: LocalCorpus, image: OneImage, site: str, k: int) -> bytes:
+    """The binary object of an image's readings at a site."""
+    run = corpus.cache.run
+    found = readings_of(corpus, image, site, k)
+    ids = np.unique(found.token)
+    numbers = np.searchsorted(ids, found.token)
+    there = ids != run.no_id
+    ids = ids[there]
+    width = "uint16" if len(ids) < 0xFFFF else "uint32"
+    # Ascending ids: what stands for no token is the largest, and has the number behind the last.
+    planes = np.moveaxis(numbers, -1, 0).astype(width)
+    prob = np.moveaxis(np.maximum(np.exp(found.logprob), SMALLEST), -1, 0).astype(np.float16)
+    about = {
+        "image": image.number,
+        "site": site,
+        "grid": image.grid if site == "patch" else None,
+        "layers": run.layers,
+        "read": list(run.read_layers),
+        "k": planes.shape[0],
+    }
+    shown = [described(corpus.vocabulary.token(int(id))) for id in ids]
+    arrays = {"token": planes, "prob": prob, "entropy": found.entropy.astype(np.float16), "ids": ids.astype("uint32")}
+    return safetensors(arrays, {"about": about, "texts": shown})
+
+
+def safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
+    """The arrays in one file, in their order; metadata as JSON texts."""
+    header: dict[str, Any] = {
+        "__metadata__": {
+            name: json.dumps(value, ensure_ascii=False, separators=(",", ":")) for name, value in metadata.items()
+        }
+    }
+    data, start = [], 0
+    for name, array in arrays.items():
+        part = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+        header[name] = {
+            "dtype": DTYPES[str(array.dtype)],
+            "shape": list(array.shape),
+            "data_offsets": [start, start + len(part)],
+        }
+        data.append(part)
+        start += len(part)
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *data])
+
+
+def described(token: Token) -> str | list[str]:
+    """What is shown of a token, and its piece if that is something else."""
+    text = shown(token)
+    return text if token.piece in (text, None) else [text, token.piece]
+
+
+def shown(token: Token) -> str:
+    """The token's text with a mark for each space in front; its piece where that says more, else its number."""
+    if token.piece is None:
+        return str(token.id)
+    text = token.text
+    if not text or not text.strip() or "�" in text or not text.isprintable():
+        return token.piece
+    return "▁" * (len(text) - len(text.lstrip(" "))) + text.lstrip(" ")

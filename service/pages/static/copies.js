@@ -1,0 +1,36 @@
+// Buttons that copy the address of what is shown, its query, and the lines that ask the same in Python and a shell.
+
+import { root, corpus } from "./api.js";
+
+const forShell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+const service = () => `${location.origin}${root}/${corpus}`;
+
+export const pythonLine = (query) => `vlq.open(${JSON.stringify(service())}).query(${JSON.stringify(query)})`;
+export const shellLine = (query) => `vlq ${forShell(query)} --cache ${forShell(service())}`;
+
+// `query` gives the query that is shown, or "" if there is none; `settle` brings the address up to date before.
+export function copies(query, settle = () => {}) {
+  const row = Object.assign(document.createElement("div"), { className: "copies" });
+  const said = document.createElement("output");
+  const ways = {
+    "Copy link": () => { settle(); return location.href; },
+    "Copy query": query,
+    "Copy Python": () => pythonLine(query()),
+    "Copy CLI": () => shellLine(query()),
+  };
+  for (const [name, textOf] of Object.entries(ways)) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
+    button.onclick = async () => {
+      try {
+        await navigator.clipboard.writeText(textOf());
+        said.textContent = "Copied.";
+      } catch {
+        said.textContent = "The browser lets nothing be copied here.";
+      }
+      setTimeout(() => (said.textContent = ""), 2000);
+    };
+    row.append(button);
+  }
+  row.append(said);
+  return row;
+}

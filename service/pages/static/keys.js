@@ -1,0 +1,19 @@
+// The keys of a page: each is registered with what it does, so that `?` lists what there is.
+
+const registered = [];
+
+export const keys = () => [...registered.map(({ shown, meaning }) => [shown, meaning]), ["?", "these keys"]];
+
+const isTyping = (target) => target.closest("input:not([type=range], [type=checkbox], [type=radio], [type=button]), textarea, select, [contenteditable]");
+
+// `names` are KeyboardEvent.key values; `action` gets the event. A key that moves something inside of `within` alone
+// is left alone elsewhere.
+export function key(names, shown, meaning, action, within = null) {
+  registered.push({ shown, meaning });
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    if (!names.includes(event.key) || document.querySelector("dialog[open]")) return;
+    if (within ? !within.contains(event.target) : isTyping(event.target)) return;
+    if (action(event) !== false) event.preventDefault();
+  });
+}

@@ -1,0 +1,120 @@
+"""The corpora that are served, and the turns in which questions are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from vlq.query.cache import Cache
+from vlq.query.client import LocalCorpus
+from vlq.query.deadline import Deadline
+from vlq.query.errors import Busy, NotFound
+from vlq.service.settings import Settings
+
+T = TypeVar("T")
+
+LOOK_AGAIN = 30.0
+"""Seconds until a sealed cache is looked at again: somebody may have annotated it."""
+
+NOTICE = 0.25
+"""Seconds until it is noticed that nobody waits for an answer any more."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """What a question took, in milliseconds."""
+
+    waited: float
+    took: float
+
+
+class Served:
+    """What all requests share. Raises as `Cache.open` does if a cache cannot be opened."""
+
+    def __init__(self, settings: Settings, corpora: Mapping[str, LocalCorpus] | None = None) -> None:
+        self.settings = settings
+        self.corpora = corpora or LocalCorpus.served({name: Cache.open(url) for name, url in settings.caches.items()})
+        self.engine = next(iter(self.corpora.values())).engine
+        self.engine.limit(settings.memory)
+        self.waiting = 0
+        self._turns = asyncio.Semaphore(settings.at_once)
+        self._threads = ThreadPoolExecutor(settings.at_once, thread_name_prefix="question")
+        self._kept: dict[tuple[str, Callable[..., Any]], tuple[str, Any]] = {}
+        self._making = Lock()
+        self._looked: dict[str, float] = {}
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def corpus(self, name: str | None) -> LocalCorpus:
+        """The corpus of a name, by default the first one. Raises NotFound."""
+        name = name or next(iter(self.corpora))
+        if name not in self.corpora:
+            raise NotFound(f"There is no corpus {name}.", f"There is {', '.join(self.corpora)}.")
+        now = time.monotonic()
+        if now - self._looked.setdefault(name, now) > LOOK_AGAIN:
+            self._looked[name] = now
+            self.corpora[name].cache.forget()
+        return self.corpora[name]
+
+    def name_of(self, corpus: LocalCorpus) -> str:
+        return next(name for name, served in self.corpora.items() if served is corpus)
+
+    def about(self, name: str) -> dict[str, Any]:
+        """A corpus in a few words."""
+        cache = self.corpus(name).cache
+        run, snapshot = cache.run, cache.snapshot()
+        return {
+            "name": name,
+            "model": run.model,
+            "prompt": run.prompt,
+            "layers": run.layers,
+            "images": snapshot.images,
+            "at": list(run.positions),
+            "k": run.k,
+            "complete": snapshot.sealed,
+        }
+
+    def kept(self, corpus: LocalCorpus, make: Callable[[LocalCorpus], T]) -> T:
+        """What is made of a corpus, once as long as the cache stays as it is."""
+        key, digest = (self.name_of(corpus), make), corpus.cache.snapshot().digest
+        with self._making:
+            if self._kept.get(key, ("", None))[0] != digest:
+                self._kept[key] = digest, make(corpus)
+            found: T = self._kept[key][1]
+        return found
+
+    async def ask(self, request: Request, work: Callable[[], T]) -> tuple[T, Times]:
+        """What some work gives that asks the corpora, in its turn, and what it took.
+
+        Raises Busy if too many wait already, LimitReached if it takes too long or who asked has gone.
+        """
+        if self.waiting >= self.settings.waiting + self.settings.at_once:
+            raise Busy("Too many questions are waiting.", "Ask again in a moment.")
+        self.waiting += 1
+        begun = time.perf_counter()
+        deadline = Deadline(self.settings.timeout)
+
+        def answer() -> T:
+            with self.engine.within(deadline):
+                return work()
+
+        try:
+            async with self._turns:
+                started = time.perf_counter()
+                future = asyncio.get_running_loop().run_in_executor(self._threads, answer)
+                while not (await asyncio.wait({future}, timeout=NOTICE))[0]:
+                    if await request.is_disconnected():
+                        deadline.stop()
+                found = await future
+        finally:
+            self.waiting -= 1
+        ended = time.perf_counter()
+        return found, Times(1000 * (started - begun), 1000 * (ended - started))

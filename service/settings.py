@@ -1,0 +1,24 @@
+"""What a service is told when it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which caches are served, to whom, and what one request may take."""
+
+    caches: Mapping[str, str]  # URLs by the names that requests and pages call them; the first is asked by default
+    readers_token: str | None = field(default=None, repr=False)  # without one, whoever reaches the service may read
+    operators_token: str | None = field(default=None, repr=False)  # without one, nobody starts runs
+    hosts: tuple[str, ...] = ()  # the host names that it is reached by; () for any
+    origins: tuple[str, ...] = ()  # of pages of others that may ask, such as https://notebook.example
+    timeout: float = 30.0  # seconds of one question
+    memory: int = 4 * 10**9  # bytes that all questions together may take in DuckDB
+    most_rows: int = 1_000_000  # of one answer; what is behind them is asked for with a cursor
+    at_once: int = 4  # questions that are answered at the same time
+    waiting: int = 64  # questions that wait for their turn; one more is sent away
+    most_body: int = 2**20  # bytes of a request
+    body_time: float = 10.0  # seconds until a request is here whole

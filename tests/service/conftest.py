@@ -21,6 +21,9 @@ from vlq.service.settings import Settings
 
 from ..doors import running
 from ..synthetic import make_cache, make_run
+from .browser import chromium
+
+__all__ = ["chromium"]
 
 
 @dataclass

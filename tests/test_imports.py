@@ -28,6 +28,7 @@ FOR_WORKERS = {
     "geometry",
     "heads",
     "info",
+    "pictures",
     "status",
     "tables",
     "tokens",

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from vlq.query.errors import ModelError, RunError
+from vlq.query.pictures import BadImage, decode, fetch
 from vlq.query.schema import READ_COLUMNS, Run, Transform, array_specs, sum_of
-from vlq.workers.images import BadImage, decode, fetch, turn_of
+from vlq.workers.images import turn_of
 from vlq.workers.lens import Lens, Readings
 from vlq.workers.models.base import Answer, Encoded, LensModel, prompt_ids
 from vlq.workers.transfer import mark, to_device, to_host

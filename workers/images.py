@@ -1,97 +1,22 @@
-"""From a URI to upright RGB pixels, or to the reason why not.
-
-What is wrong with an image's bytes is a `BadImage`, recorded and counted. What keeps the bytes from arriving whole
-(permission, network) raises `OSError` or `StoreError`, so that the shard is tried again: it says nothing about the
-image.
-"""
+"""Large images take turns, and their memory goes back to the system."""
 
 from __future__ import annotations
 
-import os
-import re
-import struct
 import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from vlq.query.stores.files import read_object
-from vlq.query.stores.location import kind_of
-
-MAX_PIXELS = 89_478_485
-"""Images of more pixels are taken for decompression bombs: Pillow's own limit."""
-
-MAX_ASPECT = 100
-"""Processors scale the shorter side up; a hairline would become gigabytes."""
+from vlq.query.pictures import FORMATS
 
 LARGE = 2**24
 """Pixels beyond which an image is large. A process has one such in memory at a time, however many threads decode."""
 
-BAND = 2**20
-"""Pixels of a deep image that are scaled at a time."""
-
 # Pillow's usual blocks of 16 MiB are small enough for malloc to keep them for the thread that freed them: each of a
 # worker's threads would hold on to a large image's gigabyte. These go back to the system.
 Image.core.set_block_size(2**26)  # type: ignore[attr-defined]
-
-Image.init()
-FORMATS = tuple(
-    name
-    for name in (
-        "AVIF",
-        "BMP",
-        "DIB",
-        "GIF",
-        "ICO",
-        "JPEG",
-        "JPEG2000",
-        "PCX",
-        "PNG",
-        "PPM",
-        "QOI",
-        "TGA",
-        "TIFF",
-        "WEBP",
-    )
-    if name in Image.OPEN
-)
-"""Raster formats only, as far as this Pillow was built with them: it would hand EPS to Ghostscript."""
-
-
-class BadImage(Exception):
-    """The bytes are there and are no usable image. The message is the reason, short."""
-
-
-def fetch(uri: str) -> bytes:
-    """The file's bytes.
-
-    Raises BadImage if the file's folder or bucket is there without it, OSError or StoreError if it cannot be read,
-    which a folder that is gone is taken for: a mount went away, and says nothing about its images.
-    """
-    try:
-        if uri.startswith("file://"):
-            with open(uri[len("file://") :], "rb") as file:
-                return file.read()
-        if kind_of(uri):
-            return read_object(uri)
-        import fsspec
-
-        with fsspec.open(uri, "rb") as file:
-            return bytes(file.read())
-    except FileNotFoundError as error:
-        if not _has_folder(uri):
-            raise
-        raise BadImage("file not found") from error
-
-
-def _has_folder(uri: str) -> bool:
-    """Whether what is to hold the file is there. What has no folders, as a bucket, says itself that it is gone."""
-    return not uri.startswith("file://") or os.path.isdir(os.path.dirname(uri[len("file://") :]))
-
 
 _one_large = threading.Lock()
 
@@ -113,73 +38,3 @@ def _is_large(data: bytes) -> bool:
             return image.width * image.height > LARGE
     except Exception:
         return False
-
-
-def decode(data: bytes) -> Image.Image:
-    """An upright RGB image, from the first frame.
-
-    Transparency is dropped as the models' own processors do (`convert("RGB")`), 16-bit samples are scaled to 8,
-    EXIF orientation is applied. Raises BadImage.
-    """
-    if not data:
-        raise BadImage("empty file")
-    try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            check_size(*image.size)
-            image.load()
-            return to_rgb(upright(image))
-    except BadImage:
-        raise
-    except UnidentifiedImageError as error:
-        raise BadImage("not an image") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        pixels = re.search(r"\d+", str(error))
-        raise BadImage(f"too large: {int(pixels.group()):,} pixels" if pixels else "too large") from error
-    except EOFError as error:
-        raise BadImage("truncated") from error
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error, zlib.error, MemoryError) as error:
-        # Pillow's decoders raise any of these on broken bytes.
-        text = str(error).lower()
-        if "truncated" in text or "not enough" in text or "unexpected end" in text:
-            raise BadImage("truncated") from error
-        raise BadImage(f"cannot be decoded: {text.splitlines()[0][:80] if text else type(error).__name__}") from error
-
-
-def check_size(width: int, height: int) -> None:
-    """Raises BadImage if an image is too large or too elongated."""
-    if width * height > MAX_PIXELS:
-        raise BadImage(f"too large: {width * height:,} pixels")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadImage(f"too elongated: {width:,} x {height:,} pixels")
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation means it; as stored if its EXIF data are broken."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
-        return image.copy()
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of an image in any of Pillow's modes. Raises BadImage where the range of values is unknown."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return Image.fromarray(to_8_bits(image)).convert("RGB")
-    if image.mode in ("P", "PA"):
-        # By way of RGBA: Pillow warns of some transparent palettes otherwise.
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def to_8_bits(image: Image.Image) -> np.ndarray:
-    """(height, width) uint8 of a deep grayscale image: 16 bits are scaled (Pillow would clip), floats run 0 to 1."""
-    values = np.asarray(image)
-    top = 1.0 if image.mode == "F" else 65535.0
-    scaled = np.empty(values.shape, np.uint8)
-    rows = max(1, BAND // max(1, image.width))
-    for start in range(0, image.height, rows):  # of the whole in 64 bits several copies would be in memory
-        band = values[start : start + rows].astype(np.float64)
-        if not np.isfinite(band).all() or band.min(initial=0) < 0 or band.max(initial=0) > top:
-            raise BadImage("pixel values out of range")
-        scaled[start : start + rows] = np.round(band * (255.0 / top))
-    return scaled

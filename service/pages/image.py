@@ -13,6 +13,7 @@ from string import Template
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import CacheError
@@ -139,8 +140,6 @@ def _shown(token: Token) -> str:
 
 def _picture(image: OneImage) -> str:
     """The picture as an element of HTML."""
-    from PIL import Image
-
     found = pixels(image.uri, image.sha256, image.size)
     if found is None:
         return '<div class="absent">The image is not where it was.</div>'

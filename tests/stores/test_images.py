@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from vlq.query.errors import InputError, StoreError
+from vlq.query.pictures import BadImage, fetch
 from vlq.query.tables import read_table
 from vlq.workers.corpus import list_images
-from vlq.workers.images import BadImage, fetch
 
 from ..s3 import SECRET, client, environment, new_bucket
 

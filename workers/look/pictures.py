@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from vlq.query.errors import InputError
+from vlq.query.pictures import BadImage, check_size, decode, fetch, to_rgb, upright
 from vlq.query.tables import reason
 from vlq.workers.corpus import list_images
-from vlq.workers.images import BadImage, check_size, decode, fetch, to_rgb, upright
 
 IN_MEMORY = "image.png"
 """The name of an image that has none."""

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from vlq.query.errors import ModelError
+from vlq.query.pictures import MAX_ASPECT
 from vlq.query.schema import Transform
-from vlq.workers.images import MAX_ASPECT
 from vlq.workers.models.base import Layout, LensModel
 
 

@@ -9,6 +9,7 @@ import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillWaiting
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlq.workers.images import BAND, LARGE, BadImage, decode, fetch, turn_of
+from vlq.query.pictures import BAND, BadImage, decode, fetch, pixels
+from vlq.workers.extract import prepare
+from vlq.workers.images import LARGE, turn_of
 
 # Pillow warns of what it then copes with, or of what is judged here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
@@ -107,6 +110,53 @@ def test_animations_give_their_first_frame(format: str) -> None:
     assert close(decode(data), frames[0], 2)
 
 
+class Given(Exception):
+    """The pixels that a model was given."""
+
+
+class Model:
+    def encode(self, image: Image.Image, prompt: str | None) -> Any:
+        raise Given(np.asarray(image))
+
+
+def deep() -> np.ndarray:
+    return np.linspace(0, 65535, 1200).reshape(30, 40).astype(np.uint16)
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("image", "format", "options", "expected", "tolerance"),
+    [
+        (Image.fromarray(deep()), "PNG", {}, np.repeat(np.round(deep() / 257)[..., None], 3, -1), 0),
+        (gradient().convert("CMYK"), "TIFF", {}, np.asarray(gradient()), 2),
+        (gradient().quantize(64), "PNG", {"transparency": b"\x00" * 10}, gradient().quantize(64).convert("RGB"), 0),
+        (gradient().convert("LA"), "PNG", {}, np.asarray(gradient().convert("L").convert("RGB")), 0),
+        (gradient(), "PNG", {"exif": turned(6)}, np.rot90(np.asarray(gradient()), -1), 0),
+        (gradient(), "PNG", {"exif": turned(2)}, np.asarray(gradient())[:, ::-1], 0),
+        (gradient(), "PNG", {"exif": b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff"}, np.asarray(gradient()), 0),
+    ],
+    ids=["16 bits", "CMYK", "palette", "gray with alpha", "turned", "mirrored", "broken EXIF"],
+)
+def test_what_is_drawn_is_what_the_model_was_given(
+    tmp_path: Path, image: Image.Image, format: str, options: dict[str, Any], expected: Any, tolerance: int
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(encoded(image, format, **options))
+    with pytest.raises(Given) as given:
+        prepare(Model(), f"file://{path}")  # type: ignore[arg-type]
+    height, width = np.asarray(expected).shape[:2]
+    drawn = pixels(f"file://{path}", sha256(path.read_bytes()).hexdigest(), (width, height))
+    assert drawn is not None
+    for found in (given.value.args[0], drawn):
+        assert np.abs(found.astype(int) - np.asarray(expected).astype(int)).max() <= tolerance
+    assert np.array_equal(drawn, given.value.args[0])
+
+
 def reason(data: bytes) -> str:
     with pytest.raises(BadImage) as caught:
         decode(data)
@@ -153,7 +203,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
-from vlq.workers.images import decode, turn_of
+from vlq.query.pictures import decode
+from vlq.workers.images import turn_of
 
 def peak():
     with open("/proc/self/status") as status:

@@ -10,7 +10,7 @@ from vlq.query.errors import ModelError
 from vlq.query.schema import LENSES, LensSpec, Run
 from vlq.workers.lenses.files import TRAIN, Found
 
-HOW = "--lens is logit, head, nearest, or the folder or URL of a tuned lens."
+HOW = "A lens is logit, head, nearest, or the folder or URL of a tuned lens."
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def choose(name: str, run: Run | None) -> Choice:
     """The lens of a name, a folder or a URL; `tuned` is that of a run that has begun. Raises ModelError, StoreError."""
     if name == "tuned":
         if run is None:
-            raise ModelError("--lens tuned does not say which tuned lens.", f"Give its folder. {TRAIN}")
+            raise ModelError("'tuned' does not say which tuned lens.", f"Give its folder. {TRAIN}")
         if run.lens.kind != "tuned":
             raise ModelError(f"The cache was not begun with a tuned lens, but with {run.lens}.", HOW)
         return Choice(run.lens)

@@ -30,6 +30,9 @@ def look(
     ] = None,
     k: Annotated[int, typer.Option(help="Tokens shown per reading.", min=1, max=255)] = 5,
     answer: Annotated[int, typer.Option(help="So many tokens of the model's own answer at most.", min=0)] = 0,
+    lens: Annotated[
+        str, typer.Option(help="logit, head, nearest, or the folder or URL of a tuned lens (vlq lens train).")
+    ] = "logit",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     page: Annotated[str | None, typer.Option(help="Write a page of the image to this .html file.")] = None,
@@ -54,7 +57,9 @@ def look(
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     with kept(save) as folder:
         with tracker() as shown:
-            corpus = read(image, model or None, prompt, answer, max(k, STORED_K), device, dtype, folder, shown.phase)
+            corpus = read(
+                image, model or None, prompt, answer, max(k, STORED_K), lens, device, dtype, folder, shown.phase
+            )
         one = one_image(corpus)
         looked = Look(corpus, one, layers_of(layer or [], corpus.cache.run.layers), not layer, k, console.width)
         lines = [*head(corpus, one, model or DEMO)]

@@ -16,6 +16,7 @@ from vlq.query.errors import BadArgument, StoreError
 from vlq.query.extras import missing_extra
 
 if TYPE_CHECKING:
+    from vlq.workers.lenses.choice import Choice
     from vlq.workers.look.pictures import Picture
     from vlq.workers.worker import Setup
 
@@ -36,6 +37,7 @@ def look(
     prompt: str | None = None,
     answer: int = 0,
     k: int = STORED_K,
+    lens: str | os.PathLike[str] = "logit",
     device: str = "auto",
     dtype: str = "auto",
     save: str | os.PathLike[str] | None = None,
@@ -46,7 +48,7 @@ def look(
     width, 3), of uint8 or of floats from 0 to 1. `model` is a folder of a saved model, or a Hugging Face hub id; by
     default the demo's, which knows nothing but scenes of its kind. `prompt` is a question, or a whole prompt with
     <image> in it. With `answer` the model answers with so many tokens at most, which are read too. `k` tokens are kept
-    per reading.
+    per reading. `lens` is logit, head, nearest, or the folder or URL of a tuned lens.
 
     What is read lies in a temporary folder that goes with the corpus. With `save`, a folder that is empty or not there
     yet, it stays there, as a cache like any other.
@@ -56,7 +58,7 @@ def look(
     Raises InputError, ModelError, BadArgument, RunError, StoreError, and MissingExtra without the extra `workers`.
     """
     with kept(save) as folder:
-        return read(image, model, prompt, answer, k, device, dtype, folder, lambda phase: None)
+        return read(image, model, prompt, answer, k, lens, device, dtype, folder, lambda phase: None)
 
 
 def read(
@@ -65,6 +67,7 @@ def read(
     prompt: str | None,
     answer: int,
     k: int,
+    lens: str | os.PathLike[str],
     device: str,
     dtype: str,
     folder: Path | None,
@@ -76,22 +79,24 @@ def read(
     _check_choice("device", device, DEVICES)
     _check_choice("dtype", dtype, DTYPES)
     try:
+        from vlq.workers.lenses.choice import choose
         from vlq.workers.look.pictures import picture_of
 
         picture = picture_of(image)  # its mistakes show before a model is loaded
-        setup = _setup(model, prompt, answer, k, device, dtype)
+        chosen = choose(os.fspath(lens), None)
+        setup = _setup(model, prompt, answer, k, chosen, device, dtype)
     except ModuleNotFoundError as error:
         if (missing := missing_extra(error)) is None:
             raise
         raise missing from error
     if folder is not None:
-        _write(picture, setup, folder, phase)
+        _write(picture, setup, chosen, folder, phase, stays=True)
         return LocalCorpus(Cache.open(str(folder)))
     from vlq.workers.scratch import scratch
 
     with ExitStack() as ending:
         folder = ending.enter_context(scratch()) / "cache"
-        _write(picture, setup, folder, phase)
+        _write(picture, setup, chosen, folder, phase, stays=False)
         corpus = LocalCorpus(Cache.open(str(folder)))
         # Answers, and what else reads the files, hold the cache.
         weakref.finalize(corpus.cache, ending.pop_all().close)
@@ -144,7 +149,13 @@ def _free_folder(save: str) -> Path:
 
 
 def _setup(
-    model: str | os.PathLike[str] | None, prompt: str | None, answer: int, k: int, device: str, dtype: str
+    model: str | os.PathLike[str] | None,
+    prompt: str | None,
+    answer: int,
+    k: int,
+    lens: Choice,
+    device: str,
+    dtype: str,
 ) -> Setup:
     import torch
 
@@ -168,11 +179,19 @@ def _setup(
         threads=torch.get_num_threads(),
         batch_size=1,
         shard_size=1,
+        lens=lens.spec,
+        translators=lens.checksums,
     )
 
 
-def _write(picture: Picture, setup: Setup, folder: Path, phase: Callable[[str], None]) -> None:
-    """Read the image and make a sealed cache of it, as a run does. Nothing is there before it is read."""
+def _write(
+    picture: Picture, setup: Setup, lens: Choice, folder: Path, phase: Callable[[str], None], *, stays: bool
+) -> None:
+    """Read the image and make a sealed cache of it, as a run does. Nothing is there before it is read.
+
+    A tuned lens' maps, which may take a gigabyte, are put only where the cache `stays`: no question needs them. Raises
+    ModelError if the lens is not whole, or of another model.
+    """
     import pyarrow as pa
 
     from vlq.query.store import open_store
@@ -186,11 +205,17 @@ def _write(picture: Picture, setup: Setup, folder: Path, phase: Callable[[str], 
     rows = pa.table({"image_id": pa.array([0], pa.uint32()), "image": [picture.name], "uri": [uri]})
     with held.using(setup, phase) as reader:
         description = reader.description
+        translators = None
+        if lens.tuned is not None:
+            lens.tuned.check(setup.model, description.run.model_hash)
+            translators = lens.tuned.in_memory()
         phase("reading the image")
-        arrays, images = read_picture(reader.model, description.run, rows, picture)
+        arrays, images = read_picture(reader.model, description.run, rows, picture, translators)
     store = open_store(str(folder), create=True)
     if picture.uri is None:
         store.create(picture.name, picture.data)
+    if lens.tuned is not None and stays:
+        lens.tuned.put(store)
     run = begin(store, description)
     head, _ = settle(store, run, rows, phase)
     write_shard(store, run, 0, 0, arrays, images)

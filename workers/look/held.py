@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vlq.workers.lenses import on
 from vlq.workers.models.base import LensModel, check
 from vlq.workers.models.files import CONFIGURATION, resolve, weight_files
 from vlq.workers.worker import Description, Setup, describe, loaded
@@ -70,16 +71,20 @@ def _loaded(setup: Setup, weights: tuple[Any, ...]) -> Held:
 
 
 def _asked_anew(held: Held, setup: Setup) -> Held:
-    """The same weights with another prompt, k or answer: neither loaded nor hashed again."""
+    """The same weights with another prompt, k, answer or lens: neither loaded nor hashed again."""
     model = type(held.model)(held.model.model, held.model.processor, setup.prompt)
     check(model, answer=setup.answer > 0)
+    before = held.description.run
+    of_vocabulary = {key: before.checksums[key] for key in before.checksums if key not in held.setup.translators}
     run = replace(
-        held.description.run,
+        before,
         prompt=model.prompt,
         prompt_ids=model.prompt_ids,
         k=min(setup.k, model.vocabulary_size),
         at=setup.at,
         answer=setup.answer,
         threads=setup.threads,
+        lens=on(model, setup.lens),
+        checksums={**of_vocabulary, **setup.translators},
     )
     return Held(held.weights, setup, model, replace(held.description, run=run))

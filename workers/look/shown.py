@@ -227,6 +227,7 @@ def head(corpus: LocalCorpus, image: OneImage, model: str) -> Lines:
     )
     yield f"model   {model}"
     yield f"prompt  {run.prompt!r}"
+    yield f"lens    {run.lens}"
     if image.answer is not None:
         yield f"answer  {image.answer!r}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from vlq.workers.gc import collect, leftovers
 from vlq.workers.job import run_job
 from vlq.workers.lenses import tuned
 from vlq.workers.lenses.command import record
-from vlq.workers.lenses.files import write
+from vlq.workers.lenses.files import Found, write
 from vlq.workers.lenses.train import Options, train
+from vlq.workers.look import held
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.files import model_hash
@@ -34,7 +35,7 @@ from vlq.workers.verify import Finding, verify
 
 from ...brute import picked_layers, read_site
 from ..conftest import make_model, save_images
-from ..runs import Silent, contents
+from ..runs import Silent, Vlq, contents
 from . import exact
 
 pytestmark = pytest.mark.timeout(600)  # a run takes seconds, but a minute on a machine that is busy
@@ -252,8 +253,8 @@ def test_a_dry_run(tiny_model: Path, images: Path, lens: Path, caches: dict[str,
 
 def test_names_of_lenses(tiny_model: Path, images: Path, tmp_path: Path) -> None:
     for name, message in {
-        "logits": r"There is no lens logits\.\n--lens is logit, head, nearest",
-        "tuned": "--lens tuned does not say which tuned lens",
+        "logits": r"There is no lens logits\.\nA lens is logit, head, nearest",
+        "tuned": "'tuned' does not say which tuned lens",
         str(images): "There is no tuned lens at",
         "memory://no-lens": "There is no tuned lens at memory://no-lens",
     }.items():
@@ -335,3 +336,69 @@ def test_the_lens_is_not_told_where_it_is_the_same(caches: dict[str, Path]) -> N
     a = str(caches["head"])
     notes = vlq.open(a).query(f"compare({a!r}, {a!r}, first_layer(1, rank={K}))").notes
     assert not [note for note in notes if "lens" in note.removeprefix(f"a: {a}").removeprefix(f"b: {a}")]
+
+
+# --- one image by itself ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_is_held() -> Iterator[None]:
+    yield
+    held.release()
+
+
+@pytest.mark.usefixtures("nothing_is_held")
+def test_a_look_reads_with_any_lens(model: LensModel, tiny_model: Path, images: Path, lens: Path) -> None:
+    """The model stays in memory from one to the next, and then to the first again."""
+    image = min(images.iterdir())
+    states = exact.states_of(model, next(iter(exact.opened([image]))))[:, :16]
+    expected = {
+        "logit": exact.logit(model, states),
+        "head": exact.head(model, states),
+        "nearest": exact.nearest(model, states),
+        "tuned": exact.tuned(model, lens, states),
+    }
+    for kind in ("logit", "tuned", "head", "nearest", "logit"):
+        corpus = vlq.look(image, tiny_model, prompt=PROMPT, k=K, lens=lens if kind == "tuned" else kind)
+        best = -np.sort(-expected[kind], -1)[..., :K]
+        np.testing.assert_allclose(corpus.zarr["patch/logprob"][0], best, atol=1e-4)
+        run = corpus.cache.run
+        assert run.lens.kind == kind
+        assert {key: run.checksums[key] for key in run.translators.values()} == (
+            Found.at(str(lens)).checksums if kind == "tuned" else {}
+        )
+
+
+@pytest.mark.usefixtures("nothing_is_held")
+def test_what_a_look_says_and_saves_of_its_lens(
+    vlq: Vlq, tiny_model: Path, images: Path, lens: Path, tmp_path: Path
+) -> None:
+    for name, shown in (("nearest", "nearest (cosines divided by 0.177)"), (lens, f", from {lens})")):
+        saved = tmp_path / Path(name).name
+        options = ("--model", tiny_model, "--lens", name, "--save", saved)
+        code, out, said = vlq("look", min(images.iterdir()), *options)
+        assert code == 0, said
+        (line,) = (line for line in out.splitlines() if line.startswith("lens    "))
+        assert line.endswith(shown)
+        assert findings(saved) == []
+        code, out, said = vlq("verify", "--deep", "--cache", saved)
+        assert code == 0, said
+
+
+@pytest.mark.usefixtures("nothing_is_held")
+def test_a_look_refuses_a_lens(vlq: Vlq, images: Path, tiny_model: Path, lens: Path, tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", seed=5)
+    shutil.copytree(lens, tmp_path / "harmed")
+    (tmp_path / "harmed" / "layer-0002.safetensors").write_bytes(b"")
+    for name, folder, message in (
+        ("logits", tiny_model, "There is no lens logits.\nA lens is logit, head, nearest, or"),
+        (tmp_path / "gone", tiny_model, "There is no tuned lens at"),
+        ("tuned", tiny_model, "'tuned' does not say which tuned lens."),
+        (lens, other, "was trained on another model than"),
+        (tmp_path / "harmed", tiny_model, "layer-0002.safetensors of the tuned lens"),
+    ):
+        options = ("--model", folder, "--lens", name, "--save", tmp_path / "saved")
+        code, out, said = vlq("look", min(images.iterdir()), *options)
+        assert (code, out) == (2, "")
+        assert message in said
+        assert not (tmp_path / "saved").exists()

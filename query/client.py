@@ -19,6 +19,7 @@ from vlq.query.mistakes.elsewhere import NOT_SERVED
 from vlq.query.nodes import Literal, Node
 from vlq.query.parse import parse
 from vlq.query.result import Result
+from vlq.query.summary import count
 
 if TYPE_CHECKING:
     from vlq.query.annotate import Annotated
@@ -161,4 +162,5 @@ class LocalCorpus(Corpus):
 
     def __repr__(self) -> str:
         run, snapshot = self.cache.run, self.cache.snapshot()
-        return f"<Corpus {self.cache.url}: {snapshot.images} images, {run.model}, {run.layers} layers>"
+        images, layers = count(snapshot.images, "image"), count(run.layers, "layer")
+        return f"<Corpus {self.cache.url}: {images}, {run.model}, {layers}>"

@@ -55,6 +55,14 @@ def test_the_table_begins_with_the_sentence_and_ends_with_bars(corpus: Corpus) -
     }
 
 
+def test_a_corpus_says_what_it_is(corpus: Corpus, tmp_path: Path) -> None:
+    """Of 40 images one has no readings."""
+    run = corpus.cache.run
+    assert repr(corpus) == f"<Corpus {corpus.cache.url}: 39 images, {run.model}, {run.layers} layers>"
+    make_cache(tmp_path, images=1)
+    assert ": 1 image, " in repr(vlq.open(str(tmp_path)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

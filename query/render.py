@@ -202,15 +202,24 @@ def _rows(result: Answer) -> list[str]:
 
 def aligned(table: list[list[str]], right: list[bool]) -> list[str]:
     """The lines of a table, each column as wide as its widest cell and set to one side."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    widths = [max(map(places, column)) for column in zip(*table, strict=True)]
     lines = []
     for line in table:
-        padded = [
-            text.rjust(width) if to_right else text.ljust(width)
-            for text, width, to_right in zip(line, widths, right, strict=True)
-        ]
+        padded = []
+        for text, width, to_right in zip(line, widths, right, strict=True):
+            room = " " * (width - places(text))
+            padded.append(room + text if to_right else text + room)
         lines.append("  ".join(padded).rstrip())
     return lines
+
+
+def places(text: str) -> int:
+    """How many a text takes on a terminal: Chinese, Japanese and Korean characters two each, combining marks none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # most tables do without these milliseconds
+
+    return cell_len(text)
 
 
 def _cell(value: Any) -> str:

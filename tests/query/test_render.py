@@ -8,6 +8,7 @@ import io
 import json
 import re
 import sys
+import unicodedata
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 import vlq
 from vlq.query.corpus import Corpus
 from vlq.query.errors import MissingExtra, StoreError
-from vlq.query.render import bars, html, render, save
+from vlq.query.render import aligned, bars, html, render, save
 
 from ..synthetic import make_cache, make_run
 
@@ -123,6 +124,32 @@ def test_bars_are_as_long_as_their_counts() -> None:
         f"    4  {'█' * 20} 40",
     ]
     assert bars({3: 1, 4: 10_000})[0] == "    3  ▏ 1"
+
+
+def places(text: str) -> int:
+    """On a terminal, by the Unicode database alone."""
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )
+
+
+def test_columns_stand_below_each_other_in_every_script() -> None:
+    cells = ["dog", "犬", "子犬だ", "강아지", "ｄｏｇ", "cafe\u0301", "собака", "e\u0323\u0302", "", "コ\u3099"]
+    assert {places(cell) for cell in cells} == {0, 1, 2, 3, 4, 6}
+    lines = aligned(
+        [["piece", "n", "name"], *([cell, str(10**i), "|"] for i, cell in enumerate(cells))], [False, True, False]
+    )
+    assert {places(line[: line.index("|")]) for line in lines[1:]} == {6 + 2 + 10 + 2}
+    assert {places(line[: line.rindex("0") + 1]) for line in lines[2:]} == {6 + 2 + 10}
+
+
+def test_a_table_of_names_in_every_script(tmp_path: Path) -> None:
+    names = ["犬.png", "dog.png", "cafe\u0301.png", "강아지.png"]
+    make_cache(tmp_path, images=4, names=names)
+    lines = render(vlq.open(str(tmp_path)).images(), "table").splitlines()
+    assert {name in line for line, name in zip(lines[3:], sorted(names), strict=True)} == {True}
+    assert len({places(line) for line in lines[2:]}) == 1
 
 
 def test_names_do_no_harm(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def rerun(cache: Cache, model: str | None, sample: int, seed: int, progress: Pro
         )
     device = "cuda" if run.device == "cuda" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(run.threads)
+    progress("loading the model", 0, 0)
     loaded = load(
         name,
         revision=revision,

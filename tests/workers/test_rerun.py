@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import transformers
 
 from vlq.query.cache import Cache
 from vlq.query.cli import main
@@ -98,10 +99,14 @@ def findings(cache: Path, model: str | None = None, sample: int = IMAGES, seed: 
 
 def test_a_sound_cache(make: Callable[..., Path], images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = make(images)
+    transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     with pytest.raises(SystemExit) as ended:
         main(["verify", "--deep", "--sample", "3", "--cache", str(cache)])
     assert ended.value.code == 0
-    assert capsys.readouterr().out.splitlines()[1] == "3 images read anew say what is stored."
+    out, said = capsys.readouterr()
+    assert out.splitlines()[1] == "3 images read anew say what is stored."
+    assert "loading the model" in said
+    assert "Loading weights" not in said
     assert findings(cache) == []
 
 

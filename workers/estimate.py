@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, log, prod
 from typing import Any
 
-from vlq.query.cache import missing_shards, read_run
-from vlq.query.errors import StoreError
+from vlq.query.cache import missing_shards
 from vlq.query.info import as_bytes
 from vlq.query.schema import LENS, LensSpec, Run, layers_phrase
-from vlq.query.store import Store, open_store
+from vlq.query.store import Store
 from vlq.query.tables import parquet_bytes
+from vlq.workers.beginning import beginning_of
 from vlq.workers.compactor import FIRST
-from vlq.workers.job import absolute, arrange
+from vlq.workers.job import arrange
 from vlq.workers.lenses import lens_of
-from vlq.workers.lenses.choice import choose
 from vlq.workers.machine import Here, memory, resident
 from vlq.workers.merge import FAN_IN
 from vlq.workers.plan import (
     Plan,
     RunOptions,
-    check_identity,
-    check_options,
     check_shards,
-    corpus_of,
     first_plan,
     foreseen,
-    pinned_notes,
 )
 from vlq.workers.progress import Tracker, duration
 from vlq.workers.sample import Sample, read_sample, spent
@@ -81,14 +76,10 @@ def estimate(options: RunOptions, tracker: Tracker) -> Estimate:
     """
     import transformers
 
-    options, corpus = corpus_of(replace(options, model=absolute(options.model)))
-    store = _existing(options.cache)
-    begun = None if store is None else read_run(store)
-    lens = choose(options.lens, begun)
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    found = beginning_of(options, tracker)
+    options, corpus, store, begun, lens = found.options, found.corpus, found.store, found.run, found.lens
     if store is not None and begun is not None:
-        check_options(options, lens.spec, begun, store)
-        for note in pinned_notes(begun, options):
-            tracker.say(note)
         plan = foreseen(store, begun, corpus)
         if not missing_shards(store, plan.shards):
             return Estimate(options.cache, begun, plan.images, plan.shards, 0, 0, None)
@@ -98,19 +89,15 @@ def estimate(options: RunOptions, tracker: Tracker) -> Estimate:
     free = room.available if room else None
     setup, most = arrange(options, lens, begun, machine)
     tracker.phase("loading the model")
-    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     with spent() as loading:
         model, description = load_model(setup)
-    if description.note:
-        tracker.say(description.note)
+    found.meet(description, tracker)
     run, beside, translators = begun or description.run, 0, None
-    check_identity(run, description.run.identity(), options.cache)
     if begun is None:
         if store is not None:
             check_shards(store, run)
         plan = first_plan(corpus, run.shard_size, run.prompt_column)
         if lens.tuned is not None:
-            lens.tuned.check(options.model, run.model_hash)
             translators = lens.tuned.in_memory()
         beside = _bytes_beside(description, plan, translators)
     missing = [*range(plan.shards)] if store is None else missing_shards(store, plan.shards)
@@ -175,20 +162,6 @@ def _bytes_beside(description: Description, plan: Plan, translators: Store | Non
     parts = (description.vocabulary, description.tokenizer or b"", parquet_bytes(plan.table))
     of_lens = 0 if translators is None else sum(entry.size for entry in translators.list(LENS))
     return sum(map(len, parts)) + len(description.run.to_bytes()) + of_lens
-
-
-def _existing(cache: str) -> Store | None:
-    """The cache's store, if there is one. Raises StoreError if its folder is not there and cannot be made."""
-    try:
-        return open_store(cache)
-    except FileNotFoundError as missing:
-        folder = above = str(missing)
-    while not os.path.lexists(above):
-        above = os.path.dirname(above)
-    if os.path.isdir(above) and os.access(above, os.W_OK | os.X_OK):
-        return None
-    why = "may not be written to" if os.path.isdir(above) else "is no folder"
-    raise StoreError(f"Cannot make the folder {folder}: {above} {why}.", "Choose another, or check your permission.")
 
 
 # --- what is said of it ----------------------------------------------------------------------------------------

@@ -7,30 +7,24 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
-from vlq.query.cache import Cache, committed, missing_shards, read_run
+from vlq.query.cache import Cache, committed, missing_shards
 from vlq.query.errors import RunError, StoreStopped
 from vlq.query.schema import Head, Run
 from vlq.query.store import Store, open_store
+from vlq.workers.beginning import beginning_of
 from vlq.workers.compactor import Compactor
 from vlq.workers.index import compact, publish
-from vlq.workers.lenses.choice import Choice, choose
+from vlq.workers.lenses.choice import Choice
 from vlq.workers.machine import cpu_count, fitting_workers, memory
-from vlq.workers.models import family_of, layers_of
-from vlq.workers.models.files import model_hash, resolve, weight_bytes
+from vlq.workers.models.files import resolve, weight_bytes
 from vlq.workers.plan import (
     BATCH_SIZE,
     SHARD_SIZE,
     Plan,
     RunOptions,
     begin,
-    check_identity,
-    check_options,
-    check_words,
-    corpus_of,
-    pinned_notes,
     revision_for,
     settle,
 )
@@ -38,7 +32,7 @@ from vlq.workers.pool import Pool, reason
 from vlq.workers.progress import Tracker, seldom
 from vlq.workers.queue import Failure
 from vlq.workers.watch import RunWatch
-from vlq.workers.worker import Setup, read_layers
+from vlq.workers.worker import Setup
 
 MOST_CALLS = 8
 """Of one worker at once. A shard of LLaVA's size takes up to a gigabyte of the host's memory."""
@@ -69,22 +63,10 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
     Raises InputError, ModelError, CacheMismatch or StoreError before any work is done, RunError if shards were given
     up; what was committed stays.
     """
-    options, corpus = corpus_of(replace(options, model=absolute(options.model)))
-    if _is_new(options.cache):
-        folder = resolve(options.model, revision=options.revision)  # a mistake leaves no empty cache behind
-        family_of(options.model, folder)
-        if options.layers:
-            read_layers(options.layers, layers_of(folder))
-        if options.track:
-            check_words(options, folder)
-        check_lens(choose(options.lens, None), options, folder)
-    store = open_store(options.cache, create=True)
-    run = read_run(store)
-    lens = choose(options.lens, run)
+    found = beginning_of(options, tracker)  # a mistake leaves no empty cache behind
+    options, corpus, run, lens = found.options, found.corpus, found.run, found.lens
+    store = open_store(options.cache, create=True) if found.store is None else found.store
     if run is not None:
-        check_options(options, lens.spec, run, store)
-        for note in pinned_notes(run, options):
-            tracker.say(note)
         head, plan = settle(store, run, corpus, tracker.say)
         if not missing_shards(store, plan.shards):
             return _outcome(store, run, head if head.sealed else seal(store, run, head, tracker), 0)
@@ -93,31 +75,18 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
         setup, room = arrange(options, lens, run, pool)
         shards = -(-corpus.num_rows // setup.shard_size) if run is None else len(missing_shards(store, plan.shards))
         description = pool.start(setup, room, shards)
-        if description.note:
-            tracker.say(description.note)
+        found.meet(description, tracker)
         if run is None:
             if lens.tuned is not None:
-                lens.tuned.check(options.model, description.run.model_hash)
                 tracker.phase("storing the tuned lens")
                 lens.tuned.put(store)
             run = begin(store, description)
-        check_identity(run, description.run.identity(), options.cache)
         head, plan = settle(store, run, corpus, tracker.say)
         watch, failures = dispatch(pool, store, run, head, plan, tracker)
     if failures:
         raise given_up(failures)
     outcome = _outcome(store, run, seal(store, run, head, tracker), watch.fresh)
     return replace(outcome, repeated=watch.repeated, busy=watch.busy)
-
-
-def absolute(model: str) -> str:
-    """A folder's full path: workers may run elsewhere. A hub id as it is."""
-    path = os.path.abspath(os.path.expanduser(model))
-    return path if os.path.isdir(path) else model
-
-
-def _is_new(cache: str) -> bool:
-    return "://" not in cache and not os.path.exists(os.path.expanduser(cache))
 
 
 class Machines(Protocol):
@@ -127,13 +96,6 @@ class Machines(Protocol):
 
     def cpus(self) -> int:
         """Cores."""
-
-
-def check_lens(lens: Choice, options: RunOptions, folder: Path) -> None:
-    """Raises ModelError if a tuned lens is not whole, or of another model than the one in a folder."""
-    if lens.tuned is not None:
-        lens.tuned.check(options.model, model_hash(folder))
-        lens.tuned.check_files()
 
 
 def arrange(options: RunOptions, lens: Choice, run: Run | None, machines: Machines) -> tuple[Setup, Callable[[], int]]:

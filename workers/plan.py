@@ -29,7 +29,7 @@ from vlq.query.schema import (
 from vlq.query.store import Store, put
 from vlq.query.tables import parquet_bytes, read_plan
 from vlq.workers.corpus import list_asked, list_images
-from vlq.workers.models.files import model_hash, resolve
+from vlq.workers.models.files import may_be_elsewhere, model_hash, resolve
 from vlq.workers.tracked import tracked_tokens
 from vlq.workers.worker import Description
 
@@ -110,8 +110,8 @@ def known_identity(options: RunOptions, lens: LensSpec, run: Run) -> dict[str, A
     try:
         folder = resolve(options.model, revision=revision_for(options, run), download=False)
     except ModelError:
-        if "/" in options.model and not Path(options.model).exists():
-            return known  # perhaps a hub model that is still to be downloaded
+        if may_be_elsewhere(options.model):
+            return known
         raise
     known["model_hash"] = model_hash(folder)
     if "prompt" not in known and known["model_hash"] == run.model_hash:

@@ -19,8 +19,10 @@ import torch
 from PIL import Image
 
 import vlq.workers.estimate as estimate_module
-from vlq.query.errors import BadArgument, CacheMismatch, InputError, ModelError, RunError, StoreError
+import vlq.workers.job as job_module
+from vlq.query.errors import BadArgument, CacheMismatch, InputError, ModelError, RunError, StoreError, UnknownToken
 from vlq.workers.estimate import as_text, as_values, estimate, image_seconds, passes, reading_seconds
+from vlq.workers.job import run_job
 from vlq.workers.machine import Memory, resident
 from vlq.workers.models import load
 from vlq.workers.plan import RunOptions
@@ -188,6 +190,48 @@ def test_mistakes_are_a_runs(
     refused(
         InputError, r"nowhere/a.png cannot be fetched: No such file", options(tiny_model, tmp_path / "gone.csv", cache)
     )
+
+
+class Reached(Exception):
+    """What comes after the checks."""
+
+
+def reached(*arguments: object) -> None:
+    raise Reached
+
+
+@pytest.mark.parametrize("where", ["new", "there", "memory://"])
+@pytest.mark.parametrize("begin", [run_job, estimate])
+def test_what_a_new_cache_cannot_have_is_told_before_a_model_is_loaded(
+    tiny_model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: Any, where: str
+) -> None:
+    monkeypatch.setattr(estimate_module, "load_model", reached)
+    monkeypatch.setattr(job_module, "Pool", reached)
+    (tmp_path / "there").mkdir()
+    cache = f"memory://{tmp_path}" if where == "memory://" else tmp_path / where
+
+    def refused(kind: type[Exception], match: str, **changes: object) -> None:
+        with pytest.raises(kind, match=match):
+            begin(options(tiny_model, images, cache, **changes), Silent())
+
+    refused(BadArgument, "there is no layer 9", layers=(0, 9))
+    refused(UnknownToken, "dgo", track=("dgo",))
+    refused(ModelError, "There is no tuned lens", lens=str(tmp_path / "none"))
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert [*(tmp_path / "there").iterdir()] == []
+    refused(Reached, "^$", layers=(0, 1), track=("dog",), lens="head")
+
+
+def test_a_model_that_workers_have_is_not_downloaded(
+    tiny_model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "Pool", reached)
+    cache = f"memory://{tmp_path}"
+    for model in (Path("nobody/no-such-model"), tmp_path / "on" / "workers" / "alone"):
+        with pytest.raises(Reached):
+            run_job(options(model, images, cache, layers=(0, 9)), Silent())
+    with pytest.raises(ModelError, match="There is no model folder"):
+        run_job(options(Path("nothing"), images, cache), Silent())
 
 
 def test_more_workers_than_fit(tiny_model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,11 @@ def resolve(model: str, *, revision: str | None = None, download: bool = True) -
     return _from_hub(model, revision, download)
 
 
+def may_be_elsewhere(model: str) -> bool:
+    """Whether a model that is not here may be had by workers: from the hub, or in a folder of their machines."""
+    return "/" in model and not Path(model).expanduser().exists()
+
+
 def commit_of(model: str, folder: Path) -> str | None:
     """The commit of a hub model whose `folder` is that of `resolve`; None for a model that was named by its folder."""
     return None if Path(model).expanduser().is_dir() else folder.name  # the hub's cache names snapshots by commits

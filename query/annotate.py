@@ -14,7 +14,6 @@ from difflib import get_close_matches
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vlq.query.cache import Cache, latest_head
 from vlq.query.errors import CacheError, InputError
@@ -45,8 +44,8 @@ class Annotated:
 
     def __str__(self) -> str:
         lines = [f"{', '.join(self.columns)}: joined to {self.matched:,} of {self.images:,} images."]
-        if self.matched < self.images:
-            lines.append(f"The other {self.images - self.matched:,} have none: null.")
+        if left := self.images - self.matched:
+            lines.append(f"The other {left:,} have none: null." if left > 1 else "The other one has none: null.")
         if self.unknown:
             rows = "1 row names" if len(self.unknown) == 1 else f"{len(self.unknown):,} rows name"
             lines.append(f"{rows} no image of this cache: {listed(self.unknown)}.")
@@ -58,26 +57,30 @@ def annotate(cache: Cache, table: Any, *, on: str | None = None, replace: bool =
 
     `table` is the path or URL of a .parquet, .csv or .jsonl file, or a table in memory (Arrow, pandas, polars). Its
     column `on`, by default the first of KEYS that it has, says which image a row is of: by its number (`image_id`), its
-    name, its URI or path, or its file name alone. Columns that the images have already are refused unless `replace`.
-    Raises InputError if the table does not fit, CacheError if no images are planned yet.
+    name, its URI or path, or its file name alone. Where images have prompts of their own, a row is of all questions
+    about its image, or of the one that it has in their column. Columns that the images have already are refused unless
+    `replace`. Raises InputError if the table does not fit, CacheError if no images are planned yet.
     """
     source = table if isinstance(table, str) else "The table"
     rows = read_table(table) if isinstance(table, str) else in_memory(table)
     key = key_column(rows, on, source)
-    columns = tuple(name for name in rows.column_names if name != key and name not in IDENTITY)
+    prompts = cache.run.prompt_column
+    apart = (key, *IDENTITY, prompts)
+    columns = tuple(name for name in rows.column_names if name not in apart)
     check_columns(rows, columns, key, source)
     head = latest_head(cache.store)
     if head is None:
         raise CacheError(f"{cache.url} has no plan yet.", "Begin with `vlq run`; the images can be annotated then.")
     plan = read_plan(cache.store, head.plan)
-    found, unknown = numbers(rows[key].to_pylist(), key, plan, source)
-    if not any(number is not None for number in found):
+    found, unknown = numbers(rows, key, plan, prompts, source)
+    if not any(found):
         raise InputError(
             f"None of the {rows.num_rows:,} rows of {source} is of an image of this cache.",
             f"{key} has {listed([unknown[0]])}; the images are {listed(plan['image'].slice(0, 2).to_pylist())}.",
         )
-    ids = pa.array(found, pa.uint32())
-    joined = rows.select(columns).add_column(0, "image_id", ids).filter(pc.is_valid(ids)).sort_by("image_id")
+    ids = pa.array([number for images in found for number in images], pa.uint32())
+    taken = pa.array([row for row, images in enumerate(found) for _ in images], pa.int64())
+    joined = rows.select(columns).take(taken).add_column(0, "image_id", ids).sort_by("image_id")
     try:
         data = parquet_bytes(joined)
     except pa.ArrowException as error:
@@ -197,59 +200,96 @@ def is_list(kind: pa.DataType) -> bool:
 # --- which image a row is of -----------------------------------------------------------------------------------
 
 
-def numbers(keys: Sequence[Any], column: str, plan: pa.Table, source: str) -> tuple[list[int | None], list[str]]:
-    """The image's number for each row, None where there is no such image, and what these rows call it.
+def numbers(
+    rows: pa.Table, column: str, plan: pa.Table, prompts: str | None, source: str
+) -> tuple[list[list[int]], list[str]]:
+    """The images' numbers for each row, none where there is no such image, and what these rows call it.
 
-    Raises InputError if a row names no image or several, or if two rows are of the same one.
+    `prompts` is the column of questions, if images have their own: then a row is of all questions about its image,
+    except for those that other rows name by themselves (`a.png#2`), or of the one that it has in that column. Raises
+    InputError if a row names no image or several, or if two rows are of the same one.
     """
+    keys = rows[column].to_pylist()
     if None in keys:
         raise InputError(f"Row {keys.index(None)} of {source} has no {column}.", "Leave such rows out.")
-    look_up = by_number(plan) if column == "image_id" else by_name(plan)
+    look_up = by_number(plan) if column == "image_id" else by_name(plan, prompts is not None)
     kind = int if column == "image_id" else str
     wrong = next((key for key in keys if not isinstance(key, kind) or isinstance(key, bool)), None)
     if wrong is not None:
         expected = "numbers of images" if kind is int else "names, file names or URIs of images"
         hint = "A column of image numbers is called image_id." if isinstance(wrong, int) else None
         raise InputError(f"The column {column} of {source}: expected {expected}. Got {wrong!r}.", hint)
-    found: list[int | None] = []
-    unknown: list[str] = []
-    first_row: dict[int, int] = {}
+    found: list[list[int]] = []
     for row, key in enumerate(keys):
         images = look_up(key)
         if len(images) > 1:
             raise InputError(
-                f"{key!r} in row {row} of {source} is the name of {len(images)} images: {listed(images)}.",
+                f"{key!r} in row {row} of {source} is the name of {len(images)} images: "
+                f"{listed([questions[0] for questions in images])}.",
                 "Name them by their numbers, in a column image_id, or by their URIs.",
             )
-        if not images:
-            unknown.append(str(key))
-        elif images[0] in first_row:
-            raise InputError(f"Rows {first_row[images[0]]} and {row} of {source} are of the same image, {key!r}.")
-        else:
-            first_row[images[0]] = row
-        found.append(images[0] if images else None)
-    return found, unknown
+        found.append([*images[0]] if images else [])
+    names, hint = [str(key) for key in keys], None
+    if prompts is not None and prompts in rows.column_names and prompts != column:
+        asked = rows[prompts].to_pylist()
+        found = of_question(found, asked, plan, prompts)
+        names = [f"{name}: {question!r}" for name, question in zip(names, asked, strict=True)]
+    elif prompts is not None:
+        hint = f"Which question about it a row is of is told by the column {prompts}, or by image_id."
+    return once(found, names, source, hint), [name for name, own in zip(names, found, strict=True) if not own]
 
 
-LookUp = Callable[[Any], list[int]]
-"""From what a table calls an image to the numbers of the images that are called so."""
+def of_question(found: Sequence[list[int]], asked: Sequence[Any], plan: pa.Table, prompts: str) -> list[list[int]]:
+    """Of each row's images those that were asked its question."""
+    questions = dict(zip(plan["image_id"].to_pylist(), plan[prompts].to_pylist(), strict=True))
+    return [
+        [number for number in own if questions[number] == question] for own, question in zip(found, asked, strict=True)
+    ]
+
+
+def once(found: Sequence[list[int]], names: Sequence[str], source: str, hint: str | None) -> list[list[int]]:
+    """Each row's images but for those that another row names by themselves. Raises InputError if one is left twice."""
+    by_itself = {own[0] for own in found if len(own) == 1}
+    left = [own if len(own) == 1 else [number for number in own if number not in by_itself] for own in found]
+    first_row: dict[int, int] = {}
+    for row, own in enumerate(left):
+        for number in own:
+            if number in first_row:
+                message = f"Rows {first_row[number]} and {row} of {source} are of the same image, {names[row]!r}."
+                raise InputError(message, hint)
+            first_row[number] = row
+    return left
+
+
+LookUp = Callable[[Any], Sequence[Sequence[int]]]
+"""From what a table calls an image to the images that are called so: of each its number, or the numbers of all
+questions about it."""
 
 
 def by_number(plan: pa.Table) -> LookUp:
     present = set(plan["image_id"].to_pylist())
-    return lambda key: [key] if key in present else []
+    return lambda key: [[key]] if key in present else []
 
 
-def by_name(plan: pa.Table) -> LookUp:
-    """By name; where no image has that name by URI, by path, and in the end by the name of the file alone."""
-    tables: list[dict[str, list[int]]] = []
+def by_name(plan: pa.Table, of_questions: bool) -> LookUp:
+    """By name; where no image has that name by URI, by path, and in the end by the name of the file alone.
+
+    `of_questions`: there may be several about an image, whose first one has the image's name.
+    """
     ids, names, uris = (plan[column].to_pylist() for column in ("image_id", "image", "uri"))
-    paths = [uri.removeprefix("file://") for uri in uris]
-    for texts in (names, uris, paths, [name.rpartition("/")[2] for name in names]):
-        table: dict[str, list[int]] = defaultdict(list)
-        for number, text in zip(ids, texts, strict=True):
-            table[text].append(number)
-        tables.append(dict(table))
+    questions: dict[Any, list[int]] = defaultdict(list)
+    for number, uri in zip(ids, uris, strict=True):
+        questions[uri if of_questions else number].append(number)
+    tables: list[dict[str, list[Sequence[int]]]] = [defaultdict(list) for _ in range(4)]
+    for number, name, uri in zip(ids, names, uris, strict=True):
+        images = questions[uri if of_questions else number]
+        is_first = images[0] == number
+        own = images if is_first else [number]
+        tables[0][name].append(own)
+        tables[3][name.rpartition("/")[2]].append(own)
+        if is_first:
+            tables[1][uri].append(images)
+            tables[2][uri.removeprefix("file://")].append(images)
     return lambda key: next((table[key] for table in tables if key in table), [])
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -212,7 +213,7 @@ def image_table(
         {
             "image_id": pa.array(range(first, first + len(names)), pa.uint32()),
             "image": pa.array(names, pa.string()),
-            "uri": pa.array([f"file:///images/{name}" for name in names]),
+            "uri": pa.array([uri_of(name) for name in names]),
             "sha256": pa.array([hashlib.sha256(name.encode()).hexdigest() for name in names]),
             "width": pa.array([size[0] if ok else None for ok in good], pa.uint32()),
             "height": pa.array([size[1] if ok else None for ok in good], pa.uint32()),
@@ -243,6 +244,11 @@ def answer_columns(good: Sequence[bool], answers: Sequence[Sequence[int]]) -> di
     }
 
 
+def uri_of(name: str) -> str:
+    """Where an image lies: of several questions about one image, a.png, a.png#2 and so on, in one place."""
+    return "file:///images/" + re.sub(r"#\d+$", "", name)
+
+
 def planned(names: Sequence[str], columns: Mapping[str, Sequence[object]], shard_size: int) -> pa.Table:
     """The plan of these images."""
     return pa.table(
@@ -250,7 +256,7 @@ def planned(names: Sequence[str], columns: Mapping[str, Sequence[object]], shard
             "image_id": pa.array(range(len(names)), pa.uint32()),
             "shard": pa.array([i // shard_size for i in range(len(names))], pa.uint32()),
             "image": pa.array(names, pa.string()),
-            "uri": pa.array([f"file:///images/{name}" for name in names]),
+            "uri": pa.array([uri_of(name) for name in names]),
             **{name: pa.array(values) for name, values in columns.items()},
         }
     )
@@ -302,7 +308,7 @@ def make_cache(
     names = names or [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)]
     prompts = random_prompts(run, images, seed)
     if run.prompt_column is not None:
-        columns = {**(columns or {}), run.prompt_column: [as_text(ids) for ids in prompts]}
+        columns = {run.prompt_column: [as_text(ids) for ids in prompts], **(columns or {})}
     plan = parquet_bytes(planned(names, columns or {}, run.shard_size))
     count = sum(1 for _ in shards(images, run.shard_size))
     head = Head(1, plan_key(digest_of(plan)[:16]), count, images, False, None)

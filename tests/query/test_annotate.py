@@ -273,6 +273,86 @@ def test_names_that_several_images_have(tmp_path: Path) -> None:
     assert [row["note"] for row in corpus.images().rows] == [None, "second", None]
 
 
+ASKED = [
+    ("a/1.png", "Which?"),
+    ("a/1.png#2", "Where?"),
+    ("b/1.png", "Which?"),
+    ("a/1.png#3", "Why?"),
+    ("a/2.png", "Where?"),
+    ("a/1.png#4", "Why?"),
+]
+"""Images and questions about them: one has four, of which two are the same."""
+
+
+@pytest.fixture
+def of_questions(tmp_path: Path) -> Path:
+    names, questions = zip(*ASKED, strict=True)
+    run = make_run(prompt="USER: <image>\n{question} ASSISTANT:", prompt_ids=(), prompt_column="question")
+    make_cache(tmp_path / "cache", run, images=len(ASKED), names=names, columns={"question": questions})
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("key", ["image", "path", "uri"])
+def test_a_row_is_of_all_questions_about_its_image(of_questions: Path, key: str) -> None:
+    before = {"image": "", "path": "/images/", "uri": "file:///images/"}[key]
+    corpus = vlq.open(str(of_questions))
+    table = pa.table({key: [f"{before}a/2.png", f"{before}a/1.png"], "scene": ["a room", "a street"]})
+    found = corpus.annotate(table)
+    assert str(found) == "scene: joined to 5 of 6 images.\nThe other one has none: null."
+    scenes = {"a/1.png": "a street", "a/2.png": "a room"}
+    assert column(of_questions, "scene") == {name: scenes.get(name.partition("#")[0]) for name, _ in ASKED}
+
+
+def test_a_file_name_alone_is_of_all_questions(of_questions: Path) -> None:
+    corpus = vlq.open(str(of_questions))
+    corpus.annotate(pa.table({"file": ["2.png"], "n": [2]}))
+    assert column(of_questions, "n") == {name: 2 if name == "a/2.png" else None for name, _ in ASKED}
+    with pytest.raises(InputError, match=r"'1\.png' in row 0 of The table is the name of 2 images: 0, 2"):
+        corpus.annotate(pa.table({"file": ["1.png"], "m": [1]}))
+
+
+def test_a_row_with_a_question_is_of_that_one(of_questions: Path) -> None:
+    """As the manifest has it: image, question, and what there is to know of the two."""
+    corpus = vlq.open(str(of_questions))
+    truth = {
+        ("a/1.png", "Why?"): "because",
+        ("a/1.png", "Which?"): "this",
+        ("b/1.png", "Which?"): "that",
+        ("b/1.png", "Why?"): "of no image",
+        ("a/2.png", "Where?"): "here",
+    }
+    images, questions = zip(*truth, strict=True)
+    found = corpus.annotate(pa.table({"image": images, "question": questions, "truth": [*truth.values()]}))
+    assert str(found).endswith("1 row names no image of this cache: b/1.png: 'Why?'.")
+    expected = {name: truth.get((name.partition("#")[0], question)) for name, question in ASKED}
+    assert column(of_questions, "truth") == expected
+    assert column(of_questions, "question") == dict(ASKED)
+
+
+def test_names_with_numbers_are_one_question_each(of_questions: Path) -> None:
+    corpus = vlq.open(str(of_questions))
+    corpus.annotate(pa.table({"image": ["a/1.png", "a/1.png#3"], "note": ["the others", "third"]}))
+    expected = {"a/1.png": "the others", "a/1.png#2": "the others", "a/1.png#3": "third", "a/1.png#4": "the others"}
+    assert column(of_questions, "note") == {name: expected.get(name) for name, _ in ASKED}
+    numbered = pa.table({"image": [name for name, _ in ASKED], "place": [*range(6)]})
+    corpus.annotate(numbered)
+    assert column(of_questions, "place") == {name: i for i, (name, _) in enumerate(ASKED)}
+
+
+def test_rows_that_do_not_say_which_question(of_questions: Path) -> None:
+    corpus = vlq.open(str(of_questions))
+    with pytest.raises(InputError, match=r"Rows 0 and 1 of The table are of the same image, 'a/1\.png'") as caught:
+        corpus.annotate(pa.table({"image": ["a/1.png", "a/1.png"], "truth": ["this", "here"]}))
+    assert caught.value.hint == "Which question about it a row is of is told by the column question, or by image_id."
+    twice = pa.table({"image": ["a/1.png"] * 2, "question": ["Why?"] * 2, "truth": ["this", "here"]})
+    with pytest.raises(InputError, match=r"of the same image, \"a/1\.png: 'Why\?'\"") as caught:
+        corpus.annotate(twice)
+    assert caught.value.hint is None
+    corpus.annotate(pa.table({"image_id": [3, 5], "truth": ["this", "here"]}))
+    truth = {"a/1.png#3": "this", "a/1.png#4": "here"}
+    assert column(of_questions, "truth") == {name: truth.get(name) for name, _ in ASKED}
+
+
 def test_before_the_plan(tmp_path: Path) -> None:
     open_store(str(tmp_path)).create("run.json", make_run().to_bytes())
     with pytest.raises(CacheError, match="no plan yet"):

@@ -19,6 +19,7 @@ class View:
     sql: str
     table: str  # of the index, "images" or VOCABULARY: the one that it is read from
     site: str | None = None  # where tokens must have been read
+    tracks: bool = False  # whether it is of tracked tokens, so that there must be such
 
 
 # The files' numbers have no sign, and 0 - 1 would be an error. A wider type still lets whole row groups be skipped; one
@@ -95,8 +96,9 @@ FROM read_parquet({patch_topk}) GROUP BY token, image""",
 )
 
 
-def _readings(site: str, name: str, place: str, position: tuple[str, str] | None) -> tuple[View, View]:
-    """Both tables of a site: every stored reading, and what is decoded to. `position` is a column and its plural."""
+def _readings(site: str, name: str, place: str, position: tuple[str, str] | None) -> tuple[View, View, View]:
+    """The tables of a site: every stored reading, what is decoded to, and tracked tokens at every reading. `position`
+    is a column and its plural."""
     key, own, several = "", {}, ""
     positions: dict[str, str] = {"logprob": LOGPROB}
     if position is not None:
@@ -120,7 +122,23 @@ def _readings(site: str, name: str, place: str, position: tuple[str, str] | None
         f"{site}_top1",
         site,
     )
-    return every, best
+    tracked = View(
+        f"{name.removesuffix('readings')}tracked",
+        f"a token that `vlq run --track` named and {place} at a layer, whether or not it is among its k best",
+        {
+            "token": TOKEN,
+            "image_id": IMAGE,
+            "layer": LAYER,
+            **own,
+            "rank": "its rank in the whole vocabulary, from 1",
+            "logprob": LOGPROB,
+        },
+        f"SELECT {KEYS}{key}, rank::BIGINT AS rank, logprob\nFROM read_parquet({{{site}_tracked}})",
+        f"{site}_tracked",
+        site,
+        tracks=True,
+    )
+    return every, best, tracked
 
 
 POSITIONS = {
@@ -141,7 +159,11 @@ VIEWS = (
 
 def views_of(run: Run) -> dict[str, View]:
     """The tables that a cache of this run has, by name."""
-    return {view.name: view for view in VIEWS if view.site is None or view.site in run.positions}
+    return {
+        view.name: view
+        for view in VIEWS
+        if (view.site is None or view.site in run.positions) and (run.tracked or not view.tracks)
+    }
 
 
 def reference() -> str:

@@ -84,6 +84,25 @@ def test_readings(cases: dict[str, Case], name: str, table: str, site: str, posi
     assert selected(case.corpus, f"{table}_top1", columns) == sorted(expected)
 
 
+@pytest.mark.parametrize("name", ["tracked", "tracked, not compacted"])
+@pytest.mark.parametrize(
+    ("table", "site", "position"),
+    [("tracked", "patch", "patch"), ("prompt_tracked", "prompt", "position"), ("last_tracked", "last", None)],
+)
+def test_tracked_tokens(cases: dict[str, Case], name: str, table: str, site: str, position: str | None) -> None:
+    case = cases[name]
+    expected = []
+    for image in np.flatnonzero(case.good).tolist():
+        for layer, place in product(case.run.read_layers, np.flatnonzero(case.at(site)[image]).tolist()):
+            for token in case.run.tracked:
+                rank, logprob = (values[image, layer, place] for values in case.sites[site].tracked[token])
+                key = (token, image, layer, *([place] if position else []))
+                expected.append((*key, int(rank), float(np.float32(logprob))))
+    assert max(row[-2] for row in expected) > case.run.k
+    columns = f"token, image_id, layer, {f'{position}, ' if position else ''}rank, logprob"
+    assert selected(case.corpus, table, columns) == sorted(expected)
+
+
 @shapes
 def test_summary(cases: dict[str, Case], name: str) -> None:
     case = cases[name]
@@ -133,11 +152,13 @@ def test_agrees_with_the_language(cases: dict[str, Case], name: str) -> None:
     ]
 
 
-def test_columns_are_documented(cases: dict[str, Case]) -> None:
-    corpus = cases["with answers"].corpus
+def test_columns_are_documented(tmp_path: Path) -> None:
+    run = make_run(at=("patch", "prompt", "answer"), answer=3, tracked=(1, 4), tracked_pieces=("",) * 2)
+    make_cache(tmp_path, run, columns={"label": list("xyxyxyxyxy")})
+    corpus = vlq.open(str(tmp_path))
     assert list(views_of(corpus.cache.run)) == [view.name for view in VIEWS]
     for view in VIEWS:
-        own = [*ANSWER_COLUMNS, "label", "bright", "objects"] if view.name == "images" else []
+        own = [*ANSWER_COLUMNS, "label"] if view.name == "images" else []
         described = corpus.sql(f"DESCRIBE {view.name}").arrow()
         assert described["column_name"].to_pylist() == [*view.columns, *own]
 
@@ -199,6 +220,8 @@ def test_tables_that_a_cache_has_not(tmp_path: Path) -> None:
         vlq.open(str(tmp_path)).sql("SELECT * FROM prompt_readings")
     assert caught.value.message == "There is no table prompt_readings."
     assert "There is images, tokens, readings, readings_top1, summary." in str(caught.value.hint)
+    with pytest.raises(SqlMistake, match="There is no table tracked"):
+        vlq.open(str(tmp_path)).sql("SELECT * FROM tracked")
 
 
 def test_a_damaged_index(tmp_path: Path) -> None:

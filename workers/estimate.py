@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, log, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlq.query.cache import missing_shards
 from vlq.query.info import as_bytes
@@ -122,34 +122,66 @@ def estimate(options: RunOptions, tracker: Tracker) -> Estimate:
         gpus=machine.gpus(),
         workers=workers,
         fitting=workers if need is None or free is None else max(1, free // need),
-        loading=loading.seconds,
-        reading=reading_seconds(sample, shards, workers, machine.cpus(), setup.calls - 1),
-        indexing=sample.merging.seconds * plan.images * passes(plan.shards),
+        loading=max(loading.seconds, workers * loading.cpu / machine.cpus()),  # all of them load it at once
+        reading=reading_seconds(sample, shards, workers, machine.cpus(), setup.calls - 1)
+        + ends_seconds(sample, shards, workers, machine.cpus(), run.batch_size, setup.calls - 1),
+        indexing=sample.merging.seconds * plan.images * passes(plan.shards) + sample.summing.seconds * plan.shards,
     )
     return Estimate(options.cache, run, plan.images, plan.shards, rows.num_rows, len(missing), cost)
 
 
 def reading_seconds(sample: Sample, shards: Sequence[int], workers: int, cores: int, writers: int = 1) -> float:
     """Seconds in which so many workers read shards of so many images each, and write so many shards at once. In the
-    last round some may have none."""
-    together = len(shards) // workers * workers
-    return sum(
-        sum(images) * image_seconds(sample, busy, cores, len(shards), writers)
-        for images, busy in ((shards[:together], workers), (shards[together:], len(shards) - together))
-        if images
-    )
+    last round some may have none, or a smaller one, and leave the others alone."""
+    last = len(shards) % workers or workers
+    seconds = sum(shards[:-last]) * image_seconds(sample, workers, cores, len(shards), writers)
+    done = 0
+    for place, images in enumerate(sorted(shards[-last:])):
+        busy = last - place
+        seconds += (images - done) * busy * image_seconds(sample, busy, cores, len(shards), writers)
+        done = images
+    return seconds
+
+
+def ends_seconds(
+    sample: Sample, shards: Sequence[int], workers: int, cores: int, batch: int, writers: int = 1
+) -> float:
+    """Seconds at the beginning and the end of reading, in which a worker does one thing alone: it prepares the first
+    batch, which the model then reads more slowly than others, and writes what was read last."""
+    begin = min(batch, shards[0]) * sample.preparing.seconds / min(DECODERS, cores) + sample.warming
+    last = max(shards[-workers:])
+    alone, shared = _limits(sample, workers, cores, len(shards), writers)
+    if shared > max(alone):
+        # What keeps all cores busy was counted as if it were spread over them to the end.
+        return begin + last * sample.writing.seconds * max(0.0, 1 - workers / cores)
+    is_written_slowest = max(alone) == alone.writing > alone.reading
+    return begin + last * (sample.reading if is_written_slowest else sample.writing).seconds
 
 
 def image_seconds(sample: Sample, workers: int, cores: int, shards: int, writers: int = 1) -> float:
     """Seconds in which so many workers together read an image: by what each does alone, or by the cores they share."""
+    alone, shared = _limits(sample, workers, cores, shards, writers)
+    return max(*alone, shared)
+
+
+class _Alone(NamedTuple):
+    """Seconds an image, if a worker's only limit were this one."""
+
+    reading: float
+    writing: float
+    preparing: float
+
+
+def _limits(sample: Sample, workers: int, cores: int, shards: int, writers: int) -> tuple[_Alone, float]:
+    """Seconds an image of so many workers together: by what each does alone, and by the cores they share."""
     # A worker reads one shard while it writes others, and has images prepared by several threads.
-    alone = max(sample.reading.seconds, sample.writing.seconds / writers, sample.preparing.seconds / DECODERS)
+    each = sample.reading.seconds, sample.writing.seconds / writers, sample.preparing.seconds / DECODERS
     # A long run is indexed beside the reading, too, which merges its rows twice.
     merging = 2 * sample.merging.cpu if shards >= FIRST else 0.0
     # On a machine that is busy with something else a second of work takes longer; waiting for images is no work.
     work = [max(cost.seconds, cost.cpu) for cost in (sample.reading, sample.writing)]
     shared = sum(work) + sample.preparing.cpu + merging
-    return max(alone / workers, shared / cores)
+    return _Alone(*(seconds / workers for seconds in each)), shared / cores
 
 
 def passes(shards: int) -> int:

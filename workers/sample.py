@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from vlq.query.cache import Cache
 from vlq.query.errors import InputError
 from vlq.query.schema import Commit, Run
 from vlq.query.stores.objects import ObstoreStore
+from vlq.query.sums import entropies, summed_sites
 from vlq.query.tables import reason
 from vlq.workers.machine import forget_most, resident
 
@@ -81,6 +83,8 @@ class Sample:
     reading: Cost  # in the model and the lens, on average
     writing: Cost  # encoding
     merging: Cost  # into the index, about
+    summing: Cost  # of a shard: reading its sums and entropies, and adding them up for the index
+    warming: float  # seconds that the first batch takes longer in the model than another one
     memory: float | None  # bytes that a worker takes at most beside its loaded model; None as in `Spent`
     gpu_memory: int | None  # bytes on the GPU, the model's included, at most; None on a CPU
 
@@ -106,7 +110,7 @@ def read_sample(model: LensModel, lens: Lens, run: Run, rows: pa.Table, calls: i
     def read(which: Sequence[int]) -> _Part:
         return _read(model, lens, run, rows.take(pa.array(which)), [prepared[row] for row in which])
 
-    read(good[: run.batch_size])
+    first = read(good[: run.batch_size])
     timed = read(good[run.batch_size :] or good)  # where there is but one batch, it is read twice
     grids = {image.grid for image in prepared if image.grid is not None}
     return Sample(
@@ -118,6 +122,8 @@ def read_sample(model: LensModel, lens: Lens, run: Run, rows: pa.Table, calls: i
         reading=timed.reading,
         writing=timed.writing,
         merging=timed.merging,
+        summing=timed.summing,
+        warming=max(0.0, first.reading.seconds - timed.reading.seconds) * first.images,
         memory=timed.memory_of(run.shard_size, sum(_bytes_of(prepared[row]) for row in good) / len(good), calls),
         gpu_memory=_gpu_memory(model),
     )
@@ -178,6 +184,7 @@ class _Part:
     reading: Cost
     writing: Cost
     merging: Cost
+    summing: Cost
     arrays: int  # bytes of the arrays, in memory
     read_memory: int | None  # bytes taken while they were read
     write_memory: float | None  # bytes taken for each while they were written
@@ -201,7 +208,7 @@ def _read(model: LensModel, lens: Lens, run: Run, rows: pa.Table, prepared: Sequ
 
     from vlq.workers.extract import read_decoded
     from vlq.workers.postings import postings_bytes, postings_of
-    from vlq.workers.shard import put_shard
+    from vlq.workers.shard import commit, put_shard
     from vlq.workers.worker import fitting_batches
 
     images = rows.num_rows
@@ -223,12 +230,16 @@ def _read(model: LensModel, lens: Lens, run: Run, rows: pa.Table, prepared: Sequ
                 name: values if name.startswith("sum/") else values[start : start + run.shard_size]
                 for name, values in arrays.items()
             }
-            records.append(put_shard(store, run, len(records), 0, shard, table.slice(start, run.shard_size)))
+            record = put_shard(store, run, len(records), 0, shard, table.slice(start, run.shard_size))
+            records.append(commit(store, record)[0])
     tables = [*postings_of(run, 0, arrays).values(), table]
     merged = sum(len(postings_bytes(rows)) - len(postings_bytes(rows.slice(0, 0))) for rows in tables)
     with spent() as rewriting:
         for rows in tables:
             postings_bytes(rows)
+
+    with spent() as adding:
+        entropies(Cache(store.url, store, run), records, summed_sites(run))
 
     seconds, cpu = sum(turn.seconds for turn in turns), sum(turn.cpu for turn in turns)
     return _Part(
@@ -237,6 +248,7 @@ def _read(model: LensModel, lens: Lens, run: Run, rows: pa.Table, prepared: Sequ
         reading=Cost(seconds / images, cpu / images),
         writing=Cost((whole.seconds - seconds + writing.seconds) / images, (whole.cpu - cpu + writing.cpu) / images),
         merging=Cost(MERGING * rewriting.seconds / images, MERGING * rewriting.cpu / images),
+        summing=Cost(adding.seconds / len(records), adding.cpu / len(records)),
         arrays=sum(array.nbytes for array in arrays.values()),
         read_memory=whole.memory,
         write_memory=None if writing.memory is None else writing.memory / min(images, run.shard_size),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from PIL import Image
 import vlq.workers.estimate as estimate_module
 import vlq.workers.job as job_module
 from vlq.query.errors import BadArgument, CacheMismatch, InputError, ModelError, RunError, StoreError, UnknownToken
-from vlq.workers.estimate import as_text, as_values, estimate, image_seconds, passes, reading_seconds
+from vlq.workers.estimate import as_text, as_values, ends_seconds, estimate, image_seconds, passes, reading_seconds
 from vlq.workers.job import run_job
 from vlq.workers.machine import Memory, resident
 from vlq.workers.models import load
@@ -266,6 +267,8 @@ def sample(reading: float, writing: float, preparing: float, cpu: float, merging
         reading=Cost(reading, cpu),
         writing=Cost(writing, 0.0),
         merging=Cost(merging, merging),
+        summing=Cost(0.0, 0.0),
+        warming=0.0,
         memory=None,
         gpu_memory=None,
     )
@@ -286,6 +289,46 @@ def test_in_the_last_round_some_workers_have_no_shard() -> None:
     assert reading_seconds(found, [4, 4, 4], workers=2, cores=8) == 8.0
     assert reading_seconds(found, [4, 4, 1], workers=2, cores=8) == 5.0
     assert reading_seconds(found, [4], workers=1, cores=8) == 4.0
+
+
+def finished(shards: list[int], reading: float, writing: float, workers: int) -> float:
+    """When the last shard is written, if cores are plenty: each goes to the worker whose model is free first."""
+    free, end = [0.0] * workers, 0.0
+    for images in shards:
+        worker = free.index(min(free))
+        free[worker] += images * reading
+        end = max(end, free[worker] + images * writing)
+    return end
+
+
+@pytest.mark.parametrize(
+    ("shards", "reading", "writing", "workers", "writers"),
+    [
+        ([4], 1.0, 0.5, 1, 1),
+        ([4] * 5, 1.0, 0.5, 1, 1),
+        ([4] * 6, 1.0, 0.9, 2, 1),
+        ([32] * 12, 0.1, 0.3, 1, 7),  # a GPU that reads a shard in a third of the time in which it is written
+        ([32] * 9 + [12], 0.1, 0.05, 2, 1),
+    ],
+)
+def test_what_was_read_last_is_still_to_be_written(
+    shards: list[int], reading: float, writing: float, workers: int, writers: int
+) -> None:
+    found = sample(reading, writing, 0.0, 0.0, 0.0)
+    took = reading_seconds(found, shards, workers, 64, writers) + ends_seconds(found, shards, workers, 64, 8, writers)
+    assert took == pytest.approx(finished(shards, reading, writing, workers), rel=0.05)
+
+
+def test_the_beginning_and_the_end_of_reading() -> None:
+    slow = replace(sample(1.0, 0.0, 2.0, 1.0, 0.0), warming=0.5)
+    assert ends_seconds(slow, [32, 32], workers=1, cores=8, batch=8) == 8 * 2.0 / 4 + 0.5
+    assert ends_seconds(slow, [3], workers=1, cores=2, batch=8) == 3 * 2.0 / 2 + 0.5
+    # Two workers keep both cores busy to the end, one with as many threads leaves one idle while it writes.
+    busy = sample(1.0, 1.0, 0.0, 2.0, 0.0)
+    assert ends_seconds(busy, [4, 4], workers=2, cores=2, batch=4) == 0.0
+    assert ends_seconds(busy, [4, 4], workers=1, cores=2, batch=4) == 2.0
+    # Where writing is slowest, nothing is written while the first shard is read.
+    assert ends_seconds(sample(1.0, 3.0, 0.0, 0.0, 0.0), [4, 4], workers=1, cores=8, batch=4) == 4.0
 
 
 @pytest.mark.parametrize(("shards", "times"), [(1, 1), (2, 1), (128, 1), (129, 2), (128**2, 2), (128**2 + 1, 3)])

@@ -20,16 +20,19 @@ def picture(image: OneImage, side: int) -> tuple[bytes, str] | None:
 
     None unless the image is where it was, and the same as when it was cached: nothing else is ever shown.
     """
-    return _encoded(image.uri, image.sha256, image.size, side)
+    try:
+        return _encoded(image.uri, image.sha256, image.size, side)
+    except LookupError:  # which is not remembered: the image may come back
+        return None
 
 
 @lru_cache(maxsize=256)
-def _encoded(uri: str, sha256: str, size: tuple[int, int], side: int) -> tuple[bytes, str] | None:
+def _encoded(uri: str, sha256: str, size: tuple[int, int], side: int) -> tuple[bytes, str]:
     from PIL import Image
 
     found = pixels(uri, sha256, size)
     if found is None:
-        return None
+        raise LookupError(uri)
     drawn = Image.fromarray(found)
     drawn.thumbnail((side, side))
     sink = io.BytesIO()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 from functools import cache
 from html import escape
@@ -13,13 +12,13 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import CacheError
 from vlq.query.one import OneImage, one_image
-from vlq.query.pictures import pixels
 from vlq.query.tokens import Token
+from vlq.service.lens import readings_of, shown
+from vlq.service.pictures import picture
 
 MOST_READINGS = 4_000_000
 """Tokens of readings that a page holds; of large images fewer for each reading, so that a browser bears it."""
@@ -70,21 +69,21 @@ def image_data(corpus: LocalCorpus, image: OneImage) -> dict[str, Any]:
     (uint16, as SCALE tells) are (layer, position, k) arrays in base64, little-endian; `labels` are its own tokens.
     """
     run = corpus.cache.run
-    arrays = {site: _readings(corpus, image, site) for site in run.at}
-    positions = sum(tokens.shape[1] for tokens, _ in arrays.values())
+    found = [readings_of(corpus, image, site, run.k) for site in run.at]
+    positions = sum(one.token.shape[1] for one in found)
     k = max(1, min(run.k, MOST_READINGS // max(1, positions * run.layers)))
-    ids = np.unique(np.concatenate([tokens[..., :k].ravel() for tokens, _ in arrays.values()]))
+    ids = np.unique(np.concatenate([one.token[..., :k].ravel() for one in found]))
     wide = len(ids) > 2**16
     labels = {"prompt": image.prompt_ids, "answer": image.answer_ids}
     sites = [
         {
-            "name": site,
-            "positions": tokens.shape[1],
-            "token": _encoded(np.searchsorted(ids, tokens[..., :k]).astype("<u4" if wide else "<u2")),
-            "cost": _encoded(_costs(logprobs[..., :k])),
-            "labels": [_shown(corpus.vocabulary.token(id)) for id in labels[site]] if site in labels else None,
+            "name": one.site,
+            "positions": one.token.shape[1],
+            "token": _encoded(np.searchsorted(ids, one.token[..., :k]).astype("<u4" if wide else "<u2")),
+            "cost": _encoded(_costs(one.logprob[..., :k].astype(np.float64))),
+            "labels": [shown(corpus.vocabulary.token(id)) for id in labels[one.site]] if one.site in labels else None,
         }
-        for site, (tokens, logprobs) in arrays.items()
+        for one in found
     ]
     rows, columns = image.grid
     boxes = [image.box(patch) for patch in range(image.patches)]
@@ -102,17 +101,6 @@ def image_data(corpus: LocalCorpus, image: OneImage) -> dict[str, Any]:
     }
 
 
-def _readings(corpus: LocalCorpus, image: OneImage, site: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and log-probabilities (layer, position, k) of the image's own positions at a site."""
-    commit = corpus.cache.snapshot().commit_of(image.number)
-    row = image.number - commit.first_image
-    count = {"patch": image.patches, "prompt": len(image.prompt_ids), "answer": len(image.answer_ids)}[site]
-    token, logprob = (
-        np.asarray(corpus.cache.array(commit.shard, f"{site}/{name}")[row])[:, :count] for name in ("token", "logprob")
-    )
-    return token, logprob.astype(np.float64)
-
-
 def _costs(logprobs: np.ndarray) -> np.ndarray:
     stored: np.ndarray = np.clip(np.round(SCALE * np.sqrt(-np.minimum(logprobs, 0))), 0, 2**16 - 1).astype("<u2")
     return stored
@@ -123,33 +111,19 @@ def _described(token: Token, corpus: LocalCorpus) -> dict[str, Any]:
         "id": token.id,
         "piece": token.piece,
         "text": token.text or "",
-        "shown": _shown(token),
+        "shown": shown(token),
         "starts": corpus.vocabulary.starts_word(token.id),
     }
 
 
-def _shown(token: Token) -> str:
-    """The token's text with a mark for each space in front; its piece where that says more, else its number."""
-    if token.piece is None:
-        return str(token.id)
-    text = token.text
-    if not text or not text.strip() or "�" in text or not text.isprintable():
-        return token.piece
-    return "▁" * (len(text) - len(text.lstrip(" "))) + text.lstrip(" ")
-
-
 def _picture(image: OneImage) -> str:
     """The picture as an element of HTML."""
-    found = pixels(image.uri, image.sha256, image.size)
+    found = picture(image, MOST_SIDE)
     if found is None:
         return '<div class="absent">The image is not where it was.</div>'
-    picture = Image.fromarray(found)
-    picture.thumbnail((MOST_SIDE, MOST_SIDE))
-    sink = io.BytesIO()
-    form = "PNG" if picture.width * picture.height <= 2**18 else "JPEG"
-    picture.save(sink, form, **({} if form == "PNG" else {"quality": 90}))
+    data, kind = found
     style = ' style="image-rendering: pixelated"' if max(image.size) < 256 else ""
-    return f'<img alt="" src="data:image/{form.lower()};base64,{base64.b64encode(sink.getvalue()).decode()}"{style}>'
+    return f'<img alt="" src="data:{kind};base64,{base64.b64encode(data).decode()}"{style}>'
 
 
 def _encoded(values: np.ndarray) -> str:

@@ -75,18 +75,17 @@ class Others:
 class LocalCorpus(Corpus):
     """The corpus of a cache that is read in this process. Each of its functions returns a `Result`."""
 
-    def __init__(self, cache: Cache, beside: LocalCorpus | None = None) -> None:
+    def __init__(self, cache: Cache, beside: LocalCorpus | None = None, engine: Engine | None = None) -> None:
         """`beside` is a corpus that is asked together with this one."""
         self.cache = cache
-        self.engine: Engine = Engine() if beside is None else beside.engine
+        self.engine: Engine = engine or (Engine() if beside is None else beside.engine)
         self._others: Others = Others() if beside is None else beside._others
 
     @classmethod
-    def served(cls, caches: Mapping[str, Cache]) -> dict[str, LocalCorpus]:
+    def served(cls, caches: Mapping[str, Cache], engine: Engine | None = None) -> dict[str, LocalCorpus]:
         """Corpora by name, which queries may name, too. No query can open another cache."""
-        corpora: dict[str, LocalCorpus] = {}
-        for name, cache in caches.items():
-            corpora[name] = cls(cache, beside=next(iter(corpora.values()), None))
+        engine = engine or Engine()
+        corpora = {name: cls(cache, engine=engine) for name, cache in caches.items()}
         for corpus in corpora.values():
             of_url = {other.url: other for other in corpora.values()}
             corpus._others = Others(of_url | corpora, tuple(corpora))

@@ -184,6 +184,12 @@ class NotAllowed(ServiceError):
     kind = "not-allowed"
 
 
+class Forbidden(NotAllowed):
+    """It is for others than who asks."""
+
+    kind = "forbidden"
+
+
 class NotFound(ServiceError):
     """A service has nothing of that name."""
 

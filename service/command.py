@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,11 +17,6 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Addresses that only this machine reaches."""
 
 READERS, OPERATORS = "VLQ_READERS_TOKEN", "VLQ_OPERATORS_TOKEN"
-
-NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)")
-
-TAKEN = ("v1", "static", "login", "docs", "healthz", "metrics", "openapi.json")
-"""Names that stand for something else in the addresses of a service."""
 
 
 def serve(
@@ -50,12 +44,16 @@ def serve(
     memory: Annotated[str, typer.Option(help="Memory that all questions together may take.")] = "4GB",
     max_rows: Annotated[int, typer.Option(help="Rows of one answer.", min=1)] = 1_000_000,
     at_once: Annotated[int, typer.Option(help="Questions that are answered at the same time.", min=1)] = 4,
+    ray_jobs: Annotated[
+        str, typer.Option(help="Address of a Ray cluster's jobs, where runs are started; default this machine.")
+    ] = "",
     waiting: Annotated[int, typer.Option(help="Questions that may wait for their turn.", min=0)] = 64,
 ) -> None:
     """Serve caches over HTTP: pages to browse, click and ask, and an API for programs (its description: /docs)."""
     from vlq.query.cache import default_url
     from vlq.query.limits import size_of
     from vlq.service.app import create_app
+    from vlq.service.names import named
     from vlq.service.server import server
     from vlq.service.settings import Settings
 
@@ -73,34 +71,12 @@ def serve(
         most_rows=max_rows,
         at_once=at_once,
         waiting=waiting,
+        ray_jobs=ray_jobs or None,
     )
     app = create_app(settings)
     if settings.readers_token is None and host not in LOOPBACK:
         typer.echo(f"Whoever reaches {host} can read: set ${READERS} to let in those alone who know it.", err=True)
     server(app, host, port, log_level="info").run()
-
-
-def named(caches: list[str]) -> dict[str, str]:
-    """URLs by name: the one that is given, else the last part of the URL. Raises InputError."""
-    found: dict[str, str] = {}
-    for given in caches:
-        match = NAMED.fullmatch(given)
-        name, url = match.groups() if match else (name_of(given), given)
-        if name in TAKEN:
-            raise InputError(f"A corpus cannot be called {name} here.", f"Give it another name: --cache NAME={url}")
-        if name in found:
-            raise InputError(f"Two caches are called {name}.", f"Give one another name: --cache NAME={url}")
-        found[name] = url
-    return found
-
-
-def name_of(url: str) -> str:
-    """What a cache is called that nobody gave a name: as its folder, or the one above where that says more."""
-    path = url.partition("?")[0].partition("://")[2] or url
-    parts = [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..")]
-    while len(parts) > 1 and parts[-1] in ("cache", "vlq"):
-        parts.pop()
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", parts[-1] if parts else "").strip("-.") or "corpus"
 
 
 def token(file: Path | None, variable: str) -> str | None:

@@ -16,6 +16,7 @@ from vlq.query.errors import (
     BadRequest,
     Busy,
     CacheError,
+    Forbidden,
     NotAllowed,
     NotFound,
     StoreError,
@@ -39,6 +40,7 @@ class Told(BaseModel):
 
 STATUS: Mapping[type[VlqError], int] = {
     NotFound: 404,
+    Forbidden: 403,
     NotAllowed: 401,
     Busy: 429,
     CacheError: 503,

@@ -16,6 +16,7 @@ from vlq.query.cache import Cache
 from vlq.query.client import LocalCorpus
 from vlq.query.deadline import Deadline
 from vlq.query.errors import Busy, NotFound
+from vlq.service.runs import Here, RayJobs, Runs
 from vlq.service.settings import Settings
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class Served:
         self.corpora = corpora or LocalCorpus.served({name: Cache.open(url) for name, url in settings.caches.items()})
         self.engine = next(iter(self.corpora.values())).engine
         self.engine.limit(settings.memory)
+        self.runs = Runs(Here() if settings.ray_jobs is None else RayJobs(settings.ray_jobs))
         self.waiting = 0
         self._turns = asyncio.Semaphore(settings.at_once)
         self._threads = ThreadPoolExecutor(settings.at_once, thread_name_prefix="question")
@@ -52,6 +54,7 @@ class Served:
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
+        self.runs.launcher.close()
 
     def corpus(self, name: str | None) -> LocalCorpus:
         """The corpus of a name, by default the first one. Raises NotFound."""
@@ -64,8 +67,14 @@ class Served:
             self.corpora[name].cache.forget()
         return self.corpora[name]
 
+    def add(self, name: str, url: str) -> None:
+        """Serve another cache from now on."""
+        if name not in self.corpora:
+            caches = {known: corpus.cache for known, corpus in self.corpora.items()}
+            self.corpora = LocalCorpus.served({**caches, name: Cache.open(url)}, self.engine)
+
     def name_of(self, corpus: LocalCorpus) -> str:
-        return next(name for name, served in self.corpora.items() if served is corpus)
+        return next(name for name, served in self.corpora.items() if served.cache is corpus.cache)
 
     def about(self, name: str) -> dict[str, Any]:
         """A corpus in a few words."""

@@ -13,6 +13,7 @@ class Settings:
     caches: Mapping[str, str]  # URLs by the names that requests and pages call them; the first is asked by default
     readers_token: str | None = field(default=None, repr=False)  # without one, whoever reaches the service may read
     operators_token: str | None = field(default=None, repr=False)  # without one, nobody starts runs
+    ray_jobs: str | None = None  # where a Ray cluster takes jobs, http://head:8265; else runs are processes here
     hosts: tuple[str, ...] = ()  # the host names that it is reached by; () for any
     origins: tuple[str, ...] = ()  # of pages of others that may ask, such as https://notebook.example
     timeout: float = 30.0  # seconds of one question

@@ -17,8 +17,9 @@ import pytest
 import vlq
 from vlq.query.errors import Busy, InputError, LimitReached, NotAllowed, ServiceError
 from vlq.service.app import create_app
-from vlq.service.command import name_of, named, token
+from vlq.service.command import token
 from vlq.service.guard import COOKIE, ticket_of
+from vlq.service.names import name_of, named
 from vlq.service.settings import Settings
 
 from ..doors import running

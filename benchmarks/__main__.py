@@ -24,6 +24,7 @@ NAMES = (
     "others",
     "query",
     "functions",
+    "load",
 )
 
 

@@ -46,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=["ETag", "X-VLQ-Cursor"],
         ),
         Middleware(Guard, settings=settings),
-        Middleware(GZipMiddleware, minimum_size=1024, compresslevel=6),
+        Middleware(GZipMiddleware, minimum_size=1024, compresslevel=3),
     ]
     app = FastAPI(
         title="VLQ",

@@ -3,8 +3,8 @@
 It is a safetensors file (https://github.com/huggingface/safetensors): eight bytes with the length of a JSON header, the
 header, and the arrays, little-endian:
 
-    token    (k, layer, position) uint16, or uint32 if ids need it: the best token first. Behind the ids of `ids`,
-             whose numbers they are
+    token    (k, layer, position) uint16, or uint32 where there are so many: numbers of `ids`, of the best token first;
+             where nothing was read the number behind the last
     prob     (k, layer, position) float16: probabilities over the whole vocabulary
     entropy  (layer, position) float16, in nats
     ids      (tokens,) uint32: every token that is read anywhere in it, ascending
@@ -61,13 +61,8 @@ def lens_bytes(corpus: LocalCorpus, image: OneImage, site: str, k: int) -> bytes
     """The binary object of an image's readings at a site."""
     run = corpus.cache.run
     found = readings_of(corpus, image, site, k)
-    ids = np.unique(found.token)
-    numbers = np.searchsorted(ids, found.token)
-    there = ids != run.no_id
-    ids = ids[there]
-    width = "uint16" if len(ids) < 0xFFFF else "uint32"
-    # Ascending ids: what stands for no token is the largest, and has the number behind the last.
-    planes = np.moveaxis(numbers, -1, 0).astype(width)
+    ids, numbers = numbered(found.token, run.no_id, run.vocabulary_size)
+    planes = np.moveaxis(numbers, -1, 0).astype("uint16" if len(ids) < 0xFFFF else "uint32")
     prob = np.moveaxis(np.maximum(np.exp(found.logprob), SMALLEST), -1, 0).astype(np.float16)
     about = {
         "image": image.number,
@@ -80,6 +75,17 @@ def lens_bytes(corpus: LocalCorpus, image: OneImage, site: str, k: int) -> bytes
     shown = [described(corpus.vocabulary.token(int(id))) for id in ids]
     arrays = {"token": planes, "prob": prob, "entropy": found.entropy.astype(np.float16), "ids": ids.astype("uint32")}
     return safetensors(arrays, {"about": about, "texts": shown})
+
+
+def numbered(token: np.ndarray, no_id: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ids below `size` that there are, ascending, and each one's number among them; of `no_id` the one behind."""
+    known = np.where(token == no_id, size, token)
+    there = np.zeros(size + 1, bool)
+    there[known.ravel()] = True
+    ids = np.flatnonzero(there[:size])
+    number = np.zeros(size + 1, np.int64)
+    number[ids], number[size] = np.arange(len(ids)), len(ids)
+    return ids, number[known]
 
 
 def safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:

@@ -16,6 +16,7 @@ from vlq.query.cache import Cache
 from vlq.query.client import LocalCorpus
 from vlq.query.deadline import Deadline
 from vlq.query.errors import Busy, NotFound
+from vlq.service.answers import Answers
 from vlq.service.runs import Here, RayJobs, Runs
 from vlq.service.settings import Settings
 
@@ -45,6 +46,7 @@ class Served:
         self.engine = next(iter(self.corpora.values())).engine
         self.engine.limit(settings.memory)
         self.runs = Runs(Here() if settings.ray_jobs is None else RayJobs(settings.ray_jobs))
+        self.answers = Answers()
         self.waiting = 0
         self._turns = asyncio.Semaphore(settings.at_once)
         self._threads = ThreadPoolExecutor(settings.at_once, thread_name_prefix="question")

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 import vlq.query.client
+import vlq.service.served
 from vlq.query.cache import Cache
 from vlq.query.client import LocalCorpus
 from vlq.query.corpus import Corpus
@@ -80,7 +81,8 @@ class ThroughResult(RemoteResult):
 def through_http() -> Iterator[None]:
     """While it lasts, `vlq.open` opens what a server of the tests' own serves."""
     numbers = itertools.count()
-    usual = vlq.query.client.open
+    usual, patience = vlq.query.client.open, vlq.service.served.LOOK_AGAIN
+    vlq.service.served.LOOK_AGAIN = -1.0  # tests write to caches that are open
     app: FastAPI | None = None
     service: Service | None = None
     ending: Any = None
@@ -103,6 +105,6 @@ def through_http() -> Iterator[None]:
     try:
         yield
     finally:
-        vlq.query.client.open = usual
+        vlq.query.client.open, vlq.service.served.LOOK_AGAIN = usual, patience
         if ending is not None:
             ending.__exit__(None, None, None)

@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vlq.query.answer import Answer
 from vlq.query.arrow import rows_of
+from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadRequest, LimitReached
 from vlq.query.render import csv_rows, jsonl_rows, plain
 from vlq.query.result import Result
 from vlq.query.schema import digest_of, to_json
-from vlq.query.summary import Rows
-from vlq.service.api.shared import CorpusHere, ServedHere, headers_of, json_response, tag_of, unchanged
+from vlq.service.api.shared import CorpusHere, ServedHere, as_json, headers_of, json_response, tag_of, unchanged
 from vlq.service.errors import RESPONSES
 from vlq.service.served import Served, Times
 
@@ -229,64 +229,104 @@ class Cursor:
 
 async def _answer(request: Request, question: Question, served: Served) -> Response:
     corpus = served.corpus(question.corpus)
-    result, bound = await served.ask(request, lambda: corpus.query(question.query))
+    asked = (served.name_of(corpus), corpus.cache.snapshot().digest, repr(question))
+    if (known := served.answers.get(asked)) is not None:
+        tag, _, body = known.partition(b"\n")
+        return unchanged(request, tag.decode()) or finished(body, tag.decode(), NO_TIME)
+    # An answer that reads one cache alone is decided by that.
+    made, times = await served.ask(request, lambda: _made(request, question, served, corpus))
+    if isinstance(made, Page):
+        if made.is_kept:
+            served.answers.put(asked, made.tag.encode() + b"\n" + made.body)
+        return finished(made.body, made.tag, times)
+    if isinstance(made, Response):
+        return made
+    return await _streamed(request, question, served, made, times)
+
+
+@dataclass(frozen=True)
+class Page:
+    """An answer as JSON, but for what it took."""
+
+    body: bytes
+    tag: str
+    is_kept: bool
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An answer whose rows are to be streamed."""
+
+    result: Result
+    about: dict[str, Any]
+    start: int
+    count: int
+    tag: str
+
+
+def _made(request: Request, question: Question, served: Served, corpus: LocalCorpus) -> Page | Begun | Response:
+    """An answer, as far as it is made in one turn."""
+    result, form, most = corpus.query(question.query), question.format, served.settings.most_rows
     of = digest_of(to_json([[snapshot.digest for snapshot in result.snapshots], result.query]))[:16]
-    tag = tag_of(of, question.format, question.limit, question.cursor)
+    tag = tag_of(of, form, question.limit, question.cursor)
     if (known := unchanged(request, tag)) is not None:
         return known
     cursor = Cursor.read(question.cursor, of)
-    form, most = question.format, served.settings.most_rows
     if form in ("svg", "png"):
-        return Response((await served.ask(request, lambda: drawn(result, form)))[0], 200, headers_of(tag), FORMS[form])
+        return Response(drawn(result, form), 200, headers_of(tag), FORMS[form])
     usual = JSON_ROWS if form == "json" else most
     limit = min(most, usual if question.limit is None else question.limit)
+    total = len(result)
+    if form in ("csv", "jsonl") and question.limit is None and total > cursor.start + most:
+        message = f"The answer has more than {most:,} rows."
+        raise LimitReached(message, "Add .limit(...), or ask for parts with limit and cursor.")
+    follows = total > cursor.start + limit
+    about = {
+        **told(result),
+        "corpus": served.name_of(result.corpus),
+        "censored": result.is_censored,
+        "total": total,
+        "truncated": follows,
+        "cursor": str(Cursor(cursor.start + limit, of)) if follows else None,
+        "sql": result.statement.sql,
+        "parameters": result.statement.parameters,
+    }
+    if form != "json":
+        return Begun(result, about, cursor.start, limit, tag)
+    body = as_json({**about, "rows": result.part(cursor.start, limit)[0]})
+    return Page(body, tag, len(result.snapshots) == 1)
 
-    def about() -> dict[str, Any]:
-        total = len(result)
-        if form in ("csv", "jsonl") and question.limit is None and total > cursor.start + most:
-            message = f"The answer has more than {most:,} rows."
-            raise LimitReached(message, "Add .limit(...), or ask for parts with limit and cursor.")
-        follows = total > cursor.start + limit
-        return {
-            **told(result),
-            "corpus": served.name_of(result.corpus),
-            "censored": result.is_censored,
-            "total": total,
-            "truncated": follows,
-            "cursor": str(Cursor(cursor.start + limit, of)) if follows else None,
-            "sql": result.statement.sql,
-            "parameters": result.statement.parameters,
-        }
 
-    def page() -> tuple[dict[str, Any], Rows]:
-        return about(), result.part(cursor.start, limit)[0]
+def finished(body: bytes, tag: str, times: Times) -> Response:
+    """A page with what it took this time."""
+    timed = b'%s,"timing":%s}' % (body[:-1], as_json(timing(times)))
+    return Response(timed, 200, headers_of(tag), FORMS["json"])
 
-    if form == "json":
-        (values, rows), times = await served.ask(request, page)
-        return json_response({**values, "rows": rows, "timing": timing(bound, times)}, tag)
-    values, times = await served.ask(request, about)
-    values["timing"] = timing(bound, times)
-    headers = headers_of(tag) | ({"X-VLQ-Cursor": values["cursor"]} if values["cursor"] else {})
-    batches = result.batches(cursor.start, limit, ROWS_AT_ONCE)
+
+async def _streamed(request: Request, question: Question, served: Served, begun: Begun, times: Times) -> Response:
+    batches = begun.result.batches(begun.start, begun.count, ROWS_AT_ONCE)
     # Mistakes that show when rows are made are told as such: the first batch is made before anything is sent.
     first, _ = await served.ask(request, lambda: next(batches))
 
     async def parts() -> AsyncIterator[bytes]:
-        stream, batch = STREAMS[form](), first
-        yield stream.begin(first.schema, values)
+        stream, batch = STREAMS[question.format](), first
+        yield stream.begin(first.schema, {**begun.about, "timing": timing(times)})
         while batch is not None:
             yield stream.part(batch)
             batch, _ = await served.ask(request, lambda: next(batches, None))
         yield stream.end()
 
-    return StreamingResponse(parts(), 200, headers, FORMS[form])
+    cursor = begun.about["cursor"]
+    headers = headers_of(begun.tag) | ({"X-VLQ-Cursor": cursor} if cursor else {})
+    return StreamingResponse(parts(), 200, headers, FORMS[question.format])
 
 
-def timing(*times: Times) -> dict[str, float]:
-    return {
-        "waited": round(sum(time.waited for time in times), 2),
-        "took": round(sum(time.took for time in times), 2),
-    }
+NO_TIME = Times(0, 0)
+"""What an answer takes that was given before."""
+
+
+def timing(times: Times) -> dict[str, float]:
+    return {"waited": round(times.waited, 2), "took": round(times.took, 2)}
 
 
 class Stream:

@@ -49,7 +49,10 @@ def headers_of(tag: str) -> dict[str, str]:
     return {"ETag": tag, "Cache-Control": "private, no-cache"}
 
 
+def as_json(values: Any) -> bytes:
+    """Values as JSON; of what is no number null."""
+    return json.dumps(plain(values), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
 def json_response(values: Any, tag: str | None = None) -> Response:
-    """Plain values as JSON; of what is no number null."""
-    text = json.dumps(plain(values), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Response(text, media_type="application/json", headers={} if tag is None else headers_of(tag))
+    return Response(as_json(values), media_type="application/json", headers={} if tag is None else headers_of(tag))

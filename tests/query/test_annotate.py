@@ -524,6 +524,7 @@ def test_a_sealed_cache_costs_no_request_more(tmp_path: Path, monkeypatch: pytes
     assert requests() == bare
 
 
+@pytest.mark.here
 def test_who_has_a_sealed_cache_open_sees_what_there_was(folder: Path) -> None:
     reader = vlq.open(str(folder))
     result = reader.images()

@@ -21,6 +21,7 @@ from vlq.query.engine import Engine
 from vlq.query.errors import NotFound
 from vlq.query.remote import RemoteCorpus
 from vlq.query.render import to_csv, to_jsonl
+from vlq.service.answers import Answers
 from vlq.service.app import create_app
 from vlq.service.counts import counted
 from vlq.service.settings import Settings
@@ -115,6 +116,28 @@ def test_what_does_not_change_is_not_sent_again(site: Site) -> None:
     assert len(tags) == 2
 
 
+def test_what_was_answered_is_answered_again(site: Site) -> None:
+    asked = {"query": "peak_layer('dog')", "limit": 2}
+    first, again = (site.client.post("/v1/query", json=asked) for _ in range(2))
+    assert {**first.json(), "timing": None} == {**again.json(), "timing": None}
+    assert first.headers["etag"] == again.headers["etag"]
+    assert (first.json()["timing"]["took"] > 0, again.json()["timing"]["took"]) == (True, 0)
+    with_tag = site.client.post("/v1/query", json=asked, headers={"If-None-Match": again.headers["etag"]})
+    assert with_tag.status_code == 304
+
+
+def test_few_bytes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlq.service.answers.MOST", 10)
+    monkeypatch.setattr("vlq.service.answers.LARGEST", 6)
+    answers = Answers()
+    for key, answer in (("a", b"1234"), ("b", b"1234"), ("a", b"123"), ("c", b"123"), ("large", b"1234567")):
+        answers.put(key, answer)
+    assert [answers.get(key) for key in ("a", "b", "c", "large")] == [b"123", b"1234", b"123", None]
+    answers.get("a")
+    answers.put("d", b"12")
+    assert [answers.get(key) for key in ("a", "b", "c", "d")] == [b"123", None, b"123", b"12"]
+
+
 def test_what_changes_has_another_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vlq.service.served.LOOK_AGAIN", -1.0)
     make_cache(tmp_path, images=4)
@@ -157,7 +180,7 @@ def test_a_mistake_has_one_shape(site: Site) -> None:
 
 def test_an_accident_tells_nothing_of_the_machine(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "rows", lambda *_: 1 / 0)
-    answer = site.query("first_layer('dog')")
+    answer = site.query("last_layer('dog')")
     assert answer.status_code == 500
     assert answer.json()["message"] == "Something went wrong here."
     assert "ZeroDivision" not in answer.text

@@ -1,0 +1,151 @@
+"""The service under load: 50 clients at once that ask without a pause, for a minute, on a cache of LLaVA-1.5's size.
+
+The clients are a process of their own, on the same cores as the server. What they ask: queries (6 of 10), of which half
+are new to the server each time; images with their readings (2), tokens (1), and a search for one (1). Before the clock
+starts each kind was asked once: what is measured is warm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import mean, median, quantiles
+from typing import Any
+
+import httpx2
+
+from benchmarks.measure import Figure, at_most, figures_of, number
+from benchmarks.readings import OBJECTS
+from benchmarks.synthetic import make
+
+CLIENTS = 50
+SECONDS = 60.0
+IMAGES = 256
+P99_MS = 500.0
+GROWTH = 1.05
+
+
+def run(work: Path, *, quick: bool = False, images: int = 500) -> Iterator[Figure]:
+    cache = make(work, 32 if quick else IMAGES)
+    seconds = 5.0 if quick else SECONDS
+    with served(cache) as (url, process):
+        command = [sys.executable, "-m", "benchmarks.load", url, str(seconds), str(process.pid)]
+        told = figures_of(command)
+    asked = sum(len(times) for times in told["times"].values())
+    yield Figure("requests", asked / seconds, "a second", note=f"{asked:,} in {seconds:g} s, {CLIENTS} clients at once")
+    yield at_most("requests that failed", told["failed"], "", 0, note="; ".join(told["errors"]))
+    for kind, times in told["times"].items():
+        shown = f"median {number(median(times))} ms, {len(times):,} requests"
+        p99 = quantiles(times, n=100)[98]
+        if kind.startswith("queries"):
+            yield at_most(f"{kind}: p99", p99, "ms", P99_MS, note=shown)
+        else:
+            yield Figure(f"{kind}: p99", p99, "ms", note=shown)
+    memory = told["memory"]
+    third = len(memory) // 3
+    first, last = mean(memory[:third]), mean(memory[-third:])
+    note = f"{first:,.0f} MiB in its first third, {last:,.0f} in its last"
+    yield at_most("memory of the server at the end, of that at the beginning", last / first, "", GROWTH, note=note)
+
+
+@contextmanager
+def served(cache: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server of a cache, in a process of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    command = [sys.executable, "-m", "vlq.query.cli", "serve", "--cache", f"load={cache}", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            try:
+                httpx2.get(f"{url}/healthz")
+                break
+            except httpx2.TransportError:
+                if process.poll() is not None:
+                    raise RuntimeError("the server ended") from None
+                time.sleep(0.1)
+        yield url, process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+# --- the clients -----------------------------------------------------------------------------------------------
+
+
+def kinds(images: int, words: list[str], draw: random.Random) -> dict[str, tuple[float, Any]]:
+    """What is asked, by kind: its share, and what draws the path and the body of a request."""
+
+    def known() -> tuple[str, Any]:
+        word = draw.choice(words)
+        forms = ("first_layer('{}')", "first_layer('{}', min_patches=3)", "emergence('{}')", "last_layer('{}')")
+        return "/v1/query", {"query": draw.choice(forms).format(word), "limit": 50}
+
+    def new() -> tuple[str, Any]:
+        low = draw.uniform(0.01, 0.9)
+        return "/v1/query", {"query": f"first_layer('{draw.choice(words)}', min_prob={low:.6f})", "limit": 50}
+
+    def image() -> tuple[str, Any]:
+        return f"/v1/images/{draw.randrange(images)}{draw.choice(('', '/lens?k=1', '/lens'))}", None
+
+    return {
+        "queries": (0.3, known),
+        "queries with a new bound each": (0.3, new),
+        "images and their readings": (0.2, image),
+        "tokens": (0.1, lambda: (f"/v1/tokens/{draw.randrange(32_000)}", None)),
+        "searches": (0.1, lambda: (f"/v1/tokens?q={draw.choice(words)[:2]}", None)),
+    }
+
+
+async def clients(url: str, seconds: float, pid: int) -> dict[str, Any]:
+    limits = httpx2.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
+    times: dict[str, list[float]] = {}
+    errors: dict[str, int] = {}
+    memory: list[float] = []
+    async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+        images = (await client.get("/v1/corpora")).json()["corpora"][0]["images"]
+        draw = random.Random(0)
+        asked = kinds(images, list(OBJECTS), draw)
+        for _, ask in asked.values():
+            for _ in range(5):
+                path, body = ask()
+                await (client.get(path) if body is None else client.post(path, json=body))
+        end = time.perf_counter() + seconds
+        shares = [share for share, _ in asked.values()]
+
+        async def one() -> None:
+            while time.perf_counter() < end:
+                (kind,) = draw.choices(list(asked), shares)
+                path, body = asked[kind][1]()
+                begun = time.perf_counter()
+                try:
+                    answer = await (client.get(path) if body is None else client.post(path, json=body))
+                    wrong = "" if answer.status_code == 200 else f"{answer.status_code} {answer.text[:200]}"
+                except httpx2.HTTPError as error:
+                    wrong = f"{type(error).__name__}: {error}"
+                times.setdefault(kind, []).append((time.perf_counter() - begun) * 1000)
+                if wrong:
+                    errors[wrong] = errors.get(wrong, 0) + 1
+
+        async def watch() -> None:
+            while time.perf_counter() < end:
+                found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+                memory.append(int(found.group(1)) / 1024 if found else 0.0)
+                await asyncio.sleep(0.5)
+
+        await asyncio.gather(watch(), *(one() for _ in range(CLIENTS)))
+    return {"times": times, "failed": sum(errors.values()), "errors": list(errors)[:3], "memory": memory}
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(clients(sys.argv[1], float(sys.argv[2]), int(sys.argv[3])))))

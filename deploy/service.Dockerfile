@@ -13,7 +13,7 @@ RUN /opt/vlq/bin/pip install -c constraints.txt '.[service]'
 
 FROM python:${PYTHON}
 LABEL org.opencontainers.image.title="vlq-service" \
-      org.opencontainers.image.description="VLQ over HTTP: questions to one cache" \
+      org.opencontainers.image.description="VLQ over HTTP: pages and questions" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --uid 1000 --create-home vlq

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vlq
+from vlq.query.asked import Asked
 from vlq.query.corpus import Corpus
 from vlq.query.errors import BadArgument, QueryError, UnknownName
 from vlq.query.result import Result
@@ -77,7 +78,7 @@ def test_comparisons_are_of_images_in_which_both_are_read(corpus: Corpus, sign: 
     assert result.summary == {"images": IMAGES - len(FAILED), "compared": len(both), "matched": len(expected)}
     assert result.columns == ["image", "layer_1", "layer_2", "image_id"]
     python = COMPARE[sign](left, right)
-    assert isinstance(python, Result)
+    assert isinstance(python, Asked)
     assert python.rows == result.rows
 
 

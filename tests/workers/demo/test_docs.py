@@ -100,14 +100,14 @@ def caches(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("document", PAGES)
 def test_pages_show_real_output(
-    page: str, caches: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    document: str, caches: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(caches)
     monkeypatch.setenv("VLQ_CACHE", "demo")
     monkeypatch.setenv("COLUMNS", "80")
-    path = ROOT / page
+    path = ROOT / document
     lines = path.read_text().splitlines()
     found = list(blocks(lines))
     assert found

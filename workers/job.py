@@ -60,22 +60,23 @@ class Terminated(KeyboardInterrupt):
 def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
     """Bring a cache up to the images and the model asked for.
 
-    Raises InputError, ModelError, CacheMismatch or StoreError before any work is done, RunError if shards were given
-    up; what was committed stays.
+    Raises InputError, ModelError, BadArgument, CacheMismatch or StoreError before any work is done, RunError if shards
+    were given up; what was committed stays.
     """
-    found = beginning_of(options, tracker)  # a mistake leaves no empty cache behind
-    options, corpus, run, lens = found.options, found.corpus, found.run, found.lens
-    store = open_store(options.cache, create=True) if found.store is None else found.store
-    if run is not None:
+    found = beginning_of(options, tracker)
+    options, corpus, store, run, lens = found.options, found.corpus, found.store, found.run, found.lens
+    shards = 0
+    if store is not None and run is not None:
         head, plan = settle(store, run, corpus, tracker.say)
-        if not missing_shards(store, plan.shards):
+        if not (shards := len(missing_shards(store, plan.shards))):
             return _outcome(store, run, head if head.sealed else seal(store, run, head, tracker), 0)
     with Pool(options.ray_address) as pool, interruptible():  # Ray sets signal handlers of its own
         tracker.phase("loading the model")
         setup, room = arrange(options, lens, run, pool)
-        shards = -(-corpus.num_rows // setup.shard_size) if run is None else len(missing_shards(store, plan.shards))
-        description = pool.start(setup, room, shards)
+        description = pool.start(setup, room, shards or -(-corpus.num_rows // setup.shard_size))
         found.meet(description, tracker)
+        if store is None:
+            store = open_store(options.cache, create=True)  # not before: what is refused leaves no empty cache behind
         if run is None:
             if lens.tuned is not None:
                 tracker.phase("storing the tuned lens")

@@ -17,12 +17,14 @@ from urllib.request import urlopen
 import pytest
 
 from vlq.query.cache import Cache, latest_head
-from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
+from vlq.query.errors import BadArgument, CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.store import open_store
 from vlq.query.tables import read_plan
 from vlq.workers.job import run_job
 from vlq.workers.plan import RunOptions
+from vlq.workers.pool import Pool
 from vlq.workers.repair import Mended, repair, unread
+from vlq.workers.worker import Setup
 
 from .conftest import IMAGES, make_model, save_images
 from .runs import PROMPT, Silent, below, contents, finished, start, wait_until_gone
@@ -136,6 +138,22 @@ def test_a_mistake_leaves_no_cache_behind(tiny_model: Path, images: Path, tmp_pa
     with pytest.raises(ModelError):
         run_job(options(tmp_path / "none", images, tmp_path / "cache"), Silent())
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_a_worker_refuses_leaves_no_folder_behind(
+    tiny_model: Path, images: Path, tmp_path: Path, one_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of some options it is only known when the model is loaded whether they can be."""
+
+    def refuse(pool: Pool, setup: Setup, *more: object) -> None:
+        raise BadArgument(f"--keep {setup.keep}: it is too large.")
+
+    monkeypatch.setattr(Pool, "start", refuse)
+    (tmp_path / "there").mkdir()
+    for cache in (tmp_path / "new" / "cache", tmp_path / "there"):
+        with pytest.raises(BadArgument, match="--keep all"):
+            run_job(options(tiny_model, images, cache, keep="all"), Silent())
+        assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
 def test_new_images_become_new_shards(

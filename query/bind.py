@@ -340,7 +340,7 @@ def _check_rank(bound: Bound, scope: Scope) -> None:
         return
     sets = [part for value in bound.values.values() for part in (value if isinstance(value, tuple) else (value,))]
     ids = {id for tokens in sets if isinstance(tokens, TokenSet) for id in tokens.ids}
-    if ids and (scope.run.keep == "all" or ids <= {*scope.run.tracked}):
+    if ids and (scope.run.keeps_all or ids <= {*scope.run.tracked}):
         return
     if scope.run.tracked:
         tracked = ", ".join(map(str, scope.vocabulary.tokens(scope.run.tracked)))

@@ -102,7 +102,7 @@ def rank(
     against: Node | None = None,
     pieces: bool = False,
 ) -> Call:
-    """At every position the token's rank: exact if tracked or among the k best, elsewhere above k."""
+    """At every position the token's rank: exact if tracked, kept or of the k best, elsewhere above k."""
     return _call("rank", locals())
 
 
@@ -117,7 +117,7 @@ def prob(
     against: Node | None = None,
     pieces: bool = False,
 ) -> Call:
-    """At every position the token's probability: exact if tracked or among the k best, else bounded."""
+    """At every position the token's probability: exact if tracked, kept or of the k best, else bounded."""
     return _call("prob", locals())
 
 

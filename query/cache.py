@@ -39,6 +39,8 @@ from vlq.query.store import Store, at_once, open_store
 if TYPE_CHECKING:
     import zarr
 
+    from vlq.query.unembed import Tensors, Unembedding
+
 HEAD = HEADS.removeprefix(f"{COMMITS}/")
 INTERIM = INTERIMS.removeprefix(f"{COMMITS}/")
 
@@ -264,6 +266,7 @@ class Cache:
         self._commits: dict[int, Commit] = {}
         self._manifests: dict[str, IndexManifest] = {}
         self._snapshot: Snapshot | None = None
+        self._unembedding: Unembedding | None = None
 
     @classmethod
     def open(cls, url: str) -> Cache:
@@ -352,6 +355,22 @@ class Cache:
             return self._beside(TOKENIZER)
         except FileNotFoundError:
             return None
+
+    def unembedding(self) -> Unembedding:
+        """What makes logits of the states that the cache keeps. Raises CorruptCache."""
+        from vlq.query.unembed import Unembedding, mapped, tensors_in
+
+        def translator(layer: int) -> Tensors | None:
+            if layer not in translators and (key := self.run.translators.get(layer)) is not None:
+                translators[layer] = tensors_in(mapped(self._beside(key)), key)[0]
+            return translators.get(layer)
+
+        if self._unembedding is None:
+            if (key := self.run.unembed) is None:
+                raise CorruptCache(f"{RUN} of {self.url} does not name what makes logits of states.")
+            translators: dict[int, Tensors] = {}
+            self._unembedding = Unembedding.of(mapped(self._beside(key)), key, translator)
+        return self._unembedding
 
     def _beside(self, key: str) -> str:
         """Path here of an object beside the run's record. Raises FileNotFoundError if there is none."""

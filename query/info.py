@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.schema import READ_COLUMNS, LensSpec, layers_phrase
@@ -35,6 +36,7 @@ def info(cache: Cache) -> dict[str, Any]:
         "patches": run.patches,
         "k": run.k,
         "keep": run.keep,
+        "width": run.width or None,
         "at": list(run.at),
         "answer": run.answer,
         "vocabulary_size": run.vocabulary_size,
@@ -100,7 +102,7 @@ def as_text(values: dict[str, Any]) -> str:
         ("lens", str(LensSpec.of(values["lens"]))),
         ("layers", f"{values['layers']}: 0 is the embedding, {last} the last block's output{read}"),
         ("grid", grid),
-        ("k", f"{values['k']} tokens a reading{'; and all logits' if values['keep'] == 'all' else ''}"),
+        ("k", f"{values['k']} tokens a reading{f'; and {beside}' if (beside := kept(values)) else ''}"),
         *([("tracked", ", ".join(f"{token['piece']} ({token['id']})" for token in tracked))] if tracked else []),
         ("read at", ", ".join(values["at"])),
         ("images", f"{values['images']}, {progress}, {len(values['errors'])} with errors"),
@@ -113,6 +115,16 @@ def as_text(values: dict[str, Any]) -> str:
     if values["state"] != "complete":
         text.append("The run is not complete: the same `vlq run` goes on where it stopped.")
     return "\n".join(text)
+
+
+def kept(values: Mapping[str, Any]) -> str:
+    """What is kept of a reading beside its best tokens."""
+    match values["keep"]:
+        case "all":
+            return "all logits"
+        case "residual":
+            return f"the residual stream, {values['width']:,} numbers each"
+    return ""
 
 
 def sizes_as_text(size: dict[str, int], images: int) -> str:

@@ -92,7 +92,7 @@ class Rank:
         if value is None or value < 1:
             raise scope.error(EXPECTED, node, name=name, expected=f"a rank from 1 to {k}")
         # Of tracked tokens every rank is known: `bind` sees whether all are.
-        if value > k and not scope.run.tracked and scope.run.keep != "all":
+        if value > k and not scope.run.tracked and not scope.run.keeps_all:
             raise scope.error(RANK_ABOVE_K, node, name=name, k=k)
         return value
 

@@ -3,6 +3,7 @@
     run.json                          who made it: model, prompt, lens, k, axes (create-only: decides what the cache is)
     vocabulary.parquet                id -> piece and text; tokenizer.json beside it where the lens has a tokenizer
     lens/<layer>-<hash>.safetensors   a tuned lens' translator for a layer, where the run reads with one
+    lens/unembed-<hash>.safetensors   what makes logits of states, where these are kept (`vlq.query.unembed`)
     plans/<hash>.parquet              every image, its shard, its user columns
     shards/<shard>-<hash>/zarr.json   a Zarr v3 group: one shard's readings
     images/<shard>-<hash>.parquet     its images: names, sizes, geometry, errors, user columns
@@ -52,13 +53,18 @@ MOST_POSITIONS = 65_535
 
 
 LENS = "lens"
-"""What the keys of translators begin with."""
+"""What the keys of the objects begin with that make logits of states."""
 
 _TRANSLATOR = re.compile(rf"{LENS}/(\d+)-[0-9a-f]{{16}}\.safetensors")
+_UNEMBED = re.compile(rf"{LENS}/unembed-[0-9a-f]{{16}}\.safetensors")
 
 
 def translator_key(layer: int, digest: str) -> str:
     return f"{LENS}/{layer:04d}-{digest[:16]}.safetensors"
+
+
+def unembed_key(digest: str) -> str:
+    return f"{LENS}/unembed-{digest[:16]}.safetensors"
 
 
 def plan_key(digest: str) -> str:
@@ -170,6 +176,11 @@ class LensSpec:
 LOGIT_LENS = LensSpec()
 
 
+KEEP = ("topk", "residual", "all")
+"""What `--keep` stores of a reading: its k best tokens; beside them the residual stream, of which the logit of any
+token follows; or the logits of every token."""
+
+
 @dataclass(frozen=True)
 class Run:
     """`run.json`. The fields of `identity()` must be equal for two runs to share a cache."""
@@ -205,7 +216,8 @@ class Run:
     compiled: bool = False  # whether the decoder's blocks were compiled, which decides last bits
     tracked: tuple[int, ...] = ()  # tokens whose probability and rank are stored at every reading, ascending ids
     tracked_pieces: tuple[str | None, ...] = ()  # theirs
-    keep: str = "topk"  # what is stored of a reading: its k best tokens; with `all` the logits of every token, too
+    keep: str = "topk"  # of KEEP: what is stored of a reading
+    width: int = 0  # numbers of a state, where the residual stream is kept
     prompt_column: str | None = None  # of the image table: each image's own question; in `prompt` it stands as {column}
     format: int = FORMAT
 
@@ -228,7 +240,17 @@ class Run:
         "lens",
     )
 
-    LATER = ("read_layers", "quantized", "revision", "compiled", "tracked", "tracked_pieces", "keep", "prompt_column")
+    LATER = (
+        "read_layers",
+        "quantized",
+        "revision",
+        "compiled",
+        "tracked",
+        "tracked_pieces",
+        "keep",
+        "width",
+        "prompt_column",
+    )
     """Left out of the record where they are as usual: the bytes of older records, which name the run, stay so."""
 
     def __post_init__(self) -> None:
@@ -274,6 +296,16 @@ class Run:
         return {int(match[1]): key for key in self.checksums if (match := _TRANSLATOR.fullmatch(key))}
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether of any token all is known, at every reading."""
+        return self.keep != "topk"
+
+    @property
+    def unembed(self) -> str | None:
+        """Where that is which makes logits of the states that are kept; None if none are."""
+        return next(filter(_UNEMBED.fullmatch, self.checksums), None)
+
+    @property
     def id_dtype(self) -> str:
         """uint16 when every id and the fill value fit, else uint32."""
         return "uint16" if self.vocabulary_size < 0xFFFF else "uint32"
@@ -287,6 +319,11 @@ class Run:
     def logprob_dtype(self) -> str:
         """As exact as the computation: float16 has a finer step than the noise of half-precision readings."""
         return "float32" if self.dtype == "float32" else "float16"
+
+    @property
+    def residual_dtype(self) -> str:
+        """Holds states as they are: Zarr has no bfloat16, whose numbers are float32's with half of the bits zero."""
+        return "float16" if self.dtype == "float16" else "float32"
 
     def identity(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.IDENTITY}
@@ -408,6 +445,8 @@ def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[Array
                                        improbable it is; its rank counts the ids that a full sort puts before it
     `<site>/logit`                     (image, layer, position, vocabulary), with `keep="all"`: minus `lse` it is a
                                        log-probability; a chunk is an image's layer
+    `<site>/residual`                  (image, layer, position, d), with `keep="residual"`: the un-normed states that
+                                       the lens reads; a chunk is an image's layer
     `<site>/lse`, `<site>/entropy`     (image, layer, position): logsumexp of the logits; entropy in nats
     `sum/patch`, `sum/last`            (layer, vocabulary): probabilities summed over the shard's images and positions
     """
@@ -432,6 +471,11 @@ def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[Array
             axes_of_all, shape_of_all = (*axes, "vocabulary"), (*cells, run.vocabulary_size)
             specs.append(
                 ArraySpec(f"{site}/logit", axes_of_all, shape_of_all, run.logprob_dtype, float("nan"), depth=2)
+            )
+        if run.keep == "residual":
+            shape_of_states = (*cells, run.width)
+            specs.append(
+                ArraySpec(f"{site}/residual", (*axes, "d"), shape_of_states, run.residual_dtype, float("nan"), depth=2)
             )
         if site in run.summed:
             shape = (run.layers, run.vocabulary_size)

@@ -55,10 +55,12 @@ def read_site(
     positions: int | None = None,
     prompts: Sequence[Sequence[int]] | None = None,
     tracked: Sequence[int] = (),
+    head: np.ndarray | None = None,
 ) -> Site:
     """A site's arrays straight from the shards' Zarr groups, given in order. `last` is the last of `prompt`.
 
     Filled up to so many positions, or those of the shard with most. `prompts` are the images' own, if they have some.
+    With a `head` (vocabulary, d) all tokens count as tracked: their logits are products with the states.
     """
     stored = "prompt" if site == "last" else site
     groups = [zarr.open_group(cache / shard, mode="r") for shard in shards]
@@ -68,7 +70,7 @@ def read_site(
         most = positions or max(array.shape[2] for array in arrays)
         parts = []
         for array in arrays:
-            missing = (0, 0), (0, 0), (0, most - array.shape[2]), (0, 0)
+            missing = ((0, 0), (0, 0), (0, most - array.shape[2]), (0, 0))[: array.ndim]
             parts.append(np.pad(np.asarray(array[...]), missing, constant_values=array.fill_value))
         return np.concatenate(parts)
 
@@ -83,7 +85,18 @@ def read_site(
     if tracked:
         ranks, logprobs = (own(read(f"tracked_{name}")) for name in ("rank", "logprob"))
         found = {id: (ranks[..., at], logprobs[..., at]) for at, id in enumerate(tracked)}
-    return Site(own(read("token")), own(read("logprob")), found)
+    token, logprob = own(read("token")), own(read("logprob"))
+    if head is not None:
+        lse = own(read("lse"))[..., None]
+        logits = own(read("residual")).astype(np.float64) @ head.T  # (image, layer, position, vocabulary)
+        ranks = np.argsort(np.argsort(-logits, axis=-1, kind="stable"), axis=-1) + 1
+        logprobs = logits.astype(np.float32) - lse
+        there = ~np.isnan(lse)
+        for rank in range(token.shape[-1]):
+            places = np.where(there, token[..., rank, None], 0).astype(int)
+            np.put_along_axis(logprobs, places, logprob[..., rank, None], -1)
+        found = {id: (np.where(there[..., 0], ranks[..., id], 0), logprobs[..., id]) for id in range(len(head))}
+    return Site(token, logprob, found)
 
 
 def picked_layers(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors.numpy import save
 
 from vlq.query.schema import (
     RUN,
@@ -28,9 +29,11 @@ from vlq.query.schema import (
     plan_key,
     record_bytes,
     sum_of,
+    unembed_key,
 )
 from vlq.query.store import Store, open_store
 from vlq.query.tables import parquet_bytes
+from vlq.query.unembed import METADATA, Recipe
 from vlq.workers.index import compact
 from vlq.workers.models.vocabulary import vocabulary_hash
 from vlq.workers.shard import write_shard
@@ -73,6 +76,10 @@ def make_run(**changes: object) -> Run:
     vocabulary = vocabulary_table(values["vocabulary_size"])  # type: ignore[arg-type]
     values.setdefault("vocabulary_hash", vocabulary_hash(vocabulary))
     values.setdefault("checksums", {VOCABULARY: digest_of(parquet(vocabulary))})
+    if values.get("keep") == "residual":
+        values.setdefault("width", 4)
+        digest = digest_of(head_bytes(values["vocabulary_size"]))  # type: ignore[arg-type]
+        values["checksums"] = {**values["checksums"], unembed_key(digest): digest}  # type: ignore[dict-item]
     return Run(**values)  # type: ignore[arg-type]
 
 
@@ -90,6 +97,16 @@ def vocabulary_table(size: int) -> pa.Table:
             "special": pa.array([p == "<s>" for p in pieces]),
         }
     )
+
+
+def head_of(size: int) -> np.ndarray:
+    """(vocabulary, 4) a head whose logits are exact in float32, and many of them equal."""
+    return np.random.default_rng(size).integers(-3, 4, (size, 4)).astype(np.float32) / 4
+
+
+def head_bytes(size: int) -> bytes:
+    """The object that makes logits of states by `head_of` alone."""
+    return save({"head.weight": head_of(size)}, {METADATA: Recipe("float32").to_json()})
 
 
 def random_grids(run: Run, images: int, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -132,7 +149,10 @@ def random_readings(
     answers: Sequence[Sequence[int]] | None = None,
     prompts: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """All arrays of a shard, from random logits with many equal values, so that ties and repeated readings occur."""
+    """All arrays of a shard, from random logits with many equal values, so that ties and repeated readings occur.
+
+    Those of a run with a `width` are of random states.
+    """
     counts = {
         "patch": [math.prod(grid) for grid in grids or random_grids(run, images, rng)],
         "prompt": [len(prompt) for prompt in prompts or random_prompts(run, images, 0)],
@@ -144,7 +164,8 @@ def random_readings(
     arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in array_specs(run, images, lengths)}
     for site in run.at:
         shape = (images, run.layers, lengths[site], run.vocabulary_size)
-        logits = rng.integers(0, 24, shape).astype(np.float64) / 4
+        states = rng.integers(-5, 6, (*shape[:3], run.width)).astype(np.float64)
+        logits = states @ head_of(run.vocabulary_size).T if run.width else rng.integers(0, 24, shape) / 4.0
         shifted = np.exp(logits - logits.max(-1, keepdims=True))
         lse = np.log(shifted.sum(-1)) + logits.max(-1)
         logprob = logits - lse[..., None]
@@ -164,6 +185,8 @@ def random_readings(
             values["tracked_rank"] = every[..., list(run.tracked)]
         if run.keep == "all":
             values["logit"] = logits
+        if run.keep == "residual":
+            values["residual"] = states
         for name, value in values.items():
             array = arrays[f"{site}/{name}"]
             array[...] = value.astype(array.dtype)
@@ -303,6 +326,8 @@ def make_cache(
     store = open_store(str(folder), create=True)
     store.create(VOCABULARY, parquet(vocabulary or vocabulary_table(run.vocabulary_size)))
     store.create(RUN, run.to_bytes())
+    if run.unembed:
+        store.create(run.unembed, head_bytes(run.vocabulary_size))
     rng = np.random.default_rng(seed)
     # Names whose order is not the order of the ids.
     names = names or [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)]

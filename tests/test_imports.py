@@ -33,6 +33,7 @@ FOR_WORKERS = {
     "tables",
     "tokens",
     "stores",
+    "unembed",
 }
 """Of query: its schema, its reader, with what that says of a run, what words mean, and its errors."""
 

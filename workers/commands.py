@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vlq.query.errors import BadArgument, MissingExtra, NoCache
+from vlq.query.schema import KEEP
 from vlq.workers.models.weights import ATTENTIONS, DTYPES, QUANTIZATIONS, check_quantizer
 
 SHOWN_ERRORS = 5
@@ -53,7 +54,8 @@ def run(
         str, typer.Option(help="Which layers are read, such as 0,8,16:32 (both ends included); default all.")
     ] = "",
     keep: Annotated[
-        str, typer.Option(help="topk; or all: the logits of every token, too, which take far more room.")
+        str,
+        typer.Option(help="topk; or also what tells of every token: residual (the states), all (logits: far larger)."),
     ] = "topk",
     track: Annotated[
         str,
@@ -90,7 +92,7 @@ def run(
         "answer": answer,
         "layers": parse_layers(layers),
         "track": parse_track(track),
-        "keep": one_of("--keep", keep, ("topk", "all")),
+        "keep": one_of("--keep", keep, KEEP),
         "limit": limit,
         "shard_size": shard_size,
         "batch_size": batch_size,

@@ -9,7 +9,7 @@ from math import ceil, log, prod
 from typing import Any, NamedTuple
 
 from vlq.query.cache import missing_shards
-from vlq.query.info import as_bytes
+from vlq.query.info import as_bytes, kept
 from vlq.query.schema import LENS, LensSpec, Run, layers_phrase
 from vlq.query.store import Store
 from vlq.query.tables import parquet_bytes
@@ -193,7 +193,7 @@ def _bytes_beside(description: Description, plan: Plan, translators: Store | Non
     """What a new cache holds beside its shards and its index. `translators` holds a tuned lens'."""
     parts = (description.vocabulary, description.tokenizer or b"", parquet_bytes(plan.table))
     of_lens = 0 if translators is None else sum(entry.size for entry in translators.list(LENS))
-    return sum(map(len, parts)) + len(description.run.to_bytes()) + of_lens
+    return sum(map(len, parts)) + len(description.run.to_bytes()) + of_lens + description.beside
 
 
 # --- what is said of it ----------------------------------------------------------------------------------------
@@ -222,6 +222,8 @@ def as_values(estimate: Estimate) -> dict[str, Any]:
         "grid": run.grid and list(run.grid),
         "patches": run.patches,
         "k": run.k,
+        "keep": run.keep,
+        "width": run.width or None,
         "at": list(run.at),
         "answer": run.answer,
         "tracked": [{"id": id, "piece": piece} for id, piece in zip(run.tracked, run.tracked_pieces, strict=True)],
@@ -286,6 +288,8 @@ def as_text(values: dict[str, Any]) -> str:
     ]
     if values["tracked"]:
         lines.append(("tracked", ", ".join(f"{token['piece']} ({token['id']})" for token in values["tracked"])))
+    if beside := kept(values):
+        lines.append(("keep", beside))
     if found is not None:
         lines += _estimates(values, found)
     text = [f"{name:<8} {value}" for name, value in lines]

@@ -188,12 +188,13 @@ class BatchReader:
         """
         run = self._run
         places, weights = self._where(images)
-        rows = Rows(run, len(places), self._model.device)
+        rows = Rows(run, len(places), self._model)
         number = {layer: at for at, layer in enumerate(run.read_layers)}
 
         def visit(layer: int, hidden: Tensor) -> None:
-            readings = self._lens.read(layer, hidden.flatten(0, 1).index_select(0, places), weights)
-            rows.put(number[layer], readings)
+            states = hidden.flatten(0, 1).index_select(0, places)
+            readings = self._lens.read(layer, states, weights)
+            rows.put(number[layer], readings, states)
             self._mass[:, number[layer]] += readings.mass
 
         answers: Sequence[Answer | None] = [None] * len(images)
@@ -223,12 +224,12 @@ class BatchReader:
         """The readings at the answers' tokens, by image, as `Rows.begin_cut` gives them."""
         given = [answer for answer in answers if answer is not None]
         parts = [(f"{i}/answer", len(answer.ids)) for i, answer in enumerate(given)]
-        rows = Rows(self._run, sum(count for _, count in parts), self._model.device)
+        rows = Rows(self._run, sum(count for _, count in parts), self._model)
         if given and rows.count:
             none = torch.zeros(0, rows.count, device=self._model.device)
             for at, layer in enumerate(self._run.read_layers):
                 states = torch.cat([answer.states[at] for answer in given])
-                rows.put(at, self._lens.read(layer, states, none))
+                rows.put(at, self._lens.read(layer, states, none), states)
         return rows.begin_cut(parts)
 
     def _where(self, images: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
@@ -264,10 +265,10 @@ class Rows:
     """The readings of many positions at the layers that are read, (layer, row, ...), on the model's device until they
     are cut."""
 
-    def __init__(self, run: Run, count: int, device: torch.device) -> None:
+    def __init__(self, run: Run, count: int, model: LensModel) -> None:
         self.count = count
         self._run = run
-        layers = len(run.read_layers)
+        layers, device = len(run.read_layers), model.device
         self._token = torch.empty(layers, count, run.k, dtype=torch.int32, device=device)
         self._logprob = torch.empty(layers, count, run.k, device=device)
         self._lse = torch.empty(layers, count, device=device)
@@ -276,13 +277,17 @@ class Rows:
         self._tracked_rank = torch.empty(layers, count, len(run.tracked), dtype=torch.int32, device=device)
         every = run.vocabulary_size if run.keep == "all" else 0
         self._logit = torch.empty(layers, count, every, dtype=getattr(torch, run.logprob_dtype), device=device)
+        width = run.width if run.keep == "residual" else 0
+        self._residual = torch.empty(layers, count, width, dtype=model.dtype, device=device)
 
-    def put(self, at: int, readings: Readings) -> None:
-        """The readings of the layer that has this place among those that are read."""
+    def put(self, at: int, readings: Readings, states: Tensor) -> None:
+        """The readings of the layer that has this place among those that are read, and its (row, d) states."""
         self._token[at], self._logprob[at] = readings.token, readings.logprob
         self._lse[at], self._entropy[at] = readings.lse, readings.entropy
         self._tracked_logprob[at], self._tracked_rank[at] = readings.tracked_logprob, readings.tracked_rank
         self._logit[at] = readings.logit
+        if self._run.keep == "residual":
+            self._residual[at] = states
 
     def begin_cut(self, parts: Sequence[tuple[str, int]]) -> Callable[[], dict[str, dict[str, np.ndarray]]]:
         """What consecutive rows hold, as many as each part has, by the parts' names: as it is stored.
@@ -301,11 +306,15 @@ class Rows:
             stored["tracked_rank"] = self._tracked_rank.to(id_dtype)
         if self._run.keep == "all":
             stored["logit"] = self._logit
+        if self._run.keep == "residual":
+            stored["residual"] = self._residual
         copies = {kind: to_host(values) for kind, values in stored.items()}
         done = mark(self._token.device)
 
         def cut() -> dict[str, dict[str, np.ndarray]]:
             done()
+            if self._run.dtype == "bfloat16" and "residual" in copies:  # of which NumPy knows nothing
+                copies["residual"] = copies["residual"].float()
             found = {kind: values.numpy() for kind, values in copies.items()}
             found["top1"] = found["token"][..., 0]
             parted, start = {}, 0

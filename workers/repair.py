@@ -116,6 +116,7 @@ def repair(cache: Cache, model: str | None, progress: Progress) -> Told:
         yield from _interims(cache, commits, progress)
         yield from _index(cache, head, commits, progress)
     yield from _vocabulary(cache, model)
+    yield from _unembedding(cache, model, progress)
     yield from _translators(cache)
 
 
@@ -432,6 +433,26 @@ def _translators(cache: Cache) -> Told:
         else:
             mend = f"bring that lens back to {source} and repair again, or copy it from another cache read with it"
             yield Finding(finding.where, f"{finding.what}, and {source} does not hold it either", mend)
+
+
+def _unembedding(cache: Cache, model: str | None, progress: Progress) -> Told:
+    """What makes logits of states follows from the model's weights."""
+    run = cache.run
+    for finding in list(damaged(cache, _beside(run, filter(None, [run.unembed])), "")):
+        try:
+            from vlq.workers.lenses.unembedding import to_bytes
+            from vlq.workers.rerun import model_of
+
+            progress("loading the model", 0, 0)
+            data, why = to_bytes(model_of(run, model, cache.url), run), "the model gives another one here"
+        except (VlqError, ModuleNotFoundError) as error:
+            data, why = b"", getattr(error, "message", str(error))
+        if digest_of(data) == run.checksums[finding.where]:
+            put(cache.store, finding.where, data)
+            yield Mended(finding.where, f"{finding.what}: made again of the model's weights")
+        else:
+            mend = "say where the run's model is, --model FOLDER_OR_ID, or copy it from another cache of that run"
+            yield Finding(finding.where, f"{finding.what}; {why.rstrip('.')}", mend)
 
 
 def _beside(run: Run, keys: Iterable[str]) -> list[Stored]:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import transformers
 
 from vlq.query.cache import Cache
 from vlq.query.errors import CacheMismatch, CorruptCache, StoreError
@@ -31,6 +32,8 @@ of the half precisions at the size of logits, which are around 10."""
 
 MIXED = {"8bit": 1.0}
 """The same where LLM.int8() lets an image's readings depend on its batch; up to 0.3 nats were seen."""
+LOGITS = 10.0
+"""The size of logits that the tolerances are made for."""
 LARGE = 32.0
 """Logits beyond this, as the head gives of states that are not normed, may differ by more, in proportion."""
 
@@ -46,18 +49,37 @@ def rerun(cache: Cache, model: str | None, sample: int, seed: int, progress: Pro
     """
     run = cache.run
     chosen = _chosen(cache, sample, seed)
+    progress("loading the model", 0, 0)
+    loaded = model_of(run, model, cache.url)
+    try:
+        lens = lens_of(loaded, run, cache.store)
+    except CorruptCache:
+        return  # told of by `verify`
+    with ThreadPoolExecutor(1) as decoder:
+        for done, (commit, row) in enumerate(chosen):
+            yield from _compare(cache, loaded, lens, commit, row, decoder)
+            progress("reading images anew", done + 1, len(chosen))
+
+
+def model_of(run: Run, model: str | None, cache: str, device: str | None = None) -> LensModel:
+    """The model of a cache's run, loaded as it was for it; `model` is where it is now, if it moved. On the run's device
+    where there is one, unless another is asked for.
+
+    Raises ModelError if it cannot be loaded, CacheMismatch if it is another one.
+    """
     name = model or run.model
     revision = run.revision if name == run.model else None
     found = model_hash(resolve(name, revision=revision))
     if found != run.model_hash:
         raise CacheMismatch(
-            f"{name} is not the model of {cache.url}: its hash is {found[:12]}, the run's {run.model_hash[:12]}.",
+            f"{name} is not the model of {cache}: its hash is {found[:12]}, the run's {run.model_hash[:12]}.",
             "Say where the run's model is: --model FOLDER_OR_ID",
         )
-    device = "cuda" if run.device == "cuda" and torch.cuda.is_available() else "cpu"
+    if device is None:
+        device = "cuda" if run.device == "cuda" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(run.threads)
-    progress("loading the model", 0, 0)
-    loaded = load(
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return load(
         name,
         revision=revision,
         prompt=run.prompt,
@@ -67,14 +89,6 @@ def rerun(cache: Cache, model: str | None, sample: int, seed: int, progress: Pro
         quantize=run.quantized,
         answer=run.answer > 0,
     )
-    try:
-        lens = lens_of(loaded, run, cache.store)
-    except CorruptCache:
-        return  # told of by `verify`
-    with ThreadPoolExecutor(1) as decoder:
-        for done, (commit, row) in enumerate(chosen):
-            yield from _compare(cache, loaded, lens, commit, row, decoder)
-            progress("reading images anew", done + 1, len(chosen))
 
 
 def _chosen(cache: Cache, sample: int, seed: int) -> list[tuple[Commit, int]]:
@@ -115,7 +129,7 @@ def _compare(
     group = cache.group(commit.shard)
     for site in run.stored:
         names, layers = ["token", "logprob", "top1", "lse", "entropy"], list(run.read_layers)
-        names += ["logit"] if run.keep == "all" else []
+        names += {"all": ["logit"], "residual": ["residual"]}.get(run.keep, [])
         names += ["tracked_logprob"] if run.tracked else []  # ranks follow from these and their neighbours
         # A shard has room for the image with most positions. Whether it has as many as before was told above.
         own = min(positions_of(image, site), positions_of(now, site)) if site in run.uneven else None
@@ -143,12 +157,15 @@ def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) 
     tolerance = usual * np.maximum(1, np.abs(old["lse"].astype(np.float64)) / LARGE)  # (layer, position)
     for name in (name for name in old if name not in ("token", "top1")):
         a, b = old[name].astype(np.float64), new[name].astype(np.float64)
+        if name == "residual":  # whose largest numbers are to states what logits around 10 are to readings
+            largest = np.maximum(np.abs(a).max(-1), np.finfo(np.float32).tiny)
+            far = ~(np.abs(a - b) <= (usual * largest / LOGITS)[..., None])
+            yield from _told(run, name, a, b, far)
+            continue
         with np.errstate(invalid="ignore"):
             # Also where one of them is no number.
             far = ~(np.abs(a - b) <= (tolerance if a.ndim == 2 else tolerance[..., None]))
-        for at, cell in _cells(run, far):
-            worst = _worst(np.abs(a - b)[cell])
-            yield *at, f"{name} is {b[cell][worst]:.6g}, stored is {a[cell][worst]:.6g}"
+        yield from _told(run, name, a, b, far)
     logprob = old["logprob"].astype(np.float64)
     gaps = np.minimum(np.abs(np.diff(logprob, prepend=np.inf)), np.abs(np.diff(logprob, append=-np.inf)))
     gaps[..., -1] = 0
@@ -156,6 +173,12 @@ def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) 
         yield *at, f"tokens are {new['token'][cell].tolist()}, stored are {old['token'][cell].tolist()}"
     for at, cell in _cells(run, old["top1"] != old["token"][..., 0]):
         yield *at, f"top1 is {old['top1'][cell]}, the first token {old['token'][cell][0]}"
+
+
+def _told(run: Run, name: str, old: np.ndarray, new: np.ndarray, far: np.ndarray) -> Iterator[tuple[int, int, str]]:
+    for at, cell in _cells(run, far):
+        worst = _worst(np.abs(old - new)[cell])
+        yield *at, f"{name} is {new[cell][worst]:.6g}, stored is {old[cell][worst]:.6g}"
 
 
 def _cells(run: Run, wrong: np.ndarray) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:

@@ -68,11 +68,8 @@ def verify(
             repairable = repairable or finding.mend == checks.REPAIR
             print(finding)
         if deep:
-            import transformers
-
             from vlq.workers.rerun import rerun
 
-            transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             for finding in rerun(opened, model or None, sample, seed, progress):
                 found += 1
                 print(finding)

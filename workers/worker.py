@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from vlq.query.errors import BadArgument, RunError
-from vlq.query.schema import LOGIT_LENS, RUN, TOKENIZER, VOCABULARY, Commit, LensSpec, Run, digest_of
+from vlq.query.schema import LOGIT_LENS, RUN, TOKENIZER, VOCABULARY, Commit, LensSpec, Run, digest_of, unembed_key
 from vlq.query.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Description:
     tokenizer: bytes | None  # tokenizer.json
     node: str = "here"  # the machine that the worker is on, as Ray names it
     note: str | None = None  # what the user should know of it
+    beside: int = 0  # bytes of what workers put beside the shards: what makes logits of the states that are kept
 
 
 @dataclass(frozen=True)
@@ -196,10 +197,11 @@ class ShardWorker:
         )
 
     def _lens_of(self, run: Run, store: Store) -> Lens:
-        """The run's lens, made once."""
-        from vlq.workers.lenses import lens_of
+        """The run's lens, made once; before anything is read, what states need that are kept lies beside them."""
+        from vlq.workers.lenses import lens_of, unembedding
 
         if self._lens is None or self._lens[0] != run.digest:
+            unembedding.put_missing(self._model, run, store)
             self._lens = run.digest, lens_of(self._model, run, store)
         return self._lens[1]
 
@@ -252,8 +254,10 @@ def _by_another_run(found: Commit) -> Done:
 
 
 def describe(setup: Setup, model: Any) -> Description:
-    """What a loaded `LensModel` says of itself and of the run that it would begin."""
+    """What a loaded `LensModel` says of itself and of the run that it would begin. Raises ModelError if states are to
+    be kept, and the lens is none that makes logits of them by NumPy."""
     from vlq.query.tables import parquet_bytes
+    from vlq.workers.lenses import unembed_of, unembedding
     from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
     from vlq.workers.tracked import tracked_tokens
 
@@ -261,8 +265,14 @@ def describe(setup: Setup, model: Any) -> Description:
     vocabulary, tokenizer = parquet_bytes(table), model.tokenizer.backend_tokenizer.to_str().encode()
     checksums = {VOCABULARY: digest_of(vocabulary), TOKENIZER: digest_of(tokenizer), **setup.translators}
     tracked = tracked_tokens(setup.track, vocabulary, tokenizer)
-    run = replace(describe_run(setup, model, vocabulary_hash(table), tracked), checksums=checksums)
-    return Description(run, vocabulary, tokenizer)
+    run = describe_run(setup, model, vocabulary_hash(table), tracked)
+    beside = b""
+    if run.keep == "residual":
+        beside = unembedding.to_bytes(model, run)
+        own = None if run.lens.kind == "tuned" else unembed_of(model, run)
+        unembedding.check(model, run, beside, own)
+        checksums[unembed_key(digest_of(beside))] = digest_of(beside)
+    return Description(replace(run, checksums=checksums), vocabulary, tokenizer, beside=len(beside))
 
 
 def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequence[Token] = ()) -> Run:
@@ -289,6 +299,7 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequen
         layers=model.layers,
         read_layers=read_layers(setup.layers, model.layers),
         keep=setup.keep,
+        width=model.width if setup.keep == "residual" else 0,
         tracked=tuple(token.id for token in tracked),
         tracked_pieces=tuple(token.piece for token in tracked),
         grid=model.grid,
@@ -315,14 +326,22 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequen
     if "prompt" in run.uneven:
         positions["prompt"] = max((model.prompt_length(question) for question in setup.questions), default=1)
     largest = max(positions.values()) * run.layers * max(k, len(tracked)) * 4
-    if run.keep == "all":
-        largest = max(positions.values()) * run.layers * run.vocabulary_size * (4 if run.dtype == "float32" else 2)
-        if largest > SHARD_OBJECT_BYTES:
+    if run.keeps_all:
+        what, numbers = (
+            ("the residual stream of one image takes", run.width)
+            if run.keep == "residual"
+            else ("the logits of one image take", model.vocabulary_size)
+        )
+        # Of bfloat16's numbers, as they are stored, half of the bytes are zeros, which take no room.
+        of_image = max(positions.values()) * len(run.read_layers) * numbers * (4 if run.dtype == "float32" else 2)
+        if of_image > SHARD_OBJECT_BYTES:
             raise BadArgument(
-                f"--keep all: the logits of one image are {largest / 2**20:,.0f} MiB at one site; an object of a cache "
-                f"may have {SHARD_OBJECT_BYTES // 2**20} MiB.",
-                "Read the prompt alone (--at prompt), or keep chosen words: --track dog,ear",
+                f"--keep {run.keep}: {what} {of_image / 2**20:,.0f} MiB at one site; an object of a "
+                f"cache may have {SHARD_OBJECT_BYTES // 2**20} MiB.",
+                "Read fewer layers (--layers 8,16,24), or the prompt alone (--at prompt), or keep chosen words: "
+                "--track dog,ear",
             )
+        largest = max(largest, of_image)
     return replace(run, shard_size=min(setup.shard_size, max(1, SHARD_OBJECT_BYTES // largest)))
 
 

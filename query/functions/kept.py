@@ -1,82 +1,63 @@
-"""Tokens of which all is known at every reading: those that are tracked, and any where all logits are kept."""
+"""Tokens of which all is known at every reading: those that are tracked, and any where all logits are kept, or the
+residual stream, of which they follow."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from vlq.query.bind import Bound
-from vlq.query.compile import Compiler, Derived
+from vlq.query.compile import Compiler, Derived, Statement
+from vlq.query.patches import Numbered
 
-if TYPE_CHECKING:
-    import pyarrow
-
-    from vlq.query.cache import Snapshot
+KEPT = {"all": "all kept", "residual": "residuals kept"}
+"""What tells of any token, by what a run keeps."""
 
 
 def source_of(bound: Bound) -> str | None:
     """What tells all of each of the tokens, in a word; None if nothing does."""
     if {*bound.token.ids} <= {*bound.run.tracked}:
         return "tracked"
-    return "all kept" if bound.run.keep == "all" else None
+    return KEPT.get(bound.run.keep)
 
 
-def known_readings(bound: Bound, compiler: Compiler) -> str:
+def known_readings(bound: Bound, compiler: Compiler, *, ranks: bool, among: int | None = None) -> str:
     """Every reading of such tokens, as something to select from: token, image, layer, position, rank, logprob.
 
-    It holds the images and layers that are asked for, at least.
+    It holds the images, layers and numbered patches that are asked for, at least. Without `ranks` those beyond k may be
+    null: of the residual stream they take the whole head. With `among` only those layers of images need be there in
+    which one of the tokens is stored with such a rank.
     """
-    if source_of(bound) == "tracked":
+    source = source_of(bound)
+    if source == "tracked":
         return compiler.table(f"{bound['at']}_tracked", bound.token.ids)
+    from vlq.query.any_token import Kept, Projected  # which need NumPy
+
+    site, ids = bound["at"], bound.token.ids
+    asked = _of_images(bound) if among is None else _of_layers(bound, among)
+    if source == "all kept":
+        return compiler.load("kept", Derived(asked, Kept(site, ids)))
+    patches = bound.patches.numbers if isinstance(bound.patches, Numbered) else None
+    return compiler.load("projected", Derived(asked, Projected(site, ids, patches, ranks)))
+
+
+def _of_images(bound: Bound) -> Statement:
+    """The layers that are asked for, of each image that is: image_id, layers."""
     own = Compiler()
     images = bound.values.get("images")
     where = "" if images is None else f" AND ({images.sql(own)})"
-    asked = own.ask(
-        f"SELECT image_id FROM {own.table('images')} AS images WHERE error IS NULL{where} ORDER BY image_id"
-    )
-    return compiler.load("kept", Derived(asked, Kept(bound["at"], bound.token.ids, bound.layers.layers)))
+    layers = own.value("layers", list(bound.layers.layers))
+    return own.ask(f"""\
+SELECT image_id, {layers} AS layers
+FROM {own.table("images")} AS images
+WHERE error IS NULL{where} ORDER BY image_id""")
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Reads tokens' readings in some images of the arrays of all logits. A chunk is a layer with its vocabulary."""
-
-    site: str
-    ids: tuple[int, ...]
-    layers: tuple[int, ...]
-
-    def __call__(self, snapshot: Snapshot, images: pyarrow.Table) -> pyarrow.Table:
-        import numpy as np
-        import pyarrow as pa
-
-        from vlq.query.arrays import values
-
-        stored, own = snapshot.cache.run.stored_at(self.site)
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in NUMBERS}
-        for image in images["image_id"].to_pylist():
-            commit = snapshot.commit_of(image)
-            row = image - commit.first_image
-            logit, lse = (snapshot.cache.array(commit.shard, f"{stored}/{name}") for name in ("logit", "lse"))
-            totals = values(lse, row)[:, own]  # (layer, position)
-            for layer in self.layers:
-                there = np.isfinite(totals[layer])
-                logits = values(logit, (row, layer))[own][there].astype(np.float32)  # (position, vocabulary)
-                positions = np.flatnonzero(there)
-                for id in self.ids:
-                    one = logits[:, id, None]
-                    rank = 1 + (logits[:, :id] >= one).sum(1) + (logits[:, id + 1 :] > one).sum(1)
-                    found = (id, image, layer, positions, rank, one[:, 0] - totals[layer][there])
-                    for name, part in zip(NUMBERS, found, strict=True):
-                        columns[name].append(np.broadcast_to(np.asarray(part, NUMBERS[name]), positions.shape))
-        return pa.table({name: np.concatenate([np.zeros(0, NUMBERS[name]), *parts]) for name, parts in columns.items()})
-
-
-NUMBERS = {
-    "token": "uint32",
-    "image": "uint32",
-    "layer": "uint16",
-    "position": "uint16",
-    "rank": "uint32",
-    "logprob": "float32",
-}
-"""The columns, as in an index table of tracked tokens."""
+def _of_layers(bound: Bound, rank: int) -> Statement:
+    """The same of those that have one of the tokens among so many best."""
+    own = Compiler()
+    conditions = [own.tokens(bound.token.ids), f"rank <= {own.value('rank', rank)}", *own.layers(bound.layers)]
+    if (images := bound.values.get("images")) is not None:
+        conditions.append(images.restriction(own))
+    return own.ask(f"""\
+SELECT image AS image_id, list(DISTINCT layer ORDER BY layer) AS layers
+FROM {own.table(f"{bound['at']}_topk", bound.token.ids)}
+WHERE {" AND ".join(conditions)}
+GROUP BY image ORDER BY image_id""")

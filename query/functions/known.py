@@ -35,7 +35,7 @@ def compile_tracked(bound: Bound, compiler: Compiler) -> Relation:
     name = bound.function.name
     keys, shown = _keys(bound)
     conditions = [compiler.tokens(bound.token.ids), *asked(bound, compiler)]
-    table = known_readings(bound, compiler)
+    table = known_readings(bound, compiler, ranks=name == "rank")
     if bound.patches is not None:
         table += f" {bound.patches.mask(compiler)}"
         conditions.append(INSIDE)
@@ -171,7 +171,7 @@ def sum_up(bound: Bound, totals: Totals, images: int) -> Summary:
 def _stored(bound: Bound, rows: Rows) -> Rows:
     """The rows of positions where something is among the k best."""
     if source_of(bound):
-        return [row for row in rows if row["rank"] <= bound.run.k]
+        return [row for row in rows if row["rank"] is not None and row["rank"] <= bound.run.k]
     return [row for row in rows if row[bound.function.name] is not None]
 
 
@@ -201,6 +201,7 @@ def _there(bound: Bound, summary: Summary) -> str:
 
 EXACT = {
     "tracked": "{} is tracked: its {} is exact at every reading, and each has a row.",
+    "residuals kept": "The residual stream is kept: the {1} of {0} is exact at every reading, and each has a row.",
     "all kept": "All logits are kept: the {1} of {0} is exact at every reading, and each has a row.",
 }
 """What is to be known of an answer about tokens of which all is known."""
@@ -240,7 +241,7 @@ RANK = Function(
     name="rank",
     parameters=(TOKEN, LAYERS, AT, PATCHES, MISSING, IMAGES, AGAINST, PIECES),
     positional=1,
-    documentation="At every position the token's rank: exact if tracked or among the k best, elsewhere above k.",
+    documentation="At every position the token's rank: exact if tracked, kept or of the k best, elsewhere above k.",
     example="rank('dog') <= 3",
     check=check_site,
     compile=compile_rank,
@@ -255,7 +256,7 @@ PROB = Function(
     name="prob",
     parameters=(TOKEN, LAYERS, AT, PATCHES, MISSING, IMAGES, AGAINST, PIECES),
     positional=1,
-    documentation="At every position the token's probability: exact if tracked or among the k best, else bounded.",
+    documentation="At every position the token's probability: exact if tracked, kept or of the k best, else bounded.",
     example="prob('dog') > prob('cat')",
     check=check_site,
     compile=compile_prob,

@@ -104,7 +104,8 @@ def token_positions(bound: Bound, compiler: Compiler) -> str:
     beyond = bound["rank"] > bound.run.k
     tracked = source_of(bound) is not None and (beyond or len(bound.token.ids) > 1)
     topk = compiler.table(f"{bound['at']}_topk", bound.token.ids)
-    table = known_readings(bound, compiler) if tracked else topk
+    among = None if beyond else bound["rank"]
+    table = known_readings(bound, compiler, ranks=beyond, among=among) if tracked else topk
     conditions = _conditions(bound, compiler)
     if bound.patches is not None:
         table += f" {bound.patches.mask(compiler)}"

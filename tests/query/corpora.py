@@ -21,7 +21,7 @@ from vlq.query.result import Result
 from vlq.query.schema import Run, Transform
 
 from ..brute import Site, read_site
-from ..synthetic import MOST_PROMPT, WORDS, make_cache, make_run
+from ..synthetic import MOST_PROMPT, WORDS, head_of, make_cache, make_run
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
@@ -77,6 +77,20 @@ SHAPES: dict[str, dict[str, Any]] = {
         "images": 7,
         "seed": 10,
         "failed": [5],
+        "seal": False,
+    },
+    "residuals": {
+        "run": {"grid": (2, 3), "layers": 4, "read_layers": (0, 1, 3), "k": 3, "keep": "residual"},
+        "images": 9,
+        "seed": 12,
+        "failed": [4],
+    },
+    "residuals, not compacted": {
+        "run": {"grid": None, "patches": 8, "layers": 3, "k": 2, "keep": "residual"}
+        | {"at": ("patch", "prompt", "answer"), "answer": 2, "prompt_column": "question", "prompt_ids": ()},
+        "images": 6,
+        "seed": 13,
+        "failed": [0],
         "seal": False,
     },
     "some layers": {
@@ -184,11 +198,15 @@ def make_cases(folder: Path) -> dict[str, Case]:
         make_cache(cache, run, columns={"label": labels, "bright": bright, "objects": objects}, **options)
         shards = sorted(str(path.parent.relative_to(cache)) for path in cache.glob("shards/*/zarr.json"))
         prompts = ids_of(cache, "prompt_ids") if run.prompt_column else None
+        head = head_of(run.vocabulary_size) if run.keep == "residual" else None
         good = np.ones(images, bool)
         good[options.get("failed", [])] = False
         made[name] = Case(
             vlq.open(str(cache)),
-            {site: read_site(cache, shards, site, most_of(run, site), prompts, run.tracked) for site in run.positions},
+            {
+                site: read_site(cache, shards, site, most_of(run, site), prompts, run.tracked, head)
+                for site in run.positions
+            },
             [f"{(i * 7919) % 1000:03d}-{i}.png" for i in range(images)],
             good,
             labels,

@@ -88,7 +88,7 @@ def told(case: Case, site: str, function: str, ids: list[int], arguments: dict[s
             continue
         if places is not None and not places.mask[cell[0], cell[2]]:
             continue
-        if {*ids} <= {*case.run.tracked}:
+        if {*ids} <= {*case.sites[site].tracked}:
             every = [case.sites[site].tracked[id] for id in ids]
             value = min(rank[cell] for rank, _ in every)
             if function == "prob":

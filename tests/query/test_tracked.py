@@ -1,4 +1,4 @@
-"""Tracked tokens, and all logits: whatever is asked is answered as if every token were stored."""
+"""Tracked tokens, all logits, and residuals: whatever is asked is answered as if every token were stored."""
 
 from __future__ import annotations
 
@@ -24,6 +24,20 @@ SHAPES: dict[str, dict[str, Any]] = {
         "read_layers": (0, 2, 3),
         "keep": "all",
     },
+    "residuals": {"keep": "residual"},
+    "residuals of some layers, grids of their own": {
+        "grid": None,
+        "patches": 9,
+        "read_layers": (0, 2, 3),
+        "keep": "residual",
+    },
+    "residuals, answers, prompts of their own": {
+        "at": ("patch", "prompt", "answer"),
+        "answer": 3,
+        "prompt_column": "question",
+        "prompt_ids": (),
+        "keep": "residual",
+    },
     "half precision": {"dtype": "float16"},
     "grids of their own, some layers": {"grid": None, "patches": 11, "read_layers": (0, 2, 3)},
     "answers": {"at": ("patch", "prompt", "answer"), "answer": 3},
@@ -40,8 +54,8 @@ def corpora(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     ):
         columns = {"label": ["beach", "snow", "grass"] * 3}
         shape = dict(SHAPES[request.param])
-        if shape.pop("keep", None) and name == "few":
-            kept = {"k": 3, "keep": "all"}
+        if keep := shape.pop("keep", None):
+            kept = {"k": 3, "keep": keep} if name == "few" else kept | {"width": 4 if keep == "residual" else 0}
         run = make_run(**shape, **kept)
         make_cache(folder / name, run, images=9, failed=[2], seed=11, columns=columns, seal=name == "whole")
         found.append(vlq.open(str(folder / name)))
@@ -110,7 +124,7 @@ def test_as_if_all_were_stored(corpora: tuple[Corpus, Corpus], query: str) -> No
     rows, same = (
         [{name: row[name] for name in row if name not in beside} for row in a.rows] for a in (expected, found)
     )
-    if few.cache.run.keep == "all":  # whose log-probabilities are differences of rounded numbers
+    if few.cache.run.keeps_all:  # whose log-probabilities are differences of rounded numbers
         same, rows = (sorted(found, key=place) for found in (same, rows))
         assert len(same) == len(rows)
         assert all(alike(*pair) for pair in zip(same, rows, strict=True))
@@ -127,13 +141,15 @@ def test_as_if_all_were_stored(corpora: tuple[Corpus, Corpus], query: str) -> No
 
 def test_the_sentence_says_what_tells(corpora: tuple[Corpus, Corpus]) -> None:
     few, _ = corpora
-    if few.cache.run.keep == "all":
+    if few.cache.run.keeps_all:
+        source, what = {
+            "all": ("all kept", "All logits are kept"),
+            "residual": ("residuals kept", "The residual stream is kept"),
+        }[few.cache.run.keep]
         answer = few.query("prob(['rock', 'cat'])")
-        assert answer.summary["source"] == "all kept"
-        assert answer.headline.startswith("rock, cat: all kept; among the 3 best in ")
-        assert (
-            few.query("rank('cat', at='last')").notes[0].startswith("All logits are kept: the rank of cat is exact at")
-        )
+        assert answer.summary["source"] == source
+        assert answer.headline.startswith(f"rock, cat: {source}; among the 3 best in ")
+        assert few.query("rank('cat', at='last')").notes[0].startswith(f"{what}: the rank of cat is exact at")
         return
     for name, what in (("prob", "probability"), ("rank", "rank")):
         answer = few.query(f"{name}('rock')")

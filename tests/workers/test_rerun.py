@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,44 @@ def test_all_logits(images: Path, tmp_path: Path, tiny_model: Path, model: LensM
     assert finding.where == "image 2 (0002.png), layer 1, prompt 3"
 
 
+@pytest.mark.parametrize(("change", "found"), [(1e-6, False), (1e-3, True), (np.nan, True)])
+def test_states(images: Path, tmp_path: Path, tiny_model: Path, model: LensModel, change: float, found: bool) -> None:
+    """Of a state's largest number, what was nudged is a part."""
+    at = (2, 1, 3, 9)
+
+    def harm(arrays: dict[str, np.ndarray]) -> None:
+        arrays["prompt/residual"][at] += change * np.abs(arrays["prompt/residual"][at[:-1]]).max()
+
+    cache = make_cache(tmp_path / "cache", tiny_model, model, images, harm, keep="residual")
+    told = findings(cache)
+    assert [finding.where for finding in told] == (["image 2 (0002.png), layer 1, prompt 3"] if found else [])
+    assert all("residual is" in finding.what for finding in told)
+
+
 def test_logits_that_are_too_many(tiny_model: Path, model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
     size = model.most_patches * model.layers * model.vocabulary_size * 4
     setup = Setup(str(tiny_model), PROMPT, 4, ("patch", "prompt"), "cpu", "auto", 1, 2, IMAGES, keep="all")
     monkeypatch.setattr("vlq.workers.worker.SHARD_OBJECT_BYTES", 2 * size + 1)
     assert describe_run(setup, model, "0" * 64).shard_size == 2
     monkeypatch.setattr("vlq.workers.worker.SHARD_OBJECT_BYTES", size - 1)
-    with pytest.raises(BadArgument, match=r"--keep all: the logits of one image are .* MiB at one site"):
+    with pytest.raises(BadArgument, match=r"--keep all: the logits of one image take .* MiB at one site"):
+        describe_run(setup, model, "0" * 64)
+    # Of layers that are not read nothing is stored.
+    assert describe_run(replace(setup, layers=(0, 2)), model, "0" * 64).shard_size == 1
+
+
+@pytest.mark.parametrize(("dtype", "bytes"), [("float32", 4), ("bfloat16", 2), ("float16", 2)])
+def test_states_that_are_too_many(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, bytes: int) -> None:
+    model = load(str(tiny_model), prompt=PROMPT, dtype=dtype)
+    size = model.most_patches * model.layers * model.width * bytes
+    setup = Setup(str(tiny_model), PROMPT, 4, ("patch", "prompt"), "cpu", dtype, 1, 2, IMAGES, keep="residual")
+    monkeypatch.setattr("vlq.workers.worker.SHARD_OBJECT_BYTES", 3 * size)
+    run = describe_run(setup, model, "0" * 64)
+    assert (run.shard_size, run.width) == (3, model.width)
+    monkeypatch.setattr("vlq.workers.worker.SHARD_OBJECT_BYTES", size - 1)
+    with pytest.raises(
+        BadArgument, match=r"--keep residual: the residual stream of one image takes .* MiB at one site"
+    ):
         describe_run(setup, model, "0" * 64)
 
 

@@ -48,10 +48,7 @@ def nearest(model: LensModel, temperature: float) -> Unembed:
             "in its head: the nearest embedding need not be a token.",
             "Use another --lens.",
         )
-    norms = torch.linalg.vector_norm(embedding, dim=-1, dtype=torch.float32)
-    is_zero = norms == 0
-    scale = torch.where(is_zero, 0, 1 / (temperature * norms))
-    floor = is_zero * (BELOW / temperature) if bool(is_zero.any()) else None
+    scale, floor = scales(embedding, temperature)
     embeddings = linear(embedding)
 
     def unembed(layer: int, hidden: Tensor) -> Tensor:
@@ -60,6 +57,15 @@ def nearest(model: LensModel, temperature: float) -> Unembed:
         return cosines if floor is None else cosines.add_(floor)
 
     return unembed
+
+
+def scales(embedding: Tensor, temperature: float) -> tuple[Tensor, Tensor | None]:
+    """What products with (vocabulary, d) embeddings are multiplied by, and what is added to them, to be cosines divided
+    by a temperature: each (vocabulary,) float32."""
+    norms = torch.linalg.vector_norm(embedding, dim=-1, dtype=torch.float32)
+    is_zero = norms == 0
+    scale = torch.where(is_zero, 0, 1 / (temperature * norms))
+    return scale, is_zero * (BELOW / temperature) if bool(is_zero.any()) else None
 
 
 def linear(weight: Tensor) -> nn.Linear:

@@ -12,13 +12,16 @@ import pyarrow as pa
 import pytest
 import torch
 
+from vlq.query.unembed import Unembedding
 from vlq.workers.extract import read_shard
-from vlq.workers.lenses import lens_of, logit_lens, plain, tuned
+from vlq.workers.lenses import lens_of, logit_lens, plain, tuned, unembedding
+from vlq.workers.lenses import unembed_of as lens_unembed
 from vlq.workers.lenses.train import Options, train
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.worker import Setup, describe_run
 
+from ...synthetic import make_run
 from ..conftest import make_model, save_images
 from . import checks, test_idefics3, test_qwen_vl
 from .tiny import (
@@ -154,6 +157,23 @@ def test_lenses_read_as_float64_reads_the_same_states(tmp_path: Path, dtype: str
         # What is rounded once to the model's dtype, a state or a direction, may be rounded to the other side.
         atol = checks.NATS if name == "head" else checks.NATS + 4 * step * float(expected[name].abs().max())
         torch.testing.assert_close(logits.double(), expected[name], atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_logits_of_states_that_are_kept(folder: Path, dtype: str) -> None:
+    """By NumPy they are those of a GPU, which does not round products."""
+    model = load(str(folder), device="cuda", dtype=dtype)
+    run = make_run(dtype=dtype, keep="residual", layers=model.layers, width=model.width, device="cuda")
+    data = unembedding.to_bytes(model, run)
+    unembedding.check(model, run, data, lens_unembed(model, run))
+    twin = Unembedding.of(np.frombuffer(data, np.uint8), "")
+    assert not twin.recipe.rounds_products
+    states = torch.randn(40, model.width, generator=torch.Generator().manual_seed(0)).to("cuda", model.dtype)
+    with torch.inference_mode():
+        own = model.unembed(states).float().cpu().numpy()
+    found = twin.logits(twin.directions(0, states.float().cpu().numpy()), slice(None))
+    # A normed number may be rounded to the other side.
+    np.testing.assert_allclose(found, own, rtol=0, atol=4 * torch.finfo(model.dtype).eps * np.abs(own).max())
 
 
 def test_a_tuned_lens_is_trained_on_a_gpu(tmp_path: Path, corpus: pa.Table) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlq.query.errors import BadArgument
+
 if TYPE_CHECKING:
+    from vlq.query.cache import Cache
     from vlq.workers.lenses.files import TunedLens
     from vlq.workers.lenses.train import Options, Trained
     from vlq.workers.models.base import LensModel
@@ -18,11 +21,19 @@ lens = typer.Typer(no_args_is_help=True, help="Tuned lenses: train one for a mod
 
 @lens.command()
 def train(
-    images: Annotated[
-        str, typer.Argument(help="Folder, glob, image or manifest (.parquet, .csv, .jsonl); a path or a URL.")
-    ],
-    model: Annotated[str, typer.Option(help="Folder of a saved model, or a Hugging Face hub id.")],
     out: Annotated[str, typer.Option(help="The folder to make.")],
+    images: Annotated[
+        str | None, typer.Argument(help="Folder, glob, image or manifest (.parquet, .csv, .jsonl); a path or a URL.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder of a saved model, or a Hugging Face hub id; with --cache its own.")
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of images: a cache that keeps states (vlq run --keep residual); none is run again."
+        ),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A question, or a whole prompt with <image> in it.")] = None,
     at: Annotated[str, typer.Option(help="Which positions it is trained on: patch, prompt, or both.")] = "patch,prompt",
@@ -43,6 +54,8 @@ def train(
     from vlq.workers.commands import one_of, parse_sites
     from vlq.workers.lenses.files import free_folder, write
 
+    asked_twice = {"--prompt": prompt, "--revision": revision, "--dtype": None if dtype == "auto" else dtype}
+    check_source(images, model, cache, [name for name, value in asked_twice.items() if value is not None])
     sites = parse_sites(at)
     one_of("--device", device, ("auto", "cpu", "cuda"))
     one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
@@ -58,8 +71,13 @@ def train(
     from vlq.workers.models import load
     from vlq.workers.models.files import commit_of, model_hash, resolve
     from vlq.workers.progress import steps as shown_steps
+    from vlq.workers.rerun import model_of
 
-    rows = list_images(images, limit).select(["image_id", "image", "uri"]).to_pylist()
+    kept = None if cache is None else cache_with_states(cache, sites)
+    if kept is None:
+        rows = list_images(images or "", limit).select(["image_id", "image", "uri"]).to_pylist()
+    else:
+        rows = images_of(kept, limit)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -67,13 +85,21 @@ def train(
     try:
         with shown_steps() as progress:
             progress("loading the model", 0, 0)
-            check_images = batch_size if device == "cuda" else 1
-            folder_of_model = resolve(model, revision=revision)
-            revision = commit_of(model, folder_of_model)
-            loaded = load(
-                model, revision=revision, prompt=prompt, device=device, dtype=dtype, check_images=check_images
-            )
-            trained = train_lens(loaded, rows, options, progress)
+            if kept is not None:
+                threads = torch.get_num_threads()
+                loaded = model_of(kept.run, model, kept.url, device)
+                torch.set_num_threads(threads)  # of which a run has fewer, beside other workers
+                revision = kept.run.revision if model in (None, kept.run.model) else None
+                model, hashed = model or kept.run.model, kept.run.model_hash
+            else:
+                assert model is not None
+                check_images = batch_size if device == "cuda" else 1
+                folder_of_model = resolve(model, revision=revision)
+                revision, hashed = commit_of(model, folder_of_model), model_hash(folder_of_model)
+                loaded = load(
+                    model, revision=revision, prompt=prompt, device=device, dtype=dtype, check_images=check_images
+                )
+            trained = train_lens(loaded, rows, options, progress, kept)
     except KeyboardInterrupt:
         print("Stopped. Nothing was written.", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -82,7 +108,7 @@ def train(
             "The lens does not fit into the GPU's memory beside the model.",
             "Use a smaller --batch-size or --positions-per-image, or --dtype bfloat16.",
         ) from error
-    made = record(model, revision, model_hash(folder_of_model), loaded, trained, options)
+    made = record(model, revision, hashed, loaded, trained, options)
     print("\n".join(table(made)))
     for reason in trained.failed:
         print(f"Left out: {reason}")
@@ -111,6 +137,52 @@ def show(source: Annotated[str, typer.Argument(help="The folder or URL of a tune
     for name, value in lines:
         print(f"{name:<8} {value}")
     print("\n".join(table(found)))
+
+
+def check_source(images: str | None, model: str | None, cache: str | None, asked: Sequence[str]) -> None:
+    """Raises BadArgument unless either images and a model are given or a cache, which `asked` options don't go with."""
+    if cache is None and images is None:
+        raise BadArgument(
+            "A lens is trained on images, or on the states that a cache keeps.",
+            "vlq lens train IMAGES --model MODEL --out FOLDER, or: vlq lens train --cache CACHE --out FOLDER",
+        )
+    if cache is not None and images is not None:
+        raise BadArgument("A lens is trained on images, or with --cache on a cache's states.", "Give one of them.")
+    if cache is None and model is None:
+        raise BadArgument("A lens is trained for a model: --model is missing.", "Give a folder or a hub id.")
+    if cache is not None and asked:
+        raise BadArgument(
+            f"{', '.join(asked)} does not go with --cache, whose states were read once.",
+            "Leave it out: the run's holds.",
+        )
+
+
+def cache_with_states(url: str, sites: Sequence[str]) -> Cache:
+    """A cache that keeps the states of every layer at these sites. Raises BadArgument, NoCache."""
+    from vlq.query.cache import Cache
+    from vlq.query.schema import layers_phrase
+
+    cache = Cache.open(url)
+    run = cache.run
+    hint = "Make one that does: vlq run IMAGES --model MODEL --keep residual --cache OTHER. Or train on images."
+    if run.keep != "residual":
+        raise BadArgument(f"{url} does not keep states.", hint)
+    if len(run.read_layers) < run.layers:
+        raise BadArgument(
+            f"{url} keeps the states of layers {layers_phrase(run.read_layers)}, of {run.layers}: a lens needs all.",
+            hint,
+        )
+    if missing := [site for site in sites if site not in run.at]:
+        raise BadArgument(f"{url} has no states at {', '.join(missing)}.", f"Train at others: --at {','.join(run.at)}")
+    return cache
+
+
+def images_of(cache: Cache, limit: int | None) -> list[dict[str, Any]]:
+    """The first images that a cache holds: number, name, and why there are no readings, if there are none."""
+    import pyarrow.parquet as pq
+
+    tables = [pq.read_table(path, columns=["image_id", "image", "error"]) for path in cache.snapshot().files("images")]
+    return [row for table in tables for row in table.to_pylist()][:limit]
 
 
 def record(

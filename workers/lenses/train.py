@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlq.query.arrays import values
+from vlq.query.cache import Cache
 from vlq.query.errors import InputError
 from vlq.workers.extract import prepare
 from vlq.workers.lenses import tuned
@@ -92,9 +95,16 @@ class States:
     site: np.ndarray  # (position,) index into `Options.at`
 
 
-def train(model: LensModel, images: Sequence[Mapping[str, Any]], options: Options, progress: Progress) -> Trained:
+def train(
+    model: LensModel,
+    images: Sequence[Mapping[str, Any]],
+    options: Options,
+    progress: Progress,
+    cache: Cache | None = None,
+) -> Trained:
     """Train on rows of `image_id`, `image` and `uri`. The same rows, options, machine and threads give the same lens.
 
+    States are those that the model gives, or those that a cache of it keeps, whose image table the rows are then of.
     Raises InputError if there are too few images, or one cannot be fetched.
     """
     if len(images) < 2:
@@ -102,7 +112,7 @@ def train(model: LensModel, images: Sequence[Mapping[str, Any]], options: Option
     order = np.random.default_rng(options.seed).permutation(len(images))
     count = min(len(images) - 1, max(1, round(options.holdout * len(images))))
     held, used = ([images[i] for i in part] for part in (order[:count], order[count:]))
-    reader = Reader(model, options, progress)
+    reader = Reader(model, options, progress) if cache is None else CachedReader(model, options, progress, cache)
     learners = _learn(reader, used)
     translators = {layer: learner.translator(model) for layer, learner in enumerate(learners)}
     trained_on = len(used) - len(reader.failed)
@@ -168,6 +178,42 @@ class Reader:
         model.forward(batch, visit)
         sites = [np.full(len(one.sites[site]), i) for one in batch for i, site in enumerate(self.options.at)]
         return States(states, np.concatenate(sites))
+
+
+class CachedReader(Reader):
+    """Takes the states of the same positions from a cache that keeps the residual stream."""
+
+    def __init__(self, model: LensModel, options: Options, progress: Progress, cache: Cache) -> None:
+        super().__init__(model, options, progress)
+        self._cache = cache
+        self._snapshot = cache.snapshot()
+
+    def read(self, images: Sequence[Mapping[str, Any]], what: str) -> Iterator[States]:
+        batch: list[States] = []
+        for done, row in enumerate(images):
+            if row["error"] is not None:
+                self.failed.append(f"{row['image']}: {row['error']}")
+            else:
+                batch.append(self._of(row["image_id"]))
+            if batch and (len(batch) == self.options.batch_size or done == len(images) - 1):
+                parts = [part.states for part in batch]
+                yield States(torch.cat(parts, 1), np.concatenate([part.site for part in batch]))
+                batch = []
+            self.progress(what, done + 1, len(images))
+
+    def _of(self, image: int) -> States:
+        commit = self._snapshot.commit_of(image)
+        row, arrays = image - commit.first_image, partial(self._cache.array, commit.shard)
+        counts = {site: int(np.isfinite(values(arrays(f"{site}/lse"), row)[0]).sum()) for site in self.options.at}
+        rng = np.random.default_rng([self.options.seed, image])
+        sites = {site: torch.arange(count) for site, count in counts.items()}
+        places = chosen(sites, self.options.positions_per_image, rng)
+        found = [
+            torch.from_numpy(values(arrays(f"{site}/residual"), row)[:, places[site].numpy()])
+            for site in self.options.at
+        ]
+        site = [np.full(len(places[site]), i) for i, site in enumerate(self.options.at)]
+        return States(torch.cat(found, 1).to(self.model.dtype), np.concatenate(site))
 
 
 def chosen(sites: Mapping[str, Tensor], wanted: int, rng: np.random.Generator) -> dict[str, Tensor]:

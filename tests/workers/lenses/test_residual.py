@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 import vlq
 from vlq.query.cache import Cache
@@ -21,12 +23,14 @@ from vlq.workers.estimate import as_text, as_values, estimate
 from vlq.workers.gc import leftovers
 from vlq.workers.index import rebuild
 from vlq.workers.job import run_job
+from vlq.workers.lenses import train
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.repair import Finding, Mended, command_of, repair
 
+from ...synthetic import make_cache, make_run
 from ..conftest import save_images
-from ..runs import Silent, contents
+from ..runs import Silent, Vlq, contents
 from . import exact
 from .test_run import IMAGES, KINDS, PROMPT, K, deeply_verified, findings, make_lens, options
 
@@ -253,3 +257,58 @@ def test_half_precision(dtype: str, tiny_model: Path, images: Path, one_ray: Non
                 cell = row["image_id"], row["layer"], row[place] if place else 0
                 own = whole[cell]
                 assert 1 + (own > own[id] + noise).sum() <= row["rank"] <= (own >= own[id] - noise).sum()
+
+
+def test_a_lens_is_trained_on_what_is_kept(
+    caches: dict[str, Path], tiny_model: Path, images: Path, tmp_path: Path, vlq: Vlq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as on the images themselves, whose states are those that are kept but for the last bits."""
+    more = ["--steps", 40, "--positions-per-image", 12, "--seed", 3, "--holdout", 0.3]
+    fly, kept = tmp_path / "fly", tmp_path / "kept"
+    code, said, _ = vlq("lens", "train", images, "--model", tiny_model, "--prompt", PROMPT, *more, "--out", fly)
+    assert code == 0
+    # Not even the images need be there.
+    monkeypatch.setattr(train.Reader, "_encoded", None)
+    code, same, _ = vlq("lens", "train", "--cache", caches["logit"], *more, "--out", kept)
+    assert code == 0
+    assert "Left out: 0003.png: not an image" in said
+    assert "Left out: 0003.png: not an image" in same
+    records = [json.loads((folder / "lens.json").read_bytes()) for folder in (fly, kept)]
+    assert records[0]["translators"].keys() == records[1]["translators"].keys()
+    assert records[0]["training"] == records[1]["training"]
+    for layer, files in (
+        (layer, [folder / f"layer-000{layer}.safetensors" for folder in (fly, kept)]) for layer in "012"
+    ):
+        first, second = map(load_file, files)
+        for name in first:
+            np.testing.assert_allclose(second[name], first[name], atol=1e-4)
+        overall = [record["metrics"][int(layer)]["overall"] for record in records]
+        assert overall[0]["positions"] == overall[1]["positions"]
+        assert overall[0]["tuned"] == pytest.approx(overall[1]["tuned"], abs=1e-3)
+
+
+def test_lenses_that_cannot_be_trained_on_a_cache(
+    caches: dict[str, Path], tiny_model: Path, images: Path, tmp_path: Path, vlq: Vlq
+) -> None:
+    some, few = tmp_path / "some", tmp_path / "few"
+    make_cache(few)
+    make_cache(some, make_run(keep="residual", read_layers=(0, 2), at=("patch",)))
+    make_cache(tmp_path / "patches", make_run(keep="residual", at=("patch",)))
+    good = caches["logit"]
+    expected = {
+        "A lens is trained on images, or on the states": [],
+        "on a cache's states.\nGive one of them": [images, "--cache", good],
+        "--model is missing": [images],
+        "--prompt, --dtype does not go with --cache": ["--cache", good, "--prompt", "What?", "--dtype", "float32"],
+        "There is no cache at": ["--cache", tmp_path / "nowhere"],
+        f"{few} does not keep states.\nMake one that does: vlq run": ["--cache", few],
+        "keeps the states of layers 0, 2, of 5": ["--cache", some],
+        "has no states at prompt.\nTrain at others: --at patch": ["--cache", tmp_path / "patches"],
+        "is not the model of": ["--cache", tmp_path / "patches", "--at", "patch", "--model", tiny_model],
+    }
+    for message, wrong in expected.items():
+        code, _, said = vlq("lens", "train", *wrong, "--out", tmp_path / "lens")
+        assert code == 2
+        assert message in said
+        assert "Traceback" not in said
+    assert not (tmp_path / "lens").exists()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vlq.query.against import Split
 from vlq.query.compile import Compiler, Relation, Statement, indented, quoted
 from vlq.query.errors import VlqError
+from vlq.query.geometry import READ
 from vlq.query.mistakes.calls import NOTHING_ASKED
 from vlq.query.mistakes.table import Mistake
 from vlq.query.mistakes.values import RANK_ABOVE_K, RANK_UNTRACKED
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from vlq.query.cache import Snapshot
     from vlq.query.patches import PatchSet
     from vlq.query.predicates import Predicate
+
+
+UNREAD = "Some patches of each image were read (vlq run --patches {}): the others match nothing and count nowhere."
+"""What is to be known of an answer about the patches of a run that did not read them all."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class Table(ABC):
         Of a condition `compared` counts the rows for which it can be said whether it holds.
         """
         found = {}
-        population = [] if self.population is None else [self.population.sql(compiler)]
+        population = [*self.has_readings] + ([] if self.population is None else [self.population.sql(compiler)])
         if population:
             found["images"] = compiler.count_images(*population)
         with_patches = []
@@ -116,11 +121,11 @@ class Table(ABC):
             with_patches = [f"image_id IN (SELECT image FROM {self.patches.part(compiler)})"]
             found["with_patches"] = compiler.count_images(*population, *with_patches)
         if self.split is not None:
-            others = self.split.others.sql(compiler)
-            found["others"] = compiler.count_images(others)
-            found["unknown"] = compiler.count_images(*self.split.unknown(compiler))
+            others = [*self.has_readings, self.split.others.sql(compiler)]
+            found["others"] = compiler.count_images(*others)
+            found["unknown"] = compiler.count_images(*self.has_readings, *self.split.unknown(compiler))
             if with_patches:
-                found["others_with_patches"] = compiler.count_images(others, *with_patches)
+                found["others_with_patches"] = compiler.count_images(*others, *with_patches)
         if holds := self.relation(Compiler()).holds:
             every = self.cells(compiler, every=True, places=False)
             found["compared"] = f"({compiler.count(every, f'{holds} IS NOT NULL')})"
@@ -155,6 +160,11 @@ class Table(ABC):
     def patches(self) -> PatchSet | None:
         """At which patches readings count; None for all."""
         return None
+
+    @property
+    def has_readings(self) -> tuple[str, ...]:
+        """SQL of what holds for the images that have readings where they are asked for, beside not having failed."""
+        return ()
 
     @property
     @abstractmethod
@@ -250,6 +260,15 @@ class Bound(Table):
         return patches
 
     @property
+    def has_readings(self) -> tuple[str, ...]:
+        return (f"len({READ}) > 0",) if self._is_of_some_patches else ()
+
+    @property
+    def _is_of_some_patches(self) -> bool:
+        """Whether it is about patches, not all of which were read."""
+        return self.run.patches_column is not None and self.function.is_of_patches(self.values)
+
+    @property
     def token_sets(self) -> tuple[TokenSet, ...]:
         found: list[TokenSet] = []
         for value in self.values.values():
@@ -263,6 +282,8 @@ class Bound(Table):
 
     def notes(self) -> list[str]:
         notes = [note for tokens in self.token_sets for note in tokens.notes]
+        if self._is_of_some_patches:
+            notes.append(UNREAD.format(self.run.patches_option))
         notes += self.function.notes(self) if self.function.notes is not None else []
         return list(dict.fromkeys(notes + (self.patches.notes() if self.patches is not None else [])))
 

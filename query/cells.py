@@ -22,9 +22,9 @@ class Cells:
     """The cells of some images, a part of the images at a time.
 
     `images` are ids of images with readings, ascending, and `patches` is how many the largest of them has: behind those
-    of a smaller one there is the id 0. Iterating gives, part by part, which of them it holds, and the
-    ids that their patches read at rank 1: (image, layer, patch). What fits into one part is read once, however often
-    it is iterated. Raises CacheError if the index is older than the table, CorruptCache.
+    of a smaller one, and at patches that were not read, there is `Run.no_id`. Iterating gives, part by part, which of
+    them it holds, and the ids that their patches read at rank 1: (image, layer, patch). What fits into one part is read
+    once, however often it is iterated. Raises CacheError if the index is older than the table, CorruptCache.
     """
 
     def __init__(self, snapshot: Snapshot, images: np.ndarray, patches: int) -> None:
@@ -33,6 +33,7 @@ class Cells:
         self._paths = snapshot.files(PATCH_CELLS)
         self._images = images
         self._shape = (run.layers, patches)
+        self._none = run.no_id
         self._dtype = np.dtype(run.id_dtype).newbyteorder("<")
         self._step = max(1, PART_BYTES // (run.layers * max(1, patches) * self._dtype.itemsize))
         self._only: np.ndarray | None = None
@@ -46,7 +47,7 @@ class Cells:
             yield part, cells
 
     def _read(self, images: np.ndarray) -> np.ndarray:
-        cells = np.zeros((len(images), *self._shape), self._dtype)
+        cells = np.full((len(images), *self._shape), self._none, self._dtype)
         found = 0
         try:
             for path in self._paths:

@@ -48,6 +48,12 @@ class Combined(Table):
         return found[0] if len(texts) == 1 else None
 
     @property
+    def has_readings(self) -> tuple[str, ...]:
+        """What all of the operands have in common."""
+        first, *others = [table.has_readings for table in self.tables]
+        return tuple(condition for condition in first if all(condition in other for other in others))
+
+    @property
     def token_sets(self) -> tuple[TokenSet, ...]:
         return tuple(tokens for table in self.tables for tokens in table.token_sets)
 

@@ -144,7 +144,8 @@ class Contrast:
             in_image = coming.sum(1)
             column = np.full(self.run.vocabulary_size, -1, np.int32)
             column[tokens] = np.arange(len(tokens))
-            columns = np.take(column, cells[:, layer]).reshape(-1)
+            # No id is beyond the vocabulary; such a cell is neither coming nor one of the others.
+            columns = np.take(column, cells[:, layer], mode="clip").reshape(-1)
             cell = np.flatnonzero(columns >= 0)
             place = cell // width * len(tokens) + columns[cell]
             shares = []

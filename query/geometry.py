@@ -35,6 +35,9 @@ ROWS, COLUMNS = "grid.rows::INTEGER", "grid.columns::INTEGER"
 POSITIONS = {"patch": f"{ROWS} * {COLUMNS}", "prompt": "len(prompt_ids)", "answer": "len(answer_ids)"}
 """How many positions an image has, at the sites where images may have different numbers of them (`Run.uneven`)."""
 
+READ = "patches_read"
+"""Which of its patches were read, where not all of them were (`Run.patches_column`)."""
+
 
 def geometries(images: str) -> str:
     """The image table with nothing but its geometry, as `images`: beside it no user's column stands in the way."""

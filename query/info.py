@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from vlq.query.geometry import READ
 from vlq.query.schema import READ_COLUMNS, LensSpec, layers_phrase
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def info(cache: Cache) -> dict[str, Any]:
         "tracked": [{"id": id, "piece": piece} for id, piece in zip(run.tracked, run.tracked_pieces, strict=True)],
         "grid": run.grid and list(run.grid),
         "patches": run.patches,
+        "patches_read": patches_read(snapshot),
         "k": run.k,
         "keep": run.keep,
         "width": run.width or None,
@@ -68,6 +70,22 @@ def index_state(snapshot: Snapshot) -> str:
     return "per shard" if snapshot.loose else "none"
 
 
+def patches_read(snapshot: Snapshot) -> dict[str, Any] | None:
+    """Of what patches were read, of how many images so far and how many of these; None if all of every image are."""
+    run, files = snapshot.cache.run, snapshot.files("images")
+    if run.patches_column is None:
+        return None
+    import duckdb
+
+    counts = f"count(*) FILTER (len({READ}) > 0), coalesce(sum(len({READ})), 0)::BIGINT"
+    images = patches = 0
+    if files:
+        with duckdb.connect() as connection:
+            found = connection.execute(f"SELECT {counts} FROM read_parquet(?)", [files]).fetchall()
+        ((images, patches),) = found
+    return {"of": run.patches_option, "images": images, "patches": patches}
+
+
 def user_columns(snapshot: Snapshot) -> list[str]:
     """Names of the image columns that came with the images or were joined to them."""
     files = snapshot.files("images")
@@ -89,6 +107,8 @@ def as_text(values: dict[str, Any]) -> str:
         if values["grid"]
         else (f"each image has its own, of at most {values['patches']:,} patches")
     )
+    if (some := values["patches_read"]) is not None:
+        grid += f"; read are those of {some['of']}, {some['patches']:,} in {some['images']:,} images"
     tracked = values["tracked"]
     progress = "all cached" if values["state"] == "complete" else f"{values['cached']} cached so far"
     own = values["prompt_column"]

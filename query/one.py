@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlq.query.compile import Statement
-from vlq.query.geometry import Box, patch_box
+from vlq.query.geometry import READ, Box, patch_box
 from vlq.query.schema import Transform
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class OneImage:
     answer: str | None  # what the model answered; None if it was not asked
     answer_ids: tuple[int, ...]  # its tokens
     prompt_ids: tuple[int, ...]  # the text tokens of the prompt that it was read with
+    patches_read: tuple[int, ...]  # those of its patches that were read, ascending
 
     @property
     def patches(self) -> int:
@@ -47,16 +48,17 @@ def one_image(corpus: LocalCorpus, number: int = 0) -> OneImage:
     run = corpus.cache.run
     answer = "answer, answer_ids" if run.answer else "NULL AS answer, [] AS answer_ids"
     prompt = "NULL AS prompt_ids" if run.prompt_column is None else "prompt_ids"
+    read = f"NULL AS {READ}" if run.patches_column is None else READ
     statement = Statement(
-        f"SELECT image, uri, sha256, width, height, transform, grid, {answer}, {prompt} FROM read_parquet($images)\n"
-        "WHERE image_id = $number AND error IS NULL",
+        f"SELECT image, uri, sha256, width, height, transform, grid, {answer}, {prompt}, {read}\n"
+        "FROM read_parquet($images) WHERE image_id = $number AND error IS NULL",
         {"number": number},
         {"images": None},
     )
     rows = corpus.engine.rows(statement, snapshot)[1]
     if not rows:
         raise KeyError(number)
-    name, uri, sha256, width, height, transform, grid, answered, ids, prompt_ids = rows[0]
+    name, uri, sha256, width, height, transform, grid, answered, ids, prompt_ids, read = rows[0]
     of_patches = grid["rows"], grid["columns"]
     return OneImage(
         number,
@@ -69,4 +71,5 @@ def one_image(corpus: LocalCorpus, number: int = 0) -> OneImage:
         answered,
         tuple(ids),
         run.prompt_ids if prompt_ids is None else tuple(prompt_ids),
+        tuple(range(of_patches[0] * of_patches[1]) if read is None else read),
     )

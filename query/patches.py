@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from vlq.query.bind import Bound, Scope, Table, bind
 from vlq.query.compile import Compiler, Relation, indented
-from vlq.query.geometry import POSITIONS, geometries
+from vlq.query.geometry import POSITIONS, READ, geometries
 from vlq.query.mistakes.calls import UNQUOTED
 from vlq.query.mistakes.values import EXPECTED, LIST, NO_LABEL, NO_OBJECTS, NO_PATCH, PATCHES_AGAINST, PATCHES_BY_ROW
 from vlq.query.nodes import Literal, Name, Node, Sequence
@@ -63,18 +63,50 @@ class PatchSet(ABC):
     def part(self, compiler: Compiler) -> str:
         """A part of the statement with a row for each image that has such patches, or one row.
 
-        `inside` is a string of bits, 1 for each patch that counts: they are looked up faster than items of a list.
+        `inside` is a string of bits, 1 for each patch that counts: they are looked up faster than items of a list. A
+        patch that was not read does not.
         """
-        cells = indented(f"\n{self.cells(compiler)}")
+        cells = f"({indented(f'{chr(10)}{self.cells(compiler)}')}\n)"
+        if self.run.patches_column is not None:
+            cells += f" SEMI JOIN ({read_cells(compiler)}) USING (image, patch)"
         last = compiler.value("last_patch", self.run.positions[self.site] - 1)
         image, group = ("image, ", " GROUP BY image") if self.by_image else ("", "")
-        sql = f"SELECT {image}bitstring_agg(patch::INTEGER, 0, {last}::INTEGER) AS inside\nFROM ({cells}\n){group}"
+        sql = f"SELECT {image}bitstring_agg(patch::INTEGER, 0, {last}::INTEGER) AS inside\nFROM {cells}{group}"
         return compiler.part("mask", sql)
 
     def mask(self, compiler: Compiler) -> str:
         """The same as SQL that joins it to readings."""
         name = self.part(compiler)
         return f"JOIN {name} USING (image)" if self.by_image else f"CROSS JOIN {name}"
+
+
+def read_cells(compiler: Compiler) -> str:
+    """SELECT of the image and the number of each patch that was read, where not all of them were."""
+    return f"SELECT image_id AS image, unnest({READ}) AS patch FROM {compiler.table('images')}"
+
+
+def not_all(run: Run, site: str) -> PatchSet | None:
+    """The positions that images have at a site, where these are not the same in every image."""
+    if site == "patch" and run.patches_column is not None:
+        return ReadOnes(run)
+    return Every(run, site) if site in run.uneven else None
+
+
+@dataclass(frozen=True, eq=False)
+class ReadOnes(PatchSet):
+    """All patches that were read of an image, where not all of them were."""
+
+    @property
+    def phrase(self) -> str:
+        return "patches that were read"
+
+    def cells(self, compiler: Compiler) -> str:
+        return read_cells(compiler)
+
+    def part(self, compiler: Compiler) -> str:
+        last = compiler.value("last_patch", self.run.positions[self.site] - 1)
+        inside = f"bitstring_agg(patch::INTEGER, 0, {last}::INTEGER) AS inside"
+        return compiler.part("mask", f"SELECT image, {inside}\nFROM ({self.cells(compiler)}) GROUP BY image")
 
 
 @dataclass(frozen=True, eq=False)

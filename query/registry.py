@@ -83,8 +83,13 @@ class Function(Signature):
     shows_others: bool = False  # whether the rows tell of the images that they are held against, too
     notes: Callable[[Bound], list[str]] | None = None  # what the answer cannot know
     patches: Callable[[Bound, Compiler], str] | None = None  # image and positions, where patches are asked for
+    at: str | None = None  # the site that it is about, where it has no argument for that
     bind: Callable[[Call, Scope], Table] | None = None  # makes the table itself
     tokens: Callable[[Call, Scope], TokenSet] | None = None
+
+    def is_of_patches(self, values: Mapping[str, object]) -> bool:
+        """Whether a call with these values is about what patches read."""
+        return values.get("at", self.at) == "patch"
 
     @property
     def is_table(self) -> bool:

@@ -219,12 +219,16 @@ class Run:
     keep: str = "topk"  # of KEEP: what is stored of a reading
     width: int = 0  # numbers of a state, where the residual stream is kept
     prompt_column: str | None = None  # of the image table: each image's own question; in `prompt` it stands as {column}
+    patches_column: str | None = None  # of the image table: which patches of each image were read; None: all
+    patches_label: str | None = None  # of the objects in that column those of this label; None: all
     format: int = FORMAT
 
     IDENTITY = (
         "model_hash",
         "prompt",
         "prompt_column",
+        "patches_column",
+        "patches_label",
         "layers",
         "read_layers",
         "tracked",
@@ -250,6 +254,8 @@ class Run:
         "keep",
         "width",
         "prompt_column",
+        "patches_column",
+        "patches_label",
     )
     """Left out of the record where they are as usual: the bytes of older records, which name the run, stay so."""
 
@@ -272,9 +278,15 @@ class Run:
 
     @property
     def uneven(self) -> tuple[str, ...]:
-        """Of `at` the sites where images have different numbers of positions."""
-        own = {"patch": self.grid is None, "prompt": self.prompt_column is not None, "answer": True}
+        """Of `at` the sites where images have different numbers of positions with readings."""
+        some = self.grid is None or self.patches_column is not None
+        own = {"patch": some, "prompt": self.prompt_column is not None, "answer": True}
         return tuple(site for site in self.at if own[site])
+
+    @property
+    def patches_option(self) -> str | None:
+        """Which patches were read, as `vlq run --patches` takes it; None: all."""
+        return ":".join(filter(None, [self.patches_column, self.patches_label])) or None
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -433,8 +445,8 @@ class ArraySpec:
 def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[ArraySpec]:
     """The arrays of a shard of `images` images; `lengths` says how many positions a site has, of the image with most.
 
-    Fill values are kept by an image that failed, behind the positions of one that has fewer, and by layers that were
-    not read: these compress to nearly nothing, and a layer has the same number in every cache.
+    Fill values are kept by an image that failed, behind the positions of one that has fewer, and by layers and patches
+    that were not read: these compress to nearly nothing, and a layer or a patch has the same number in every cache.
 
     Sites are `Run.stored`.
 
@@ -515,7 +527,12 @@ PROMPT_COLUMNS = {
 }
 """Further ones of a run with a prompt for each image."""
 
-READ_COLUMNS = IMAGE_COLUMNS | PROMPT_COLUMNS | ANSWER_COLUMNS
+PATCHES_COLUMNS = {
+    "patches_read": "USMALLINT[]",  # which of its patches were read, ascending; null if the image has no readings
+}
+"""Further ones of a run that reads some patches of each image."""
+
+READ_COLUMNS = IMAGE_COLUMNS | PATCHES_COLUMNS | PROMPT_COLUMNS | ANSWER_COLUMNS
 """What comes of reading images; other columns are the user's, and get `_` appended if they have such a name."""
 
 
@@ -552,15 +569,15 @@ TABLES = (*(f"{site}_{kind}" for site in SITES for kind in KINDS), PATCH_CELLS)
 `<site>_rest`: one row per (image, layer that was read): what tokens that are not stored can have, at any position.
     image uint32, layer uint16, kth float32 (the largest log-probability of a last stored token),
     rest float32 (the largest probability that the stored tokens of a position leave to all others together)
-`patch_cells`: one row per image with readings: what all of its patches read at rank 1, for what looks around a token.
+`patch_cells`: one row per image with patches that were read: what they read at rank 1, for what looks around a token.
     image uint32, top1 binary: ids of `Run.id_dtype`, little-endian, (layer, patch) as in the array `patch/top1`, of
-    its own patches; `Run.no_id` at layers that were not read
+    its own patches up to the last that was read; `Run.no_id` at layers and patches that were not read
 """
 
 DIVERGENCE = "divergence"
 """Index table with one row per (site, layer that was read) of `patch` and `last`, from all shards' sums and entropies.
 
-    site, layer uint16, images uint32 (with readings), positions uint64 (all of theirs)
+    site, layer uint16, images uint32 (with readings there), positions uint64 (all of theirs)
     mean_entropy float64       the mean of the positions' entropies, in nats
     entropy_of_mean float64    the entropy of the mean of their distributions; minus the other it is their divergence
 """

@@ -83,6 +83,10 @@ class Shown(Table):
         return self.table.patches
 
     @property
+    def has_readings(self) -> tuple[str, ...]:
+        return self.table.has_readings
+
+    @property
     def subject(self) -> str:
         return self.table.subject
 

@@ -36,8 +36,8 @@ def entropies(
 ) -> pyarrow.Table:
     """The rows of the index table DIVERGENCE for the images of these shards, from the shards' arrays.
 
-    What is stored in float32 is added up in float64, shard after shard. No rows if no image has readings. Raises
-    CorruptCache.
+    What is stored in float32 is added up in float64, shard after shard. A site at which no image has readings has no
+    rows. Raises CorruptCache.
     """
     import numpy as np
     import pyarrow as pa
@@ -45,21 +45,20 @@ def entropies(
     run = cache.run
     mass = {site: np.zeros((run.layers, run.vocabulary_size)) for site in sites}
     entropy = {site: np.zeros(run.layers) for site in sites}
-    positions = dict.fromkeys(sites, 0)
-    images = 0
+    positions, images = dict.fromkeys(sites, 0), dict.fromkeys(sites, 0)
     for done, commit in enumerate(commits):
-        images += commit.images - len(commit.errors)
         for site in sites:
             stored, own = run.stored_at(site)
             mass[site] += _array(cache, commit, f"sum/{site}")
             found = _array(cache, commit, f"{stored}/entropy")[:, :, own]  # (image, layer, position)
-            there = np.isfinite(found)  # neither of an image that failed nor behind the patches of a smaller one
+            there = np.isfinite(found)  # not of an image that failed, nor where it has no patch or none that was read
             positions[site] += int(there[:, run.read_layers[0]].sum())
+            images[site] += int(there[:, run.read_layers[0]].any(-1).sum())
             entropy[site] += found.sum((0, 2), dtype=np.float64, where=there)
         if progress:
             progress(done + 1, len(commits))
     rows = []
-    for site in sites if images else ():
+    for site in filter(images.get, sites):
         n = positions[site]
         for layer in run.read_layers:
             mean = mass[site][layer] / n
@@ -68,7 +67,7 @@ def entropies(
                 {
                     "site": site,
                     "layer": layer,
-                    "images": images,
+                    "images": images[site],
                     "positions": n,
                     "mean_entropy": round(float(entropy[site][layer]) / n, DECIMALS),
                     "entropy_of_mean": round(-float(mean @ np.log(mean)), DECIMALS),

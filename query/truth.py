@@ -6,13 +6,17 @@ An object is where its mask says, if it has one, else where its box does.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from vlq.query.compile import Compiler, Derived
 from vlq.query.geometry import COLUMNS, ROWS
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow
 
     from vlq.query.bind import Scope
@@ -42,7 +46,12 @@ class Truth:
 
 def truth_of(scope: Scope) -> Truth:
     """What the image table tells; nothing without labels."""
-    kind = scope.image_columns().get(OBJECTS, "").replace('"', "")
+    return truth_in(scope.image_columns().get(OBJECTS, ""))
+
+
+def truth_in(kind: str) -> Truth:
+    """What a column of this DuckDB type tells of objects; nothing without labels."""
+    kind = kind.replace('"', "")
     labelled = kind.endswith(")[]") and "label VARCHAR" in kind
     boxes = re.search(r"\bbox \w+(\(\d+,\d+\))?\[\d*\]", kind) is not None
     # Where no object has a mask, the column may be of any type.
@@ -52,17 +61,80 @@ def truth_of(scope: Scope) -> Truth:
 
 def covered_sql(label: str, truth: Truth, compiler: Compiler) -> str:
     """image, patch: the patches of objects of this label, case folded. What of a patch shows padding does not count."""
-    parts = [_by_boxes(label, truth, compiler)] if truth.boxes else []
+    parts = [boxes_sql(_labelled(label, compiler), truth, compiler)] if truth.boxes else []
     if truth.masks:
         own = Compiler()
-        labelled = f"lower(object.label) = lower({own.value('label', label)})"
+        labelled = _labelled(label, own)
         covered = Derived(own.ask(masks_sql(labelled, own)), covered_by_masks)
         parts.append(f"SELECT image, patch FROM {compiler.load('covered', covered)}")
     return "\nUNION ALL\n".join(parts)
 
 
+def _labelled(label: str, compiler: Compiler) -> str:
+    """SQL: whether an object has this label."""
+    return f"lower(object.label) = lower({compiler.value('label', label)})"
+
+
+class _Given(Compiler):
+    """Tables are what the connection has under their names."""
+
+    def table(self, name: str, tokens: Sequence[int] | None = None) -> str:
+        return name
+
+
+def covered_in(images: pyarrow.Table, label: str | None) -> dict[int, list[int]]:
+    """By the images' numbers, the patches that their objects cover, or those of this label, ascending: as `covered_sql`
+    has them; images of which none is covered are left out.
+
+    `images` has the columns of the image table that tell names, geometry and errors, and OBJECTS. Raises InputError if
+    a mask cannot be read.
+    """
+    compiler = _Given()
+    labelled = "true" if label is None else _labelled(label, compiler)
+    with _connection().cursor() as cursor:
+        cursor.register("images", images)
+        truth, found = _described(cursor), defaultdict[int, set[int]](set)
+        cells: list[tuple[int, int]] = []
+        if truth.boxes:
+            by_boxes = compiler.ask(boxes_sql(labelled, truth, compiler))
+            cells += cursor.execute(by_boxes.sql, dict(by_boxes.parameters)).fetchall()
+        if truth.masks:
+            with_masks = compiler.ask(masks_sql(labelled, compiler))
+            objects = cursor.sql(with_masks.sql, params=dict(with_masks.parameters)).to_arrow_table()
+            cells += zip(*(column.to_pylist() for column in _covered(objects).columns), strict=True)
+    for image, patch in cells:
+        found[image].add(patch)
+    return {image: sorted(patches) for image, patches in found.items()}
+
+
+def objects_in(column: pyarrow.Array) -> Truth:
+    """What a column tells of objects."""
+    import pyarrow
+
+    with _connection().cursor() as cursor:
+        cursor.register("images", pyarrow.table({OBJECTS: column.slice(0, 0)}))
+        return _described(cursor)
+
+
+def _described(cursor: duckdb.DuckDBPyConnection) -> Truth:
+    ((kind,),) = cursor.execute(f"SELECT column_type FROM (DESCRIBE SELECT {OBJECTS} FROM images)").fetchall()
+    return truth_in(kind)
+
+
+@cache
+def _connection() -> duckdb.DuckDBPyConnection:
+    """One for all: to make one takes longer than what is asked of it here."""
+    import duckdb
+
+    return duckdb.connect(config={"threads": 1})
+
+
 def covered_by_masks(snapshot: Snapshot, objects: pyarrow.Table) -> pyarrow.Table:
     """image, patch: the patches that the objects of `masks_sql` cover."""
+    return _covered(objects)
+
+
+def _covered(objects: pyarrow.Table) -> pyarrow.Table:
     from vlq.query.rle import covered_patches
 
     return covered_patches(COVERED - ROUNDING, objects)
@@ -80,8 +152,8 @@ WHERE object.mask_rle IS NOT NULL AND {labelled}
 ORDER BY image_id"""
 
 
-def _by_boxes(label: str, truth: Truth, compiler: Compiler) -> str:
-    """The same by the objects' boxes.
+def boxes_sql(labelled: str, truth: Truth, compiler: Compiler) -> str:
+    """SELECT of image and patch: what the boxes of the objects cover for which `labelled` holds, and that have no mask.
 
     Everything is measured in patches, from the grid's upper left corner: the box and the image are moved there, and
     shares of areas stay what they are.
@@ -107,7 +179,7 @@ FROM (
         SELECT image_id, width, height, transform, grid, unnest({OBJECTS}) AS object
         FROM {compiler.table("images")} WHERE error IS NULL
       ) AS images
-      WHERE lower(object.label) = lower({compiler.value("label", label)})
+      WHERE {labelled}
         AND object.box[1] + object.box[2] + object.box[3] + object.box[4] IS NOT NULL{unmasked}
     )
   )

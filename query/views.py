@@ -35,7 +35,8 @@ BEST = f"{LOGPROB}, the highest of them"
 
 IMAGES = View(
     "images",
-    "an image, those with errors too; behind these columns `prompt_ids`, if images have prompts of their own, "
+    "an image, those with errors too; behind these columns `patches_read`, if some patches of each were read, "
+    "`prompt_ids`, if images have prompts of their own, "
     "`answer`, `answer_ids` and `answer_logprobs`, if the model was asked, and what came with the images or was "
     "joined to them",
     {

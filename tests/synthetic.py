@@ -129,6 +129,17 @@ def random_prompts(run: Run, images: int, seed: int) -> list[list[int]]:
     return [rng.integers(0, len(WORDS) + 2, rng.integers(1, MOST_PROMPT + 1)).tolist() for _ in range(images)]
 
 
+def random_patches(run: Run, grids: Sequence[tuple[int, int]], seed: Sequence[int]) -> list[list[int]] | None:
+    """Of each image the patches that are read, from none to all; None if all are of every image."""
+    if run.patches_column is None:
+        return None
+    rng = np.random.default_rng([*seed, 2])
+    shares = rng.choice([0, 0.3, 0.7, 1], len(grids))
+    return [
+        np.flatnonzero(rng.random(math.prod(grid)) < share).tolist() for grid, share in zip(grids, shares, strict=True)
+    ]
+
+
 def as_text(ids: Sequence[int]) -> str:
     return " ".join([*WORDS, "ear", "dog"][id] for id in ids)
 
@@ -148,6 +159,7 @@ def random_readings(
     grids: Sequence[tuple[int, int]] | None = None,
     answers: Sequence[Sequence[int]] | None = None,
     prompts: Sequence[Sequence[int]] | None = None,
+    chosen: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, np.ndarray]:
     """All arrays of a shard, from random logits with many equal values, so that ties and repeated readings occur.
 
@@ -196,6 +208,10 @@ def random_readings(
             for image, count in enumerate(counts[site]):
                 array[image, :, count:] = fill
                 probability[image, :, count:] = 0
+                if site == "patch" and chosen is not None:
+                    others = np.delete(np.arange(lengths[site]), chosen[image])
+                    array[image, :, others] = fill
+                    probability[image, :, others] = 0
         kept = np.delete(probability, list(failed), axis=0)
         if site in run.summed:
             ends = np.delete(np.array(counts[site]) - 1, list(failed))
@@ -225,6 +241,7 @@ def image_table(
     grids: Sequence[tuple[int, int]] | None = None,
     answers: Sequence[Sequence[int]] | None = None,
     prompts: Sequence[Sequence[int]] | None = None,
+    chosen: Sequence[Sequence[int]] | None = None,
     **columns: Sequence[object],
 ) -> pa.Table:
     """The image table of a shard; `failed` are positions within it."""
@@ -243,16 +260,17 @@ def image_table(
             "transform": pa.array([asdict(transform) if ok else None for ok in good], TRANSFORM),
             "grid": pa.array([grid if ok else None for grid, ok in zip(grids, good, strict=True)], GRID),
             "error": pa.array([None if ok else "truncated" for ok in good], pa.string()),
-            **(prompt_columns(good, prompts or []) if run.prompt_column else {}),
+            **({} if chosen is None else {"patches_read": lists(good, chosen, pa.uint16())}),
+            **({"prompt_ids": lists(good, prompts or [], pa.uint32())} if run.prompt_column else {}),
             **(answer_columns(good, answers or []) if run.answer else {}),
             **{name: pa.array(values) for name, values in columns.items()},
         }
     )
 
 
-def prompt_columns(good: Sequence[bool], prompts: Sequence[Sequence[int]]) -> dict[str, pa.Array]:
-    kept = [prompt if ok else None for prompt, ok in zip(prompts, good, strict=True)]
-    return {"prompt_ids": pa.array(kept, pa.list_(pa.uint32()))}
+def lists(good: Sequence[bool], numbers: Sequence[Sequence[int]], kind: pa.DataType) -> pa.Array:
+    """A list for each image, null for one that failed."""
+    return pa.array([own if ok else None for own, ok in zip(numbers, good, strict=True)], pa.list_(kind))
 
 
 def answer_columns(good: Sequence[bool], answers: Sequence[Sequence[int]]) -> dict[str, pa.Array]:
@@ -344,11 +362,11 @@ def make_cache(
         missing = [i - first for i in failed if first <= i < first + size]
         grids = random_grids(run, size, rng)
         answers = random_answers(run, size, rng)
-        asked = prompts[first : first + size]
-        readings = random_readings(run, size, rng, missing, grids, answers, asked)
+        asked, chosen = prompts[first : first + size], random_patches(run, grids, [seed, first])
+        readings = random_readings(run, size, rng, missing, grids, answers, asked, chosen)
         own = {name: values[first : first + size] for name, values in (columns or {}).items()}
         shown = names[first : first + size]
-        table = image_table(shown, first, missing, run, transform, pixels, grids, answers, asked, **own)
+        table = image_table(shown, first, missing, run, transform, pixels, grids, answers, asked, chosen, **own)
         write_shard(store, run, shard, first, readings, table)
         parts.append(readings)
     if seal:

@@ -32,10 +32,11 @@ FOR_WORKERS = {
     "status",
     "tables",
     "tokens",
+    "truth",
     "stores",
     "unembed",
 }
-"""Of query: its schema, its reader, with what that says of a run, what words mean, and its errors."""
+"""Of query: its schema, its reader, with what that says of a run, what words mean and objects cover, and its errors."""
 
 
 def imports(file: Path) -> set[str]:

@@ -14,6 +14,7 @@ from vlq.query.store import Store, open_store
 from vlq.workers.lenses.choice import Choice, choose
 from vlq.workers.models import family_of, layers_of
 from vlq.workers.models.files import may_be_elsewhere, model_hash, resolve
+from vlq.workers.patches import check_grid
 from vlq.workers.plan import RunOptions, check_identity, check_options, check_words, corpus_of, pinned_notes
 from vlq.workers.progress import Tracker
 from vlq.workers.worker import Description, read_layers
@@ -30,12 +31,15 @@ class Beginning:
     lens: Choice
 
     def meet(self, description: Description, tracker: Tracker) -> None:
-        """Say what the user should know of the loaded model. Raises CacheMismatch or ModelError if it does not fit."""
+        """Say what the user should know of the loaded model. Raises CacheMismatch, ModelError or InputError if it does
+        not fit."""
         if description.note:
             tracker.say(description.note)
         if self.run is not None:
             check_identity(self.run, description.run.identity(), self.options.cache)
-        elif self.lens.tuned is not None:
+            return
+        check_grid(description.run, self.corpus)
+        if self.lens.tuned is not None:
             self.lens.tuned.check(self.options.model, description.run.model_hash)
 
 
@@ -53,6 +57,7 @@ def beginning_of(options: RunOptions, tracker: Tracker) -> Beginning:
         _check_new(options, lens)
     else:
         check_options(options, lens.spec, run, store)
+        check_grid(run, corpus)
         for note in pinned_notes(run, options):
             tracker.say(note)
     return Beginning(options, corpus, store, run, lens)

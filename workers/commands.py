@@ -29,6 +29,14 @@ def run(
         str | None,
         typer.Option(help="A manifest's column of questions, or of whole prompts: each image is asked its own."),
     ] = None,
+    patches: Annotated[
+        str | None,
+        typer.Option(
+            help="A manifest's column of objects, or of lists of patches: only patches that these cover are read. "
+            "objects:dog for those of one label.",
+            metavar="COLUMN[:LABEL]",
+        ),
+    ] = None,
     k: Annotated[int, typer.Option(help="Tokens kept per reading.", min=1, max=255)] = 20,
     shard_size: Annotated[int | None, typer.Option(help="Images per unit of work; default 32.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass; default 8.", min=1)] = None,
@@ -87,6 +95,7 @@ def run(
         "cache": cache or os.environ.get("VLQ_CACHE", ""),
         "prompt": prompt,
         "prompt_column": prompt_column,
+        "patches": patches,
         "k": k,
         "at": (*parse_sites(at), *(["answer"] if answer else [])),
         "answer": answer,
@@ -110,6 +119,8 @@ def run(
     }
     if prompt is not None and prompt_column is not None:
         raise BadArgument("--prompt asks all images the same, --prompt-column each its own.", "Give one of them.")
+    if patches is not None and "patch" not in parse_sites(at):
+        raise BadArgument("--patches is for readings at patches.", "Leave it out, or add them: --at patch,prompt")
     form = log or os.environ.get("VLQ_LOG") or "text"
     one_of("--log", form, ("text", "json"))
     one_of("--format", format or "table", ("table", "json"))
@@ -138,11 +149,17 @@ def run(
     except KeyboardInterrupt as stop:
         print("Stopped. What is done is kept; the same command goes on from here.", file=sys.stderr)
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
-    report(asked.cache, outcome.images, outcome.errors, outcome.fresh, outcome.busy)
+    some = None if outcome.run.patches_column is None else patches_read_in(asked.cache)
+    report(asked.cache, outcome.images, outcome.errors, outcome.fresh, outcome.busy, some)
 
 
 def report(
-    cache: str, images: int, errors: tuple[tuple[int, str, str], ...], fresh: int, busy: float | None = None
+    cache: str,
+    images: int,
+    errors: tuple[tuple[int, str, str], ...],
+    fresh: int,
+    busy: float | None = None,
+    patches: str | None = None,
 ) -> None:
     """Print what there is now and what to type next."""
     if not fresh:
@@ -155,9 +172,23 @@ def report(
         print(f"  {name}: {reason}")
     if len(errors) > SHOWN_ERRORS:
         print(f"  and {len(errors) - SHOWN_ERRORS:,} more: vlq info --cache {cache}")
+    if patches is not None:
+        print(patches)
     if busy is not None:
         print(f"The model was at work {busy:.0%} of its workers' time.")
     print(f"Ask it: vlq \"first_layer(token='dog')\" --cache {cache}")
+
+
+def patches_read_in(cache: str) -> str:
+    """How many patches were read, for a run that does not read all of them."""
+    from vlq.query.cache import Cache
+    from vlq.query.info import patches_read
+
+    found = patches_read(Cache.open(cache).snapshot())
+    assert found is not None
+    if not found["patches"]:
+        return f"No patch was read: {found['of']} covers none of any image."
+    return f"Read were {found['patches']:,} patches of {found['of']}, in {found['images']:,} images."
 
 
 def parse_sites(text: str) -> tuple[str, ...]:

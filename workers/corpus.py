@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Any
@@ -43,22 +43,26 @@ def list_images(source: str, limit: int | None = None) -> pa.Table:
     return _numbered(table.slice(0, limit))
 
 
-def list_asked(source: str, column: str, limit: int | None = None) -> tuple[pa.Table, str]:
-    """`list_images` of a manifest of which one column holds each image's own prompt; and what that column is called
-    beside the others. Raises InputError, also if an image has no prompt that can be read."""
+def list_manifest(source: str, option: str, limit: int | None = None) -> tuple[pa.Table, dict[str, str]]:
+    """`list_images` of a manifest, one of whose columns an option names; and what its columns are called here, by their
+    names in the manifest. Raises InputError."""
     if not _is_manifest(source):
+        each = "question" if option == "--prompt-column" else "image"
         raise InputError(
-            f"--prompt-column reads a column of a manifest, and {source} is none.",
-            f"Give a {', '.join(FORMATS)} with a row for each question.",
+            f"{option} reads a column of a manifest, and {source} is none.",
+            f"Give a {', '.join(FORMATS)} with a row for each {each}.",
         )
-    table, names = _from_manifest(source)
-    if column not in names:
-        near = get_close_matches(column, names, 1)
-        hint = f"Did you mean {near[0]}?" if near else f"Its columns beside the images: {', '.join(names) or 'none'}."
-        raise InputError(f"{source} has no column {column} for --prompt-column.", hint)
-    table = table.slice(0, limit)
-    _check_prompts(table, names[column], column, source)
-    return _numbered(table), names[column]
+    table, called = _from_manifest(source)
+    return _numbered(table.slice(0, limit)), called
+
+
+def column_called(column: str, called: Mapping[str, str], source: str, option: str) -> str:
+    """What a column that an option names is called beside the others. Raises InputError if there is none."""
+    if column not in called:
+        near = get_close_matches(column, called, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"Its columns beside the images: {', '.join(called) or 'none'}."
+        raise InputError(f"{source} has no column {column} for {option}.", hint)
+    return called[column]
 
 
 def _numbered(table: pa.Table) -> pa.Table:
@@ -194,7 +198,7 @@ def _from_manifest(source: str) -> tuple[pa.Table, dict[str, str]]:
     return pa.table(columns), called
 
 
-def _check_prompts(table: pa.Table, name: str, column: str, source: str) -> None:
+def check_prompts(table: pa.Table, name: str, column: str, source: str) -> None:
     """Raises InputError unless each row has a text, with one place for the image at most."""
     kind = table.schema.field(name).type
     if not is_text(kind):

@@ -217,6 +217,7 @@ def as_values(estimate: Estimate) -> dict[str, Any]:
         "device": run.device,
         "lens": run.lens.plain(),
         "prompt": run.prompt,
+        "patches_read": run.patches_option,
         "layers": run.layers,
         "read_layers": list(run.read_layers),
         "grid": run.grid and list(run.grid),
@@ -304,6 +305,10 @@ def as_text(values: dict[str, Any]) -> str:
 
 
 def _grid(values: dict[str, Any]) -> str:
+    return _whole_grid(values) + (f"; read are those of {some}" if (some := values["patches_read"]) else "")
+
+
+def _whole_grid(values: dict[str, Any]) -> str:
     if values["grid"]:
         return "{} x {} patches".format(*values["grid"])
     own = f"each image has its own, of at most {values['patches']:,} patches"

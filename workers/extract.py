@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -22,6 +23,7 @@ from vlq.query.schema import READ_COLUMNS, Run, Transform, array_specs, sum_of
 from vlq.workers.images import turn_of
 from vlq.workers.lens import Lens, Readings
 from vlq.workers.models.base import Answer, Encoded, LensModel, prompt_ids
+from vlq.workers.patches import chosen_patches
 from vlq.workers.transfer import mark, to_device, to_host
 
 TRANSFORM = pa.struct(
@@ -48,6 +50,7 @@ class Prepared:
     error: str | None = None
     encoded: Encoded | None = None
     prompt_ids: tuple[int, ...] | None = None  # of a prompt of its own
+    patches_read: tuple[int, ...] | None = None  # those of its patches that are read, where some are
 
     def described(self) -> Prepared:
         """What the image table needs of it."""
@@ -117,9 +120,22 @@ def read_decoded(
     # While a GPU reads a batch, the next one is decoded and the readings of the one before are taken.
     begun: deque[tuple[list[int], Callable[[], list[Read]]]] = deque()
 
+    def choose() -> None:
+        """Of the images that wait, only the patches that are to be read; where that cannot be told, it is an error."""
+        for row, patches in chosen_patches(run, rows, prepared, [*waiting]).items():
+            if isinstance(patches, str):
+                prepared[row] = Prepared(sha256=prepared[row].sha256, error=patches)
+                del waiting[row]
+            else:
+                prepared[row] = replace(prepared[row], patches_read=tuple(patches))
+                waiting[row] = waiting[row].at_patches(patches)
+
     def begin() -> None:
-        with busy():
-            begun.append((list(waiting), reader.begin(list(waiting.values()), [names[row] for row in waiting])))
+        if run.patches_column is not None:
+            choose()
+        if waiting:
+            with busy():
+                begun.append((list(waiting), reader.begin(list(waiting.values()), [names[row] for row in waiting])))
         waiting.clear()
 
     def finish() -> None:
@@ -139,7 +155,7 @@ def read_decoded(
         begin()
     while begun:
         finish()
-    arrays = filled(run, rows.num_rows, {row: read.arrays for row, read in found.items()})
+    arrays = filled(run, prepared, {row: read.arrays for row, read in found.items()})
     answers = [found[row].answer if row in found else None for row in range(rows.num_rows)]
     return arrays | reader.sums(), image_table(run, rows, prepared, answers)
 
@@ -153,19 +169,34 @@ class Read:
     answer: Answer | None
 
 
-def filled(run: Run, images: int, found: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays of `schema.array_specs` that have an image axis, from the readings of the images that have some."""
+def filled(
+    run: Run, prepared: Sequence[Prepared], found: Mapping[int, Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The arrays of `schema.array_specs` that have an image axis, from the readings of the images that have some.
+
+    Where some patches were read of an image, its readings are of these; they are put where these are in its grid.
+    """
     lengths, layers = dict(run.positions), list(run.read_layers)
     for site in run.uneven:
-        lengths[site] = max((image[f"{site}/top1"].shape[1] for image in found.values()), default=1) or 1
+        lengths[site] = max((_room(prepared[row], site, image) for row, image in found.items()), default=1) or 1
     arrays = {}
-    for spec in array_specs(run, images, lengths):
+    for spec in array_specs(run, len(prepared), lengths):
         if spec.axes[0] == "image":
             arrays[spec.name] = values = np.full(spec.shape, spec.fill, spec.dtype)
             for row, image in found.items():
-                own = image[spec.name]
-                values[row][layers, : own.shape[1]] = own
+                own, patches = image[spec.name], prepared[row].patches_read
+                if patches is not None and spec.axes[2] == "patch":
+                    values[row][np.ix_(layers, patches)] = own
+                else:
+                    values[row][layers, : own.shape[1]] = own
     return arrays
+
+
+def _room(image: Prepared, site: str, readings: Mapping[str, np.ndarray]) -> int:
+    """How many positions of a site an image takes."""
+    if site == "patch" and image.grid is not None:
+        return math.prod(image.grid)
+    return int(readings[f"{site}/top1"].shape[1])
 
 
 class BatchReader:
@@ -192,6 +223,8 @@ class BatchReader:
         number = {layer: at for at, layer in enumerate(run.read_layers)}
 
         def visit(layer: int, hidden: Tensor) -> None:
+            if not len(places):  # where of no image any patch is read
+                return
             states = hidden.flatten(0, 1).index_select(0, places)
             readings = self._lens.read(layer, states, weights)
             rows.put(number[layer], readings, states)
@@ -349,6 +382,9 @@ def image_table(run: Run, rows: pa.Table, prepared: Sequence[Prepared], answers:
         "grid": pa.array([image.grid for image in prepared], GRID),
         "error": pa.array([image.error for image in prepared], pa.string()),
     }
+    if run.patches_column is not None:
+        some = [image.patches_read for image in prepared]
+        own["patches_read"] = pa.array([None if read is None else list(read) for read in some], pa.list_(pa.uint16()))
     if run.prompt_column is not None:
         of_images = [image.prompt_ids for image in prepared]
         own["prompt_ids"] = pa.array([ids and list(ids) for ids in of_images], pa.list_(pa.uint32()))

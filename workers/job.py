@@ -127,6 +127,8 @@ def arrange(options: RunOptions, lens: Choice, run: Run | None, machines: Machin
         model=options.model,
         prompt=options.question,
         prompt_column=options.prompt_column,
+        patches_column=options.patches_column,
+        patches_label=options.patches_label,
         questions=options.questions,
         k=options.k,
         at=options.at,

@@ -28,8 +28,9 @@ from vlq.query.schema import (
 )
 from vlq.query.store import Store, put
 from vlq.query.tables import parquet_bytes, read_plan
-from vlq.workers.corpus import list_asked, list_images
+from vlq.workers.corpus import check_prompts, column_called, list_images, list_manifest
 from vlq.workers.models.files import may_be_elsewhere, model_hash, resolve
+from vlq.workers.patches import choice_of
 from vlq.workers.tracked import tracked_tokens
 from vlq.workers.worker import Description
 
@@ -46,6 +47,7 @@ class RunOptions:
     cache: str
     prompt: str | None = None
     prompt_column: str | None = None
+    patches: str | None = None  # a column of the manifest, perhaps with a label behind a colon
     k: int = 20
     at: tuple[str, ...] = ("patch", "prompt")
     answer: int = 0
@@ -67,6 +69,8 @@ class RunOptions:
     device_map: str | None = None
     compiled: bool = False
     questions: tuple[str, ...] = ()  # the shortest and the longest of the images' own, as `corpus_of` finds them
+    patches_column: str | None = None  # the column of `patches`, as `corpus_of` finds it
+    patches_label: str | None = None
 
     @property
     def question(self) -> str | None:
@@ -75,14 +79,22 @@ class RunOptions:
 
 
 def corpus_of(options: RunOptions) -> tuple[RunOptions, pa.Table]:
-    """The images, as `corpus.list_images` gives them, and the options with what these say of the prompts. Raises
-    InputError."""
-    if options.prompt_column is None:
-        return options, list_images(options.images, options.limit)
-    corpus, column = list_asked(options.images, options.prompt_column, options.limit)
-    different = sorted({*corpus[column].to_pylist()}, key=lambda question: (len(question), question))
-    ends = tuple(dict.fromkeys([different[0], different[-1]]))
-    return replace(options, prompt_column=column, questions=ends), corpus
+    """The images, as `corpus.list_images` gives them, and the options with what these say of the prompts and of
+    the patches that are to be read. Raises InputError."""
+    source, asked = options.images, options.prompt_column
+    if asked is None and options.patches is None:
+        return options, list_images(source, options.limit)
+    corpus, called = list_manifest(source, "--patches" if asked is None else "--prompt-column", options.limit)
+    if asked is not None:
+        column = column_called(asked, called, source, "--prompt-column")
+        check_prompts(corpus, column, asked, source)
+        different = sorted({*corpus[column].to_pylist()}, key=lambda question: (len(question), question))
+        ends = tuple(dict.fromkeys([different[0], different[-1]]))
+        options = replace(options, prompt_column=column, questions=ends)
+    if options.patches is not None:
+        column, label = choice_of(options.patches, corpus, called, source)
+        options = replace(options, patches_column=column, patches_label=label)
+    return options, corpus
 
 
 # --- does it fit what is there ---------------------------------------------------------------------------------
@@ -102,6 +114,8 @@ def known_identity(options: RunOptions, lens: LensSpec, run: Run) -> dict[str, A
         "lens": lens,
         "keep": options.keep,
         "prompt_column": options.prompt_column,
+        "patches_column": options.patches_column,
+        "patches_label": options.patches_label,
     }
     if options.dtype is not None:
         known["dtype"] = options.dtype
@@ -284,14 +298,9 @@ def extended(plan: Plan, corpus: pa.Table, shard_size: int, prompt_column: str |
     Images are told apart by their URIs, and by their prompts where they have their own. Those that the corpus no longer
     has stay in the plan: they may be cached. Raises InputError if a column's type changed.
     """
-    told_apart = ("uri",) if prompt_column is None else ("uri", prompt_column)
-
-    def keys(table: pa.Table) -> Iterator[tuple[str, ...]]:
-        return zip(*(table[name].to_pylist() for name in told_apart), strict=True)
-
-    planned = Counter(keys(plan.table))
+    planned = Counter(_keys(plan.table, prompt_column))
     new = []
-    for row, key in enumerate(keys(corpus)):
+    for row, key in enumerate(_keys(corpus, prompt_column)):
         if planned[key] > 0:
             planned[key] -= 1
         else:
@@ -318,6 +327,23 @@ def extended(plan: Plan, corpus: pa.Table, shard_size: int, prompt_column: str |
     return Plan(pa.concat_tables([plan.table, table]))
 
 
+def _keys(table: pa.Table, prompt_column: str | None) -> Iterator[tuple[str, ...]]:
+    """What tells images apart: their URIs, and their prompts where they have their own."""
+    told_apart = ("uri",) if prompt_column is None else ("uri", prompt_column)
+    return zip(*(table[name].to_pylist() for name in told_apart), strict=True)
+
+
+def _chosen_otherwise(plan: Plan, corpus: pa.Table, run: Run) -> int:
+    """Of how many planned images the corpus says now that other patches are to be read."""
+    if run.patches_column is None:
+        return 0
+    planned, now = (
+        dict(zip(_keys(table, run.prompt_column), table[run.patches_column].to_pylist(), strict=True))
+        for table in (plan.table, corpus)
+    )
+    return sum(planned[key] != patches for key, patches in now.items() if key in planned)
+
+
 def _named_apart(corpus: pa.Table, taken: Collection[str]) -> pa.Table:
     """The corpus with a number behind the names of images that are there already: a.png, a.png#2, a.png#3."""
     given, last, names = set(taken), Counter[str](), []
@@ -340,6 +366,11 @@ def settle(store: Store, run: Run, corpus: pa.Table, say: Callable[[str], None])
         else:
             old = _planned(store, run, head, corpus)
             plan, before = extended(old, corpus, run.shard_size, run.prompt_column), head
+            if changed := _chosen_otherwise(old, corpus, run):
+                say(
+                    f"The column {run.patches_column} of {changed} of the images is another one now. What it said when "
+                    "they were planned holds in this cache."
+                )
             if plan is old:
                 return head, plan
             left_out = [name for name in corpus.column_names if name not in plan.table.column_names]

@@ -167,8 +167,10 @@ def top1_postings(token: np.ndarray, logprob: np.ndarray, first_image: int, no_i
 
 
 def image_cells(token: np.ndarray, first_image: int, no_id: int, read_layers: Sequence[int]) -> pa.Table:
-    """One row per image with readings, from the first rank's ids (image, layer, patch)."""
-    patches = (token[:, read_layers[0]] != no_id).sum(1)
+    """One row per image with readings, up to its last patch that has some, from the first rank's ids (image, layer,
+    patch)."""
+    there = token[:, read_layers[0]] != no_id
+    patches = np.where(there.any(1), there.shape[1] - there[:, ::-1].argmax(1), 0)
     good = np.flatnonzero(patches)
     little = token.dtype.newbyteorder("<")
     cells = [token[image, :, : patches[image]].astype(little, copy=False).tobytes() for image in good]
@@ -186,11 +188,11 @@ def unstored_rest(
     probability counts as the least that it can have been; the rest is rounded up, so that the last bits of a machine's
     exp do not matter.
     """
-    good = np.flatnonzero(token[:, read_layers[0], 0, 0] != no_id)
+    good = np.flatnonzero((token[:, read_layers[0], :, 0] != no_id).any(-1))
     kept = logprob[good][:, list(read_layers)]
     image, layer = np.meshgrid(np.arange(len(good)), np.array(read_layers), indexing="ij")
     least = np.exp(kept.astype(np.float64) * (1 + np.finfo(logprob.dtype).eps)).sum(-1)  # (image, layer, position)
-    there = token[good][..., 0][:, list(read_layers)] != no_id  # an image may have fewer patches than others
+    there = token[good][..., 0][:, list(read_layers)] != no_id  # of an image some positions alone may have readings
     rest = np.maximum(1 - least, 0).max(-1, initial=0, where=there)
     return pa.table(
         [

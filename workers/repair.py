@@ -137,6 +137,8 @@ def command_of(run: Run, url: str) -> str:
         **({"--answer": str(run.answer)} if run.answer else {}),
         "--dtype": run.dtype,
     }
+    if run.patches_option is not None:
+        options["--patches"] = run.patches_option
     if len(run.read_layers) < run.layers:
         options["--layers"] = layers_option(run.read_layers)
     if run.keep != "topk":

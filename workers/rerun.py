@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -111,7 +111,7 @@ def _compare(
     (image,) = table.to_pylist()
     where = f"image {image['image_id']} ({image['image']})"
     try:
-        asked = [] if run.prompt_column is None else [run.prompt_column]
+        asked = [name for name in (run.prompt_column, run.patches_column) if name is not None]
         arrays, anew = read_shard(model, lens, run, table.select(["image_id", "image", "uri", *asked]), decoder)
     except (OSError, StoreError) as error:
         yield Finding(where, f"cannot be fetched: {error}".splitlines()[0], "make the images reachable from here")
@@ -120,7 +120,8 @@ def _compare(
     if now["sha256"] != image["sha256"]:
         yield Finding(where, "the file is not the one that was read", f"bring {image['uri']} back, or cache it anew")
         return
-    more = (*(("prompt_ids",) if asked else ()), *(("answer", "answer_ids") if run.answer else ()))
+    more = (*(["prompt_ids"] if run.prompt_column else []), *(["patches_read"] if run.patches_column else []))
+    more = (*more, *(("answer", "answer_ids") if run.answer else ()))
     for column in ("error", "width", "height", "transform", "grid", *more):
         if now[column] != image[column]:
             yield Finding(where, f"{column} is {now[column]}, stored is {image[column]}", redo)
@@ -131,20 +132,26 @@ def _compare(
         names, layers = ["token", "logprob", "top1", "lse", "entropy"], list(run.read_layers)
         names += {"all": ["logit"], "residual": ["residual"]}.get(run.keep, [])
         names += ["tracked_logprob"] if run.tracked else []  # ranks follow from these and their neighbours
-        # A shard has room for the image with most positions. Whether it has as many as before was told above.
-        own = min(positions_of(image, site), positions_of(now, site)) if site in run.uneven else None
-        old = {name: np.asarray(group[f"{site}/{name}"][row])[layers, :own] for name in names}  # type: ignore[index]
-        new = {name: arrays[f"{site}/{name}"][0][layers, :own] for name in names}
+        # A shard has room for the image with most positions. Whether it has those of before was told above.
+        own: slice | list[int] = slice(None)
+        if site in run.uneven:
+            own = sorted({*positions_of(image, site)} & {*positions_of(now, site)})
+        old = {name: np.asarray(group[f"{site}/{name}"][row])[layers][:, own] for name in names}  # type: ignore[index]
+        new = {name: arrays[f"{site}/{name}"][0][layers][:, own] for name in names}
         cells = list(differing(run, old, new))
-        for layer, position, what in islice(cells, SHOWN):
+        for layer, place, what in islice(cells, SHOWN):
+            position = place if isinstance(own, slice) else own[place]
             yield Finding(f"{where}, layer {layer}, {site} {position}", what, redo)
         if len(cells) > SHOWN:
             yield Finding(f"{where}, {site}", f"{len(cells) - SHOWN:,} more readings differ", redo)
 
 
-def positions_of(image: Mapping[str, Any], site: str) -> int:
-    """How many positions an image has at a site of `Run.uneven`, by its row of the image table."""
-    return math.prod(image["grid"].values()) if site == "patch" else len(image[f"{site}_ids"])
+def positions_of(image: Mapping[str, Any], site: str) -> Sequence[int]:
+    """The positions of an image that were read at a site of `Run.uneven`, by its row of the image table."""
+    if site != "patch":
+        return range(len(image[f"{site}_ids"]))
+    read: Sequence[int] | None = image.get("patches_read")
+    return range(math.prod(image["grid"].values())) if read is None else read
 
 
 def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> Iterator[tuple[int, int, str]]:

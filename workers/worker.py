@@ -59,6 +59,8 @@ class Setup:
     translators: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of a tuned lens' objects, by key
     keep: str = "topk"
     prompt_column: str | None = None  # of the plan: each image's own prompt
+    patches_column: str | None = None  # of the plan: which patches of each image are read
+    patches_label: str | None = None
     questions: tuple[str, ...] = ()  # some of these, the longest last
 
 
@@ -296,6 +298,8 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequen
         prompt=model.prompt,
         prompt_ids=model.prompt_ids if setup.prompt_column is None else (),
         prompt_column=setup.prompt_column,
+        patches_column=setup.patches_column,
+        patches_label=setup.patches_label,
         layers=model.layers,
         read_layers=read_layers(setup.layers, model.layers),
         keep=setup.keep,

@@ -77,7 +77,8 @@ class Side:
     def images(self, compiler: Compiler) -> str:
         """SELECT of the images with readings that were asked for."""
         population = self.table.population
-        asked = "" if population is None else f" AND ({population.sql(compiler)})"
+        asked = "".join(f" AND {condition}" for condition in self.table.has_readings)
+        asked += "" if population is None else f" AND ({population.sql(compiler)})"
         return f"SELECT image_id, image, sha256 FROM {compiler.table('images')} AS images\nWHERE error IS NULL{asked}"
 
     def answer(self, compiler: Compiler) -> str:
@@ -261,6 +262,9 @@ FROM (
             numbers = f"a has layers 0 to {a.layers - 1}, b 0 to {b.layers - 1}: equal numbers are not equal depths"
             shares = "; depth_a and depth_b are shares of the last layer" if "layer" in self.a.columns else ""
             yield f"{numbers}{shares}."
+        if a.patches_option != b.patches_option:
+            read = (f"those of {run.patches_option}" if run.patches_option else "all" for run in (a, b))
+            yield "Of each image's patches {} were read in a, {} in b.".format(*read)
         if a.read_layers != b.read_layers and not self.depths_differ:
             yield f"a was read at the layers {layers_phrase(a.read_layers)}, b at {layers_phrase(b.read_layers)}."
         if "patch" in self.a.relation.keys and a.image_processor != b.image_processor:

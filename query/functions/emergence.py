@@ -73,8 +73,8 @@ FROM tokens CROSS JOIN layers LEFT JOIN counts USING (place, layer)"""
 def _with_others(bound: Bound, split: Split, relation: Relation, compiler: Compiler) -> Relation:
     """The others' counts beside the chosen images'; an interval follows from how many images read, of how many."""
     others = _counted(bound.of_others(split), compiler)
-    chosen_images = compiler.count_images(split.chosen.sql(compiler))
-    other_images = compiler.count_images(split.others.sql(compiler))
+    chosen_images = compiler.count_images(*bound.has_readings, split.chosen.sql(compiler))
+    other_images = compiler.count_images(*bound.has_readings, split.others.sql(compiler))
     intervals = share_intervals_sql(
         "SELECT images AS matched, chosen AS images FROM sides UNION SELECT against_images, others FROM sides", compiler
     )

@@ -15,7 +15,7 @@ from vlq.query.functions.phrases import WHERE, qualified
 from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, PATCHES, PIECES, PLACE, TOKEN
 from vlq.query.functions.sources import asked, check_site, token_positions
 from vlq.query.parameters import Choice, Optional, Parameter
-from vlq.query.patches import INSIDE, Every, Numbered
+from vlq.query.patches import INSIDE, Numbered, not_all
 from vlq.query.registry import Function
 from vlq.query.summary import (
     Rows,
@@ -120,9 +120,7 @@ def _rest(bound: Bound, bounds: str, compiler: Compiler) -> Rest:
     where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
     table = compiler.table(f"{bound['at']}_rest")
     sql = f"SELECT image, layer::INTEGER AS layer, {bounds}\nFROM {table}{where}"
-    patches = bound.patches
-    if patches is None and bound["at"] in bound.run.uneven:
-        patches = Every(bound.run, bound["at"])
+    patches = bound.patches or not_all(bound.run, bound["at"])
     mask = None if patches is None else patches.mask(compiler)
     return Rest(sql, bound.run.positions[bound["at"]], bound["missing"] is not None, mask)
 

@@ -149,7 +149,8 @@ def _censored(pick: Pick, bound: Bound, compiler: Compiler) -> str:
 
 def _with_missing(bound: Bound, relation: Relation, compiler: Compiler) -> Relation:
     """A row for each image, without a layer where the token is never read: later than any layer."""
-    images = "" if bound["images"] is None else f" AND ({bound['images'].sql(compiler)})"
+    images = "".join(f" AND {condition}" for condition in bound.has_readings)
+    images += "" if bound["images"] is None else f" AND ({bound['images'].sql(compiler)})"
     columns = ", ".join(f"answer.{name}" for name in relation.columns)
     sql = f"""\
 SELECT images.image_id AS image, {columns}

@@ -211,6 +211,7 @@ LOCATE = Function(
     compile=compile_locate,
     summarise=summarise,
     headline=headline,
+    at="patch",
     notes=notes,
     patches=compile_patches,
 )

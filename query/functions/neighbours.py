@@ -59,7 +59,9 @@ def count_around(snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
             rows = np.flatnonzero(held & (layer == at))
             near = around(masks_of(positions.take(pa.array(rows)), grids[rows]))
             adjacent = cells_of(near, grids[rows], most)
-            _, token, count = read_by(cells[place[rows] - part.start, at], adjacent, run.vocabulary_size)
+            ids = cells[place[rows] - part.start, at]
+            adjacent &= ids != run.no_id  # of patches that were not read
+            _, token, count = read_by(ids, adjacent, run.vocabulary_size)
             in_images[at] += np.bincount(token, minlength=run.vocabulary_size)
             np.add.at(patches[at], token, count)
     found, token = np.nonzero(in_images)
@@ -131,5 +133,6 @@ NEIGHBOURS = Function(
     compile=compile_neighbours,
     summarise=summarise,
     headline=headline,
+    at="patch",
     notes=unstored,
 )

@@ -99,6 +99,7 @@ OVERLAP = Function(
     compile=compile_overlap,
     summarise=summarise,
     headline=headline,
+    at="patch",
     contrast=contrast_layers,
     notes=notes,
 )

@@ -72,6 +72,9 @@ class Contrasted:
         counts = np.isin(layer, bound.layers.layers) & (layer > run.read_layers[0])
         before[place, patch] = np.where(counts, layer, 0)
         others = np.arange(most) < patches[:, None]
+        if run.patches_column is not None:
+            for part, cells in Cells(snapshot, images, most):
+                others[part] &= cells[:, run.read_layers[0]] != run.no_id
         others[place, patch] = False
         both = before.any(1) & others.any(1)
         contrast = Contrast(Cells(snapshot, images[both], most), before[both], others[both], run)
@@ -141,5 +144,6 @@ PRECURSORS = Function(
     compile=compile_precursors,
     summarise=summarise,
     headline=headline,
+    at="patch",
     notes=notes,
 )

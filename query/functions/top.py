@@ -67,12 +67,13 @@ def load(bound: Bound, snapshot: Snapshot) -> pyarrow.Table:
     arrays = {name: snapshot.cache.array(commit.shard, f"{stored}/{name}") for name in ("token", "logprob")}
     # One chunk holds the image with all its layers; what is not asked for is dropped here.
     found = [values(array, image - commit.first_image) for array in arrays.values()]  # (layer, position, k)
-    there = int((found[0][layers[0], :, 0] != bound.run.no_id).sum())  # others in its shard may have more positions
+    # Others in its shard may have more positions, and perhaps not all of its patches were read.
+    there = np.flatnonzero(found[0][layers[0], :, 0] != bound.run.no_id)
     if at == "last":
-        rows, positions = [there - 1], [0]
+        rows, positions = there[-1:], np.zeros(1, int)
     else:
-        rows = positions = [bound["patch"]] if bound["patch"] is not None else list(range(there))
-    token, logprob = (array[np.ix_(layers, rows, range(ranks))] for array in found)
+        rows = positions = there if bound["patch"] is None else there[there == bound["patch"]]
+    token, logprob = (array[layers][:, rows, :ranks] for array in found)
     layer, position, rank = np.meshgrid(layers, positions, np.arange(1, ranks + 1), indexing="ij")
     return pa.table(
         {

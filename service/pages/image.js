@@ -10,6 +10,7 @@ const numbers = (text, Kind) => new Kind(Uint8Array.from(atob(text), (c) => c.ch
 for (const site of data.sites) {
   site.token = numbers(site.token, data.wide ? Uint32Array : Uint16Array); // (layer, position, k): numbers of data.tokens
   site.cost = numbers(site.cost, Uint16Array); // the same: what probabilityOf makes probabilities of
+  site.read = site.read && new Set(site.read); // null: all positions were
 }
 const sites = Object.fromEntries(data.sites.map((site) => [site.name, site]));
 
@@ -28,11 +29,12 @@ const added = (parent, name, text) => {
 const cell = (site, layer, position) => (layer * site.positions + position) * data.k;
 const probabilityOf = (cost) => Math.exp(-((cost / data.scale) ** 2));
 const figure = (p) => (p > 0 && p < 0.0005 ? p.toExponential(0) : p.toFixed(3));
+const isRead = (site, position) => !site.read || site.read.has(position);
 const colourOf = (rank) => COLOURS.find(([most]) => rank <= most)[1];
 
 // The rank of the wanted tokens; 0 if none is among the k best.
 function rankAt(site, layer, position) {
-  if (!state.wanted) return 0;
+  if (!state.wanted || !isRead(site, position)) return 0;
   const start = cell(site, layer, position);
   for (let i = 0; i < data.k; i++) if (state.wanted.has(site.token[start + i])) return i + 1;
   return 0;
@@ -167,6 +169,10 @@ function draw() {
     context.strokeStyle = "rgb(128 128 128 / 45%)";
     context.lineWidth = 0.5;
     context.strokeRect(...box);
+    if (!isRead(sites.patch, patch)) {
+      hatch(context, box);
+      continue;
+    }
     if (rank) {
       context.globalAlpha = 0.6;
       context.fillStyle = colourOf(rank);
@@ -182,6 +188,25 @@ function draw() {
     const [x0, y0, x1, y1] = boxOf(chosen.position).map((edge) => edge * scale);
     outline(context, [x0, y0, x1 - x0, y1 - y0], 3);
   }
+}
+
+// A patch that was not read, of which nothing is known.
+function hatch(context, [x, y, width, height]) {
+  context.save();
+  context.beginPath();
+  context.rect(x, y, width, height);
+  context.clip();
+  context.fillStyle = "rgb(128 128 128 / 35%)";
+  context.fillRect(x, y, width, height);
+  context.strokeStyle = "rgb(255 255 255 / 45%)";
+  context.lineWidth = 1;
+  context.beginPath();
+  for (let at = Math.floor((x - height) / 7) * 7; at < x + width; at += 7) {
+    context.moveTo(at, y + height);
+    context.lineTo(at + height, y);
+  }
+  context.stroke();
+  context.restore();
 }
 
 // The token's rank, or without one what the patch decodes to, if there is room.
@@ -222,7 +247,8 @@ function title({ site, position }) {
 
 function table() {
   const chosen = selected(), site = sites[chosen.site], shown = Math.min(SHOWN, data.k);
-  element("where").textContent = title(chosen);
+  element("where").textContent = title(chosen) + (isRead(site, chosen.position) ? "" : " (not read)");
+  if (!isRead(site, chosen.position)) return element("readings").replaceChildren();
   const whole = document.createElement("table");
   const head = added(added(whole, "thead"), "tr");
   for (const text of ["layer", ...Array.from({ length: shown }, (_, i) => i + 1)]) added(head, "th", text).scope = "col";
@@ -296,7 +322,9 @@ function move(down, right) {
 }
 
 const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-const middle = at("patch", Math.floor(rows / 2) * columns + Math.floor(columns / 2));
+const centre = [Math.floor(rows / 2), Math.floor(columns / 2)];
+const apart = (patch) => Math.hypot(Math.floor(patch / columns) - centre[0], (patch % columns) - centre[1]);
+const middle = at("patch", [...(sites.patch.read ?? [])].sort((a, b) => apart(a) - apart(b))[0] ?? centre[0] * columns + centre[1]);
 
 stage.addEventListener("pointermove", (event) => event.pointerType === "mouse" && show({ hovered: patchAt(event) }));
 stage.addEventListener("pointerleave", () => show({ hovered: null }));

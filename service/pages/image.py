@@ -44,7 +44,8 @@ def image_page(corpus: LocalCorpus, number: int = 0) -> str:
         raise CacheError(f"{corpus.cache.url} has readings at some layers only.", "A page shows all of them.")
     rows, columns = image.grid
     script = _text("image.js")
-    facts = f"{run.model}: {rows} x {columns} patches, layers 0 (the embedding) to {run.layers - 1}"
+    some = "" if run.patches_column is None else f" of which {len(image.patches_read)} were read (others are hatched),"
+    facts = f"{run.model}: {rows} x {columns} patches,{some} layers 0 (the embedding) to {run.layers - 1}"
     return Template(_text("image.html")).substitute(
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src '{_hash_of(script)}'",
         name=escape(image.name),
@@ -66,21 +67,24 @@ def image_data(corpus: LocalCorpus, image: OneImage) -> dict[str, Any]:
 
     `x` and `y` are the edges of the patches' columns and rows, in the image's pixels. `tokens` are those that are read
     anywhere in the image. Of each of `sites`, `token` (their numbers, uint16, or uint32 if they are `wide`) and `cost`
-    (uint16, as SCALE tells) are (layer, position, k) arrays in base64, little-endian; `labels` are its own tokens.
+    (uint16, as SCALE tells) are (layer, position, k) arrays in base64, little-endian; `labels` are its own tokens, and
+    `read` the positions that were read, if not all of them were: elsewhere the arrays say nothing.
     """
     run = corpus.cache.run
     found = [readings_of(corpus, image, site, run.k) for site in run.at]
     positions = sum(one.token.shape[1] for one in found)
     k = max(1, min(run.k, MOST_READINGS // max(1, positions * run.layers)))
     ids = np.unique(np.concatenate([one.token[..., :k].ravel() for one in found]))
+    ids = ids[ids != run.no_id]  # which stands where nothing was read
     wide = len(ids) > 2**16
     labels = {"prompt": image.prompt_ids, "answer": image.answer_ids}
     sites = [
         {
             "name": one.site,
             "positions": one.token.shape[1],
-            "token": _encoded(np.searchsorted(ids, one.token[..., :k]).astype("<u4" if wide else "<u2")),
+            "token": _encoded(_numbers(ids, one.token[..., :k]).astype("<u4" if wide else "<u2")),
             "cost": _encoded(_costs(one.logprob[..., :k].astype(np.float64))),
+            "read": image.patches_read if one.site == "patch" and len(image.patches_read) < image.patches else None,
             "labels": [shown(corpus.vocabulary.token(id)) for id in labels[one.site]] if one.site in labels else None,
         }
         for one in found
@@ -101,8 +105,15 @@ def image_data(corpus: LocalCorpus, image: OneImage) -> dict[str, Any]:
     }
 
 
+def _numbers(ids: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """The places of tokens among ids; 0 where there is none."""
+    places = np.searchsorted(ids, tokens)
+    return np.where(places < len(ids), places, 0)
+
+
 def _costs(logprobs: np.ndarray) -> np.ndarray:
-    stored: np.ndarray = np.clip(np.round(SCALE * np.sqrt(-np.minimum(logprobs, 0))), 0, 2**16 - 1).astype("<u2")
+    costs = SCALE * np.sqrt(-np.minimum(np.nan_to_num(logprobs, nan=-np.inf), 0))
+    stored: np.ndarray = np.clip(np.round(costs), 0, 2**16 - 1).astype("<u2")
     return stored
 
 

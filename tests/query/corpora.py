@@ -99,6 +99,22 @@ SHAPES: dict[str, dict[str, Any]] = {
         "seed": 8,
         "failed": [0, 7],
     },
+    "some patches": {
+        "run": {"patches_column": "objects", "grid": (3, 4), "layers": 4, "k": 3},
+        "images": 12,
+        "seed": 11,
+        "failed": [5],
+        "transform": Transform(0.5, 0.5, -28.0, 0.0, 112, 112),
+        "pixels": (336, 224),
+    },
+    "some patches of grids of their own": {
+        "run": {"patches_column": "objects", "grid": None, "patches": 9, "layers": 5, "read_layers": (0, 2, 3), "k": 2}
+        | {"tracked": (1, 3, 4), "tracked_pieces": ("",) * 3, "dtype": "float16"},
+        "images": 11,
+        "seed": 12,
+        "failed": [3],
+        "seal": False,
+    },
     "prompts of their own": {
         "run": {"prompt_column": "question", "prompt_ids": (), "grid": (2, 2), "layers": 4, "k": 4},
         "images": 12,
@@ -135,6 +151,7 @@ class Case:
     grids: list[tuple[int, int]]  # rows and columns of each image; none of one that failed
     answers: list[list[int]]  # ids of each image's answer; none of one that failed
     prompts: list[list[int]] | None  # of each image's own prompt, if images have some; none of one that failed
+    read: list[list[int]] | None  # the patches that were read of each image, if not all were; none of one that failed
     transform: Transform
     pixels: tuple[int, int]
 
@@ -149,8 +166,10 @@ class Case:
         return {id: (vocabulary.token(id).piece, vocabulary.token(id).text) for id in range(len(vocabulary))}
 
     def at(self, site: str) -> np.ndarray:
-        """(image, position): whether the image has such a position at the site."""
+        """(image, position): whether the image has such a position at the site, and it was read."""
         most = 1 if site == "last" else most_of(self.run, site)
+        if site == "patch" and self.read is not None:
+            return np.array([np.isin(np.arange(most), patches) for patches in self.read])
         counts = {
             "patch": [rows * columns for rows, columns in self.grids],
             "answer": [*map(len, self.answers)],
@@ -161,14 +180,15 @@ class Case:
 
     @property
     def there(self) -> np.ndarray:
-        """(image, patch): whether the image has such a patch."""
+        """(image, patch): whether the image has such a patch, and it was read."""
         return self.at("patch")
 
-    def chosen(self, condition: str | None) -> np.ndarray:
-        """(image,): the images with readings for which a condition of `conditions` holds."""
-        if condition is None:
-            return self.good
-        return self.good & (np.array(self.labels) == condition)
+    def chosen(self, condition: str | None, site: str = "patch") -> np.ndarray:
+        """(image,): the images with readings at the site for which a condition of `conditions` holds."""
+        good = self.good
+        if site == "patch" and self.read is not None:
+            good = good & self.there.any(1)
+        return good if condition is None else good & (np.array(self.labels) == condition)
 
     def hits(self, site: str, ids: Sequence[int], arguments: dict[str, Any]) -> np.ndarray:
         """(image, layer, position): what counts as read, in chosen images and layers with enough positions."""
@@ -176,7 +196,7 @@ class Case:
         hit = best <= arguments["rank"]
         if arguments["min_prob"] is not None:
             hit &= probability >= arguments["min_prob"]
-        hit &= self.chosen(arguments["images"])[:, None, None]
+        hit &= self.chosen(arguments["images"], site)[:, None, None]
         if (places := arguments.get("patches")) is not None:
             hit &= places.mask[:, None, :]
         counted = layers_of(arguments.get("layers"), self.run)
@@ -215,6 +235,7 @@ def make_cases(folder: Path) -> dict[str, Case]:
             grids_of(cache),
             ids_of(cache, "answer_ids"),
             prompts,
+            ids_of(cache, "patches_read") if run.patches_column else None,
             options.get("transform", Transform(1.0, 1.0, 0.0, 0.0, 112, 112)),
             options.get("pixels", (112, 112)),
         )
@@ -229,7 +250,7 @@ def grids_of(cache: Path) -> list[tuple[int, int]]:
 
 
 def ids_of(cache: Path, column: str) -> list[list[int]]:
-    """Of each image its answer's or its prompt's ids, from the shards' image tables."""
+    """Of each image a list of numbers, such as its answer's ids, from the shards' image tables."""
     rows = [row for path in sorted(cache.glob("images/*.parquet")) for row in pq.read_table(path).to_pylist()]
     return [row.get(column) or [] for row in rows]
 
@@ -334,7 +355,7 @@ def places_of(draw: st.DrawFn, case: Case) -> Places:
             numbers = draw(st.lists(st.integers(0, run.positions["patch"] - 1), min_size=1, max_size=6))
             mask = np.zeros((len(case.names), run.positions["patch"]), bool)
             mask[:, numbers] = True
-            own = run.grid is None
+            own = "patch" in run.uneven
             return Places(numbers[0] if len(numbers) == 1 else numbers, mask & case.there if own else mask, own)
         case "label":
             label = draw(st.sampled_from(["dog", "DOG", "cat", "nothing"]))

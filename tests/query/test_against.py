@@ -66,10 +66,11 @@ def condition(text: str) -> Node:
     return found
 
 
-def sides(case: Case, text: str, images: str | None) -> dict[bool | None, np.ndarray]:
+def sides(case: Case, text: str, images: str | None, site: str = "patch") -> dict[bool | None, np.ndarray]:
     """(image,): which of the chosen images are on which side."""
     holds = [CONDITIONS[text](case, i) for i in range(len(case.names))]
-    return {side: case.chosen(images) & np.array([value is side for value in holds]) for side in (True, False, None)}
+    chosen = case.chosen(images, site)
+    return {side: chosen & np.array([value is side for value in holds]) for side in (True, False, None)}
 
 
 def exact_interval(matched: int, images: int) -> list[float] | None:
@@ -243,7 +244,7 @@ def test_emergence(cases: dict[str, Case], name: str, at: Any, data: st.DataObje
     arguments = data.draw(st.composite(reading_arguments)(case, at)) | {"layers": data.draw(layer_choices(case.run))}
     asked_for = [one_or_list(ids) for ids in tokens]
     result = case.corpus.emergence(asked_for, at=at, against=condition(text), **asked(arguments))
-    parts = sides(case, text, arguments["images"])
+    parts = sides(case, text, arguments["images"], at)
     layers = layers_of(arguments["layers"], case.run)
     rows = iter(result.rows)
     for ids, found in zip(tokens, result.summary["tokens"].items(), strict=True):

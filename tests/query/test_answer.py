@@ -39,7 +39,7 @@ def test_equals_a_look_at_each_answer(cases: dict[str, Case], ids: list[int], im
     case = cases["with answers"]
     result = case.corpus.answer(one_or_list(ids), **asked({"images": images}))
     expected = []
-    for image in np.flatnonzero(case.chosen(images)).tolist():
+    for image in np.flatnonzero(case.chosen(images, "answer")).tolist():
         answer = case.answers[image]
         places = [place for place, id in enumerate(answer) if id in ids]
         if places:
@@ -47,7 +47,7 @@ def test_equals_a_look_at_each_answer(cases: dict[str, Case], ids: list[int], im
             expected.append(row | {"prob": pytest.approx(probability(answer[places[0]], places[0])), "image_id": image})
     assert result.rows == sorted(expected, key=lambda row: row["image"])
     summary = result.summary
-    assert (summary["images"], summary["matched"]) == (case.chosen(images).sum(), len(expected))
+    assert (summary["images"], summary["matched"]) == (case.chosen(images, "answer").sum(), len(expected))
     assert summary["median_prob"] == (median(row["prob"] for row in result.rows) if expected else None)
     assert result.headline
 

@@ -43,7 +43,7 @@ def brute(
     rows = []
     for layer in layers_of(layers, case.run):
         counts: Counter[int] = Counter()
-        for image in np.flatnonzero(case.chosen(images) & counted.any(1)):
+        for image in np.flatnonzero(case.chosen(images, at) & counted.any(1)):
             read = top1[image, layer][counted[image]].tolist()
             if unit == "position":
                 counts.update(read)
@@ -84,7 +84,7 @@ def test_equals_brute_force(
     assert result.rows == expected
 
     summary = result.summary
-    assert summary["images"] == case.chosen(images).sum()
+    assert summary["images"] == case.chosen(images, at).sum()
     assert with_patches(case, arguments).items() <= summary.items()
     assert summary["matched"] == len({row["token"] for row in expected})
     tokens = Counter(row["layer"] for row in expected)

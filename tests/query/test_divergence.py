@@ -61,7 +61,7 @@ def from_sums(cache: str, at: str, good: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def brute(case: Case, at: str, unit: str, layers: Any, images: str | None) -> list[dict[str, Any]]:
     """Without what the sums say."""
-    top1 = case.sites[at].token[case.chosen(images)][..., 0]  # (image, layer, position)
+    top1 = case.sites[at].token[case.chosen(images, at)][..., 0]  # (image, layer, position)
     rows = []
     for layer in layers_of(layers, case.run) if len(top1) else []:
         counts: Counter[int] = Counter()
@@ -104,7 +104,7 @@ def test_equals_brute_force(
         case, at, unit, layers, images
     )
     summary = result.summary
-    assert summary["images"] == case.chosen(images).sum()
+    assert summary["images"] == case.chosen(images, at).sum()
     if rows:
         assert summary["tokens"] == median(row["tokens"] for row in rows)
         assert summary["share"] == median(row["share"] for row in rows)

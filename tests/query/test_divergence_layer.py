@@ -22,7 +22,7 @@ from .test_divergence import certain, from_sums, made_of
 
 
 def brute(case: Case, at: str, min_share: float, layers: Any, images: str | None) -> list[dict[str, Any]]:
-    chosen = np.flatnonzero(case.chosen(images)).tolist()
+    chosen = np.flatnonzero(case.chosen(images, at)).tolist()
     top1 = case.sites[at].token[..., 0]  # (image, layer, position)
     window = layers_of(layers, case.run)
     said: dict[int, list[int]] = {}  # by image: a token for each layer of the window

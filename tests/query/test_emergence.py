@@ -62,7 +62,7 @@ def test_equals_brute_force(cases: dict[str, Case], name: str, data: st.DataObje
             "first": first[0] if matched else None,
         }
     assert result.rows == expected
-    images = {"images": case.chosen(arguments["images"]).sum()}
+    images = {"images": case.chosen(arguments["images"], at).sum()}
     assert result.summary == images | {"tokens": tokens} | with_patches(case, arguments)
     assert result.headline
 

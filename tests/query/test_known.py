@@ -81,7 +81,7 @@ def told(case: Case, site: str, function: str, ids: list[int], arguments: dict[s
     least = np.exp(logprob.astype(np.float64) * (1 + np.finfo(logprob.dtype).eps)).sum(-1)
     left = np.ceil(np.maximum(1 - least, 0).max(-1, initial=0, where=there[:, None]) * 2**16) / 2**16
     found = Told(*(np.full((images, layers, positions), np.nan) for _ in range(3)))
-    chosen, counted = case.chosen(arguments["images"]), layers_of(arguments["layers"], case.run)
+    chosen, counted = case.chosen(arguments["images"], site), layers_of(arguments["layers"], case.run)
     places = arguments["patches"]
     for cell in np.ndindex(images, layers, positions):
         if not chosen[cell[0]] or not there[cell[0], cell[2]] or cell[1] not in counted:

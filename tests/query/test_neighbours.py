@@ -39,6 +39,8 @@ def brute(case: Case, ids: list[int], arguments: dict[str, Any], min_images: int
         padded = np.pad(of_token, 1)
         for row in range(rows):
             for column in range(columns):
+                if not case.there[image, row * columns + column]:
+                    continue
                 if padded[row : row + 3, column : column + 3].any() and not of_token[row, column]:
                     read[int(top1[image, layer, row * columns + column]), layer].append(image)
                     adjacent[layer] += 1

@@ -39,29 +39,31 @@ from .corpora import (
 Shares = dict[int, tuple[Fraction, Fraction]]
 """By image the share of the patches that have the token before them, and the share of the others."""
 
+Firsts = dict[int, dict[int, int | None]]
+"""By image and patch a layer."""
 
-def first_layers(case: Case, ids: list[int], arguments: dict[str, Any], layers: Any) -> dict[int, list[int | None]]:
+
+def first_layers(case: Case, ids: list[int], arguments: dict[str, Any], layers: Any) -> Firsts:
     """By image and patch the layer that first reads the token: -1 if that does not count, None if it never does."""
     hit = case.hits("patch", ids, arguments)  # (image, layer, patch)
     counted = layers_of(layers, case.run)
-    firsts: dict[int, list[int | None]] = {}
+    firsts: Firsts = {}
     for image in np.flatnonzero(hit.any((1, 2))).tolist():
-        firsts[image] = []
-        for reads in hit[image, :, case.there[image]]:
+        firsts[image] = {}
+        for patch in np.flatnonzero(case.there[image]).tolist():
+            reads = hit[image, :, patch]
             first = int(reads.argmax()) if reads.any() else None
-            firsts[image].append(first if first is None or first in counted else -1)
+            firsts[image][patch] = first if first is None or first in counted else -1
     return firsts
 
 
-def shares_of(
-    top1: np.ndarray, firsts: dict[int, list[int | None]], layer: int
-) -> dict[int, tuple[list[int], list[int]]]:
+def shares_of(top1: np.ndarray, firsts: Firsts, layer: int) -> dict[int, tuple[list[int], list[int]]]:
     """By image what the patches read that have the token before them, and what those read that never read it."""
     found = {}
     for image, patches in firsts.items():
-        read = top1[image, layer, : len(patches)].tolist()
-        coming = [id for id, first in zip(read, patches, strict=True) if first is not None and first > layer]
-        others = [id for id, first in zip(read, patches, strict=True) if first is None]
+        read = top1[image, layer].tolist()
+        coming = [read[patch] for patch, first in patches.items() if first is not None and first > layer]
+        others = [read[patch] for patch, first in patches.items() if first is None]
         if coming and others:
             found[image] = coming, others
     return found

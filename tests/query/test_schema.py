@@ -85,6 +85,8 @@ runs = st.builds(
     attention=names,
     versions=st.dictionaries(names, names),
     prompt_column=st.none() | names,
+    patches_column=st.none() | names,
+    patches_label=st.none() | names,
 )
 commits = st.builds(
     Commit,

@@ -105,6 +105,24 @@ def test_the_data_are_the_stored_readings(cache: tuple[Corpus, dict[str, np.ndar
     assert labels["answer"] == [vocabulary[id]["piece"] for id in one.answer_ids]
 
 
+def test_patches_that_were_not_read(tmp_path: Path) -> None:
+    """The page is told which were read; what the arrays hold elsewhere is no reading."""
+    make_cache(tmp_path, make_run(patches_column="objects"), images=8, seed=1)
+    corpus, kinds = vlq.open(str(tmp_path)), set()
+    for number in range(8):
+        one = one_image(corpus, number)
+        data = image_data(corpus, one)
+        (site,) = (site for site in data["sites"] if site["name"] == "patch")
+        read = list(one.patches_read)
+        kinds.add((len(read) > 0) + (len(read) == 12))
+        assert (site["positions"], site["read"]) == (12, None if len(read) == 12 else one.patches_read)
+        ids, _ = decoded(data, "patch")
+        rows = corpus.top(number, rank=4).rows
+        assert ids[:, read].reshape(-1).tolist() == [row["token"] for row in rows]
+        assert f"patches, of which {len(read)} were read" in image_page(corpus, number)
+    assert kinds == {0, 1, 2}
+
+
 def test_an_image_without_readings(cache: tuple[Corpus, dict[str, np.ndarray]]) -> None:
     with pytest.raises(KeyError):
         image_page(cache[0], 1)
@@ -157,7 +175,7 @@ def test_the_picture_is_inside(tmp_path: Path, size: tuple[int, int], form: str)
     path = tmp_path / "photo.png"
     Image.linear_gradient("L").resize(size).convert("RGB").save(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    one = OneImage(0, "photo.png", f"file://{path}", digest, size, PADDED, (2, 2), None, (), ())
+    one = OneImage(0, "photo.png", f"file://{path}", digest, size, PADDED, (2, 2), None, (), (), (0, 1, 2, 3))
     page = Page(pages._picture(one))
     ((name, attributes),) = page.elements
     kind, _, data = (attributes["src"] or "").partition(";base64,")

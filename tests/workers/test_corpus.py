@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlq.query.errors import InputError
-from vlq.workers.corpus import list_asked, list_images
+from vlq.workers.corpus import list_images
+from vlq.workers.plan import RunOptions, corpus_of
 
 
 @pytest.fixture
@@ -132,6 +133,12 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [{"bytes": b"1", "path": "x"}]}), tmp_path / "inside.parquet")
     with pytest.raises(InputError, match="expected paths or URLs"):
         list_images(str(tmp_path / "inside.parquet"))
+
+
+def list_asked(source: str, column: str, limit: int | None = None) -> tuple[pa.Table, str | None]:
+    """The corpus of a run with a prompt column, and what that is called."""
+    options, table = corpus_of(RunOptions(source, "model", "cache", prompt_column=column, limit=limit))
+    return table, options.prompt_column
 
 
 def test_a_column_of_prompts(tmp_path: Path) -> None:

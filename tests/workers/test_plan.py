@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from vlq.query.errors import InputError
+from vlq.query.store import open_store
 from vlq.query.tables import parquet_bytes
-from vlq.workers.plan import extended, first_plan
+from vlq.workers.plan import extended, first_plan, settle
 from vlq.workers.worker import packed, unpacked
 
+from ..synthetic import make_run
 
-def corpus(*names: str, **columns: list[object]) -> pa.Table:
+
+def corpus(*names: str, **columns: Any) -> pa.Table:
     ids = pa.array(range(len(names)), pa.uint32())
     return pa.table({"image_id": ids, "image": list(names), "uri": [f"file:///{name}" for name in names], **columns})
 
@@ -43,6 +48,20 @@ def test_columns_follow_the_first_plan() -> None:
     assert extended(plan, corpus("b", other=[1]), 2).table["label"].to_pylist() == ["x", None]
     with pytest.raises(InputError, match="do not fit"):
         extended(plan, corpus("b", label=[[1]]), 2)
+
+
+def test_patches_that_are_chosen_otherwise_later(tmp_path: Path) -> None:
+    """What was planned holds, and it is said."""
+    store, run, said = open_store(str(tmp_path), create=True), make_run(patches_column="chosen"), list[str]()
+    kind = pa.list_(pa.int64())
+    first = corpus("a", "b", "c", chosen=pa.array([[1], None, [2]], kind))
+    settle(store, run, first, said.append)
+    settle(store, run, first, said.append)
+    assert said == []
+    _, plan = settle(store, run, corpus("c", "d", "b", chosen=pa.array([[2], [3], []], kind)), said.append)
+    assert plan.table["chosen"].to_pylist() == [[1], None, [2], [3]]
+    assert said[0].startswith("The column chosen of 1 of the images is another one now.")
+    assert len(said) == 2
 
 
 def test_plan_bytes_do_not_depend_on_chunks() -> None:

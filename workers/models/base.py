@@ -74,6 +74,11 @@ class Encoded:
         """Of the sequence."""
         return len(self.tokens["input_ids"])
 
+    def at_patches(self, patches: Sequence[int]) -> Encoded:
+        """The same with these of its patches alone."""
+        chosen = torch.tensor(patches, dtype=torch.long)
+        return replace(self, sites={**self.sites, "patch": self.sites["patch"][chosen]})
+
 
 @dataclass(frozen=True)
 class Answer:

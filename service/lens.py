@@ -36,7 +36,8 @@ SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 
 @dataclass(frozen=True)
 class Readings:
-    """What an image's positions at a site decode to. Layers that were not read hold `Run.no_id` and NaN."""
+    """What an image's positions at a site decode to. Layers and patches that were not read hold `Run.no_id`
+    and NaN."""
 
     site: str
     token: np.ndarray  # (layer, position, k) ids, best first

@@ -187,8 +187,8 @@ def patches_read_in(cache: str) -> str:
     found = patches_read(Cache.open(cache).snapshot())
     assert found is not None
     if not found["patches"]:
-        return f"No patch was read: {found['of']} covers none of any image."
-    return f"Read were {found['patches']:,} patches of {found['of']}, in {found['images']:,} images."
+        return f"No patch was read: --patches {found['of']} covers none of any image."
+    return f"Patches that were read, those of {found['of']}: {found['patches']:,}, in {found['images']:,} images."
 
 
 def parse_sites(text: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from vlq.query.client import LocalCorpus
 from vlq.query.compile import Statement
 from vlq.query.errors import BadRequest, NotFound
+from vlq.query.geometry import READ
 from vlq.query.one import OneImage, one_image
 from vlq.query.schema import READ_COLUMNS
 from vlq.service.api.shared import CorpusHere, ServedHere, headers_of, json_response, tag_of, unchanged
@@ -52,6 +53,7 @@ class Described(BaseModel):
     transform: dict[str, Any] | None = Field(description="Upright pixels to the model's input: x * scale + offset.")
     x: list[float] | None = Field(description="The edges of the columns of patches, in upright pixels.")
     y: list[float] | None = Field(description="The edges of the rows.")
+    patches_read: list[int] | None = Field(description="Which of its patches were read, if some were; null: all.")
     error: str | None
     prompt: list[Piece]
     answer: str | None
@@ -100,6 +102,7 @@ def described(corpus: LocalCorpus, id: int) -> dict[str, Any]:
         "grid": None if grid is None else (grid["rows"], grid["columns"]),
         "x": x,
         "y": y,
+        "patches_read": row.get(READ),
         "prompt": texts["prompt"],
         "answer": row.get("answer"),
         "answer_tokens": texts["answer"],

@@ -18,6 +18,7 @@ OPTIONS = {
     "limit": "--limit",
     "prompt": "--prompt",
     "prompt_column": "--prompt-column",
+    "patches": "--patches",
     "k": "--k",
     "at": "--at",
     "answer": "--answer",

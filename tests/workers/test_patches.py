@@ -233,7 +233,8 @@ def test_a_run(folder: Path, tmp_path: Path, vlq: Vlq, one_ray: None) -> None:
     first = contents(cache)
     code, out, said = vlq(*options(folder, cache))
     assert (code, out.splitlines()[0]) == (0, f"6 images read, 1 could not be: {cache}"), said
-    assert " patches of objects, in 4 images." in out
+    assert "Patches that were read, those of objects: " in out
+    assert ", in 4 images." in out
     shards = {key: data for key, data in first.items() if key.split("/")[0] in ("shards", "images", "postings")}
     assert shards.items() <= contents(cache).items()
 

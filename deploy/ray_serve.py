@@ -3,8 +3,9 @@
     pip install 'vlq[service]' 'ray[serve]'
     cd deploy && VLQ_CACHES="coco=s3://bucket/coco demo=s3://bucket/demo" serve run ray_serve:application replicas=2
 
-or `serve deploy serve.yaml`. Caches are separated by spaces; tokens come from $VLQ_READERS_TOKEN and $VLQ_OPERATORS_TOKEN, and where runs
-are started from $VLQ_RAY_JOBS. A replica holds no state but the list of the runs that it started.
+or `serve deploy serve.yaml`. Caches are separated by spaces; tokens come from $VLQ_READERS_TOKEN and
+$VLQ_OPERATORS_TOKEN, and where runs are started from $VLQ_RAY_JOBS. A replica holds no state but the list of the runs
+that it started.
 """
 
 from __future__ import annotations

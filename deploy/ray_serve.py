@@ -1,6 +1,6 @@
 """The service as an application of Ray Serve, for clusters that serve with it already.
 
-    pip install 'vlq[service]' 'ray[serve]'
+    pip install 'vlq[serve]'
     cd deploy && VLQ_CACHES="coco=s3://bucket/coco demo=s3://bucket/demo" serve run ray_serve:application replicas=2
 
 or `serve deploy serve.yaml`. Caches are separated by spaces; tokens come from $VLQ_READERS_TOKEN and

@@ -19,8 +19,12 @@ lint: $(VENV)/dev.installed
 types: $(VENV)/dev.installed
 	$(BIN)/mypy
 
+# The client's tests again, asked of a server over HTTP.
+THROUGH = $(addprefix tests/query/test_,annotate.py answer.py combine.py compare.py groups.py layers.py readings.py sql.py tokens.py)
+
 tests: $(VENV)/dev.installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --door http -k 'not brute_force' $(THROUGH)
 
 test-s3: $(VENV)/dev.installed  ## The stores' tests and a whole run against a real S3 server, Ceph's, of its own.
 	$(BIN)/python tests/stores/radosgw.py $(BIN)/python -m pytest tests/stores -k 'radosgw or azurite'

@@ -14,10 +14,10 @@ from typing import Any
 
 from vlq.query.against import both_sides
 from vlq.query.answer import FORMATS, SHOWN_ROWS, Answer
+from vlq.query.asked import Asked
 from vlq.query.bounds import HIGH, LOW
 from vlq.query.files import write_whole
 from vlq.query.mistakes.elsewhere import FORMAT, NO_TEXT
-from vlq.query.result import Result
 from vlq.query.summary import Rows
 
 BAR = 40
@@ -163,7 +163,7 @@ def shown_columns(result: Answer) -> list[str]:
 
     Who names the columns, in SQL, means all of them.
     """
-    if not isinstance(result, Result):
+    if not isinstance(result, Asked):
         return result.columns
     hidden: set[str] = set()
     for end in ("", "_a", "_b"):  # those of a comparison of two caches end so

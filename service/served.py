@@ -76,7 +76,8 @@ class Served:
             self.corpora = LocalCorpus.served({**caches, name: Cache.open(url)}, self.engine)
 
     def name_of(self, corpus: LocalCorpus) -> str:
-        return next(name for name, served in self.corpora.items() if served.cache is corpus.cache)
+        names = (name for name, served in self.corpora.items() if served.cache is corpus.cache)
+        return next(names, corpus.url)
 
     def about(self, name: str) -> dict[str, Any]:
         """A corpus in a few words."""
@@ -114,8 +115,11 @@ class Served:
         deadline = Deadline(self.settings.timeout)
 
         def answer() -> T:
-            with self.engine.within(deadline):
-                return work()
+            try:
+                with self.engine.within(deadline):
+                    return work()
+            except StopIteration as error:  # which no future can hold: who waits for it would wait for ever
+                raise RuntimeError("work ended like a generator") from error
 
         try:
             async with self._turns:

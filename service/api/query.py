@@ -20,6 +20,7 @@ from vlq.query.answer import Answer
 from vlq.query.arrow import rows_of
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadRequest, LimitReached
+from vlq.query.groups import Grouped
 from vlq.query.render import csv_rows, jsonl_rows, plain
 from vlq.query.result import Result
 from vlq.query.schema import digest_of, to_json
@@ -132,7 +133,9 @@ async def check(request: Request, question: Question, served: ServedHere) -> Res
 
     def work() -> dict[str, Any]:
         result = corpus.query(question.query)
-        return {"query": result.query, "columns": result.columns, "tokens": result.tokens}
+        # Of groups it is not said yet what is wanted of each.
+        columns = [] if isinstance(result.table, Grouped) else result.columns
+        return {"query": result.query, "columns": columns, "tokens": result.tokens}
 
     return json_response((await served.ask(request, work))[0])
 

@@ -27,7 +27,8 @@ SCRIPT = textwrap.dedent(
     import vlq
 
     port = int(sys.argv[1])
-    ray.init("local", _node_ip_address="127.0.0.1", num_cpus=2, object_store_memory=100_000_000, include_dashboard=False)
+    small = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False}
+    ray.init("local", _node_ip_address="127.0.0.1", **small)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(ray_serve.application({"replicas": "1"}))
     corpus = vlq.open(f"http://127.0.0.1:{port}/two", token="secret")

@@ -603,9 +603,9 @@ def test_too_many_rows_are_not_listed(
     most = layers * int(next((n for part, n in positions.items() if f"patches={part}" in text), case.good.sum() * 12))
     ways: list[Callable[[Result], object]] = [
         lambda result: result.rows,
-        Result.arrow,
-        Result.df,
-        Result.polars,
+        lambda result: result.arrow(),
+        lambda result: result.df(),
+        lambda result: result.polars(),
         *(partial(save, form=form, path=str(tmp_path / f"answer.{form}")) for form in FORMATS),
     ]
     monkeypatch.setattr(result_module, "LISTED_CELLS", most)

@@ -16,7 +16,8 @@ export class Lens {
     const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
     const array = (name) => {
       const { dtype, data_offsets: [start, end] } = header[name], Kind = KINDS[dtype];
-      return new Kind(buffer, 8 + length + start, (end - start) / Kind.BYTES_PER_ELEMENT);
+      const from = 8 + length + start, isAligned = from % Kind.BYTES_PER_ELEMENT === 0;
+      return isAligned ? new Kind(buffer, from, (end - start) / Kind.BYTES_PER_ELEMENT) : new Kind(buffer.slice(from, 8 + length + end));
     };
     const texts = JSON.parse(header.__metadata__.texts);
     Object.assign(this, JSON.parse(header.__metadata__.about));

@@ -1,0 +1,152 @@
+"""An image's page: its picture with the grid of patches, beside what each patch reads at every layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response
+
+from vlq.query.client import LocalCorpus
+from vlq.query.one import one_image
+from vlq.query.schema import STORED_SITES, layers_phrase
+from vlq.service.api.images import Number, described, found_image
+from vlq.service.api.shared import ServedHere
+from vlq.service.lens import readings_of, shown
+from vlq.service.pages.site import frame, page, static_files
+from vlq.service.pictures import picture
+
+router = APIRouter(include_in_schema=False)
+
+SIDE = 1600
+"""Pixels of the picture's longer side at most."""
+
+SHOWN_K = 5
+"""Tokens of each reading in the table of one patch."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A token as the page shows it before any script has run."""
+
+    id: int
+    shown: str
+    piece: str
+    probability: str  # as text; "" where there is none
+
+
+@dataclass(frozen=True)
+class OnePatch:
+    """What one patch reads, for browsers without script: a table of layers."""
+
+    patch: int
+    row: int
+    column: int
+    layers: tuple[tuple[int, tuple[Chip, ...]], ...]  # those that were read, with the best tokens of each
+
+
+@dataclass(frozen=True)
+class ImagePage:
+    """What the page says before its script has asked for the readings."""
+
+    number: int
+    name: str
+    error: str | None  # why there are no readings; then there is no size, grid or picture
+    size: tuple[int, int] | None  # width, height, upright pixels
+    grid: tuple[int, int] | None  # rows, columns
+    layers: int
+    read: str  # which of them were read; "" if all
+    k: int  # tokens stored of each reading
+    sites: tuple[str, ...]  # where it was read: of patch, prompt, answer
+    repeated: bool  # whether other images of the corpus may have its name
+    picture: bool  # whether the file is where it was
+    side: int  # what is asked of the picture
+    prompt: tuple[Chip, ...]
+    answer: tuple[Chip, ...]
+    columns: dict[str, Any]  # the image's own
+    previous: int | None  # the image before it that has readings
+    following: int | None
+    one: OnePatch | None  # the patch that was asked for
+    modules: tuple[str, ...]  # scripts that the page will need, so that a browser fetches them at once
+
+
+@router.get("/{name}/images/{id}")
+async def image(
+    request: Request,
+    served: ServedHere,
+    name: Annotated[str, Path()],
+    id: Number,
+    patch: Annotated[str, Query()] = "",
+) -> Response:
+    """The page of an image. `patch` is one whose readings stand in a table, for browsers without script."""
+    corpus = served.corpus(name)
+    context, _ = await served.ask(request, lambda: image_page(corpus, id, patch))
+    return page(frame(request, served, context.name, "image", name), "image.html", context)
+
+
+def image_page(corpus: LocalCorpus, id: int, patch: str = "") -> ImagePage:
+    """What the page of an image says. Raises NotFound if there is none of that number."""
+    about = described(corpus, id)
+    run = corpus.cache.run
+    failed = about["error"] is not None
+    counts = {"patch": 1, "prompt": len(about["prompt"]), "answer": len(about["answer_tokens"])}
+    sites = tuple(site for site in STORED_SITES if site in run.at and counts[site] and not failed)
+    chips = {
+        site: tuple(_chip(corpus, piece["id"], piece.get("probability")) for piece in about[site])
+        for site in ("prompt", "answer_tokens")
+    }
+    return ImagePage(
+        number=id,
+        name=about["image"],
+        error=about["error"],
+        size=None if failed else (about["width"], about["height"]),
+        grid=about["grid"],
+        layers=run.layers,
+        read="" if len(run.read_layers) == run.layers else layers_phrase(run.read_layers),
+        k=run.k,
+        sites=sites,
+        repeated=run.prompt_column is not None,
+        picture=not failed and _is_there(corpus, id),
+        side=SIDE,
+        prompt=chips["prompt"],
+        answer=chips["answer_tokens"],
+        columns=about["columns"],
+        previous=about["previous"],
+        following=about["next"],
+        one=_one_patch(corpus, id, patch) if "patch" in sites else None,
+        modules=tuple(sorted(path for path in static_files() if path.startswith("image/") and path.endswith(".js"))),
+    )
+
+
+def _is_there(corpus: LocalCorpus, id: int) -> bool:
+    """Whether the picture can be shown. Of one that is elsewhere the browser finds out: asking takes time."""
+    found = one_image(corpus, id)
+    return not found.uri.startswith("file://") or picture(found, SIDE) is not None
+
+
+def _chip(corpus: LocalCorpus, id: int, probability: float | None = None) -> Chip:
+    token = corpus.vocabulary.token(id)
+    said = "" if probability is None else f"{probability:.3f}"
+    return Chip(id, shown(token), token.piece if token.piece is not None else "no piece", said)
+
+
+def _one_patch(corpus: LocalCorpus, id: int, patch: str) -> OnePatch | None:
+    found = found_image(corpus, id)
+    if not (patch.isascii() and patch.isdecimal() and int(patch) < found.patches):
+        return None
+    number = int(patch)
+    readings = readings_of(corpus, found, "patch", SHOWN_K)
+    probability = np.exp(readings.logprob[:, number])
+    tokens = readings.token[:, number]
+    rows = tuple(
+        (
+            layer,
+            tuple(
+                _chip(corpus, int(token), float(p)) for token, p in zip(tokens[layer], probability[layer], strict=True)
+            ),
+        )
+        for layer in corpus.cache.run.read_layers
+    )
+    return OnePatch(number, *found.place(number), rows)

@@ -1,0 +1,311 @@
+// An image's page: asks for its readings, holds its state, and tells the parts of the page what is new.
+
+import { ApiError, getBytes, getJson, path } from "../api.js";
+import { hue, mark } from "../chips.js";
+import { copies } from "../copies.js";
+import { key as onKey } from "../keys.js";
+import { Lens } from "../lens.js";
+import { choice, flag, number, numbers, State, text } from "../state.js";
+import { controls, key, ORDERS, TOOLS } from "./controls.js";
+import { Curves } from "./curves.js";
+import { Layers } from "./layers.js";
+import { Chosen, Legend } from "./legend.js";
+import { Minimap } from "./minimap.js";
+import { Model } from "./model.js";
+import { ordered } from "./order.js";
+import { COLOURINGS, Paint } from "./paint.js";
+import { Picture } from "./picture.js";
+import { rectangle, spans, unspanned } from "./pins.js";
+import { imageQuery } from "./query.js";
+import { Table } from "./table.js";
+import { Tip } from "./tip.js";
+
+const SOON = 5; // tokens of each reading that are asked for behind the first ones: what a tooltip shows
+const element = (id) => document.getElementById(id);
+const whole = (usual, least, most) => ({ ...number(usual, least, most), read: (value) => Math.round(number(usual, least, most).read(value)) });
+
+export class ImagePage {
+  #shows = [];
+  #pending = 0;
+
+  constructor(model, { number: id, name, k, sites, repeated }) {
+    Object.assign(this, { model, name, k, sites, image: { number: id, name, repeated }, hovered: null, hasKeys: false });
+    const most = Math.max(0, model.patches - 1);
+    this.state = new State({
+      layer: whole(model.last, 0, model.layers - 1),
+      range: { ...text(), read: (value) => readRange(value, model.layers) },
+      patch: whole(-1, -1, model.count - 1), // the row that arrows walk from; none at -1
+      pins: { ...numbers(), read: (value) => numbers().read(value).filter((patch) => patch <= most && model.patches) },
+      texts: { ...numbers(), read: (value) => numbers().read(value).filter((row) => row < model.texts.length) },
+      colour: choice("token", Object.keys(COLOURINGS)),
+      token: text(),
+      threshold: number(0, 0, 1),
+      opacity: number(0.6, 0, 1),
+      order: choice("raster", Object.keys(ORDERS)),
+      tool: choice("pin", Object.keys(TOOLS)),
+      area: { usual: [], read: (value) => (model.patches ? unspanned(value, most) : []), write: spans },
+      all: flag(), // tokens of the legend
+      play: flag(),
+    });
+    model.want(model.named(this.values.token));
+    this.paint = new Paint(model);
+    this.paint.set(this.values);
+    this.#order();
+    controls(this, element("tools"), element("order"));
+    key(element("key"), this);
+    this.picture = new Picture(element("stage"), this);
+    this.table = new Table(element("table"), this);
+    this.minimap = new Minimap(element("table"), this.table, this);
+    this.layers = new Layers(element("layers"), this);
+    this.legend = new Legend(element("legend"), this);
+    this.chosen = new Chosen(element("chosen"), this);
+    this.curves = new Curves(element("curves"), this);
+    this.tip = new Tip(this);
+    element("copies").append(copies(() => this.query(), () => this.state.settle()));
+    for (const chip of document.querySelectorAll(".chip[data-token]")) {
+      chip.style.setProperty("--hue", hue(Number(chip.dataset.token)));
+      chip.dataset.mark = mark(Number(chip.dataset.token));
+    }
+    this.#keys();
+    this.state.on((values, before) => this.#changed(before));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.paint.theme(); this.#draw(true); });
+    this.table.draw();
+    this.picture.draw();
+    this.#draw(true);
+    if (this.values.patch >= 0) this.table.speak(this.values.patch);
+    const kept = this.values.patch >= 0 ? this.values.patch : this.pinned()[0];
+    if (kept !== undefined) this.table.reveal(kept, this.values.layer);
+  }
+
+  get values() {
+    return this.state.values;
+  }
+
+  // `draw` is called at once, and whenever the state is another.
+  show(draw) {
+    this.#shows.push(draw);
+  }
+
+  // --- what is shown --------------------------------------------------------------------------------------------
+
+  set(changes, options) {
+    this.state.set(changes, options);
+  }
+
+  // The pinned rows: patches, and tokens of the text.
+  pinned() {
+    return [...this.values.pins, ...this.values.texts.map((i) => this.model.patches + i)];
+  }
+
+  // The layers over which tokens are counted: those of the range, or the one that is shown.
+  counted() {
+    const { range, layer } = this.values, [from, to] = range ? range.split("-").map(Number) : [layer, layer];
+    return this.model.read.filter((one) => from <= one && one <= to);
+  }
+
+  query() {
+    const { model, values } = this;
+    return imageQuery(this.image, values, { rank: Math.min(SOON, this.k), at: model.patches ? "patch" : this.sites[0] });
+  }
+
+  #order() {
+    this.rows = ordered(this.model, this.values.order);
+    this.places = new Int32Array(this.rows.length);
+    this.rows.forEach((row, place) => (this.places[row] = place));
+  }
+
+  #changed(before) {
+    const { values } = this, isNew = (...names) => names.some((name) => values[name] !== before[name]);
+    if (isNew("token")) this.model.want(this.model.named(values.token));
+    this.#wantMore();
+    this.paint.set(values);
+    if (isNew("order", "token")) this.#order();
+    if (isNew("patch")) this.table.speak(values.patch < 0 ? null : values.patch);
+    const isElsewhere = isNew("colour", "token", "threshold", "order");
+    this.isElsewhere ||= isElsewhere;
+    if (this.#pending) return;
+    this.#pending = requestAnimationFrame(() => this.#draw(this.isElsewhere));
+  }
+
+  // Everything that the state decides; `whole`: also what shows all layers at once.
+  #draw(whole) {
+    this.#pending = 0;
+    this.isElsewhere = false;
+    for (const draw of this.#shows) draw();
+    this.picture.drawFills();
+    this.picture.drawMarks();
+    this.table.drawHead();
+    this.table.drawBody();
+    if (whole) this.minimap.draw();
+    for (const part of [this.layers, this.legend, this.chosen, this.curves]) part.update();
+    this.#links();
+    this.#showPlace();
+  }
+
+  // The images before and after this one are shown as this one is.
+  #links() {
+    const { layer, colour, token, threshold, opacity, order, range } = this.values;
+    const usual = this.state.address({ patch: -1, pins: [], texts: [], area: [], tool: "pin", play: false, all: false, layer, colour, token, threshold, opacity, order, range });
+    const asked = usual.includes("?") ? usual.slice(usual.indexOf("?")) : "";
+    for (const name of ["previous", "next"]) {
+      const link = element(name);
+      if (link) link.href = link.href.replace(/\?.*$/, "") + asked;
+    }
+  }
+
+  // --- what a person points at ----------------------------------------------------------------------------------
+
+  // A place is a row, its layer (null: the one that is shown), and the part of the page that it was pointed at in.
+  point(place) {
+    if (this.hovered?.row === place?.row && this.hovered?.layer === place?.layer) return;
+    this.hovered = place;
+    this.#showPlace();
+  }
+
+  // What is pointed at, or the row that the arrows are at.
+  shown() {
+    const { patch } = this.values;
+    return this.hovered ?? (patch >= 0 ? { row: patch, layer: null, from: null } : null);
+  }
+
+  #showPlace() {
+    const place = this.shown();
+    this.picture.point(place?.row ?? null);
+    this.table.point(place?.row ?? null, place?.layer ?? null);
+    if (!this.hovered && !(place && this.hasKeys)) return this.tip.hide();
+    const layer = place.layer ?? this.values.layer, onPicture = place.from !== this.table && place.row < this.model.patches && !(this.hasKeys && !place.from && this.table.scroller === document.activeElement);
+    this.tip.show(place.row, layer, onPicture ? this.picture.rect(place.row) : this.table.rect(place.row, place.layer ?? (place.from ? null : layer)));
+  }
+
+  scrolled() {
+    this.minimap.scrolled();
+    if (!this.hovered) this.#showPlace();
+  }
+
+  spotlight(patches) {
+    this.picture.spotlight(patches);
+  }
+
+  // Keep a row, or let it go; `extend`: keep the rectangle between the last kept patch and this one.
+  pin(row, { extend = false } = {}) {
+    const { model, values } = this;
+    if (row >= model.patches) {
+      const i = row - model.patches;
+      this.set({ patch: row, texts: values.texts.includes(i) ? values.texts.filter((one) => one !== i) : [...values.texts, i] });
+    } else if (extend && values.pins.length) {
+      const last = values.pins.at(-1), more = rectangle(last, row, model.columns).filter((patch) => !values.pins.includes(patch) && !model.isPadding(patch));
+      this.set({ patch: row, pins: [...values.pins, ...more] });
+    } else {
+      const isPinned = values.pins.includes(row);
+      this.set({ patch: isPinned ? -1 : row, pins: isPinned ? values.pins.filter((patch) => patch !== row) : [...values.pins, row] });
+      if (isPinned) return;
+    }
+    this.table.reveal(row, this.values.layer);
+  }
+
+  choose(patches) {
+    this.set({ area: patches }, { step: true });
+  }
+
+  // To the next layer that was read, that way.
+  step(by) {
+    const { read } = this.model, { layer } = this.values;
+    const next = by > 0 ? read.find((one) => one > layer) : read.findLast((one) => one < layer);
+    if (next !== undefined) this.set({ layer: next, range: "" });
+  }
+
+  // --- keys -----------------------------------------------------------------------------------------------------
+
+  #walk(row) {
+    this.hasKeys = true;
+    this.hovered = null;
+    this.set({ patch: row });
+    this.table.reveal(row, this.values.layer);
+    const { model, values } = this, best = model.isRead(values.layer) ? model.best(values.layer, row, 1)[0] : null;
+    element("said").textContent = `${model.name(row)}${best ? `: ${best.token.shown}` : ""}`;
+  }
+
+  #keys() {
+    const { model } = this, stage = element("stage"), grid = this.table.scroller;
+    const WAYS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    onKey(Object.keys(WAYS), "arrows", "on the picture: from patch to patch", (event) => {
+      if (!model.patches) return false;
+      const { patch } = this.values, [down, right] = WAYS[event.key], inside = (value, most) => Math.max(0, Math.min(most, value));
+      if (patch < 0 || patch >= model.patches) return this.#walk(Math.floor(model.rows / 2) * model.columns + Math.floor(model.columns / 2));
+      this.#walk(inside(Math.floor(patch / model.columns) + down, model.rows - 1) * model.columns + inside((patch % model.columns) + right, model.columns - 1));
+    }, stage);
+    onKey(["ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home", "End"], "↑ ↓", "in the table: from row to row", (event) => {
+      const at = this.values.patch < 0 ? -1 : this.places[this.values.patch], end = this.rows.length - 1;
+      const to = { ArrowUp: at - 1, ArrowDown: at + 1, PageUp: at - this.table.pageful, PageDown: at + this.table.pageful, Home: 0, End: end }[event.key];
+      this.#walk(this.rows[Math.max(0, Math.min(end, to))]);
+    }, grid);
+    onKey(["ArrowLeft", "ArrowRight"], "← →", "in the table: from layer to layer", (event) => {
+      this.step(event.key === "ArrowRight" ? 1 : -1);
+      if (this.values.patch >= 0) this.#walk(this.values.patch);
+    }, grid);
+    for (const place of [stage, grid]) {
+      onKey(["Enter", " "], "Enter", place === stage ? "on the picture: pin the patch, or let it go" : "in the table: pin the row, or let it go", (event) => {
+        if (this.values.patch < 0) return false;
+        const row = this.values.patch;
+        this.pin(row, { extend: event.shiftKey });
+        this.set({ patch: row });
+      }, place);
+      place.addEventListener("blur", () => { this.hasKeys = false; this.#showPlace(); });
+    }
+    onKey(["["], "[", "the layer before", () => this.step(-1));
+    onKey(["]"], "]", "the next layer", () => this.step(1));
+    onKey(["Escape"], "Esc", "nothing is pinned or chosen", () => {
+      this.hovered = null;
+      this.set({ pins: [], texts: [], area: [], patch: -1, range: "" }, { step: this.pinned().length + this.values.area.length > 0 });
+    });
+  }
+
+  // --- readings -------------------------------------------------------------------------------------------------
+
+  // Tokens that were searched, and curves, go by all that is stored; anything else by what a tooltip shows.
+  async #wantMore() {
+    const wanted = this.values.token || this.pinned().length ? this.k : Math.min(SOON, this.k);
+    if (wanted <= (this.asked ?? this.model.k)) return;
+    this.asked = wanted;
+    const found = await readings(this.image.number, this.sites, wanted);
+    if (wanted < this.asked) return; // even more came
+    for (const [site, lens] of Object.entries(found)) this.model.take(site, lens);
+    this.model.want(this.model.named(this.values.token));
+    this.paint.set(this.values);
+    this.#order();
+    this.#draw(true);
+    document.documentElement.dataset.k = wanted;
+  }
+
+  begin() {
+    this.#wantMore();
+  }
+}
+
+function readRange(value, layers) {
+  const match = /^(\d+)-(\d+)$/.exec(value), [from, to] = match ? [Number(match[1]), Number(match[2])] : [0, 0];
+  return match && from < to && to < layers ? value : "";
+}
+
+async function readings(id, sites, k) {
+  const found = await Promise.all(sites.map((site) => getBytes(path(`images/${id}/lens`, { site, k }))));
+  return Object.fromEntries(sites.map((site, i) => [site, new Lens(found[i])]));
+}
+
+async function begin() {
+  const { id, name, k, sites, repeated } = element("page").dataset, named = sites.split(" ").filter(Boolean);
+  if (!named.length) throw new Error("This image has readings at no position.");
+  const [about, lenses] = await Promise.all([getJson(path(`images/${id}`)), readings(id, named, 1)]);
+  const page = new ImagePage(new Model(about, lenses), { number: Number(id), name, k: Number(k), sites: named, repeated: repeated !== undefined });
+  document.documentElement.dataset.k = 1;
+  performance.mark("drawn");
+  requestAnimationFrame(() => setTimeout(() => page.begin()));
+}
+
+begin().catch((error) => {
+  const said = Object.assign(document.createElement("p"), { className: "mistake", textContent: `${error.message} ${error.hint ?? ""}` });
+  said.setAttribute("role", "alert");
+  element("page").before(said);
+  element("page").hidden = true;
+  if (!(error instanceof ApiError)) throw error;
+});

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page
 
 import vlq.service.pictures
 from vlq.query.cache import Cache
@@ -23,8 +24,9 @@ from vlq.query.schema import Run, Transform
 from vlq.service.app import create_app
 from vlq.service.settings import Settings
 
+from .. import synthetic
 from ..doors import running
-from ..synthetic import make_cache, make_run, vocabulary_table
+from ..synthetic import make_cache, make_run, random_readings, vocabulary_table
 from .browser import accessible, watched
 
 Box = tuple[float, float, float, float]
@@ -78,7 +80,7 @@ SHAPES: dict[str, tuple[dict[str, Any], tuple[int, int], Transform]] = {
     "cropped": ({"grid": (6, 6), "answer": 3}, (90, 60), Transform(2.0, 2.0, -30.0, 0.0, 120, 120)),
     # a smaller picture in a wide input: two columns and a row of patches show padding alone
     "padded": ({"grid": (5, 7)}, (80, 60), Transform(0.8, 0.8, 18.5, 0.0, 112, 80)),
-    "thinned": ({"grid": (2, 3), "read_layers": (0, 2, 4)}, (60, 40), Transform(1.0, 1.0, 0.0, 0.0, 60, 40)),
+    "thinned": ({"grid": (4, 6), "read_layers": (0, 2, 4)}, (60, 40), Transform(1.0, 1.0, 0.0, 0.0, 60, 40)),
     "texts": ({"grid": (2, 3), "at": ("prompt",)}, (60, 40), Transform(1.0, 1.0, 0.0, 0.0, 60, 40)),
 }
 
@@ -93,17 +95,18 @@ def named(id: int) -> str:
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Shown]]:
     folder, made, at = tmp_path_factory.mktemp("shown"), {}, {}
+    patch = pytest.MonkeyPatch()
+    patch.setattr(synthetic, "random_readings", steeper)
     for name, (changes, size, transform) in SHAPES.items():
         run = make_run(
             **{"at": ("patch", "prompt", "answer") if "answer" in changes else ("patch", "prompt"), **changes}
         )
-        run = make_run(**{**changes, "at": run.at if "at" not in changes else changes["at"], "k": 8})
+        run = make_run(**{**changes, "at": changes.get("at", run.at), "k": 8})
         names = [f"{name} '{i}'.png" for i in range(3)]
         made[name] = make_cache(
             folder / name, run, images=3, failed=[1], seed=3, names=names, transform=transform, pixels=size
         )
         at[name] = str(folder / name)
-    patch = pytest.MonkeyPatch()
     patch.setattr(vlq.service.pictures, "pixels", lambda uri, sha256, size: drawn(size))
     with running(create_app(Settings(at))) as url:
         yield {
@@ -112,6 +115,14 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Shown]
         }
     patch.undo()
     vlq.service.pictures._encoded.cache_clear()
+
+
+def steeper(*arguments: Any) -> dict[str, np.ndarray]:
+    """Readings of which every second patch is sure: what comes behind its first token has next to no probability."""
+    arrays = random_readings(*arguments)
+    if "patch/logprob" in arrays:
+        arrays["patch/logprob"][:, :, 1::2] -= np.arange(arrays["patch/logprob"].shape[-1], dtype=np.float32)
+    return arrays
 
 
 def drawn(size: tuple[int, int]) -> np.ndarray:
@@ -149,6 +160,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> tuple[int, int, int, int]:
 
 def told(page: Page) -> list[tuple[str, float]]:
     """The tooltip's tokens and probabilities."""
+    page.locator(".tip").wait_for()
     lines = page.locator(".tip .line:visible")
     return [(line.split("\n")[0], float(line.split("\n")[-1])) for line in lines.all_inner_texts()]
 
@@ -162,8 +174,15 @@ def check_told(page: Page, shown: Shown, number: int, layer: int, patch: int) ->
 
 
 def state_of(page: Page) -> dict[str, str]:
-    page.wait_for_timeout(200)  # until the address says what is the case
     return {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
+
+
+def has_state(page: Page, **values: str | None) -> None:
+    """The address says so, or does so soon; of None that it says nothing of it."""
+    until = time.monotonic() + 5
+    while any(state_of(page).get(name) != value for name, value in values.items()) and time.monotonic() < until:
+        page.wait_for_timeout(30)
+    assert {name: state_of(page).get(name) for name in values} == values
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -201,7 +220,7 @@ def test_what_is_pointed_at(shown: dict[str, Shown], chromium: Browser, name: st
             assert row_on_screen(page, one, patch) == pytest.approx(mark_on_screen(page), abs=1)
             # A click keeps the patch, and its row comes into view.
             page.mouse.click(*middle(box))
-            assert state_of(page)["pins"] == str(patch)
+            has_state(page, pins=str(patch))
             scroller = page.locator(".scroller").bounding_box()
             assert scroller is not None
             top, bottom = row_on_screen(page, one, patch)
@@ -251,7 +270,7 @@ def test_cells_tell_of_their_layer(shown: dict[str, Shown], chromium: Browser) -
             assert found == pytest.approx(expected, abs=1)
         assert state_of(page) == {}
         page.mouse.click(*middle(cell_on_screen(page, one, 3, 3)))
-        assert state_of(page) == {"layer": "3", "pins": "3", "patch": "3"}
+        has_state(page, layer="3", pins="3", patch="3")
         ready(page, 8)
         # Rows of the text: the last one of the prompt, behind all patches.
         page.locator(".scroller").evaluate("element => (element.scrollTop = 1e6)")
@@ -269,15 +288,13 @@ def test_several_are_pinned_and_a_rectangle(shown: dict[str, Shown], chromium: B
         click = lambda patch, **more: page.locator("#stage").click(position=within(page, one, patch), **more)  # noqa: E731
         click(14)
         click(1)
-        assert state_of(page)["pins"] == "14,1"
+        has_state(page, pins="14,1")
         click(8, modifiers=["Shift"])
-        pins = [int(patch) for patch in state_of(page)["pins"].split(",")]
-        assert pins[:2] == [14, 1]
-        assert sorted(pins) == [1, 2, 7, 8, 14]
+        has_state(page, pins="14,1,2,7,8")
         click(14)
-        assert "14" not in state_of(page)["pins"].split(",")
+        has_state(page, pins="1,2,7,8")
         page.keyboard.press("Escape")
-        assert "pins" not in state_of(page)
+        has_state(page, pins=None)
 
 
 def within(page: Page, shown: Shown, patch: int) -> Any:
@@ -302,6 +319,14 @@ def counts_of(page: Page, list: str) -> dict[str, int]:
     return {" ".join(text.split()[:-1]): int(text.split()[-1]) for text in texts}
 
 
+def has_counts(page: Page, list: str, expected: Mapping[str, int]) -> None:
+    """So many of each token are counted there, or soon."""
+    until = time.monotonic() + 5
+    while counts_of(page, list) != expected and time.monotonic() < until:
+        page.wait_for_timeout(30)
+    assert counts_of(page, list) == expected
+
+
 @pytest.mark.parametrize("tool", ["box", "lasso", "shift"])
 def test_what_is_drawn_around_is_counted_and_asked(shown: dict[str, Shown], chromium: Browser, tool: str) -> None:
     one = shown["padded"]
@@ -323,7 +348,7 @@ def test_what_is_drawn_around_is_counted_and_asked(shown: dict[str, Shown], chro
         chosen = [p for p in range(one.patches) if not one.is_padding(p) and inside(*middle(one.box(p)))]
         assert len(chosen) > 2
         expected = Counter(named(id) for id in one.top1()[2, chosen])
-        assert counts_of(page, "#chosen") == expected
+        has_counts(page, "#chosen", expected)
         query = parse_qs(urlsplit(page.locator("#ask").get_attribute("href") or "").query)["q"][0]
         assert str(parse(query)) == query  # as the language writes it
         corpus = LocalCorpus(Cache.open(str(one.folder)))
@@ -335,8 +360,351 @@ def test_what_is_drawn_around_is_counted_and_asked(shown: dict[str, Shown], chro
         assert {row["image"] for row in rows} == {"padded '0'.png"}
         page.reload()
         ready(page)
-        assert counts_of(page, "#chosen") == expected
+        has_counts(page, "#chosen", expected)
         page.get_by_role("button", name="Clear").click()
-        assert "area" not in state_of(page)
+        has_state(page, area=None)
         page.go_back()
-        assert counts_of(page, "#chosen") == expected
+        has_counts(page, "#chosen", expected)
+
+
+CONTROLS = {
+    "colour": ("select", "#colour", "entropy"),
+    "order": ("select", "#rows", "similar"),
+    "threshold": ("range", "#threshold", "0.25"),
+    "opacity": ("range", "#opacity", "0.9"),
+    "token": ("type", "#word", "cat"),
+    "tool": ("click", "[data-tool=lasso]", "lasso"),
+    "layer": ("slot", "[data-layer='1']", "1"),
+    "range": ("drag", "[data-layer='1'] [data-layer='3']", "1-3"),
+    "patch": ("key", "ArrowDown", "21"),  # arrows begin in the middle
+    "pins": ("key", "Enter", "21"),
+}
+"""Each field of the state: how it is changed, where, and to what."""
+
+
+def change(page: Page, how: str, where: str, value: str) -> None:
+    if how == "select":
+        page.select_option(where, value)
+    elif how == "range":
+        page.locator(where).fill(value)
+    elif how == "type":
+        page.fill(where, value)
+    elif how == "click" or how == "slot":
+        page.locator(where).click()
+    elif how == "drag":
+        first, last = where.split()
+        page.locator(first).hover()
+        page.mouse.down()
+        page.locator(last).hover()
+        page.mouse.up()
+    elif how == "key":
+        page.locator("#stage").focus()
+        page.keyboard.press(where)
+
+
+def controls_of(page: Page) -> Any:
+    """What the controls say."""
+    return page.evaluate(
+        """() => ({
+            values: ["colour", "rows", "threshold", "opacity", "word"].map((id) => document.getElementById(id).value),
+            pressed: [...document.querySelectorAll("[aria-pressed=true]")].map((one) => one.textContent),
+            counted: document.querySelectorAll(".slot.counted").length,
+            active: document.querySelector(".spoken [role=rowheader]")?.textContent,
+            chosen: document.querySelector("#chosen").innerText,
+            curves: document.querySelectorAll("#curves .curve").length,
+        })"""
+    )
+
+
+def test_every_control_is_in_the_address(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["cropped"]
+    with watched(chromium, one.page()) as page:
+        ready(page)
+        usual = controls_of(page)
+        assert state_of(page) == {}
+        for field, (how, where, value) in CONTROLS.items():
+            change(page, how, where, value)
+            has_state(page, **{field: value})
+        has_state(page, layer="3", range="1-3", tool="lasso", pins="21")
+        ready(page, 8)
+        now = controls_of(page)
+        assert all(now[name] != usual[name] for name in ("values", "pressed", "counted", "active", "curves"))
+        page.reload()
+        ready(page, 8)
+        assert controls_of(page) == now
+
+
+def test_a_link_restores_all_of_it(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["cropped"]
+    state = "layer=2&range=1-3&patch=8&pins=8,20&texts=1&colour=heat&token=dog&threshold=0.1&opacity=0.3&order=first"
+    state += "&tool=box&area=1-3,9"
+    with watched(chromium, one.page(2, state)) as page:
+        ready(page, 8)
+        page.keyboard.press("]")
+        has_state(page, layer="3", range=None)
+        page.keyboard.press("[")
+        has_state(page, layer="2", pins="8,20", texts="1", area="1-3,9")
+        assert page.locator("#curves .curve").count() == 3
+        assert controls_of(page)["values"] == ["heat", "first", "0.1", "0.3", "dog"]
+        href = page.locator("#previous").get_attribute("href")
+        assert urlsplit(href or "").path == "/cropped/images/0"  # the one between has no readings
+        kept = {name: value for name, (value,) in parse_qs(urlsplit(href or "").query).items()}
+        assert kept == {
+            "layer": "2",
+            "colour": "heat",
+            "token": "dog",
+            "threshold": "0.1",
+            "opacity": "0.3",
+            "order": "first",
+        }
+
+
+def test_keys(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["cropped"]
+    with watched(chromium, one.page(), viewport={"width": 1400, "height": 900}) as page:
+        ready(page)
+        page.locator("#stage").focus()
+        page.keyboard.press("ArrowRight")
+        has_state(page, patch="21")
+        for key, patch in (("ArrowRight", "22"), ("ArrowDown", "28"), ("ArrowLeft", "27"), ("ArrowUp", "21")):
+            page.keyboard.press(key)
+            has_state(page, patch=patch)
+        check_told(page, one, 0, 4, 21)
+        assert named(one.top1()[4, 21]) in page.locator("#said").inner_text()
+        page.keyboard.press("Enter")
+        page.keyboard.press("[")
+        page.keyboard.press("[")
+        has_state(page, pins="21", patch="21", layer="2")
+        ready(page, 8)
+        check_told(page, one, 0, 2, 21)
+        page.locator(".scroller").focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowRight")
+        has_state(page, patch="22", layer="3")
+        # What is heard of the active row and cell.
+        active = page.locator(f"#{page.locator('.scroller').get_attribute('aria-activedescendant')}")
+        assert (
+            active.text_content()
+            == f"layer 3: {named(one.top1()[3, 22])}, {np.exp(one.arrays['patch/logprob'][0, 3, 22, 0]):.3f}"
+        )
+        page.keyboard.press("End")
+        assert "answer" in (page.locator(".spoken [role=rowheader]").text_content() or "")
+        page.keyboard.press("Escape")
+        has_state(page, pins=None, patch=None)
+        page.locator(".tip").wait_for(state="hidden")
+        page.keyboard.press("?")
+        assert "Esc" in page.get_by_role("dialog").inner_text()
+
+
+def rows_in_order(page: Page, count: int) -> list[int]:
+    """The patches, as the arrows come by them in the table."""
+    page.locator(".scroller").focus()
+    page.keyboard.press("Home")
+    found = []
+    for _ in range(count):
+        name = page.locator(".spoken [role=rowheader]").text_content() or ""
+        found.append(int(name.split()[1].rstrip(",")))
+        page.keyboard.press("ArrowDown")
+    return found
+
+
+def test_rows_by_likeness_and_by_first_layer(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["padded"]
+    top1 = one.top1()  # (layer, patch)
+    chain, left = [0], list(range(1, one.patches))
+    while left:
+        left.sort(key=lambda patch: (-int((top1[:, patch] == top1[:, chain[-1]]).sum()), patch))
+        chain.append(left.pop(0))
+    dogs = {PIECES.index("▁dog"), PIECES.index("▁Dog")}
+    first = [next((layer for layer in range(5) if top1[layer, patch] in dogs), 99) for patch in range(one.patches)]
+    assert len({*first}) > 3
+    with watched(chromium, one.page(0, "order=similar")) as page:
+        ready(page)
+        assert rows_in_order(page, one.patches) == chain
+        page.goto(one.page(0, "order=first&token=dog"))
+        ready(page, 8)
+        assert rows_in_order(page, one.patches) == sorted(range(one.patches), key=lambda patch: (first[patch], patch))
+
+
+def test_the_legend_counts_and_outlines(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["cropped"]
+    with watched(chromium, one.page(0, "layer=3"), viewport={"width": 1400, "height": 1500}) as page:
+        ready(page)
+        expected = Counter(named(id) for id in one.top1()[3])
+        has_counts(page, "#legend", expected)
+        entry = page.locator("#legend .counts li").first
+        id = max(Counter(one.top1()[3].tolist()).items(), key=lambda item: (item[1], -item[0]))[0]
+        assert (entry.locator("a").get_attribute("href") or "").endswith(f"/cropped/tokens/{id}")
+        before = pixels_of(page)
+        entry.hover()
+        after = pixels_of(page)
+        page.mouse.move(1, 1)
+        entry.locator("a").focus()
+        focused = pixels_of(page)
+        for patch in range(one.patches):
+            x0, y0, x1, y1 = (round(edge) for edge in on_screen(page, one.box(patch)))
+            inner = np.s_[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2]
+            is_of_it = one.top1()[3, patch] == id and not one.is_padding(patch)
+            assert (before[inner] != after[inner]).any() == is_of_it
+            assert (before[inner] != focused[inner]).any() == is_of_it
+        # Over several layers; a click on a number colours by the token.
+        page.mouse.move(1, 1)
+        change(page, *CONTROLS["range"])
+        has_counts(page, "#legend", Counter(named(id) for id in one.top1()[1:4].ravel()))
+        page.locator("#legend .counts li button").first.click()
+        has_state(page, colour="heat", range="1-3")
+
+
+def test_what_is_not_known_looks_like_nothing_else(shown: dict[str, Shown], chromium: Browser) -> None:
+    """In the table: without their colours, cells that are unknown, below the threshold, zero, and not read."""
+    one = shown["thinned"]
+    rock = PIECES.index("▁rock")
+    token, logprob = (one.arrays[f"patch/{name}"][0] for name in ("token", "logprob"))
+    cells: dict[str, tuple[int, int]] = {"unread": (1, 0)}
+    for layer in one.run.read_layers:
+        for patch in range(one.patches):
+            stored = np.flatnonzero(token[layer, patch] == rock)
+            if len(stored):
+                p = float(np.exp(logprob[layer, patch, stored[0]]))
+                kind = "zero, stored" if p < 0.0004 else "below" if 0.0006 < p < 0.009 else "value" if p > 0.011 else ""
+            else:
+                most = min(np.exp(logprob[layer, patch, -1]), 1 - np.exp(logprob[layer, patch]).sum())
+                kind = "zero" if most < 0.0004 else "below, by its bound" if 0.0006 < most < 0.009 else "unknown"
+            cells.setdefault(kind, (layer, patch))
+    assert {"value", "below", "zero", "unknown"} <= cells.keys()
+    with watched(
+        chromium, one.page(0, "token=rock&colour=heat&threshold=0.01"), viewport={"width": 1400, "height": 900}
+    ) as page:
+        ready(page, 8)
+        page.mouse.move(1, 1)
+        seen, picture = {}, pixels_of(page).mean(-1)
+        for name, (layer, patch) in cells.items():
+            _, y0, x1, _ = (round(edge) for edge in cell_on_screen(page, one, patch, layer))
+            part = picture[y0 + 2 : y0 + 18, x1 - 26 : x1 - 10]
+            # Wherever a pattern begins within the cell: how dark its lines and its columns are.
+            seen[name] = bool(part.std() > 4), [sorted(part.mean(axis).round().tolist()) for axis in (0, 1)]
+        assert not seen["value"][0]  # one colour; the others are patterns
+        assert all(seen[name][0] for name in ("unread", "unknown", "below", "zero"))
+        different = [seen[name][1] for name in ("unread", "unknown", "below", "zero")]
+        assert all(a != b for i, a in enumerate(different) for b in different[:i])
+        for name, (_, pixels) in seen.items():
+            kind = name.partition(",")[0]
+            assert kind in ("value", "") or pixels == seen[kind][1]
+
+
+def test_curves_are_probabilities(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["cropped"]
+    token, logprob = (one.arrays[f"patch/{name}"][0] for name in ("token", "logprob"))
+    with watched(chromium, one.page(0, "pins=9,30")) as page:
+        ready(page, 8)
+
+        def expected(patch: int, ids: set[int]) -> dict[int, float]:
+            found = {}
+            for layer in range(one.run.layers):
+                stored = [rank for rank in range(one.run.k) if token[layer, patch, rank] in ids]
+                if stored:
+                    found[layer] = float(np.exp(logprob[layer, patch, stored]).sum())
+            return found
+
+        def drawn_points(patch: int) -> dict[int, float]:
+            points = page.locator(f".curve[data-row='{patch}'] circle")
+            return {
+                int(at): float(p)
+                for at, p in points.evaluate_all("all => all.map((one) => [one.dataset.layer, one.dataset.p])")
+            }
+
+        for patch in (9, 30):
+            assert drawn_points(patch) == pytest.approx(expected(patch, {int(token[4, patch, 0])}), abs=1e-3)
+        page.fill("#word", "dog")
+        has_state(page, token="dog", colour="heat")
+        for patch in (9, 30):
+            dogs = {PIECES.index("▁dog"), PIECES.index("▁Dog")}
+            assert drawn_points(patch) == pytest.approx(expected(patch, dogs), abs=1e-3)
+
+
+def test_layers_play(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["thinned"]
+    with watched(chromium, one.page(0, "layer=0")) as page:
+        ready(page)
+        page.locator("#play").click()
+        has_state(page, play="1")
+        page.reload()
+        for layer in ("2", None, "0"):  # those that were read, round and round; the last one is usual
+            has_state(page, layer=layer)
+        page.locator("#play").click()
+        has_state(page, play=None)
+        page.locator("[data-layer='1']").click()
+        page.mouse.move(*middle(on_screen(page, one.box(3))))
+        assert "This layer was not read." in page.locator(".tip").inner_text()
+
+
+def test_copied_queries(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["padded"]
+    corpus = LocalCorpus(Cache.open(str(one.folder)))
+    with watched(chromium, one.page(0, "layer=2"), permissions=["clipboard-read", "clipboard-write"]) as page:
+        ready(page)
+        for state, patches in (("layer=2", range(one.patches)), ("layer=2&pins=9", [9]), ("layer=2&pins=9,3", [3, 9])):
+            page.goto(one.page(0, state))
+            ready(page, 8 if "pins" in state else 5)
+            page.get_by_role("button", name="Copy query").click()
+            query = page.evaluate("navigator.clipboard.readText()")
+            assert str(parse(query)) == query
+            rows = corpus.query(query).rows
+            assert {(row["patch"], row["rank"], row["token"]) for row in rows} == {
+                (patch, rank + 1, int(one.arrays["patch/token"][0, 2, patch, rank]))
+                for patch in patches
+                for rank in range(5)
+            }
+
+
+def test_an_image_without_readings(shown: dict[str, Shown], chromium: Browser) -> None:
+    with watched(chromium, shown["cropped"].page(1)) as page:
+        assert "truncated" in page.get_by_role("alert").inner_text()
+        page.locator("#next").click()
+        assert page.url == shown["cropped"].page(2)
+
+
+def test_a_corpus_without_patches(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["texts"]
+    with watched(chromium, one.page()) as page:
+        ready(page)
+        assert page.locator("#picture").is_visible()
+        page.mouse.move(*middle(on_screen(page, (0, 0, 1, 1))))
+        assert page.locator(".tip").is_hidden()
+        page.locator(".scroller").focus()
+        page.keyboard.press("Home")
+        tokens = one.arrays["prompt/token"][0, 4, 0, :5]
+        assert [token for token, _ in told(page)] == [named(id) for id in tokens]
+        page.keyboard.press("Enter")
+        has_state(page, texts="0")
+
+
+def test_without_script(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["padded"]
+    with watched(chromium, one.page(), java_script_enabled=False) as page:
+        page.locator("#patch").fill("9")
+        page.get_by_role("button", name="Show what it reads").click()
+        rows = page.locator("noscript table tbody tr, main .scroll tbody tr").all_inner_texts()
+        assert len(rows) == one.run.layers
+        for layer, text in enumerate(rows):
+            found = text.split()
+            expected = one.arrays["patch/token"][0, layer, 9, :5]
+            assert found[0] == str(layer)
+            assert [word for word in found[1:] if word.replace(".", "").isdigit() is False or "." not in word] == [
+                named(id) for id in expected
+            ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_accessible(shown: dict[str, Shown], chromium: Browser, theme: str) -> None:
+    state = "pins=9,30&area=1-3&patch=9&token=dog&colour=heat&threshold=0.1&range=1-3&layer=3"
+    with watched(
+        chromium, shown["cropped"].page(0, state), color_scheme=theme, viewport={"width": 360, "height": 800}
+    ) as page:
+        ready(page, 8)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        accessible(page)
+        page.locator(".scroller").focus()
+        page.keyboard.press("ArrowDown")
+        page.locator(".tip").wait_for()
+        accessible(page)

@@ -120,7 +120,7 @@ export class ImagePage {
     this.#wantMore();
     this.paint.set(values);
     if (isNew("order", "token")) this.#order();
-    if (isNew("patch")) this.table.speak(values.patch < 0 ? null : values.patch);
+    if (isNew("patch", "layer")) this.table.speak(values.patch < 0 ? null : values.patch);
     const isElsewhere = isNew("colour", "token", "threshold", "order");
     this.isElsewhere ||= isElsewhere;
     if (this.#pending) return;

@@ -23,10 +23,10 @@ export function areaQuery({ word, ids }, patches, image) {
 // What the page shows: the image at its layer, and the pinned patches alone where there are any.
 export function imageQuery(image, { layer, pins }, { rank, at }) {
   const parts = [called(image), `layers=${layer}`];
-  if (at !== "patch") parts.push(`at='${at}'`);
-  else if (pins.length === 1) parts.push(`patch=${pins[0]}`);
-  else if (pins.length) parts.push(`patches=[${pins.join(", ")}]`);
+  if (pins.length === 1) parts.push(`patch=${pins[0]}`);
   if (rank > 1) parts.push(`rank=${rank}`);
+  if (at !== "patch") parts.push(`at='${at}'`);
+  if (pins.length > 1) parts.push(`patches=[${pins.join(", ")}]`);
   const query = `top(${parts.join(", ")})`;
   return query.length > LONGEST ? `top(${called(image)}, layers=${layer})` : query;
 }

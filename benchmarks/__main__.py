@@ -25,6 +25,7 @@ NAMES = (
     "query",
     "functions",
     "load",
+    "image_page",
 )
 
 

@@ -75,9 +75,9 @@ export function controls(page, tools, order) {
   tools.append(select("colour", "Colour by", COLOURINGS, page, "colour"), search(page));
   if (page.model.patches) {
     tools.append(slider("threshold", "Threshold", "threshold", page), slider("opacity", "Opacity", "opacity", page), picks);
-    const about = made("small", { id: "order-said" });
-    page.show(() => (about.textContent = page.values.order === "similar" ? "Behind each patch stands the one that decodes to the same token at most layers, beginning with patch 0." : page.values.order === "first" && !page.model.ids.size ? "Choose a token." : ""));
-    order.append(select("rows", "Rows", ORDERS, page, "order"), about);
+    const about = document.getElementById("order-said");
+    page.show(() => (about.textContent = page.values.order === "similar" ? "Behind each patch stands the one that decodes to the same token at most layers, beginning with patch 0." : page.values.order === "first" ? (page.model.ids.size ? "Patches that never decode to the token stand last." : "Search for a token: rows stand by the first layer that decodes to it.") : ""));
+    order.append(select("rows", "Rows", ORDERS, page, "order"));
   } else tools.append(slider("threshold", "Threshold", "threshold", page));
 }
 

@@ -29,7 +29,8 @@ export class ImagePage {
   #pending = 0;
 
   constructor(model, { number: id, name, k, sites, repeated }) {
-    Object.assign(this, { model, name, k, sites, image: { number: id, name, repeated }, hovered: null, hasKeys: false });
+    // `isHeld`: the row that the arrows are at, or that a finger touched, has its tooltip.
+    Object.assign(this, { model, name, k, sites, image: { number: id, name, repeated }, hovered: null, isHeld: false });
     const most = Math.max(0, model.patches - 1);
     this.state = new State({
       layer: whole(model.last, 0, model.layers - 1),
@@ -169,12 +170,18 @@ export class ImagePage {
   }
 
   #showPlace() {
-    const place = this.shown();
+    const place = this.shown(), isTold = place && (this.hovered || this.isHeld), rect = isTold ? this.#rect(place) : null; // asked before anything is moved
     this.picture.point(place?.row ?? null);
     this.table.point(place?.row ?? null, place?.layer ?? null);
-    if (!this.hovered && !(place && this.hasKeys)) return this.tip.hide();
-    const layer = place.layer ?? this.values.layer, onPicture = place.from !== this.table && place.row < this.model.patches && !(this.hasKeys && !place.from && this.table.scroller === document.activeElement);
-    this.tip.show(place.row, layer, onPicture ? this.picture.rect(place.row) : this.table.rect(place.row, place.layer ?? (place.from ? null : layer)));
+    if (isTold) this.tip.show(place.row, place.layer ?? this.values.layer, rect);
+    else this.tip.hide();
+  }
+
+  // What the tooltip stands beside: a patch of the picture or a cell of the table, where a person is.
+  #rect({ row, layer, from }) {
+    const inTable = from === this.table || (from === null && document.activeElement === this.table.scroller);
+    if (row < this.model.patches && !inTable) return this.picture.rect(row);
+    return this.table.rect(row, layer ?? (from ? null : this.values.layer));
   }
 
   scrolled() {
@@ -217,7 +224,7 @@ export class ImagePage {
   // --- keys -----------------------------------------------------------------------------------------------------
 
   #walk(row) {
-    this.hasKeys = true;
+    this.isHeld = true;
     this.hovered = null;
     this.set({ patch: row });
     this.table.reveal(row, this.values.layer);
@@ -250,7 +257,7 @@ export class ImagePage {
         this.pin(row, { extend: event.shiftKey });
         this.set({ patch: row });
       }, place);
-      place.addEventListener("blur", () => { this.hasKeys = false; this.#showPlace(); });
+      place.addEventListener("blur", () => { this.isHeld = false; this.#showPlace(); });
     }
     onKey(["["], "[", "the layer before", () => this.step(-1));
     onKey(["]"], "]", "the next layer", () => this.step(1));

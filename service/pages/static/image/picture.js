@@ -54,6 +54,7 @@ export class Picture {
         page.choose(this.#inside(done.path));
       } else if (!done.moved) {
         const patch = page.model.at(...this.#place(event));
+        page.isHeld = event.pointerType !== "mouse"; // a finger does not hover
         if (patch !== null) page.pin(patch, { extend: event.shiftKey });
       }
     });
@@ -151,7 +152,7 @@ export class Picture {
         pen.fillStyle = paint.colour(values.layer, patch, "picture");
         pen.fillRect(...box);
       } else if (values.opacity > 0) {
-        pen.fillStyle = "rgb(0 0 0 / 55%)";
+        pen.fillStyle = "rgb(0 0 0 / 40%)";
         pen.fillRect(...box);
         pen.fillStyle = paint.pattern(pen, kind, "picture");
         pen.fillRect(...box);

@@ -177,7 +177,7 @@ export class Table {
     pen.fillRect(0, 0, LABEL, HEAD);
     pen.fillStyle = colours.faint;
     pen.textAlign = "left";
-    pen.fillText(page.model.patches ? "patch" : "token", 20, HEAD / 2);
+    pen.fillText(page.model.patches ? "patch" : "token", 14, HEAD / 2);
     pen.textAlign = "right";
     pen.fillText("layer", LABEL - 3, HEAD / 2);
     pen.fillStyle = colours.line;
@@ -243,16 +243,17 @@ export class Table {
       if (isPadding) {
         pen.save();
         pen.fillStyle = paint.pattern(pen, "unread", "table");
-        pen.fillRect(50, y + 3, LABEL - 54, ROW - 7);
+        pen.fillRect(52, y + 3, LABEL - 56, ROW - 7);
         pen.restore();
       }
       pen.fillText(String(row), 20, middle);
+      pen.textAlign = "right";
       if (isPadding) {
         pen.fillStyle = colours.page;
-        pen.fillRect(56, y + 4, 26, ROW - 9);
+        pen.fillRect(LABEL - 34, y + 4, 26, ROW - 9);
         pen.fillStyle = colours.text;
-        pen.fillText("pad", 58, middle);
-      } else pen.fillText(`${Math.floor(row / model.columns)},${row % model.columns}`, 50, middle);
+        pen.fillText("pad", LABEL - 10, middle);
+      } else pen.fillText(`${Math.floor(row / model.columns)},${row % model.columns}`, LABEL - 5, middle);
       return;
     }
     const { name } = model.texts[row - model.patches];

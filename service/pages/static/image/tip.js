@@ -2,7 +2,7 @@
 
 import { figure, hue, mark } from "../chips.js";
 
-const SHOWN = 5, WIDTH = 272, GAP = 8; // pixels; the width is the style sheet's
+const SHOWN = 5, WIDTH = 288, GAP = 8; // pixels; the width is the style sheet's
 
 export class Tip {
   constructor(page) {
@@ -18,7 +18,10 @@ export class Tip {
       return { line, chip, value };
     });
     this.foot = Object.assign(document.createElement("div"), { className: "faint" });
-    this.element.append(this.title, ...this.lines.map(({ line }) => line), this.foot);
+    this.layer = document.createElement("b");
+    const head = Object.assign(document.createElement("div"), { className: "head" });
+    head.append(this.title, this.layer);
+    this.element.append(head, ...this.lines.map(({ line }) => line), this.foot);
     document.body.append(this.element);
   }
 
@@ -29,7 +32,8 @@ export class Tip {
   // `rect` is what it keeps clear of, in the window.
   show(row, layer, rect) {
     const { model } = this.page, isRead = model.isRead(layer), best = isRead ? model.best(layer, row, this.lines.length) : [];
-    this.title.textContent = `Layer ${layer}, ${model.name(row)}`;
+    this.layer.textContent = `layer ${layer}`;
+    this.title.textContent = row < model.patches ? `Patch ${row} (row ${Math.floor(row / model.columns)}, column ${row % model.columns})` : model.name(row);
     this.lines.forEach(({ line, chip, value }, i) => {
       line.hidden = i >= best.length;
       if (line.hidden) return;
@@ -42,10 +46,11 @@ export class Tip {
     });
     const padding = row < model.patches && model.isPadding(row) ? "Shows nothing but padding. " : "";
     this.foot.textContent = isRead
-      ? `${padding}entropy ${model.entropy(layer, row).toFixed(2)} nats; as at layer ${model.last} from layer ${model.agrees[row]} on`
+      ? `${padding}Entropy ${model.entropy(layer, row).toFixed(2)} nats. Agrees with layer ${model.last} from layer ${model.agrees[row]} on.`
       : "This layer was not read.";
-    const height = 66 + 22 * best.length, { style } = this.element, isRight = rect.right + GAP + WIDTH < innerWidth;
-    const left = isRight ? rect.right + GAP : rect.left - GAP - WIDTH > 0 ? rect.left - GAP - WIDTH : Math.max(0, Math.min(rect.left, innerWidth - WIDTH - GAP));
+    const height = 66 + 22 * best.length, { style } = this.element, wide = document.documentElement.clientWidth;
+    const isRight = rect.right + GAP + WIDTH < wide;
+    const left = isRight ? rect.right + GAP : rect.left - GAP - WIDTH > 0 ? rect.left - GAP - WIDTH : Math.max(0, Math.min(rect.left, wide - WIDTH - GAP));
     const beside = isRight || rect.left - GAP - WIDTH > 0;
     const top = beside ? rect.top : rect.bottom + GAP + height < innerHeight ? rect.bottom + GAP : rect.top - GAP - height;
     style.setProperty("transform", `translate(${Math.round(left)}px, ${Math.round(Math.max(0, Math.min(top, innerHeight - height - GAP)))}px)`);

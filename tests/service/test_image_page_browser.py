@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page
 import vlq.service.pictures
 from vlq.query.cache import Cache
 from vlq.query.client import LocalCorpus
+from vlq.query.one import one_image
 from vlq.query.parse import parse
 from vlq.query.schema import Run, Transform
 from vlq.service.app import create_app
@@ -102,7 +103,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Shown]
             **{"at": ("patch", "prompt", "answer") if "answer" in changes else ("patch", "prompt"), **changes}
         )
         run = make_run(**{**changes, "at": changes.get("at", run.at), "k": 8})
-        names = [f"{name} '{i}'.png" for i in range(3)]
+        names = [f"{name} '{i}' <b>.png" for i in range(3)]
         made[name] = make_cache(
             folder / name, run, images=3, failed=[1], seed=3, names=names, transform=transform, pixels=size
         )
@@ -271,6 +272,12 @@ def test_cells_tell_of_their_layer(shown: dict[str, Shown], chromium: Browser) -
         assert state_of(page) == {}
         page.mouse.click(*middle(cell_on_screen(page, one, 3, 3)))
         has_state(page, layer="3", pins="3", patch="3")
+        page.mouse.click(*middle(cell_on_screen(page, one, 3, 1)))
+        has_state(page, layer="1", pins="3", patch="3")  # the layer was meant
+        page.mouse.click(*middle(cell_on_screen(page, one, 3, 1)))
+        has_state(page, pins=None)
+        page.mouse.click(*middle(cell_on_screen(page, one, 3, 1)))
+        has_state(page, layer="1", pins="3")
         ready(page, 8)
         # Rows of the text: the last one of the prompt, behind all patches.
         page.locator(".scroller").evaluate("element => (element.scrollTop = 1e6)")
@@ -357,7 +364,7 @@ def test_what_is_drawn_around_is_counted_and_asked(shown: dict[str, Shown], chro
         assert {(row["layer"], row["patch"]) for row in rows} == {
             (layer, patch) for layer in range(one.run.layers) for patch in chosen if one.top1()[layer, patch] == most
         }
-        assert {row["image"] for row in rows} == {"padded '0'.png"}
+        assert {row["image"] for row in rows} == {"padded '0' <b>.png"}
         page.reload()
         ready(page)
         has_counts(page, "#chosen", expected)
@@ -660,6 +667,7 @@ def test_copied_queries(shown: dict[str, Shown], chromium: Browser) -> None:
 def test_an_image_without_readings(shown: dict[str, Shown], chromium: Browser) -> None:
     with watched(chromium, shown["cropped"].page(1)) as page:
         assert "truncated" in page.get_by_role("alert").inner_text()
+        assert "cropped '1' <b>.png" in page.locator("h1").inner_text()
         page.locator("#next").click()
         assert page.url == shown["cropped"].page(2)
 
@@ -677,6 +685,33 @@ def test_a_corpus_without_patches(shown: dict[str, Shown], chromium: Browser) ->
         assert [token for token, _ in told(page)] == [named(id) for id in tokens]
         page.keyboard.press("Enter")
         has_state(page, texts="0")
+
+
+def test_grids_and_prompts_of_their_own(tmp_path: Path, chromium: Browser) -> None:
+    run = make_run(
+        grid=None,
+        patches=14,
+        k=3,
+        prompt="USER: <image> {question} ASSISTANT:",
+        prompt_ids=(),
+        prompt_column="question",
+    )
+    _, _, arrays = make_cache(tmp_path, run, images=4, names=["a.png", "a.png#2", "b.png", "c.png"], seed=6)
+    corpus = LocalCorpus(Cache.open(str(tmp_path)))
+    with running(create_app(Settings({"own": str(tmp_path)}))) as url:
+        for number in (1, 3):
+            one = one_image(corpus, number)
+            with watched(chromium, f"{url}/own/images/{number}?area=0-13") as page:
+                ready(page, 3)
+                tokens = arrays["patch/token"][number, -1, : one.patches, 0]
+                has_counts(page, "#legend", Counter(named(id) for id in tokens))
+                query = page.locator("#ask").inner_text()
+                assert {row["image"] for row in corpus.query(query).rows} == {one.name}
+                page.locator(".scroller").focus()
+                page.keyboard.press("End")
+                assert "last prompt token" in (page.locator(".spoken [role=rowheader]").text_content() or "")
+                last = arrays["last/token"][number, -1, 0]
+                assert [token for token, _ in told(page)] == [named(id) for id in last]
 
 
 def test_without_script(shown: dict[str, Shown], chromium: Browser) -> None:

@@ -3,11 +3,11 @@
 import { ApiError, getBytes, getJson, path } from "../api.js";
 import { hue, mark } from "../chips.js";
 import { copies } from "../copies.js";
-import { key as onKey } from "../keys.js";
 import { Lens } from "../lens.js";
 import { choice, flag, number, numbers, State, text } from "../state.js";
 import { controls, key, ORDERS, TOOLS } from "./controls.js";
 import { Curves } from "./curves.js";
+import { listen } from "./keys.js";
 import { Layers } from "./layers.js";
 import { Chosen, Legend } from "./legend.js";
 import { Minimap } from "./minimap.js";
@@ -67,7 +67,8 @@ export class ImagePage {
       chip.style.setProperty("--hue", hue(Number(chip.dataset.token)));
       chip.dataset.mark = mark(Number(chip.dataset.token));
     }
-    this.#keys();
+    listen(this, element("stage"), this.table.scroller);
+    addEventListener("scroll", () => this.#showPlace(), { passive: true });
     this.state.on((values, before) => this.#changed(before));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.paint.theme(); this.#draw(true); });
     this.table.draw();
@@ -186,7 +187,7 @@ export class ImagePage {
 
   scrolled() {
     this.minimap.scrolled();
-    if (!this.hovered) this.#showPlace();
+    this.#showPlace();
   }
 
   spotlight(patches) {
@@ -221,9 +222,8 @@ export class ImagePage {
     if (next !== undefined) this.set({ layer: next, range: "" });
   }
 
-  // --- keys -----------------------------------------------------------------------------------------------------
-
-  #walk(row) {
+  // The arrows come to a row.
+  walk(row) {
     this.isHeld = true;
     this.hovered = null;
     this.set({ patch: row });
@@ -232,39 +232,16 @@ export class ImagePage {
     element("said").textContent = `${model.name(row)}${best ? `: ${best.token.shown}` : ""}`;
   }
 
-  #keys() {
-    const { model } = this, stage = element("stage"), grid = this.table.scroller;
-    const WAYS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-    onKey(Object.keys(WAYS), "arrows", "on the picture: from patch to patch", (event) => {
-      if (!model.patches) return false;
-      const { patch } = this.values, [down, right] = WAYS[event.key], inside = (value, most) => Math.max(0, Math.min(most, value));
-      if (patch < 0 || patch >= model.patches) return this.#walk(Math.floor(model.rows / 2) * model.columns + Math.floor(model.columns / 2));
-      this.#walk(inside(Math.floor(patch / model.columns) + down, model.rows - 1) * model.columns + inside((patch % model.columns) + right, model.columns - 1));
-    }, stage);
-    onKey(["ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home", "End"], "↑ ↓", "in the table: from row to row", (event) => {
-      const at = this.values.patch < 0 ? -1 : this.places[this.values.patch], end = this.rows.length - 1;
-      const to = { ArrowUp: at - 1, ArrowDown: at + 1, PageUp: at - this.table.pageful, PageDown: at + this.table.pageful, Home: 0, End: end }[event.key];
-      this.#walk(this.rows[Math.max(0, Math.min(end, to))]);
-    }, grid);
-    onKey(["ArrowLeft", "ArrowRight"], "← →", "in the table: from layer to layer", (event) => {
-      this.step(event.key === "ArrowRight" ? 1 : -1);
-      if (this.values.patch >= 0) this.#walk(this.values.patch);
-    }, grid);
-    for (const place of [stage, grid]) {
-      onKey(["Enter", " "], "Enter", place === stage ? "on the picture: pin the patch, or let it go" : "in the table: pin the row, or let it go", (event) => {
-        if (this.values.patch < 0) return false;
-        const row = this.values.patch;
-        this.pin(row, { extend: event.shiftKey });
-        this.set({ patch: row });
-      }, place);
-      place.addEventListener("blur", () => { this.isHeld = false; this.#showPlace(); });
-    }
-    onKey(["["], "[", "the layer before", () => this.step(-1));
-    onKey(["]"], "]", "the next layer", () => this.step(1));
-    onKey(["Escape"], "Esc", "nothing is pinned or chosen", () => {
-      this.hovered = null;
-      this.set({ pins: [], texts: [], area: [], patch: -1, range: "" }, { step: this.pinned().length + this.values.area.length > 0 });
-    });
+  // They are elsewhere.
+  leave() {
+    this.isHeld = false;
+    this.#showPlace();
+  }
+
+  letGo() {
+    const isStep = this.pinned().length + this.values.area.length > 0;
+    this.hovered = null;
+    this.set({ pins: [], texts: [], area: [], patch: -1, range: "" }, { step: isStep });
   }
 
   // --- readings -------------------------------------------------------------------------------------------------

@@ -50,9 +50,11 @@ export class Table {
     scroller.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") { pointer = event; hover(); } });
     scroller.addEventListener("pointerleave", () => { pointer = null; page.point(null); });
     scroller.addEventListener("click", (event) => {
-      const { row, layer } = this.#at(event) ?? {};
-      if (layer !== undefined && layer !== null) page.set({ layer, range: "" });
-      if (row !== undefined) page.pin(row, { extend: event.shiftKey });
+      const { row, layer } = this.#at(event) ?? {}, isOther = layer !== undefined && layer !== null && layer !== page.values.layer;
+      if (isOther) page.set({ layer, range: "" });
+      if (row === undefined) return;
+      if (isOther && page.pinned().includes(row)) page.set({ patch: row }); // it was the layer that was meant
+      else page.pin(row, { extend: event.shiftKey });
     });
   }
 

@@ -730,6 +730,14 @@ def test_without_script(shown: dict[str, Shown], chromium: Browser) -> None:
             ]
 
 
+SHIFTS = """new Promise((done) => {
+    const observer = new PerformanceObserver((list) => done(list.getEntries().map((entry) => entry.value)));
+    observer.observe({ type: "layout-shift", buffered: true });
+    setTimeout(() => done([]), 300);
+})"""
+"""How much of what was seen has jumped, each time, since the page began to load."""
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_accessible(shown: dict[str, Shown], chromium: Browser, theme: str) -> None:
     state = "pins=9,30&area=1-3&patch=9&token=dog&colour=heat&threshold=0.1&range=1-3&layer=3"
@@ -738,6 +746,7 @@ def test_accessible(shown: dict[str, Shown], chromium: Browser, theme: str) -> N
     ) as page:
         ready(page, 8)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert sum(page.evaluate(SHIFTS)) < 0.01  # of 0.1 Chromium would call it good
         accessible(page)
         page.locator(".scroller").focus()
         page.keyboard.press("ArrowDown")

@@ -1,53 +1,52 @@
 // The page's controls, and the key of its colours. What each is set to is a field of the page's state.
 
 import { latest } from "../api.js";
-import { COLOURINGS, PATTERNS, ramp } from "./paint.js";
+import { PATTERNS, ramp } from "./paint.js";
 import { folded } from "./model.js";
 
-export const TOOLS = { pin: "Pin", lasso: "Lasso", box: "Box" };
-export const ORDERS = { raster: "row by row", similar: "by similarity", first: "by the first layer that reads the token" };
 const OFFERED = 20;
 
+const element = (id) => document.getElementById(id);
 const made = (name, values = {}, ...children) => {
   const element = Object.assign(document.createElement(name), values);
   element.append(...children);
   return element;
 };
 
-function select(id, label, options, page, field) {
-  const choice = made("select", { id, onchange: () => page.set({ [field]: choice.value }, { step: true }) });
-  choice.append(...Object.entries(options).map(([value, said]) => new Option(said, value)));
+// What a control offers; of one that is not there, as where no patches were read, its usual value alone.
+export const offered = (id, usual) => [...(element(id)?.options ?? [{ value: usual }])].map(({ value }) => value);
+export const TOOLS = ["pin", "lasso", "box"];
+
+function select(id, page, field) {
+  const choice = element(id);
+  if (!choice) return;
+  choice.onchange = () => page.set({ [field]: choice.value }, { step: true });
   page.show(() => (choice.value = page.values[field]));
-  return made("span", { className: "control" }, made("label", { htmlFor: id, textContent: label }), choice);
 }
 
-function slider(id, label, field, page) {
-  const range = made("input", { id, type: "range", min: 0, max: 1, step: 0.01, oninput: () => page.set({ [field]: Number(range.value) }) });
-  const said = made("output", { htmlFor: id });
+function slider(field, page) {
+  const range = element(field);
+  if (!range) return;
+  range.oninput = () => page.set({ [field]: Number(range.value) });
   page.show(() => {
     range.value = page.values[field];
-    said.textContent = page.values[field].toFixed(2);
+    range.nextElementSibling.textContent = page.values[field].toFixed(2);
   });
-  return made("span", { className: "control" }, made("label", { htmlFor: id, textContent: label }), range, said);
 }
 
 function search(page) {
-  const words = made("datalist", { id: "words" });
-  const field = made("input", { id: "word", type: "search", autocomplete: "off", spellcheck: false, placeholder: "a word, ▁piece or id" });
-  field.setAttribute("list", "words");
-  const said = made("output", { id: "word-said", className: "faint" });
-  const take = latest(async (text) => text, 200);
+  const field = element("word"), said = element("word-said"), take = latest(async (text) => text, 200);
   field.oninput = async () => {
-    offer(page, words, field.value);
+    offer(page, element("words"), field.value);
     const text = (await take(field.value)).trim();
     page.set({ token: text, ...(text ? { colour: "heat" } : page.values.colour === "heat" ? { colour: "token" } : {}) });
   };
   page.show(() => {
     if (document.activeElement !== field) field.value = page.values.token;
-    const { model, values } = page, found = model.named(values.token), [first] = found;
-    said.textContent = !values.token ? "" : first ? `${found.slice(0, 3).map((token) => `${token.shown} (${token.id})`).join(", ")}${found.length > 3 ? " …" : ""}` : `not among the ${model.k} best tokens anywhere here`;
+    const { model, values } = page, found = model.named(values.token);
+    const names = found.slice(0, 3).map((token) => `${token.shown} (${token.id})`).join(", ");
+    said.textContent = !values.token ? "" : found.length ? `${names}${found.length > 3 ? " …" : ""}` : `not among the ${model.k} best tokens anywhere here`;
   });
-  return made("span", { className: "control" }, made("label", { htmlFor: "word", textContent: "Token" }), field, words, said);
 }
 
 // Tokens of this image whose words begin so.
@@ -62,27 +61,29 @@ function offer(page, words, text) {
   words.replaceChildren(...[...found].sort().map((word) => new Option(word)));
 }
 
-export function controls(page, tools, order) {
-  const picks = made("span", { className: "control" });
-  picks.setAttribute("role", "group");
-  picks.setAttribute("aria-label", "What a drag on the picture does");
-  for (const [tool, name] of Object.entries(TOOLS)) {
-    const button = made("button", { type: "button", textContent: name, onclick: () => page.set({ tool }) });
-    button.dataset.tool = tool;
-    page.show(() => button.setAttribute("aria-pressed", page.values.tool === tool));
-    picks.append(button);
+// What the order of the rows is, where that does not go without saying.
+function orderSaid({ order }, { ids }) {
+  if (order === "similar") return "Behind each patch stands the one that decodes to the same token at most layers, beginning with patch 0.";
+  if (order === "raster") return "";
+  return ids.size ? "Patches that never decode to the token stand last." : "Search for a token: rows stand by the first layer that decodes to it.";
+}
+
+export function controls(page) {
+  select("colour", page, "colour");
+  select("rows", page, "order");
+  search(page);
+  slider("threshold", page);
+  slider("opacity", page);
+  for (const button of document.querySelectorAll("[data-tool]")) {
+    button.onclick = () => page.set({ tool: button.dataset.tool });
+    page.show(() => button.setAttribute("aria-pressed", page.values.tool === button.dataset.tool));
   }
-  tools.append(select("colour", "Colour by", COLOURINGS, page, "colour"), search(page));
-  if (page.model.patches) {
-    tools.append(slider("threshold", "Threshold", "threshold", page), slider("opacity", "Opacity", "opacity", page), picks);
-    const about = document.getElementById("order-said");
-    page.show(() => (about.textContent = page.values.order === "similar" ? "Behind each patch stands the one that decodes to the same token at most layers, beginning with patch 0." : page.values.order === "first" ? (page.model.ids.size ? "Patches that never decode to the token stand last." : "Search for a token: rows stand by the first layer that decodes to it.") : ""));
-    order.append(select("rows", "Rows", ORDERS, page, "order"));
-  } else tools.append(slider("threshold", "Threshold", "threshold", page));
+  page.show(() => (element("order-said").textContent = orderSaid(page.values, page.model)));
+  element("tools").disabled = false;
 }
 
 // What the colours and the patterns mean.
-export function key(element, page) {
+export function key(page) {
   const scale = made("canvas", { className: "scale", width: 120, height: 12 }), pen = scale.getContext("2d");
   for (let x = 0; x < 120; x++) { pen.fillStyle = ramp(x / 119); pen.fillRect(x, 0, 1, 12); }
   const low = made("span"), high = made("span"), what = made("span");
@@ -93,7 +94,7 @@ export function key(element, page) {
     return { kind, sample, entry };
   });
   const plain = made("span", { className: "entry", textContent: "Each token has a colour and a mark of its own." });
-  element.append(plain, ramped, ...patterns.map(({ entry }) => entry));
+  element("key").append(plain, ramped, ...patterns.map(({ entry }) => entry));
   page.show(() => {
     const { paint, model, values } = page;
     plain.hidden = paint.by !== "token";

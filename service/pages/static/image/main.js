@@ -5,7 +5,7 @@ import { hue, mark } from "../chips.js";
 import { copies } from "../copies.js";
 import { Lens } from "../lens.js";
 import { choice, flag, number, numbers, State, text } from "../state.js";
-import { controls, key, ORDERS, TOOLS } from "./controls.js";
+import { controls, key, offered, TOOLS } from "./controls.js";
 import { Curves } from "./curves.js";
 import { listen } from "./keys.js";
 import { Layers } from "./layers.js";
@@ -13,7 +13,7 @@ import { Chosen, Legend } from "./legend.js";
 import { Minimap } from "./minimap.js";
 import { Model } from "./model.js";
 import { ordered } from "./order.js";
-import { COLOURINGS, Paint } from "./paint.js";
+import { Paint } from "./paint.js";
 import { Picture } from "./picture.js";
 import { rectangle, spans, unspanned } from "./pins.js";
 import { imageQuery } from "./query.js";
@@ -38,12 +38,12 @@ export class ImagePage {
       patch: whole(-1, -1, model.count - 1), // the row that arrows walk from; none at -1
       pins: { ...numbers(), read: (value) => numbers().read(value).filter((patch) => patch <= most && model.patches) },
       texts: { ...numbers(), read: (value) => numbers().read(value).filter((row) => row < model.texts.length) },
-      colour: choice("token", Object.keys(COLOURINGS)),
+      colour: choice("token", offered("colour", "token")),
       token: text(),
       threshold: number(0, 0, 1),
       opacity: number(0.6, 0, 1),
-      order: choice("raster", Object.keys(ORDERS)),
-      tool: choice("pin", Object.keys(TOOLS)),
+      order: choice("raster", offered("rows", "raster")),
+      tool: choice("pin", TOOLS),
       area: { usual: [], read: (value) => (model.patches ? unspanned(value, most) : []), write: spans },
       all: flag(), // tokens of the legend
       play: flag(),
@@ -52,8 +52,8 @@ export class ImagePage {
     this.paint = new Paint(model);
     this.paint.set(this.values);
     this.#order();
-    controls(this, element("tools"), element("order"));
-    key(element("key"), this);
+    controls(this);
+    key(this);
     this.picture = new Picture(element("stage"), this);
     this.table = new Table(element("table"), this);
     this.minimap = new Minimap(element("table"), this.table, this);

@@ -45,14 +45,6 @@ function tile(kind, dark) {
   return canvas;
 }
 
-export const COLOURINGS = {
-  token: "token",
-  probability: "probability",
-  entropy: "entropy",
-  agrees: "first layer that agrees with the last",
-  heat: "the searched token's probability",
-};
-
 export class Paint {
   constructor(model) {
     this.model = model;

@@ -26,7 +26,7 @@ export class Picture {
     stage.setAttribute("role", "application");
     stage.setAttribute("aria-roledescription", "grid of patches");
     stage.setAttribute("aria-label", `${page.name}: ${page.model.rows} by ${page.model.columns} patches. Arrows walk, Enter pins.`);
-    page.show(() => (stage.dataset.tool = page.values.tool));
+    page.show(() => (stage.dataset.drag = page.values.tool));
     let from = null;
     stage.addEventListener("pointerdown", (event) => {
       if (event.button) return;

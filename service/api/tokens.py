@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from vlq.query.errors import NotFound
+from vlq.query.client import LocalCorpus
+from vlq.query.errors import BadRequest, NotFound
+from vlq.query.portrait import BINS, Beside, Wanted, by_probability, examples, labels, position_map, together
 from vlq.service.api.shared import CorpusHere, ServedHere, json_response, tag_of, unchanged
 from vlq.service.counts import Counted, counted
 from vlq.service.errors import RESPONSES
+from vlq.service.served import Served
 
 router = APIRouter(prefix="/v1/tokens", tags=["tokens"], responses=RESPONSES)
 
@@ -83,6 +87,159 @@ async def token(
         }
 
     return json_response((await served.ask(request, work))[0], tag)
+
+
+# --- where a token is read -------------------------------------------------------------------------------------
+
+
+Id = Annotated[int, Path(ge=0, description="The token's id.", examples=[62])]
+Rank = Annotated[int, Query(ge=1, description="Count readings among the so many best.")]
+Layer = Annotated[int | None, Query(ge=0, description="At this layer; by default at all.")]
+
+
+def wanted_of(corpus: LocalCorpus, id: int, rank: int, layer: int | None) -> Wanted:
+    """Raises NotFound if there is no such token, BadRequest if nothing was read there."""
+    run = corpus.cache.run
+    if id >= run.vocabulary_size:
+        raise NotFound(f"There is no token {id}.", f"Ids run from 0 to {run.vocabulary_size - 1}.")
+    if "patch" not in run.at:
+        raise BadRequest("There are no readings at patches.", f"There are at {', '.join(run.positions)}.")
+    if layer is not None and layer not in run.read_layers:
+        raise BadRequest(f"Layer {layer} was not read.", f"Read were {', '.join(map(str, run.read_layers))}.")
+    return Wanted(id, min(rank, run.k), layer)
+
+
+async def _answered(
+    request: Request, served: Served, corpus: LocalCorpus, make: Callable[[], dict[str, Any]]
+) -> Response:
+    tag = tag_of(corpus.cache.snapshot().digest, request.url.path, request.url.query)
+    if (known := unchanged(request, tag)) is not None:
+        return known
+    return json_response((await served.ask(request, make))[0], tag)
+
+
+class Probabilities(BaseModel):
+    bins: list[int] = Field(description=f"Readings by probability; each of {BINS} bins is as wide.")
+
+
+@router.get("/{id}/probabilities", response_model=Probabilities)
+async def token_probabilities(
+    request: Request, served: ServedHere, corpus: CorpusHere, id: Id, rank: Rank = 1, layer: Layer = None
+) -> Response:
+    """How many patches read the token with which probability, counted at each layer."""
+    wanted = wanted_of(corpus, id, rank, layer)
+    return await _answered(request, served, corpus, lambda: {"bins": by_probability(corpus, wanted)})
+
+
+class OneExample(BaseModel):
+    image: int
+    name: str = Field(examples=["0007.png"])
+    layer: int = Field(description="Where its most probable reading of the band is.")
+    patches: list[int] = Field(description="Those with such a reading at the layer, the most probable first.")
+    probabilities: list[float]
+
+
+class SomeExamples(BaseModel):
+    images: int = Field(description="How many images have such a reading.")
+    examples: list[OneExample]
+
+
+@router.get("/{id}/examples", response_model=SomeExamples)
+async def token_examples(
+    request: Request,
+    served: ServedHere,
+    corpus: CorpusHere,
+    id: Id,
+    rank: Rank = 1,
+    layer: Layer = None,
+    low: Annotated[float, Query(ge=0, le=1, description="The least probability.")] = 0.0,
+    high: Annotated[float, Query(ge=0, le=1, description="The probability below which it is; 1 is included.")] = 1.0,
+    count: Annotated[int, Query(ge=1, le=1000)] = 12,
+    seed: Annotated[int | None, Query(description="Images at random; without one the most probable.")] = None,
+) -> Response:
+    """Images in which patches read the token with a probability of a band."""
+    wanted = wanted_of(corpus, id, rank, layer)
+
+    def work() -> dict[str, Any]:
+        some = examples(corpus, wanted, low, high, count, seed)
+        names = OneExample.model_fields
+        return {
+            "images": some.images,
+            "examples": [{name: getattr(one, name) for name in names} for one in some.chosen],
+        }
+
+    return await _answered(request, served, corpus, work)
+
+
+class PositionMap(BaseModel):
+    rows: int
+    columns: int
+    raster: bool = Field(description="Whether a cell is a part of the picture: grids differ, or are large.")
+    found: list[int] = Field(description="Row by row, how many of the cell's patches read the token.")
+    of: list[int] = Field(description="How many patches the cell has, over all images and the layers looked at.")
+
+
+@router.get("/{id}/map", response_model=PositionMap)
+async def token_map(
+    request: Request, served: ServedHere, corpus: CorpusHere, id: Id, rank: Rank = 1, layer: Layer = None
+) -> Response:
+    """How often each cell of the grid reads the token."""
+    wanted = wanted_of(corpus, id, rank, layer)
+
+    def work() -> dict[str, Any]:
+        made = position_map(corpus, wanted)
+        return {
+            "rows": made.rows,
+            "columns": made.columns,
+            "raster": made.is_raster,
+            "found": made.found,
+            "of": made.of,
+        }
+
+    return await _answered(request, served, corpus, work)
+
+
+class OneBeside(BaseModel):
+    id: int | None = Field(description="The other token.")
+    label: str | None = Field(description="The label.")
+    images: int = Field(description="Images that have it.")
+    both: int = Field(description="Images that have it and read the token.")
+    reading: int = Field(description="Images that read the token.")
+    all: int = Field(description="Images with readings.")
+
+
+class Company(BaseModel):
+    tokens: list[OneBeside]
+    labels: list[OneBeside] | None = Field(description="Of the images' objects; null if there are none.")
+
+
+@router.get("/{id}/together", response_model=Company)
+async def token_together(
+    request: Request,
+    served: ServedHere,
+    corpus: CorpusHere,
+    id: Id,
+    rank: Rank = 1,
+    layer: Layer = None,
+    count: Annotated[int, Query(ge=1, le=1000)] = 16,
+) -> Response:
+    """Which tokens are decoded to, and which labelled objects are, in the images that read the token.
+
+    First come those whose share of these images is most above their share of all others.
+    """
+    wanted = wanted_of(corpus, id, rank, layer)
+
+    def told(one: Beside) -> dict[str, Any]:
+        return {name: getattr(one, name) for name in OneBeside.model_fields}
+
+    def work() -> dict[str, Any]:
+        of_labels = labels(corpus, wanted)
+        return {
+            "tokens": [told(one) for one in together(corpus, wanted, count)],
+            "labels": None if of_labels is None else [told(one) for one in of_labels[:count]],
+        }
+
+    return await _answered(request, served, corpus, work)
 
 
 def found(corpus: Any, one: Counted) -> dict[str, Any]:

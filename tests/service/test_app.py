@@ -105,6 +105,8 @@ def test_what_does_not_change_is_not_sent_again(site: Site) -> None:
         "/v1/images/0/lens",
         "/v1/tokens/3",
         "/v1/tokens?q=d",
+        "/v1/tokens/3/examples?seed=1",
+        "/v1/tokens/3/map",
     ):
         first = site.client.get(path)
         tag = first.headers["etag"]
@@ -272,6 +274,35 @@ def test_tokens(site: Site) -> None:
     assert {key: one[key] for key in dogs[0]} == dogs[0]
     counts = counted(site.corpus)
     assert one["next"] is None or counts[one["next"]].images >= one["images"]
+
+
+def test_where_a_token_is_read(site: Site) -> None:
+    """What is computed is held against brute force in tests/query/test_portrait.py; here by way of the service."""
+    get = lambda name, **more: site.client.get(f"/v1/tokens/0/{name}", params=more).json()  # noqa: E731
+    tokens, logprobs = site.arrays["patch/token"], site.arrays["patch/logprob"]
+    for layer in (None, 3):
+        at = slice(None) if layer is None else slice(layer, layer + 1)
+        more = {} if layer is None else {"layer": layer}
+        for rank in (1, 3):
+            hit = tokens[:, at, :, :rank] == 0
+            assert sum(get("probabilities", rank=rank, **more)["bins"]) == np.count_nonzero(hit)
+            found = get("map", rank=rank, **more)
+            assert found["found"] == hit.any(-1).sum((0, 1)).tolist()
+            assert found["of"] == [11 * hit.shape[1]] * 12
+        read = tokens[:, at, :, 0] == 0
+        own = read.any((1, 2))
+        company = get("together", count=1, **more)
+        assert company["labels"] is None
+        other = company["tokens"][0]
+        assert other["reading"] == np.count_nonzero(own)
+        assert other["both"] == np.count_nonzero(own & (tokens[:, at, :, 0] == other["id"]).any((1, 2)))
+    best = np.where(tokens[..., 0] == 0, logprobs[..., 0], -np.inf).max((1, 2))
+    chosen = get("examples", count=3)
+    assert [one["image"] for one in chosen["examples"]] == sorted(range(12), key=lambda i: (-best[i], i))[:3]
+    assert chosen["images"] == np.count_nonzero(np.isfinite(best))
+    assert get("examples", seed=1) == get("examples", seed=1)
+    assert site.client.get("/v1/tokens/0/map?layer=9").status_code == 400
+    assert site.client.get("/v1/tokens/99999/map").status_code == 404
 
 
 def test_completion(site: Site) -> None:

@@ -1,0 +1,114 @@
+"""Panels: parts of a page that are made, fetched and shown each by itself, so that a slow one holds up none.
+
+A panel has an address of its own, which gives a page with nothing but the panel; with `part=1` the panel alone, which
+panels.js puts into its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse, Response
+from starlette.datastructures import QueryParams
+
+from vlq.query.client import LocalCorpus
+from vlq.query.tokens import Token
+from vlq.service.api.shared import headers_of, tag_of, unchanged
+from vlq.service.lens import shown
+from vlq.service.pages.site import Frame, frame, page, rendered, static_digest
+from vlq.service.served import Served
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A token as it is shown: the text, and what panels.js needs for its colour and its mark."""
+
+    id: int
+    text: str
+    piece: str | None
+
+    @classmethod
+    def of(cls, token: Token) -> Chip:
+        return cls(token.id, shown(token), token.piece)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What a page says of one of its panels before it is there."""
+
+    name: str
+    title: str
+    uses: tuple[str, ...]  # the fields of the page's state that it depends on
+    about: str  # one sentence: what it shows
+
+
+@dataclass(frozen=True)
+class OnePanel:
+    """What the page of a panel alone is given."""
+
+    content: str  # the panel's name, which its template goes by
+    shown: Any  # what the panel shows
+    part: str  # panels' templates
+    about: Panel
+    back: str  # the address of the page that it belongs to
+
+
+async def panel_response(
+    request: Request,
+    served: Served,
+    corpus: LocalCorpus,
+    page_frame: Frame,
+    panel: Panel,
+    template: str,
+    back: str,
+    make: Callable[[], Any],
+    others: tuple[str, ...] = (),
+) -> Response:
+    """A panel: what `make` gives, as its template draws it. `others` are digests of other caches that it rests on."""
+    part = request.query_params.get("part") == "1"
+    tag = tag_of(corpus.cache.snapshot().digest, *others, static_digest(), request.url.path, request.url.query)
+    if (known := unchanged(request, tag)) is not None:
+        return known
+    made, _ = await served.ask(request, make)
+    context = OnePanel(panel.name, made, template, panel, back)
+    if part:
+        return HTMLResponse(rendered(page_frame, template, context), 200, headers_of(tag))
+    response = page(page_frame, "panel.html", context)
+    response.headers.update(headers_of(tag))
+    return response
+
+
+def number(given: QueryParams | Mapping[str, str], name: str, usual: int, least: int, most: int) -> int:
+    """A whole number of an address, as state.js reads it: what is none is the usual one."""
+    try:
+        return min(most, max(least, int(given.get(name, ""))))
+    except ValueError:
+        return usual
+
+
+def share(given: QueryParams | Mapping[str, str], name: str, usual: float) -> float:
+    """A number from 0 to 1."""
+    try:
+        found = float(given.get(name, ""))
+    except ValueError:
+        return usual
+    return min(1.0, max(0.0, found)) if found == found else usual
+
+
+def choice(given: QueryParams | Mapping[str, str], name: str, options: tuple[str, ...]) -> str:
+    """One of some words, by default the first."""
+    found = given.get(name, options[0])
+    return found if found in options else options[0]
+
+
+def layer_of(given: QueryParams | Mapping[str, str], corpus: LocalCorpus, name: str = "layer") -> int | None:
+    """A layer that was read; None for all."""
+    found = given.get(name, "")
+    read = corpus.cache.run.read_layers
+    return int(found) if found.isascii() and found.isdecimal() and int(found) in read else None
+
+
+__all__ = ["Chip", "OnePanel", "Panel", "choice", "frame", "layer_of", "number", "panel_response", "share"]

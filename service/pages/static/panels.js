@@ -1,0 +1,115 @@
+// Panels: each is fetched by itself when it comes near the window, and again when the state that it depends on changes.
+
+import { ApiError, root, corpus } from "./api.js";
+import { hue, mark } from "./chips.js";
+import { copies } from "./copies.js";
+
+// Chips that the server made get their colours and marks, and queries their buttons.
+export function dress(element) {
+  for (const chip of element.querySelectorAll(".chip[data-id]")) {
+    chip.dataset.mark = mark(Number(chip.dataset.id));
+    chip.style.setProperty("--hue", hue(Number(chip.dataset.id)));
+  }
+  for (const asked of element.querySelectorAll("details.asked")) {
+    asked.addEventListener("toggle", () => asked.append(copies(() => asked.dataset.query)), { once: true });
+  }
+}
+
+export class Panels {
+  #state;
+  #place;
+  #fetching = new Map();
+  #listeners = [];
+
+  // `place` holds the panels; its `data-base` is what their addresses begin with.
+  constructor(state, place) {
+    this.#state = state;
+    this.#place = place;
+    // What is far below is fetched when somebody goes there.
+    this.seen = new IntersectionObserver((entries) => {
+      for (const { isIntersecting, target } of entries) {
+        if (!isIntersecting) continue;
+        this.seen.unobserve(target);
+        this.#show(target);
+      }
+    }, { rootMargin: "600px" });
+    for (const panel of place.querySelectorAll("[data-panel]")) this.seen.observe(panel);
+    let timer = 0, changed = new Set();
+    state.on((values, before) => {
+      for (const name of Object.keys(values)) if (values[name] !== before[name]) changed.add(name);
+      clearTimeout(timer);
+      timer = setTimeout(() => {
+        for (const panel of place.querySelectorAll("[data-panel]")) {
+          if (panel.dataset.uses.split(" ").some((name) => changed.has(name)) && this.#fetching.has(panel)) this.#show(panel);
+        }
+        changed = new Set();
+      }, 150);
+    });
+  }
+
+  // `listener` gets a panel whose content is new.
+  on(listener) {
+    this.#listeners.push(listener);
+  }
+
+  #address(panel) {
+    const given = new URL(this.#state.address(), location.href).searchParams;
+    const parts = new URLSearchParams([...given].filter(([name]) => panel.dataset.uses.split(" ").includes(name)));
+    return [`${this.#place.dataset.base}/${panel.dataset.panel}`, parts];
+  }
+
+  async #show(panel) {
+    this.#fetching.get(panel)?.abort();
+    const controller = new AbortController(), content = panel.querySelector(".content");
+    this.#fetching.set(panel, controller);
+    content.setAttribute("aria-busy", "true");
+    const [address, parts] = this.#address(panel);
+    parts.set("part", "1");
+    try {
+      const response = await fetch(`${address}?${parts}`, { signal: controller.signal });
+      if (!response.ok) throw new ApiError(await response.json(), response.status);
+      const made = document.createElement("template");
+      made.innerHTML = await response.text(); // of this service's templates, which escape every value
+      content.replaceChildren(made.content);
+      dress(content);
+      for (const listener of this.#listeners) listener(panel);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      const said = error instanceof ApiError ? [error.message, error.hint].filter(Boolean).join(" ") : "The service does not answer.";
+      const again = Object.assign(document.createElement("button"), { type: "button", textContent: "Try again" });
+      again.onclick = () => this.#show(panel);
+      const mistake = Object.assign(document.createElement("p"), { className: "mistake", textContent: `${said} ` });
+      mistake.setAttribute("role", "alert");
+      mistake.append(again);
+      content.replaceChildren(mistake);
+    }
+    content.removeAttribute("aria-busy");
+  }
+}
+
+// A form's controls and the state, each way: a control's name is its field's.
+export function bind(state, form, { step = true } = {}) {
+  const controls = [...form.elements].filter((control) => control.name in state.values);
+  const show = () => {
+    for (const control of controls) {
+      const value = String(state.values[control.name]);
+      if (control.type === "checkbox") control.checked = state.values[control.name] === true;
+      else if (document.activeElement !== control || control.tagName === "SELECT") control.value = value;
+    }
+  };
+  for (const control of controls) {
+    control.addEventListener(control.type === "number" || control.type === "text" ? "input" : "change", () => {
+      if (!control.checkValidity() || (control.type === "number" && control.value === "")) return;
+      const usual = state.values[control.name];
+      const value = control.type === "checkbox" ? control.checked : typeof usual === "number" ? Number(control.value) : control.value;
+      state.set({ [control.name]: value }, { step: step && control.tagName === "SELECT" });
+    });
+  }
+  form.addEventListener("submit", (event) => event.preventDefault());
+  state.on(show);
+  show();
+}
+
+export const corpusPage = (query) => `${root}/${corpus}/?q=${encodeURIComponent(query)}`;
+
+dress(document);

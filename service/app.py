@@ -11,11 +11,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from vlq import __version__
-from vlq.service.api import corpora, images, query, runs, tokens
+from vlq.service.api import corpora, images, layers, query, runs, tokens
 from vlq.service.errors import tell_errors
 from vlq.service.guard import Guard
 from vlq.service.metrics import Metrics
-from vlq.service.pages import corpus, image_page, site, token
+from vlq.service.pages import corpus, from, image_page, pages, service, site, token, vlq
 from vlq.service.served import Served
 from vlq.service.settings import Settings
 
@@ -61,9 +61,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.served = served
     app.state.settings = settings
     tell_errors(app)
-    for room in (query, corpora, images, tokens, runs):
+    for room in (query, corpora, images, tokens, layers, runs):
         app.include_router(room.router)
     app.include_router(metrics.router)
-    for pages in (site, corpus, image_page, token):
+    for pages in (site, corpus, image_page, token, layers_page):
         app.include_router(pages.router)
     return app

@@ -20,6 +20,10 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 8, 8, 34
 Values = Sequence[float | None]
 
 
+LEGEND = -8
+"""Where lines are named: above the rest."""
+
+
 def bars(values: Values, marks: Sequence[str], title: str, axis: str, unit: str, *, top: float | None = None) -> Markup:
     """A bar for each value, from 0; `marks` are what stands below them. None is drawn as what was not looked at.
 
@@ -73,14 +77,14 @@ def lines(
         parts.append(f'<g class="series s{number}"><path class="line" d="{path}"/>{dots}</g>')
         said.append(f"{name}: the highest is {_highest(values, marks, axis, unit)}")
     legend = "".join(
-        f'<g class="series s{number}"><path class="line" d="M{LEFT + 8 + 120 * number} {TOP + 4}h18"/>'
-        f"{_dot(number, LEFT + 17 + 120 * number, TOP + 4)}</g>"
-        f'<text x="{LEFT + 30 + 120 * number}" y="{TOP + 8}">{escape(name)}</text>'
+        f'<g class="series s{number}"><path class="line" d="M{LEFT + 8 + 120 * number} {LEGEND}h18"/>'
+        f"{_dot(number, LEFT + 17 + 120 * number, LEGEND)}</g>"
+        f'<text x="{LEFT + 30 + 120 * number}" y="{LEGEND + 4}">{escape(name)}</text>'
         for number, (name, _) in enumerate(series)
     )
     if len(series) > 1:
         parts.append(f'<g class="legend">{legend}</g>')
-    return _svg(parts, title, "; ".join(said) + ".")
+    return _svg(parts, title, "; ".join(said) + ".", view=f"0 {LEGEND - 8} {WIDTH} {HEIGHT - LEGEND + 8}")
 
 
 def cells(rows: int, columns: int, shares: Values, said: Sequence[str], title: str, desc: str) -> Markup:

@@ -12,13 +12,14 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
+from markupsafe import Markup
 from starlette.datastructures import QueryParams
 
 from vlq.query.client import LocalCorpus
 from vlq.query.tokens import Token
 from vlq.service.api.shared import headers_of, tag_of, unchanged
 from vlq.service.lens import shown
-from vlq.service.pages.site import Frame, frame, page, rendered, static_digest
+from vlq.service.pages.site import Frame, rendered, static_digest
 from vlq.service.served import Served
 
 
@@ -46,6 +47,30 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Charts:
+    """Charts, the figures in them, and the queries that give them."""
+
+    headline: str
+    charts: tuple[Markup, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    queries: tuple[str, ...]
+    said: str = ""  # what it means
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of tokens or other things, each with its figures."""
+
+    headline: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Chip | str, tuple[Any, ...]], ...]  # what it is, and its figures
+    total: int  # rows that there are
+    queries: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class OnePanel:
     """What the page of a panel alone is given."""
 
@@ -68,17 +93,18 @@ async def panel_response(
     others: tuple[str, ...] = (),
 ) -> Response:
     """A panel: what `make` gives, as its template draws it. `others` are digests of other caches that it rests on."""
-    part = request.query_params.get("part") == "1"
-    tag = tag_of(corpus.cache.snapshot().digest, *others, static_digest(), request.url.path, request.url.query)
+    digests = (corpus.cache.snapshot().digest, *others, static_digest())
+    tag = tag_of(*digests, page_frame, request.url.path, request.url.query)
     if (known := unchanged(request, tag)) is not None:
         return known
-    made, _ = await served.ask(request, make)
-    context = OnePanel(panel.name, made, template, panel, back)
-    if part:
-        return HTMLResponse(rendered(page_frame, template, context), 200, headers_of(tag))
-    response = page(page_frame, "panel.html", context)
-    response.headers.update(headers_of(tag))
-    return response
+    body = served.answers.get(tag)
+    if body is None:
+        made, _ = await served.ask(request, make)
+        part = request.query_params.get("part") == "1"
+        context = OnePanel(panel.name, made, template, panel, back)
+        body = rendered(page_frame, template if part else "panel.html", context).encode()
+        served.answers.put(tag, body)
+    return HTMLResponse(body, 200, headers_of(tag))
 
 
 def number(given: QueryParams | Mapping[str, str], name: str, usual: int, least: int, most: int) -> int:
@@ -111,4 +137,5 @@ def layer_of(given: QueryParams | Mapping[str, str], corpus: LocalCorpus, name: 
     return int(found) if found.isascii() and found.isdecimal() and int(found) in read else None
 
 
-__all__ = ["Chip", "OnePanel", "Panel", "choice", "frame", "layer_of", "number", "panel_response", "share"]
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

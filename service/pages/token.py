@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
-from markupsafe import Markup
 
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import NotFound
@@ -33,7 +32,18 @@ from vlq.query.summary import Rows, count
 from vlq.service.api.shared import ServedHere
 from vlq.service.counts import Counted, Counts, counted
 from vlq.service.pages import charts
-from vlq.service.pages.panels import Chip, Panel, choice, layer_of, number, panel_response, share
+from vlq.service.pages.panels import (
+    Charts,
+    Chip,
+    Panel,
+    Table,
+    choice,
+    layer_of,
+    number,
+    panel_response,
+    percent,
+    share,
+)
 from vlq.service.pages.site import frame, page
 
 router = APIRouter(include_in_schema=False)
@@ -270,18 +280,6 @@ def asked(function: str, wanted: Wanted, *, layers: bool = True, **more: Any) ->
 # --- panels: what each shows -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Charts:
-    """Charts, the figures in them, and the queries that give them."""
-
-    headline: str
-    charts: tuple[Markup, ...]
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    queries: tuple[str, ...]
-    said: str = ""  # what it means
-
-
 def by_layer(corpus: LocalCorpus, wanted: Wanted) -> Charts:
     query = asked("emergence", wanted, layers=False)
     result = corpus.query(query)
@@ -432,23 +430,11 @@ def is_edge(row: int, column: int, found: Map) -> bool:
     return row in (0, found.rows - 1) or column in (0, found.columns - 1)
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """A table of other tokens: each with its figures."""
-
-    headline: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Chip | str, tuple[Any, ...]], ...]  # what it is, and its figures
-    total: int  # rows that there are
-    queries: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-
 def chip_of(row: dict[str, Any], corpus: LocalCorpus) -> Chip:
     return Chip.of(corpus.vocabulary.token(row["token"]))
 
 
-def before(corpus: LocalCorpus, wanted: Wanted) -> Tokens:
+def before(corpus: LocalCorpus, wanted: Wanted) -> Table:
     query = asked("precursors", wanted, layers=False)
     result = corpus.query(query)
     ordered: Rows = sorted(result.rows, key=lambda row: (-row["difference"], row["layer"], row["token"]))
@@ -466,10 +452,10 @@ def before(corpus: LocalCorpus, wanted: Wanted) -> Tokens:
         for row in ordered[:SHOWN]
     )
     columns = ("token", "at layer", "difference (95%)", "share", "of others", "images")
-    return Tokens(result.headline, columns, rows, len(ordered), (query,), tuple(result.notes))
+    return Table(result.headline, columns, rows, len(ordered), (query,), tuple(result.notes))
 
 
-def around(corpus: LocalCorpus, wanted: Wanted) -> Tokens:
+def around(corpus: LocalCorpus, wanted: Wanted) -> Table:
     query = asked("neighbours", wanted)
     result = corpus.query(query)
     rows = tuple(
@@ -477,10 +463,10 @@ def around(corpus: LocalCorpus, wanted: Wanted) -> Tokens:
         for row in result.rows[:SHOWN]
     )
     columns = ("token", "at layer", "of adjacent patches", "patches", "images")
-    return Tokens(result.headline, columns, rows, len(result.rows), (query,), tuple(result.notes))
+    return Table(result.headline, columns, rows, len(result.rows), (query,), tuple(result.notes))
 
 
-def company(corpus: LocalCorpus, wanted: Wanted) -> Tokens:
+def company(corpus: LocalCorpus, wanted: Wanted) -> Table:
     found = together(corpus, wanted, SHOWN)
     at = "at any layer" if wanted.layer is None else f"at layer {wanted.layer}"
     rows = tuple((Chip.of(corpus.vocabulary.token(one.id or 0)), beside(one)) for one in found)
@@ -492,7 +478,7 @@ def company(corpus: LocalCorpus, wanted: Wanted) -> Tokens:
             f"{Chip.of(corpus.vocabulary.token(first.id or 0)).text}, of the others {percent(first.others)}"
         )
     queries = tuple(f"overlap({wanted.token}, {one.id})" for one in found[:1])
-    return Tokens(headline, ("token", *BESIDE), rows, len(found), queries)
+    return Table(headline, ("token", *BESIDE), rows, len(found), queries)
 
 
 BESIDE = ("images with both", "share of its images", "of other images", "difference")
@@ -502,7 +488,7 @@ def beside(one: Beside) -> tuple[Any, ...]:
     return one.both, percent(one.share), percent(one.others), percent(one.difference)
 
 
-def truth(corpus: LocalCorpus, wanted: Wanted) -> Tokens:
+def truth(corpus: LocalCorpus, wanted: Wanted) -> Table:
     """Which labels go with the token, and how much of it is read at these objects."""
     found = (labels(corpus, wanted) or [])[:SHOWN]
     located = f"locate({wanted.token}{'' if wanted.layer is None else f', layer={wanted.layer}'}"
@@ -518,8 +504,4 @@ def truth(corpus: LocalCorpus, wanted: Wanted) -> Tokens:
             at = inside / whole if whole else None
         rows.append((one.label or "", (*beside(one), percent(at))))
     columns = ("label", *BESIDE, "its patches on such objects")
-    return Tokens(result.headline, columns, tuple(rows), len(rows), (located,), tuple(result.notes))
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
+    return Table(result.headline, columns, tuple(rows), len(rows), (located,), tuple(result.notes))

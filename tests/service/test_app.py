@@ -305,6 +305,24 @@ def test_where_a_token_is_read(site: Site) -> None:
     assert site.client.get("/v1/tokens/99999/map").status_code == 404
 
 
+def test_from_layer_to_layer(site: Site) -> None:
+    """By way of the service; tests/query/test_depth.py has the figures of all kinds of corpora."""
+    good = np.arange(12) != 1
+    for where in ("patch", "last"):
+        read = site.arrays["patch/top1"] if where == "patch" else site.arrays["prompt/top1"][:, :, -1:]
+        read = read[good]
+        found = site.client.get("/v1/layers/agreement", params={"at": where}).json()
+        assert found["positions"] == read[:, 0].size
+        assert found["agree"] == (read == read[:, -1:]).sum((0, 2)).tolist()
+        found = site.client.get("/v1/layers/changes", params={"at": where, "before": 1, "after": 4, "limit": 5}).json()
+        assert found["kept"] == np.count_nonzero(read[:, 1] == read[:, 4])
+        first = found["flows"][0]
+        pairs = (read[:, 1] == first["source"]) & (read[:, 4] == first["target"])
+        assert (first["positions"], first["images"]) == (np.count_nonzero(pairs), np.count_nonzero(pairs.any(-1)))
+        assert len(found["tokens"]) == 5
+    assert site.client.get("/v1/layers/changes?before=1&after=5").status_code == 400
+
+
 def test_completion(site: Site) -> None:
     def ways(text: str) -> list[str]:
         return [way["text"] for way in site.client.post("/v1/complete", json={"text": text}).json()["candidates"]]

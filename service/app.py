@@ -15,7 +15,7 @@ from vlq.service.api import corpora, images, layers, query, runs, tokens
 from vlq.service.errors import tell_errors
 from vlq.service.guard import Guard
 from vlq.service.metrics import Metrics
-from vlq.service.pages import corpus, from, image_page, pages, service, site, token, vlq
+from vlq.service.pages import compare, corpus, from, image_page, pages, service, site, token, vlq
 from vlq.service.served import Served
 from vlq.service.settings import Settings
 
@@ -64,6 +64,6 @@ def create_app(settings: Settings) -> FastAPI:
     for room in (query, corpora, images, tokens, layers, runs):
         app.include_router(room.router)
     app.include_router(metrics.router)
-    for pages in (site, corpus, image_page, token, layers_page):
+    for pages in (site, corpus, image_page, token, layers_page, compare):
         app.include_router(pages.router)
     return app

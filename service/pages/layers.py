@@ -188,9 +188,7 @@ def agreeing(served: Served, corpus: LocalCorpus, shown: Looked) -> Charts:
     )
     half, last = found.first(0.5), found.layers[-1]
     if half is None or half == last:
-        trusted = (
-            f"below the last layer, {last}, fewer than half of {place} decode to what they decode to there"
-        )
+        trusted = f"below the last layer, {last}, fewer than half of {place} decode to what they decode to there"
     elif half == found.layers[0]:
         trusted = f"half of {place} or more decode to their last layer's token from the first layer on"
     else:

@@ -87,9 +87,9 @@ export class Panels {
   }
 }
 
-// A form's controls and the state, each way: a control's name is its field's.
-export function bind(state, form, { step = true } = {}) {
-  const controls = [...form.elements].filter((control) => control.name in state.values);
+// A form's controls and the state, each way: a control's name is its field's; of some fields with `names`.
+export function bind(state, form, { step = true, names = Object.keys(state.values) } = {}) {
+  const controls = [...form.elements].filter((control) => names.includes(control.name));
   const show = () => {
     for (const control of controls) {
       const value = String(state.values[control.name]);

@@ -1,0 +1,213 @@
+// The page that compares: two sides whose cursors are locked to each other, and two sets of images.
+
+import { corpus, post } from "../api.js";
+import { copies } from "../copies.js";
+import { key } from "../keys.js";
+import { Panels, bind } from "../panels.js";
+import { State, flag, number, text } from "../state.js";
+import { Side } from "./side.js";
+
+const { runs, usual } = JSON.parse(document.getElementById("context").textContent);
+const layersOf = (run) => runs.find(({ name }) => name === run)?.layers ?? [];
+const lastOf = (run) => layersOf(run).at(-1);
+
+// Two values, of the first and the second; one stands for both.
+const two = (usual, read = (value) => value) => ({
+  usual,
+  read: (value) => {
+    const parts = value.split(",").map((part) => read(part.trim()));
+    return [parts[0] ?? usual[0], parts[1] ?? parts[0] ?? usual[1]];
+  },
+  write: (values) => values.join(","),
+});
+const whole = (value) => (/^\d{1,9}$/.test(value) ? Number(value) : undefined);
+const here = runs.some(({ name }) => name === corpus) ? corpus : runs[0]?.name;
+
+const state = new State({
+  images: two(usual, whole),
+  layers: two([lastOf(here), lastOf(here)], whole),
+  runs: two([here, here], (value) => (layersOf(value).length ? value : undefined)),
+  patch: number(-1, -1),
+  marks: flag(true),
+  a: text(""),
+  b: text(""),
+  at: text(""),
+});
+
+// --- side by side --------------------------------------------------------------------------------------------------
+
+const form = document.getElementById("sides");
+if (form) {
+  const cursor = { side: 0, patch: null };
+  const layerOf = (at) => {
+    const layers = layersOf(state.values.runs[at]), layer = state.values.layers[at];
+    return layers.includes(layer) ? layer : layers.at(-1);
+  };
+  const sides = [...form.querySelectorAll("[data-side]")].map((element, at) => new Side(element, {
+    moved: (patch) => { Object.assign(cursor, { side: at, patch }); draw(); },
+    held: (patch) => {
+      if (patch === null || !sides[0].image || !sides[1].image) return;
+      const first = at === 0 ? patch : sides[0].same(patch, sides[1].image.grid);
+      state.set({ patch: state.values.patch === first ? -1 : first }, { step: true });
+    },
+  }));
+
+  const draw = () => {
+    if (!sides[0].image || !sides[1].image) return;
+    const isHeld = cursor.patch === null && state.values.patch >= 0;
+    const from = isHeld ? 0 : cursor.side;
+    let patch = isHeld ? state.values.patch : cursor.patch;
+    const [rows, columns] = sides[from].image.grid;
+    if (patch !== null && patch >= rows * columns) patch = null;
+    sides.forEach((side, at) => side.show(at === from ? patch : side.same(patch, sides[from].image.grid), layerOf(at), isHeld));
+  };
+
+  // Patches whose first tokens are not the same; by what is shown of them, since runs may have other vocabularies.
+  const mark = () => {
+    if (!sides[0].image || !sides[1].image) return;
+    sides.forEach((side, at) => {
+      const other = sides[1 - at], found = [];
+      for (let patch = 0; state.values.marks && patch < side.lens.positions; patch++) {
+        const mine = side.lens.at(layerOf(at), patch), its = other.lens.at(layerOf(1 - at), other.same(patch, side.image.grid));
+        if (mine && its && mine.shown !== its.shown) found.push(patch);
+      }
+      side.mark(found);
+    });
+  };
+
+  const control = (what, at) => form.elements[`${what}-${"ab"[at]}`];
+  const show = () => {
+    for (const at of [0, 1]) {
+      const { runs: names, images } = state.values;
+      if (control("runs", at)) control("runs", at).value = names[at];
+      if (document.activeElement !== control("images", at)) control("images", at).value = images[at];
+      const select = control("layers", at), layers = layersOf(names[at]);
+      if (select.dataset.run !== names[at]) {
+        select.replaceChildren(...layers.map((layer) => new Option(`layer ${layer}${layer === 0 ? " (embedding)" : ""}`, layer)));
+        select.dataset.run = names[at];
+      }
+      select.value = layerOf(at);
+    }
+    form.elements.marks.checked = state.values.marks;
+  };
+  const load = async (at) => {
+    const { runs: names, images } = state.values, side = sides[at];
+    if (side.wanted === `${names[at]}/${images[at]}`) return;
+    side.wanted = `${names[at]}/${images[at]}`;
+    try {
+      if (!(await side.load(names[at], images[at]))) return;
+      draw();
+      mark();
+    } catch (error) {
+      side.image = null;
+      side.picture.replaceChildren();
+      side.said.textContent = [error.message, error.hint].filter(Boolean).join(" ");
+    }
+  };
+  let timer = 0;
+  const changed = () => {
+    show();
+    draw();
+    mark();
+    clearTimeout(timer);
+    timer = setTimeout(() => { load(0); load(1); }, 150);
+  };
+  state.on(changed);
+  show();
+  load(0);
+  load(1);
+
+  for (const what of ["runs", "images", "layers"]) {
+    for (const at of [0, 1]) {
+      control(what, at)?.addEventListener(what === "images" ? "input" : "change", ({ target }) => {
+        if (target.value === "" || !target.checkValidity()) return;
+        const values = [...state.values[what]];
+        values[at] = what === "runs" ? target.value : Number(target.value);
+        state.set({ [what]: values }, { step: what !== "images" });
+      });
+    }
+  }
+  form.elements.marks.addEventListener("change", () => state.set({ marks: form.elements.marks.checked }));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  const swap = document.getElementById("swap");
+  swap.hidden = false;
+  swap.onclick = () => state.set(
+    Object.fromEntries(["runs", "images", "layers"].map((what) => [what, [...state.values[what]].reverse()])), { step: true });
+  const query = () => `top(${state.values.images[0]}, layers=${layerOf(0)})`;
+  document.getElementById("copies").append(copies(query, () => state.settle()));
+  new Panels(state, document.getElementById("pair-panels"));
+  // A row of the patches' table is a patch of the first side.
+  const patches = document.getElementById("patches");
+  const rowOf = (event) => {
+    const name = event.target.closest("#patches tbody tr")?.querySelector("th")?.textContent;
+    return name === undefined ? null : parseInt(name, 10);
+  };
+  patches.addEventListener("pointerover", (event) => { Object.assign(cursor, { side: 0, patch: rowOf(event) }); draw(); });
+  patches.addEventListener("pointerleave", () => { cursor.patch = null; draw(); });
+  patches.addEventListener("click", (event) => {
+    const patch = rowOf(event);
+    if (patch !== null && !event.target.closest("a")) state.set({ patch }, { step: true });
+  });
+
+  const step = (at, by) => () => {
+    const layers = layersOf(state.values.runs[at]), place = layers.indexOf(layerOf(at)) + by;
+    if (place < 0 || place >= layers.length) return false;
+    const values = [layerOf(0), layerOf(1)];
+    values[at] = layers[place];
+    state.set({ layers: values });
+    return true;
+  };
+  key(["["], "[", "the first side's layer one lower", step(0, -1));
+  key(["]"], "]", "the first side's layer one higher", step(0, 1));
+  key(["{"], "{", "the second side's layer one lower", step(1, -1));
+  key(["}"], "}", "the second side's layer one higher", step(1, 1));
+  key(["s"], "s", "swap the sides", () => swap.click());
+  key(["Escape"], "Esc", "let go of the patch that is held", () => state.set({ patch: -1 }));
+}
+
+// --- two sets ------------------------------------------------------------------------------------------------------
+
+const queries = document.getElementById("queries"), places = document.getElementById("set-panels");
+const mistake = document.getElementById("mistake");
+
+// Panels go by what was found to be right: a mistake is told once, and nothing is asked with it.
+const checked = {
+  values: { a: "", b: "", at: "" },
+  tell: () => {},
+  on(listener) { this.tell = listener; },
+  address() { return state.address(this.values); },
+};
+let panels = null, asking = 0;
+
+async function ask() {
+  const { a, b, at } = state.values, mine = ++asking;
+  for (const name of ["a", "b"]) if (document.activeElement !== queries.elements[name]) queries.elements[name].value = state.values[name];
+  let wrong = "";
+  if (a && b) {
+    try {
+      for (const query of [a, b]) {
+        if (query === checked.values.a || query === checked.values.b) continue;
+        const { columns } = await post("check", { query });
+        if (!columns.includes("image_id")) throw new Error(`${query} has no rows by image: a set is what images(...) or first_layer(...) find.`);
+      }
+    } catch (error) {
+      wrong = [error.message, error.hint].filter(Boolean).join(" ");
+    }
+  }
+  if (mine !== asking) return;
+  mistake.textContent = wrong;
+  mistake.hidden = !wrong;
+  places.hidden = !a || !b || wrong !== "";
+  if (places.hidden) return;
+  const before = checked.values;
+  checked.values = { a, b, at };
+  panels ??= new Panels(checked, places);
+  checked.tell(checked.values, before);
+}
+queries.addEventListener("submit", (event) => {
+  event.preventDefault();
+  state.set({ a: queries.elements.a.value.trim(), b: queries.elements.b.value.trim() }, { step: true });
+});
+bind(state, queries, { names: ["at"] }); // the texts are taken when they are sent, not while they are typed
+state.on((values, before) => { if (["a", "b", "at"].some((name) => values[name] !== before[name])) ask(); });
+ask();

@@ -10,6 +10,7 @@ from typing import Any
 from vlq.query.against import Split
 from vlq.query.bind import Counts, Scope, Table, column_types
 from vlq.query.compile import Compiler, Relation, quoted
+from vlq.query.geometry import COLUMNS, ROWS
 from vlq.query.mistakes.values import EXPECTED
 from vlq.query.nodes import Literal, Method, Name, Node
 from vlq.query.nodes import Sequence as SequenceNode
@@ -18,6 +19,9 @@ from vlq.query.predicates import Column, Predicate, find_column, image_columns, 
 from vlq.query.registry import methods
 from vlq.query.summary import Rows, Summary, Totals
 from vlq.query.tokens import TokenSet
+
+AREA = f"(len(answer.patches) / (images.{ROWS} * images.{COLUMNS}))"
+"""SQL: the share of an image's patches that a row's `patches` are."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +122,20 @@ class Shown(Table):
         return column_types(self.table, self.scope)
 
     def columns(self, relation: Relation) -> dict[str, Column]:
-        """What a condition or an order can name: the table's columns, and behind them the image's own."""
+        """What a condition or an order can name: the table's columns, and behind them the image's own.
+
+        Where a row has `patches`, there is `area` too, which share of the image's patches these are.
+        """
         own = {
             name: Column(f"answer.{quoted(name)}", self._types[name]) for name in (*relation.keys, *relation.columns)
         }
         if "image" not in relation.keys:
             return own
-        return own | {"image": Column("images.image", "VARCHAR")} | without(image_columns(self.scope), own)
+        own["image"] = Column("images.image", "VARCHAR")
+        own |= without(image_columns(self.scope), own)
+        if self._types.get("patches", "").endswith("[]"):
+            own |= without({"area": Column(AREA, "DOUBLE")}, own)
+        return own
 
     def named(self, relation: Relation, name: str) -> list[tuple[str, Column]]:
         """The columns that an argument names. Raises UnknownName."""

@@ -42,6 +42,18 @@ def test_places_and_boxes(case: Case) -> None:
         assert row["box"] == pytest.approx(patch_box(case.transform, case.pixels, grid, row["patch"]))
 
 
+def test_area_is_the_share_of_an_images_own_patches(case: Case) -> None:
+    every = case.corpus.first_layer(["dog", "cat", "rock"], rank=2)
+    areas = {row["image_id"]: len(row["patches"]) / np.prod(case.grids[row["image_id"]]) for row in every.rows}
+    assert len({*areas.values()}) > 3
+    some = sorted(areas.values())[len(areas) // 2]
+    found = every.where(vlq.col("area") <= some)
+    assert {row["image_id"] for row in found.rows} == {image for image, area in areas.items() if area <= some}
+    assert found.max("area").rows[0]["max"] == pytest.approx(some)
+    with pytest.raises(QueryError, match="There is no column area"):
+        case.corpus.query("images().where(area < 1)")
+
+
 def test_the_whole_table_of_an_image(case: Case) -> None:
     for image in np.flatnonzero(case.good).tolist():
         count = int(case.there[image].sum())

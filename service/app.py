@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from vlq import __version__
-from vlq.service.api import corpora, images, layers, query, runs, tokens
+from vlq.service.api import corpora, images, layers, narrow, query, runs, tokens
 from vlq.service.errors import tell_errors
 from vlq.service.guard import Guard
 from vlq.service.metrics import Metrics
@@ -61,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.served = served
     app.state.settings = settings
     tell_errors(app)
-    for room in (query, corpora, images, tokens, layers, runs):
+    for room in (query, corpora, images, tokens, layers, runs, narrow):
         app.include_router(room.router)
     app.include_router(metrics.router)
     for pages in (site, corpus, image_page, token, layers_page, compare):

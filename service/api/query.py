@@ -230,6 +230,11 @@ class Cursor:
         return cursor
 
 
+def identity(result: Result) -> str:
+    """What an answer's cursors are of: the query, and the caches as they are."""
+    return digest_of(to_json([[snapshot.digest for snapshot in result.snapshots], result.query]))[:16]
+
+
 async def _answer(request: Request, question: Question, served: Served) -> Response:
     corpus = served.corpus(question.corpus)
     asked = (served.name_of(corpus), corpus.cache.snapshot().digest, repr(question))
@@ -270,7 +275,7 @@ class Begun:
 def _made(request: Request, question: Question, served: Served, corpus: LocalCorpus) -> Page | Begun | Response:
     """An answer, as far as it is made in one turn."""
     result, form, most = corpus.query(question.query), question.format, served.settings.most_rows
-    of = digest_of(to_json([[snapshot.digest for snapshot in result.snapshots], result.query]))[:16]
+    of = identity(result)
     tag = tag_of(of, form, question.limit, question.cursor)
     if (known := unchanged(request, tag)) is not None:
         return known

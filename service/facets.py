@@ -1,0 +1,214 @@
+"""What an answer's rows can be narrowed by: of each column how many rows have which value, and the query of those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from vlq.query.client import LocalCorpus
+from vlq.query.compile import Compiler
+from vlq.query.errors import QueryError
+from vlq.query.nodes import Comparison, Literal, Name, Node, node_of
+from vlq.query.predicates import Column
+from vlq.query.registry import call
+from vlq.query.result import Result
+from vlq.query.schema import READ_COLUMNS
+from vlq.query.shown import Shown
+from vlq.service.narrow import (
+    GROUPS,
+    conditions,
+    images_argument,
+    images_conditions,
+    is_about,
+    narrowed,
+    of_images,
+    steps,
+    uncut,
+    without,
+)
+
+MOST_VALUES = 12
+"""Values of a column that are listed, those of most rows."""
+
+BINS = 24
+
+NOT_OF_IMAGES = {*READ_COLUMNS} - {"width", "height", "answer"} | {"image"}
+"""Columns of images that say nothing about a group of them."""
+
+NOT_OF_ROWS = {"image", "image_id", "patch", "patches", "position", "positions", "row", "col", "box", "piece", "text"}
+"""Columns of answers whose values are places, or are said by another one."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value of a column, or a range of values."""
+
+    label: str
+    count: int
+    chosen: bool  # whether the query asks for it already
+    query: str | None  # the query with this chosen, or without if it is; None if no condition says it
+    low: float | None = None  # of a range, or of a number
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Facet:
+    """How many rows (or images) have which value of a column."""
+
+    column: str
+    counts: str  # what is counted: rows, images
+    numbers: bool  # whether the bars are those of a histogram
+    bars: tuple[Bar, ...]
+    more: bool  # whether there are further values
+
+    @property
+    def parts(self) -> bool:
+        """Whether there is anything to choose: more than one value, or one that was chosen."""
+        return sum(1 for bar in self.bars if bar.count) > 1 or any(bar.chosen for bar in self.bars)
+
+
+def facets(corpus: LocalCorpus, query: str) -> list[Facet]:
+    """The facets of an answer. Raises QueryError if there is no such answer.
+
+    They are of all rows, whatever part of these is shown; each is of those that the other columns' conditions leave.
+    """
+    asked = corpus.query(query)
+    found = [*_of_rows(asked), *(_of_population(asked) if "image" not in asked.table.keys else [])]
+    return [facet for facet in found if facet is not None and facet.parts]
+
+
+def columns_of(result: Result) -> Mapping[str, Column]:
+    """The columns that can be named behind an answer, its own before those of its images."""
+    table = result.corpus.query(uncut(result.node).limit(1)).table
+    assert isinstance(table, Shown)
+    return table.columns(table.table.relation(Compiler()))
+
+
+def is_of_values(column: Column) -> bool:
+    """Whether rows can be parted by a column's values: texts, truths, or lists of texts."""
+    return column.kind in ("text", "truth") or (column.kind == "list" and column.item_kind == "text")
+
+
+def is_grouped(node: Node) -> bool:
+    """Whether a query's rows are groups: few, and counted already."""
+    return any(step.method in GROUPS for step in steps(node)[1])
+
+
+# --- whose columns ---------------------------------------------------------------------------------------------
+
+
+def _of_rows(asked: Result) -> Iterator[Facet | None]:
+    """Of the columns of an answer, and of its images' own."""
+    if is_grouped(asked.node):
+        return
+    relation = asked.table.relation(Compiler())
+    own = {*relation.keys, *relation.columns, "area"} - NOT_OF_ROWS
+    columns = columns_of(asked)
+    for name in sorted(columns, key=lambda name: (_rank(name), name not in own)):
+        if name not in own and name in NOT_OF_IMAGES | NOT_OF_ROWS:
+            continue
+        here = [part for part in conditions(asked.node) if is_about(part, name)]
+        others = without(asked.node, partial(is_about, column=name))
+        has_pieces = name == "token" and "piece" in columns
+        choose = partial(narrowed, others)
+        yield _Parted(asked.corpus, name, columns[name], has_pieces, uncut(others), "rows", here, others, choose).facet
+
+
+def _rank(name: str) -> int:
+    """Layers first, then tokens, then areas."""
+    order = ("layer", "token", "area")
+    return order.index(name) if name in order else len(order)
+
+
+def _of_population(asked: Result) -> Iterator[Facet | None]:
+    """Of the columns of the images that are asked, where rows are not of single images."""
+    if images_argument(asked.node) is None:
+        return
+    every = call("images", [], [])
+    columns = columns_of(asked.corpus.query(every))
+    given = images_conditions(asked.node)
+    for name in (name for name in columns if name not in NOT_OF_IMAGES):
+        here = [part for part in given if is_about(part, name)]
+        left = [part for part in given if not is_about(part, name)]
+        others = of_images(asked.node, left)
+
+        def choose(condition: Node, left: list[Node] = left) -> Node:
+            return of_images(asked.node, [*left, condition])
+
+        source = of_images(every, left)
+        yield _Parted(asked.corpus, name, columns[name], False, source, "images", here, others, choose).facet
+
+
+# --- a column --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Parted:
+    """A column by which a query's rows (or images) are parted."""
+
+    corpus: LocalCorpus
+    name: str
+    column: Column
+    has_pieces: bool  # whether it is of tokens, whose pieces are another column
+    source: Node  # what is counted: all rows but for conditions on this column
+    counts: str
+    here: list[Node]  # the query's conditions on this column
+    others: Node  # the query without these
+    choose: Callable[[Node], Node]  # that query with a condition
+
+    @property
+    def facet(self) -> Facet | None:
+        """None if there is nothing to choose."""
+        try:
+            if self.column.kind == "number" and self.name != "token":
+                return self._histogram()
+            return self._values() if is_of_values(self.column) or self.name == "token" else None
+        except QueryError:
+            return None  # the query's rows cannot be grouped
+
+    def _bar(self, label: str, count: int, condition: Node | None, low: Any = None, high: Any = None) -> Bar:
+        is_chosen = condition is not None and any(part.equals(condition) for part in self.here)
+        query = None
+        if condition is not None and (count or is_chosen):
+            query = str(self.others if is_chosen else self.choose(condition))
+        return Bar(label, count, is_chosen, query, low, high)
+
+    def _is(self, value: Any) -> Node:
+        return Comparison((Name(self.name), Literal(value)), ("==",))
+
+    def _values(self) -> Facet | None:
+        by = [Name(self.name), Name("piece")] if self.has_pieces else [Name(self.name)]
+        table = self.source.group(by).count()
+        count = self.corpus.query(table).columns[-1]
+        rows = self.corpus.query(table.sort(Name(count), descending=True).limit(MOST_VALUES + 1)).rows
+        if len(rows) > MOST_VALUES and rows[0][count] == 1:
+            return None  # each value is another one
+        bars = []
+        for row in rows[:MOST_VALUES]:
+            value, condition = row[self.name], self._is(row[self.name])
+            label = "none" if value is None else str(row["piece"] or value) if self.has_pieces else str(value)
+            if isinstance(value, bool):
+                label = "yes" if value else "no"
+            if self.column.kind == "list":
+                listed = Comparison((Literal(value), Name(self.name)), ("in",))
+                bars.append(self._bar(label, row[count], None if value is None else listed))
+            else:
+                bars.append(self._bar(label, row[count], condition))
+        return Facet(self.name, self.counts, False, tuple(bars), len(rows) > MOST_VALUES)
+
+    def _histogram(self) -> Facet | None:
+        bars = []
+        for row in self.corpus.query(self.source.histogram(Name(self.name), bins=BINS)).rows:
+            *edges, count = row.values()
+            low, high = edges[0], edges[-1]
+            if low is None:
+                bars += [self._bar("none", count, self._is(None))] if count else []
+            elif len(edges) == 1 or (self.column.is_whole and high - low == 1):
+                bars.append(self._bar(str(int(low)), count, self._is(int(low)), low, low))
+            else:
+                least, most = (node_of(int(edge) if self.column.is_whole else float(edge)) for edge in edges)
+                condition = Comparison((least, Name(self.name), most), ("<=", "<"))
+                bars.append(self._bar(f"{least} to {most}", count, condition, low, high))
+        return Facet(self.name, self.counts, True, tuple(bars), False)

@@ -1,31 +1,146 @@
-"""The corpus' page: ask it, and see the answer as a table, as pictures, and by layer."""
+"""The corpus' page: ask it, and see the answer as a table, as pictures, and by layer.
+
+The whole page is made here, so that it works without script; a script asks for its parts, `answer` and `facets`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, Response
 
+from vlq.query.client import LocalCorpus
+from vlq.query.errors import VlqError
 from vlq.service.api.shared import ServedHere
-from vlq.service.pages.site import frame, page
+from vlq.service.counts import counted
+from vlq.service.facets import Facet, facets
+from vlq.service.pages.answers import Mistake, Shown, answer, mistake
+from vlq.service.pages.examples import Example, examples
+from vlq.service.pages.site import frame, page, rendered
+from vlq.service.served import Served
 
 router = APIRouter(include_in_schema=False)
 
+View = Literal["table", "images", "chart"]
+
+MOST_TEXT = 20_000
+"""Characters of a query in an address."""
+
+Text = Annotated[str, Query(max_length=MOST_TEXT)]
+
 
 @dataclass(frozen=True)
-class CorpusPage:
-    """What the page shows before anything is asked."""
+class AnswerPart:
+    """An answer, or what is wrong with its query."""
+
+    q: str
+    view: str  # table, images, chart
+    answer: Shown | None  # none if nothing is asked, or there is a mistake
+    mistake: Mistake | None
+    downloads: str  # what the addresses of the answer in other formats begin with
+
+
+@dataclass(frozen=True)
+class FacetsPart:
+    """An answer's facets."""
+
+    view: str
+    facets: tuple[Facet, ...]
+
+
+@dataclass(frozen=True)
+class CorpusPage(AnswerPart, FacetsPart):
+    """The whole page."""
 
     model: str
     prompt: str
     images: int  # with readings
     layers: int
+    complete: bool  # whether the run is done
+    examples: tuple[Example, ...]
+    shows_facets: bool
 
 
 @router.get("/{name}/")
-def corpus(request: Request, served: ServedHere, name: str) -> Response:
-    """The page of a corpus."""
+async def corpus(
+    request: Request,
+    served: ServedHere,
+    name: str,
+    q: Text = "",
+    view: str = "table",
+    cursor: str | None = None,
+    facets: str = "",
+) -> Response:
+    """The page of a corpus, with the answer to `q`. `facets=1` has its facets at once, `facets=0` hides them."""
     about = served.about(name)
-    context = CorpusPage(about["model"], about["prompt"], about["images"], about["layers"])
+    found = served.corpus(name)
+
+    def examples_here(corpus: LocalCorpus) -> list[Example]:
+        return examples(corpus, served.kept(corpus, counted))
+
+    given, _ = await served.ask(request, lambda: examples_here(found))
+    part = await answer_part(request, served, name, q, view, cursor)
+    bars = await facets_part(request, served, name, q, part.view) if facets == "1" and part.answer else None
+    context = CorpusPage(
+        view=part.view,
+        facets=bars.facets if bars else (),
+        q=q,
+        answer=part.answer,
+        mistake=part.mistake,
+        downloads=part.downloads,
+        model=about["model"],
+        prompt=about["prompt"],
+        images=about["images"],
+        layers=about["layers"],
+        complete=about["complete"],
+        examples=tuple(given),
+        shows_facets=facets != "0",
+    )
     return page(frame(request, served, name, "corpus", name), "corpus.html", context)
+
+
+@router.get("/{name}/answer")
+async def answer_alone(
+    request: Request, served: ServedHere, name: str, q: Text, view: str = "table", cursor: str | None = None
+) -> Response:
+    """The part of the page with the answer."""
+    part = await answer_part(request, served, name, q, view, cursor)
+    return HTMLResponse(
+        rendered(frame(request, served, name, "corpus", name), "corpus_answer.html", part),
+        headers={"Cache-Control": "private, no-cache"},
+    )
+
+
+@router.get("/{name}/facets")
+async def facets_alone(request: Request, served: ServedHere, name: str, q: Text, view: str = "table") -> Response:
+    """The part of the page with the answer's facets; nothing of what has no answer."""
+    try:
+        part = await facets_part(request, served, name, q, view)
+    except VlqError:
+        part = FacetsPart(view, ())
+    return HTMLResponse(
+        rendered(frame(request, served, name, "corpus", name), "corpus_facets.html", part),
+        headers={"Cache-Control": "private, no-cache"},
+    )
+
+
+async def answer_part(request: Request, served: Served, name: str, q: str, view: str, cursor: str | None) -> AnswerPart:
+    corpus = served.corpus(name)
+    view = view if view in ("table", "images", "chart") else "table"
+    downloads = f"/v1/query?{urlencode({'query': q, 'corpus': name})}"
+    if not q.strip():
+        return AnswerPart(q, view, None, None, downloads)
+    try:
+        found, _ = await served.ask(request, lambda: answer(corpus, q, view, cursor or None))
+    except VlqError as error:
+        return AnswerPart(q, view, None, mistake(error, q), downloads)
+    return AnswerPart(q, view, found, None, downloads)
+
+
+async def facets_part(request: Request, served: Served, name: str, q: str, view: str) -> FacetsPart:
+    corpus = served.corpus(name)
+    found, _ = await served.ask(request, lambda: facets(corpus, q))
+    return FacetsPart(view, tuple(found))

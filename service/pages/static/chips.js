@@ -38,3 +38,11 @@ export function chip(token, { plain = false } = {}) {
 
 export const figure = (p) => (p === null || Number.isNaN(p) ? "–" : p > 0 && p < 0.0005 ? p.toExponential(0) : p.toFixed(3));
 export const counted = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+
+// Chips that the server wrote get their colour and mark here.
+export function dress(part) {
+  for (const element of part.querySelectorAll(".chip[data-token]")) {
+    element.dataset.mark = mark(Number(element.dataset.token));
+    element.style.setProperty("--hue", hue(Number(element.dataset.token)));
+  }
+}

@@ -1,0 +1,492 @@
+"""An answer as the corpus' page shows it: a table's cells, images with their patches, what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlencode
+
+from vlq.query.client import LocalCorpus
+from vlq.query.compile import Compiler
+from vlq.query.errors import VlqError
+from vlq.query.nodes import Call, Name, Node
+from vlq.query.one import OneImage, one_image
+from vlq.query.registry import call, functions
+from vlq.query.render import shown_columns
+from vlq.query.result import Result
+from vlq.query.schema import READ_COLUMNS
+from vlq.query.summary import count
+from vlq.query.tokens import Token
+from vlq.service.api.images import edges
+from vlq.service.api.query import Cursor, identity
+from vlq.service.facets import columns_of, is_grouped
+from vlq.service.lens import shown
+from vlq.service.narrow import chosen, grouped, listed_in, of_set, order, ordered, steps
+
+ROWS = 100
+"""Rows of a page of a table."""
+
+CARDS = 24
+"""Images of a page of images."""
+
+ITEMS = 8
+"""Items of a list in a cell."""
+
+TEXT = 200
+"""Characters of a text in a cell."""
+
+NOT_GROUPED = {*READ_COLUMNS} - {"width", "height", "answer"} | {"image"}
+"""Columns that are another one in each image."""
+
+UNITS = {
+    "logprob": "nats",
+    "entropy": "nats",
+    "top1_entropy": "nats",
+    "mean_entropy": "nats",
+    "divergence": "nats",
+    "rise": "nats",
+    "corpus_rise": "nats",
+    "box": "px",
+    "width": "px",
+    "height": "px",
+    "prob": "of 1",
+    "share": "of 1",
+    "cumulative": "of 1",
+    "area": "of 1",
+    "iou": "of 1",
+}
+"""What a column's numbers are in."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What is wrong with a query. Its text is in three parts, the second of which is what is wrong."""
+
+    kind: str
+    message: str
+    hint: str | None
+    before: str
+    marked: str
+    behind: str
+    span: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A token."""
+
+    id: int
+    shown: str
+    piece: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column's head."""
+
+    name: str
+    unit: str
+    is_number: bool
+    sort: str | None  # the query that sorts by it: ascending, then descending, then not
+    direction: str  # ascending, descending, or nothing
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value. What is shown of it is `text`, or the token; an image's name leads to its page."""
+
+    text: str
+    kind: str = "text"  # text, number, token, image, nothing
+    token: Chip | None = None
+    link: str | None = None  # what follows images/ in the address
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table."""
+
+    image: int | None  # the number of its image
+    name: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A layer of an image's strip."""
+
+    layer: int
+    count: int  # patches that match there, or rows
+    level: int  # the same in quarters of the most, 0 to 4
+    is_read: bool
+    is_own: bool  # whether it is the answer's own layer
+
+
+@dataclass(frozen=True)
+class Card:
+    """An image with the patches that match."""
+
+    image: int
+    name: str
+    link: str
+    width: int
+    height: int
+    outlines: tuple[str, ...]  # SVG paths in the image's pixels
+    said: str
+    strip: tuple[Rung, ...]
+    strip_said: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something that leads to another query."""
+
+    text: str
+    query: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An answer."""
+
+    query: str
+    headline: str
+    notes: tuple[str, ...]
+    tokens: tuple[Chip, ...]
+    more_tokens: int
+    total: int
+    start: int  # rows, or images, before the first that is shown
+    end: int
+    of: int  # how many there are to go through: rows, or images
+    next: str | None  # the cursor of what follows
+    chosen: tuple[Choice, ...]
+    groups: tuple[Choice, ...]
+    heads: tuple[Head, ...]
+    lines: tuple[Line, ...]
+    has_images: bool  # whether rows are of images
+    cards: tuple[Card, ...]
+    by_images: bool  # whether cards are in the order of rows; else those with most rows come first
+
+
+def mistake(error: VlqError, text: str) -> Mistake:
+    start, end = error.span or (0, 0)
+    return Mistake(error.kind, error.message, error.hint, text[:start], text[start:end], text[end:], error.span)
+
+
+def answer(corpus: LocalCorpus, text: str, view: str, cursor: str | None) -> Shown:
+    """What is shown of a query's answer. Raises QueryError, and BadRequest for a cursor that is of none."""
+    result = corpus.query(text)
+    corpus = result.corpus
+    keys = result.table.keys
+    has_images = "image" in keys
+    place = Cursor.read(cursor, identity(result))
+    heads: tuple[Head, ...] = ()
+    lines: tuple[Line, ...] = ()
+    cards: tuple[Card, ...] = ()
+    total = of = len(result)
+    size = 0
+    if view == "table":
+        rows = result.part(place.start, ROWS)[0]
+        size = len(rows)
+        names = shown_columns(result)
+        heads = _heads(result, names, rows)
+        names = [head.name for head in heads]
+        lines = tuple(_line(corpus, row, names) for row in rows)
+    elif view == "images" and has_images:
+        numbers, of, found = _images(result, place.start)
+        size = len(numbers)
+        cards = tuple(_cards(result, numbers, found))
+    tokens = [Token(token["id"], token["piece"], token["text"]) for token in result.tokens]
+    notes = [*result.notes]
+    if result.is_censored:
+        notes.append("Censored: at the edge of the layers that were looked at; what is beyond might change it.")
+    end = place.start + size
+    return Shown(
+        result.query,
+        result.headline,
+        tuple(notes),
+        tuple(map(chip, tokens[:ITEMS])),
+        max(0, len(tokens) - ITEMS),
+        total,
+        place.start,
+        end,
+        of,
+        str(Cursor(end, place.of)) if size and end < of else None,
+        tuple(Choice(part.text, str(part.query)) for part in chosen(result.node)),
+        tuple(_groups(result)),
+        heads,
+        lines,
+        has_images,
+        cards,
+        keys == ("image",),
+    )
+
+
+def chip(token: Token) -> Chip:
+    return Chip(token.id, shown(token), f"{token.piece or 'no piece'} ({token.id})")
+
+
+def _groups(result: Result) -> list[Choice]:
+    """What rows can be grouped by, and what of each group can be asked."""
+    node = result.node
+    if is_grouped(node):
+        return []
+    value = result.table.relation(Compiler()).value
+    numbers = ["count"] if value is None else ["count", "median", "mean"]
+    found = []
+    for name, column in columns_of(result).items():
+        if name in ("image", "image_id", "uri", "sha256", "error", "answer_ids", "answer_logprobs", "prompt_ids"):
+            continue
+        if (
+            column.kind in ("text", "truth")
+            or column.is_whole
+            or (column.kind == "list" and column.item_kind == "text")
+        ):
+            found += [
+                Choice(f"{name}: {number}", str(grouped(node, name, number)))
+                for number in numbers
+                if number == "count" or name != value
+            ]
+    return found
+
+
+# --- the table -------------------------------------------------------------------------------------------------
+
+
+def _heads(result: Result, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[Head, ...]:
+    if any(isinstance(row.get("token"), int) for row in rows[:1]):
+        names = [name for name in names if name not in ("piece", "text")]
+    columns = columns_of(result)
+    by = order(result.node)
+    heads = []
+    for name in names:
+        values = [row[name] for row in rows if row[name] is not None]
+        is_number = bool(values) and isinstance(values[0], int | float | Decimal) and not isinstance(values[0], bool)
+        column = columns.get(name)
+        direction, follows = "", None
+        if by is not None and by[0] == name:
+            direction = "descending" if by[1] else "ascending"
+        if column is not None and (not column.is_nested):
+            way = {"": False, "ascending": True, "descending": None}[direction]
+            follows = str(ordered(result.node, name, way))
+        unit = UNITS.get(name.removesuffix("_a").removesuffix("_b"), "")
+        heads.append(Head(name, unit, is_number and name != "token", follows, direction))
+    return tuple(heads)
+
+
+def _line(corpus: LocalCorpus, row: Mapping[str, Any], names: Sequence[str]) -> Line:
+    image = row.get("image_id") if "image" in row else None
+    name = str(row.get("image") or "")
+    cells = []
+    for column in names:
+        value = row[column]
+        if column == "image" and image is not None:
+            cells.append(Cell(clean(name), "image", link=link(image, layer_of(row), patches_of(row)), title=name))
+        elif column == "token" and isinstance(value, int):
+            cells.append(Cell("", "token", chip(corpus.vocabulary.token(value))))
+        else:
+            cells.append(cell(value))
+    return Line(image, clean(name), tuple(cells))
+
+
+def cell(value: Any) -> Cell:
+    if value is None:
+        return Cell("–", "nothing", title="nothing known")
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no")
+    if isinstance(value, float):
+        return Cell(f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}", "number")
+    if isinstance(value, int):
+        return Cell(f"{value:,}" if abs(value) >= 10_000 else str(value), "number")
+    if isinstance(value, Decimal):
+        return Cell(str(value), "number")
+    if isinstance(value, list | tuple):
+        more = f" … ({len(value):,})" if len(value) > ITEMS else ""
+        return Cell(" ".join(_item(item) for item in value[:ITEMS]) + more)
+    if isinstance(value, dict):
+        return Cell(", ".join(f"{key}: {item}" for key, item in value.items() if item))
+    text = clean(str(value))
+    return Cell(text if len(text) <= TEXT else f"{text[:TEXT]}…")
+
+
+def _item(item: Any) -> str:
+    if isinstance(item, dict) and "label" in item:  # an annotated object
+        return clean(str(item["label"]))
+    return f"{item:.1f}" if isinstance(item, float) else clean(str(item))
+
+
+def clean(text: str) -> str:
+    """A text that comes from files, without what would hide or turn round what is beside it; lines stay lines."""
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+
+
+def layer_of(row: Mapping[str, Any]) -> int | None:
+    found = row.get("layer", row.get("layer_a"))
+    return found if isinstance(found, int) else None
+
+
+def patches_of(row: Mapping[str, Any]) -> list[int]:
+    """The patches that a row is of."""
+    if isinstance(row.get("patch"), int):
+        return [row["patch"]]
+    found = row.get("patches", row.get("patches_a"))
+    return found if isinstance(found, list) else []
+
+
+MOST_PINS = 64
+"""Patches that a link pins: more would only be a blur."""
+
+
+def link(image: int, layer: int | None = None, patches: Sequence[int] = ()) -> str:
+    """The part of an image's address behind images/."""
+    values: dict[str, Any] = {}
+    if layer is not None:
+        values["layer"] = layer
+    if patches:
+        values["pins"] = ",".join(map(str, patches[:MOST_PINS]))
+    return f"{image}?{urlencode(values, safe=',')}" if values else str(image)
+
+
+# --- images ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """What matches in an image."""
+
+    rows: int
+    layer: int | None  # the answer's own, where an image has one row
+    outlined: tuple[frozenset[int], ...]  # sets of patches, each outlined in a way of its own
+    at: Mapping[int, int]  # how many patches, or rows, by layer
+
+
+def _images(result: Result, start: int) -> tuple[list[int], int, dict[int, Found]]:
+    """The numbers of the images that are shown, how many there are, and what matches in those."""
+    corpus = result.corpus
+    if result.table.keys == ("image",):
+        rows = result.part(start, CARDS)[0]
+        numbers = [row["image_id"] for row in rows]
+        at = _layers_of_readings(result, numbers)
+        found = {}
+        for row in rows:
+            sets = [row[name] for name in ("patches", "patches_a", "patches_b") if isinstance(row.get(name), list)]
+            layer, number = layer_of(row), row["image_id"]
+            own = {} if layer is None else {layer: max(1, len(sets[0]) if sets else 1)}
+            found[number] = Found(1, layer, tuple(frozenset(one) for one in sets), at.get(number, own))
+        return numbers, len(result), found
+    by_image = result.node.group(Name("image_id")).count()
+    listed = corpus.query(by_image.sort(Name("count"), True))
+    rows = listed.part(start, CARDS)[0]
+    numbers = [row["image_id"] for row in rows]
+    here = result.node.where(listed_in(numbers))
+    places: dict[int, set[int]] = {}
+    if "patch" in result.table.keys:
+        for row in corpus.query(here.group([Name("image_id"), Name("patch")]).count()).rows:
+            places.setdefault(row["image_id"], set()).add(row["patch"])
+    layers = _by_layer(corpus, here) if "layer" in columns_of(result) else {}
+    return (
+        numbers,
+        len(listed),
+        {
+            row["image_id"]: Found(
+                row["count"],
+                None,
+                (frozenset(places[row["image_id"]]),) if row["image_id"] in places else (),
+                layers.get(row["image_id"], {}),
+            )
+            for row in rows
+        },
+    )
+
+
+def _by_layer(corpus: LocalCorpus, node: Node) -> dict[int, dict[int, int]]:
+    found: dict[int, dict[int, int]] = {}
+    for row in corpus.query(node.group([Name("image_id"), Name("layer")]).count()).rows:
+        if row["layer"] is not None:
+            found.setdefault(row["image_id"], {})[row["layer"]] = row["count"]
+    return found
+
+
+def _layers_of_readings(result: Result, numbers: Sequence[int]) -> dict[int, dict[int, int]]:
+    """At how many positions each layer of these images reads the token that the query is about; nothing of others."""
+    first, _ = steps(result.node)
+    if not isinstance(first, Call) or functions()[first.function].parameter("token") is None or not numbers:
+        return {}
+    readings = functions()["readings"]
+    shared = [(name, node, None) for name, node in first.arguments if readings.parameter(name) and name != "against"]
+    try:
+        return _by_layer(result.corpus, of_set(call("readings", [], shared), numbers))
+    except VlqError:
+        return {}
+
+
+def _cards(result: Result, numbers: Sequence[int], found: Mapping[int, Found]) -> list[Card]:
+    corpus = result.corpus
+    run = corpus.cache.run
+    cards = []
+    for number in numbers:
+        image, here = one_image(corpus, number), found[number]
+        most = max(here.at.values(), default=1)
+        strip = tuple(
+            Rung(
+                layer,
+                here.at.get(layer, 0),
+                -(-4 * here.at.get(layer, 0) // most),
+                layer in run.read_layers,
+                layer == here.layer,
+            )
+            for layer in (range(run.layers) if here.at else ())
+        )
+        patches = sorted(here.outlined[0]) if here.outlined else []
+        cards.append(
+            Card(
+                number,
+                clean(image.name),
+                link(number, here.layer if here.layer is not None else min(here.at, default=None), patches),
+                *image.size,
+                tuple(outline(image, one) for one in here.outlined if one),
+                _said(here),
+                strip,
+                _strip_said(here.at),
+            )
+        )
+    return cards
+
+
+def _said(here: Found) -> str:
+    parts = []
+    if here.layer is not None:
+        parts.append(f"layer {here.layer}")
+    elif here.rows > 1:
+        parts.append(count(here.rows, "row"))
+    if here.outlined:
+        parts.append(count(len(here.outlined[0]), "patch"))
+    return ", ".join(parts)
+
+
+def _strip_said(at: Mapping[int, int]) -> str:
+    if not at:
+        return ""
+    return f"{count(len(at), 'layer')} from {min(at)} to {max(at)}" if len(at) > 1 else f"layer {min(at)}"
+
+
+def outline(image: OneImage, patches: frozenset[int]) -> str:
+    """The border of these patches together, as an SVG path in the image's pixels."""
+    x, y = edges(image)
+    rows, columns = image.grid
+    places = {divmod(patch, columns) for patch in patches if patch < rows * columns}
+    parts = []
+    for row, column in sorted(places):
+        edges_here = x[column], y[row], x[column + 1], y[row + 1]
+        left, top, right, bottom = (f"{edge:.2f}".rstrip("0").rstrip(".") for edge in edges_here)
+        if (row - 1, column) not in places:
+            parts.append(f"M{left} {top}H{right}")
+        if (row + 1, column) not in places:
+            parts.append(f"M{left} {bottom}H{right}")
+        if (row, column - 1) not in places:
+            parts.append(f"M{left} {top}V{bottom}")
+        if (row, column + 1) not in places:
+            parts.append(f"M{right} {top}V{bottom}")
+    return "".join(parts)

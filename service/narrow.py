@@ -69,6 +69,12 @@ def uncut(node: Node) -> Node:
     return joined(first, done[: _before_cuts(done)])
 
 
+def unselected(node: Node) -> Node:
+    """A query with all columns of its rows."""
+    first, done = steps(node)
+    return joined(first, [step for step in done if step.method != "select"])
+
+
 def narrowed(node: Node, condition: Node) -> Node:
     """The rows for which a condition holds, too. Of `.limit(10)` these are the first ten for which it does."""
     first, done = steps(node)

@@ -23,7 +23,7 @@ from vlq.service.api.images import edges
 from vlq.service.api.query import Cursor, identity
 from vlq.service.facets import columns_of, is_grouped
 from vlq.service.lens import shown
-from vlq.service.narrow import chosen, grouped, listed_in, of_set, order, ordered, steps
+from vlq.service.narrow import chosen, grouped, listed_in, of_set, order, ordered, steps, unselected
 
 ROWS = 100
 """Rows of a page of a table."""
@@ -195,9 +195,9 @@ def answer(corpus: LocalCorpus, text: str, view: str, cursor: str | None) -> Sho
         names = [head.name for head in heads]
         lines = tuple(_line(corpus, row, names) for row in rows)
     elif view == "images" and has_images:
-        numbers, of, found = _images(result, place.start)
-        size = len(numbers)
-        cards = tuple(_cards(result, numbers, found))
+        found, of = _images(result, place.start)
+        size = len(found)
+        cards = tuple(_cards(result, found))
     tokens = [Token(token["id"], token["piece"], token["text"]) for token in result.tokens]
     notes = [*result.notes]
     if result.is_censored:
@@ -357,48 +357,46 @@ class Found:
     """What matches in an image."""
 
     rows: int
-    layer: int | None  # the answer's own, where an image has one row
+    layers: Mapping[str, int]  # the answer's own, by the names of their columns, where an image has one row
     outlined: tuple[frozenset[int], ...]  # sets of patches, each outlined in a way of its own
     at: Mapping[int, int]  # how many patches, or rows, by layer
 
 
-def _images(result: Result, start: int) -> tuple[list[int], int, dict[int, Found]]:
-    """The numbers of the images that are shown, how many there are, and what matches in those."""
+def _images(result: Result, start: int) -> tuple[dict[int, Found], int]:
+    """What matches in the images that are shown, by their numbers, and how many images there are."""
+    whole = result.corpus.query(unselected(result.node))
+    return _with_one_row(whole, start) if whole.table.keys == ("image",) else _with_rows(whole, start)
+
+
+def _with_one_row(result: Result, start: int) -> tuple[dict[int, Found], int]:
+    """Of an answer with a row for each image, in its order."""
+    rows = result.part(start, CARDS)[0]
+    at = _layers_of_readings(result, [row["image_id"] for row in rows])
+    found = {}
+    for row in rows:
+        sets = [row[name] for name in ("patches", "patches_a", "patches_b") if isinstance(row.get(name), list)]
+        own = {name: row[name] for name in row if name.startswith("layer") and isinstance(row[name], int)}
+        by_layer = at.get(row["image_id"], dict.fromkeys(own.values(), 1))
+        found[row["image_id"]] = Found(1, own, tuple(map(frozenset, sets)), by_layer)
+    return found, len(result)
+
+
+def _with_rows(result: Result, start: int) -> tuple[dict[int, Found], int]:
+    """Of an answer with several rows for an image. They are counted where they are: there may be millions."""
     corpus = result.corpus
-    if result.table.keys == ("image",):
-        rows = result.part(start, CARDS)[0]
-        numbers = [row["image_id"] for row in rows]
-        at = _layers_of_readings(result, numbers)
-        found = {}
-        for row in rows:
-            sets = [row[name] for name in ("patches", "patches_a", "patches_b") if isinstance(row.get(name), list)]
-            layer, number = layer_of(row), row["image_id"]
-            own = {} if layer is None else {layer: max(1, len(sets[0]) if sets else 1)}
-            found[number] = Found(1, layer, tuple(frozenset(one) for one in sets), at.get(number, own))
-        return numbers, len(result), found
-    by_image = result.node.group(Name("image_id")).count()
-    listed = corpus.query(by_image.sort(Name("count"), True))
-    rows = listed.part(start, CARDS)[0]
-    numbers = [row["image_id"] for row in rows]
-    here = result.node.where(listed_in(numbers))
+    listed = corpus.query(result.node.group(Name("image_id")).count().sort(Name("count"), True))
+    rows = {row["image_id"]: row["count"] for row in listed.part(start, CARDS)[0]}
+    here = result.node.where(listed_in([*rows]))
     places: dict[int, set[int]] = {}
     if "patch" in result.table.keys:
         for row in corpus.query(here.group([Name("image_id"), Name("patch")]).count()).rows:
             places.setdefault(row["image_id"], set()).add(row["patch"])
-    layers = _by_layer(corpus, here) if "layer" in columns_of(result) else {}
-    return (
-        numbers,
-        len(listed),
-        {
-            row["image_id"]: Found(
-                row["count"],
-                None,
-                (frozenset(places[row["image_id"]]),) if row["image_id"] in places else (),
-                layers.get(row["image_id"], {}),
-            )
-            for row in rows
-        },
-    )
+    at = _by_layer(corpus, here) if "layer" in columns_of(result) else {}
+    found = {}
+    for image, of_image in rows.items():
+        outlined = (frozenset(places[image]),) if image in places else ()
+        found[image] = Found(of_image, {}, outlined, at.get(image, {}))
+    return found, len(listed)
 
 
 def _by_layer(corpus: LocalCorpus, node: Node) -> dict[int, dict[int, int]]:
@@ -422,12 +420,12 @@ def _layers_of_readings(result: Result, numbers: Sequence[int]) -> dict[int, dic
         return {}
 
 
-def _cards(result: Result, numbers: Sequence[int], found: Mapping[int, Found]) -> list[Card]:
+def _cards(result: Result, found: Mapping[int, Found]) -> list[Card]:
     corpus = result.corpus
     run = corpus.cache.run
     cards = []
-    for number in numbers:
-        image, here = one_image(corpus, number), found[number]
+    for number, here in found.items():
+        image = one_image(corpus, number)
         most = max(here.at.values(), default=1)
         strip = tuple(
             Rung(
@@ -435,7 +433,7 @@ def _cards(result: Result, numbers: Sequence[int], found: Mapping[int, Found]) -
                 here.at.get(layer, 0),
                 -(-4 * here.at.get(layer, 0) // most),
                 layer in run.read_layers,
-                layer == here.layer,
+                layer in here.layers.values(),
             )
             for layer in (range(run.layers) if here.at else ())
         )
@@ -444,7 +442,7 @@ def _cards(result: Result, numbers: Sequence[int], found: Mapping[int, Found]) -
             Card(
                 number,
                 clean(image.name),
-                link(number, here.layer if here.layer is not None else min(here.at, default=None), patches),
+                link(number, next(iter(here.layers.values()), min(here.at, default=None)), patches),
                 *image.size,
                 tuple(outline(image, one) for one in here.outlined if one),
                 _said(here),
@@ -457,11 +455,12 @@ def _cards(result: Result, numbers: Sequence[int], found: Mapping[int, Found]) -
 
 def _said(here: Found) -> str:
     parts = []
-    if here.layer is not None:
-        parts.append(f"layer {here.layer}")
-    elif here.rows > 1:
+    for name, layer in here.layers.items():
+        of = name.partition("_")[2]  # the first or second of a comparison, a or b of two caches
+        parts.append(f"{of}: layer {layer}" if of else f"layer {layer}")
+    if here.rows > 1:
         parts.append(count(here.rows, "row"))
-    if here.outlined:
+    if len(here.outlined) == 1:
         parts.append(count(len(here.outlined[0]), "patch"))
     return ", ".join(parts)
 

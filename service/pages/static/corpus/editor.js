@@ -27,7 +27,7 @@ export function underline(span) {
 }
 
 function say(text, isMistake = false) {
-  said.textContent = text;
+  said.replaceChildren(text ? Object.assign(document.createElement("span"), { textContent: text }) : "");
   said.classList.toggle("mistake", isMistake);
 }
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 
+from vlq.query.against import both_sides
 from vlq.query.client import LocalCorpus
 from vlq.query.compile import Compiler
 from vlq.query.errors import VlqError
@@ -167,6 +168,7 @@ class Shown:
     lines: tuple[Line, ...]
     has_images: bool  # whether rows are of images
     cards: tuple[Card, ...]
+    sides: tuple[tuple[str, ...], ...]  # figures with a condition and without: a table, its head first
     by_images: bool  # whether cards are in the order of rows; else those with most rows come first
 
 
@@ -220,6 +222,7 @@ def answer(corpus: LocalCorpus, text: str, view: str, cursor: str | None) -> Sho
         lines,
         has_images,
         cards,
+        tuple(map(tuple, both_sides(result.summary))),
         keys == ("image",),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -52,11 +52,11 @@ UNITS = {
     "box": "px",
     "width": "px",
     "height": "px",
-    "prob": "of 1",
-    "share": "of 1",
-    "cumulative": "of 1",
-    "area": "of 1",
-    "iou": "of 1",
+    "prob": "0 to 1",
+    "share": "0 to 1",
+    "cumulative": "0 to 1",
+    "area": "0 to 1",
+    "iou": "0 to 1",
 }
 """What a column's numbers are in."""
 
@@ -153,6 +153,7 @@ class Shown:
     """An answer."""
 
     query: str
+    of_corpus: str  # the name of the corpus whose images these are: of a comparison the first
     headline: str
     notes: tuple[str, ...]
     tokens: tuple[Chip, ...]
@@ -167,6 +168,7 @@ class Shown:
     heads: tuple[Head, ...]
     lines: tuple[Line, ...]
     has_images: bool  # whether rows are of images
+    can_choose: bool  # whether these are the page's corpus'
     cards: tuple[Card, ...]
     sides: tuple[tuple[str, ...], ...]  # figures with a condition and without: a table, its head first
     by_images: bool  # whether cards are in the order of rows; else those with most rows come first
@@ -177,10 +179,12 @@ def mistake(error: VlqError, text: str) -> Mistake:
     return Mistake(error.kind, error.message, error.hint, text[:start], text[start:end], text[end:], error.span)
 
 
-def answer(corpus: LocalCorpus, text: str, view: str, cursor: str | None) -> Shown:
+def answer(
+    corpus: LocalCorpus, text: str, view: str, cursor: str | None, name_of: Callable[[LocalCorpus], str]
+) -> Shown:
     """What is shown of a query's answer. Raises QueryError, and BadRequest for a cursor that is of none."""
     result = corpus.query(text)
-    corpus = result.corpus
+    is_own, corpus = result.corpus is corpus, result.corpus
     keys = result.table.keys
     has_images = "image" in keys
     place = Cursor.read(cursor, identity(result))
@@ -207,6 +211,7 @@ def answer(corpus: LocalCorpus, text: str, view: str, cursor: str | None) -> Sho
     end = place.start + size
     return Shown(
         result.query,
+        name_of(corpus),
         result.headline,
         tuple(notes),
         tuple(map(chip, tokens[:ITEMS])),
@@ -221,6 +226,7 @@ def answer(corpus: LocalCorpus, text: str, view: str, cursor: str | None) -> Sho
         heads,
         lines,
         has_images,
+        has_images and is_own,
         cards,
         tuple(map(tuple, both_sides(result.summary))),
         keys == ("image",),
@@ -361,7 +367,7 @@ class Found:
 
     rows: int
     layers: Mapping[str, int]  # the answer's own, by the names of their columns, where an image has one row
-    outlined: tuple[frozenset[int], ...]  # sets of patches, each outlined in a way of its own
+    outlined: tuple[frozenset[int], ...]  # sets of patches: of a comparison those of both caches
     at: Mapping[int, int]  # how many patches, or rows, by layer
 
 

@@ -6,14 +6,13 @@ The whole page is made here, so that it works without script; a script asks for 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
-from vlq.query.client import LocalCorpus
-from vlq.query.errors import VlqError
+from vlq.query.errors import CacheError, QueryError, VlqError
 from vlq.service.api.shared import ServedHere
 from vlq.service.counts import counted
 from vlq.service.facets import Facet, facets
@@ -24,7 +23,7 @@ from vlq.service.served import Served
 
 router = APIRouter(include_in_schema=False)
 
-View = Literal["table", "images", "chart"]
+VIEWS = ("table", "images", "chart")
 
 MOST_TEXT = 20_000
 """Characters of a query in an address."""
@@ -49,6 +48,7 @@ class FacetsPart:
 
     view: str
     facets: tuple[Facet, ...]
+    trouble: str  # why there are none, if something went wrong
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,16 @@ async def corpus(
     about = served.about(name)
     found = served.corpus(name)
 
-    def examples_here(corpus: LocalCorpus) -> list[Example]:
-        return examples(corpus, served.kept(corpus, counted))
-
-    given, _ = await served.ask(request, lambda: examples_here(found))
+    try:
+        given, _ = await served.ask(request, lambda: examples(found, served.kept(found, counted)))
+    except CacheError:  # nothing is cached yet
+        given = []
     part = await answer_part(request, served, name, q, view, cursor)
     bars = await facets_part(request, served, name, q, part.view) if facets == "1" and part.answer else None
     context = CorpusPage(
         view=part.view,
         facets=bars.facets if bars else (),
+        trouble=bars.trouble if bars else "",
         q=q,
         answer=part.answer,
         mistake=part.mistake,
@@ -116,11 +117,8 @@ async def answer_alone(
 
 @router.get("/{name}/facets")
 async def facets_alone(request: Request, served: ServedHere, name: str, q: Text, view: str = "table") -> Response:
-    """The part of the page with the answer's facets; nothing of what has no answer."""
-    try:
-        part = await facets_part(request, served, name, q, view)
-    except VlqError:
-        part = FacetsPart(view, ())
+    """The part of the page with the answer's facets."""
+    part = await facets_part(request, served, name, q, view)
     return HTMLResponse(
         rendered(frame(request, served, name, "corpus", name), "corpus_facets.html", part),
         headers={"Cache-Control": "private, no-cache"},
@@ -129,12 +127,12 @@ async def facets_alone(request: Request, served: ServedHere, name: str, q: Text,
 
 async def answer_part(request: Request, served: Served, name: str, q: str, view: str, cursor: str | None) -> AnswerPart:
     corpus = served.corpus(name)
-    view = view if view in ("table", "images", "chart") else "table"
+    view = view if view in VIEWS else "table"
     downloads = f"/v1/query?{urlencode({'query': q, 'corpus': name})}"
     if not q.strip():
         return AnswerPart(q, view, None, None, downloads)
     try:
-        found, _ = await served.ask(request, lambda: answer(corpus, q, view, cursor or None))
+        found, _ = await served.ask(request, lambda: answer(corpus, q, view, cursor or None, served.name_of))
     except VlqError as error:
         return AnswerPart(q, view, None, mistake(error, q), downloads)
     return AnswerPart(q, view, found, None, downloads)
@@ -142,5 +140,10 @@ async def answer_part(request: Request, served: Served, name: str, q: str, view:
 
 async def facets_part(request: Request, served: Served, name: str, q: str, view: str) -> FacetsPart:
     corpus = served.corpus(name)
-    found, _ = await served.ask(request, lambda: facets(corpus, q))
-    return FacetsPart(view, tuple(found))
+    try:
+        found, _ = await served.ask(request, lambda: facets(corpus, q))
+    except QueryError:
+        return FacetsPart(view, (), "")  # the answer's part tells of it
+    except VlqError as error:
+        return FacetsPart(view, (), error.message)
+    return FacetsPart(view, tuple(found), "")

@@ -6,6 +6,8 @@ import hashlib
 import io
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -62,7 +64,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     )
     make_cache(folder / "words", make_run(at=("prompt",), k=3), images=5)
     make_cache(folder / "growing", images=6, seal=False, seed=3)
-    caches = {name: str(folder / name) for name in ("one", "words", "growing")}
+    make_cache(folder / "other", replace(run, read_layers=(0, 2, 4)), images=images, names=names, seed=9)
+    caches = {name: str(folder / name) for name in ("one", "words", "growing", "other")}
     app = create_app(Settings(caches))
     with running(app) as url, httpx2.Client(base_url=url, timeout=30) as client:
         yield Site(url, app, LocalCorpus(Cache.open(caches["one"])), arrays, client)
@@ -516,6 +519,40 @@ def test_names_and_values_are_texts(site: Site, chromium: Browser) -> None:
         expect(page.locator(".card .name")).to_have_text(name)
         assert page.locator("img[src=x]").count() == 0
         settled(page)
+
+
+def test_a_corpus_without_images_yet(tmp_path: Path, chromium: Browser) -> None:
+    make_cache(tmp_path / "begun", images=4, seal=False)
+    for commit in (tmp_path / "begun" / "commits").iterdir():
+        commit.unlink()
+    app = create_app(Settings({"begun": str(tmp_path / "begun")}))
+    with running(app) as url, watched(chromium, f"{url}/begun/?q=images()") as page:
+        assert "0 images so far" in page.locator("h1").inner_text()
+        expect(page.locator(".wrong")).to_be_visible()
+        settled(page)
+
+
+def test_two_caches_side_by_side(site: Site, chromium: Browser) -> None:
+    query = "compare('other', 'one', first_layer('dog', layers=[0, 2]))"
+    rows_here = site.query(query).json()["rows"]
+    with watched(chromium, at(site, q=query), java_script_enabled=False) as page:
+        heads = [head.split()[0] for head in page.locator("table.rows th:visible").all_inner_texts()]
+        assert {"layer_a", "layer_b", "difference"} <= {*heads}
+        links = page.locator("table.rows tbody a")
+        assert (links.first.get_attribute("href") or "").startswith(f"/other/images/{rows_here[0]['image_id']}")
+        assert page.locator(".pick").count() == 0  # the images are another corpus'
+    with watched(
+        chromium, at(site, q="compare('one', 'other', first_layer('dog', layers=[0, 2]))", view="images")
+    ) as page:
+        expect(page.locator(".card").first).to_contain_text("a: layer")
+        assert page.locator(".card").first.locator("path.set2").count() == 1
+        settled(page)
+    with watched(chromium, at(site, "other", q="readings('dog')", view="table")) as page:
+        expect(page.locator(".facet[data-column=layer] title")).to_have_count(3)
+        settled(page)
+    answer = site.client.get("/other/answer", params={"q": "readings('dog')", "view": "images"}).text
+    assert "layer 1: not read" in answer
+    assert "layer 2: not read" not in answer
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

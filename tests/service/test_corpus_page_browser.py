@@ -57,6 +57,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "uri": [file.as_uri() for file in files],
         "sha256": [hashlib.sha256(file.read_bytes()).hexdigest() for file in files],
         "label": [("beach", "it's <b>", "grass")[i % 3] for i in range(images)],
+        "a <b> class": [i % 2 for i in range(images)],
     }
     run = make_run(grid=GRID)
     _, _, arrays = make_cache(
@@ -526,6 +527,11 @@ def test_names_and_values_are_texts(site: Site, chromium: Browser) -> None:
         page.get_by_role("link", name="Images", exact=True).click()
         expect(page.locator(".card .name")).to_have_text(name)
         assert page.locator("img[src=x]").count() == 0
+        settled(page)
+        page.get_by_text("Group by").click()
+        page.get_by_role("link", name="a <b> class: count").click()
+        expect(page.locator("#query")).to_have_value("images(image_id == 0).group('a <b> class').count()")
+        expect(rows(page)).to_have_count(1)
         settled(page)
 
 

@@ -72,6 +72,15 @@ def test_order_and_groups() -> None:
     assert str(narrow.grouped(grouped, "layer", "count")) == "first_layer('dog').where(layer < 3).group(layer).count()"
 
 
+def test_columns_that_python_cannot_name() -> None:
+    node = parse("images()")
+    for column in ("my col", "class", "ﬁgure", "a'); drop", "<b>"):
+        ordered, grouped = narrow.ordered(node, column, True), narrow.grouped(node, column, "count")
+        assert str(parse(str(ordered))) == str(ordered) == f"images().sort({column!r}, descending=True)"
+        assert narrow.order(ordered) == (column, True)
+        assert str(parse(str(grouped))) == str(grouped) == f"images().group({column!r}).count()"
+
+
 def test_what_was_chosen_can_be_taken_back() -> None:
     def chosen(query: str) -> list[tuple[str, str]]:
         return [(part.text, str(part.query)) for part in narrow.chosen(parse(query))]

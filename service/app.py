@@ -15,7 +15,8 @@ from vlq.service.api import corpora, images, layers, narrow, query, runs, tokens
 from vlq.service.errors import tell_errors
 from vlq.service.guard import Guard
 from vlq.service.metrics import Metrics
-from vlq.service.pages import compare, corpus, from, image_page, pages, service, site, token, vlq
+from vlq.service.pages import compare, corpus, image_page, site, token
+from vlq.service.pages import layers as layers_page
 from vlq.service.served import Served
 from vlq.service.settings import Settings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,6 +78,26 @@ def serve(
     if settings.readers_token is None and host not in LOOPBACK:
         typer.echo(f"Whoever reaches {host} can read: set ${READERS} to let in those alone who know it.", err=True)
     server(app, host, port, log_level="info").run()
+
+
+def export(
+    asked: Annotated[
+        str, typer.Argument(metavar="QUERY|IMAGES", help="A query whose rows are of images, or images by number: 7,12.")
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder for the pages.")],
+    cache: Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")] = "",
+    limit: Annotated[int, typer.Option(help="Pages of so many images at most.", min=1)] = 100,
+) -> None:
+    """Write an answer and the pages of its images as a site of files, to be opened without a service."""
+    from vlq.query.cache import Cache, default_url
+    from vlq.query.client import LocalCorpus
+    from vlq.service.export import INDEX, export
+
+    corpus = LocalCorpus(Cache.open(cache or default_url()))
+    numbers = re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", asked)
+    wanted = [int(number) for number in asked.split(",")] if numbers else asked
+    count = export(corpus, wanted, out, limit)
+    print(f"{count:,} image{'' if count == 1 else 's'}, each a page: {out / INDEX}")
 
 
 def token(file: Path | None, variable: str) -> str | None:

@@ -3,7 +3,7 @@
 import { root, corpus } from "./api.js";
 
 const forShell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-const service = () => `${location.origin}${root}/${corpus}`;
+const service = () => document.documentElement.dataset.cache ?? `${location.origin}${root}/${corpus}`; // a file says which cache it is of
 
 export const pythonLine = (query) => `vlq.open(${JSON.stringify(service())}).query(${JSON.stringify(query)})`;
 export const shellLine = (query) => `vlq ${forShell(query)} --cache ${forShell(service())}`;

@@ -1,0 +1,214 @@
+"""`vlq export`: an answer and the pages of its images as files that need no service.
+
+A browser that opens a file runs no module from beside it and fetches nothing. So one plain script (`modules.js`) makes
+an import map in which each module is a `data:` URL, and a page has the answers that its modules ask for in itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import posixpath
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape, unescape
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from vlq.query.asked import Asked
+from vlq.query.client import LocalCorpus
+from vlq.query.errors import BadArgument, InputError, StoreError
+from vlq.query.one import OneImage, one_image
+from vlq.query.render import html
+from vlq.service.api.images import SHOWN_K, described
+from vlq.service.api.shared import as_json
+from vlq.service.lens import lens_bytes
+from vlq.service.pages.image_page import SIDE, image_page
+from vlq.service.pages.site import Frame, rendered, static_files
+from vlq.service.pictures import picture
+
+IMPORT = re.compile(r"""((?:from|import)\s*)(["'])(\.{1,2}/[^"']+)\2""")
+"""Where a module names another one by its path."""
+
+THUMBNAIL = 256
+"""Pixels of the longer side of a picture in the list of images."""
+
+INDEX = "index.html"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An image in the list."""
+
+    name: str
+    page: str  # its file
+    picture: str | None  # its thumbnail's
+
+
+@dataclass(frozen=True)
+class ExportPage:
+    """The answer, and the images whose pages are beside it."""
+
+    query: str
+    about: str  # which cache was asked, in words
+    answer: str  # HTML
+    images: tuple[Listed, ...]
+    left_out: int  # images of the answer that have no page
+
+
+def export(corpus: LocalCorpus, asked: str | Sequence[int], out: Path, most: int = 100) -> int:
+    """Write the page of an answer, or of some images, and the pages of its images, `most` at most. How many there are.
+
+    The folder must be new or empty: it is written whole, or not at all. Raises QueryError, StoreError, and InputError
+    if the folder holds something.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there already.", "Give a new or an empty folder: --out FOLDER")
+    answer, ids = _answer(corpus, asked)
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "pictures").mkdir(parents=True)
+        shown = [None, *ids[:most], None]
+        listed = [
+            _write_image(corpus, one_image(corpus, id), before, behind, partial)
+            for before, id, behind in zip(shown, ids[:most], shown[2:], strict=False)
+        ]
+        run = corpus.cache.run
+        about = f"{corpus.url}: {run.model}, {run.layers} layers"
+        left_out = max(0, len(ids) - most)
+        context = ExportPage(answer.query, about, html(answer), tuple(listed), left_out)
+        (partial / INDEX).write_text(_as_file(rendered(_frame(answer.query), "export.html", context), {}), "utf-8")
+        _write_static(partial)
+        if out.exists():
+            out.rmdir()
+        os.replace(partial, out)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StoreError(f"Cannot write {out}: {error.strerror or error}.", "Choose another --out.") from error
+    return len(listed)
+
+
+def _answer(corpus: LocalCorpus, asked: str | Sequence[int]) -> tuple[Asked, list[int]]:
+    """The answer, and the numbers of its images in their order."""
+    if not isinstance(asked, str):
+        numbers = ", ".join(map(str, asked))
+        asked = f"images(image_id in [{numbers}])"
+    answer = corpus.query(asked)
+    if "image_id" not in answer.columns:
+        raise BadArgument("Rows of this answer are of no images.", "Ask something whose rows are, such as images(...).")
+    return answer, list(dict.fromkeys(row["image_id"] for row in answer.rows))
+
+
+def _frame(title: str) -> Frame:
+    """Of a file: it is of no corpus that could be asked, and what is static is beside it."""
+    return Frame(title, "", None, (), "", "static")
+
+
+# --- pages -----------------------------------------------------------------------------------------------------
+
+
+def _write_image(corpus: LocalCorpus, image: OneImage, before: int | None, behind: int | None, folder: Path) -> Listed:
+    """An image's page, between those of two others, and its pictures."""
+    context = replace(image_page(corpus, image.number), previous=before, following=behind)
+    where = {f"images/{id}": _page_of(id) for id in (before, behind) if id is not None}
+    drawn = {side: picture(image, side) for side in (SIDE, THUMBNAIL)}
+    names = {}
+    for side, found in drawn.items():
+        if found is not None:
+            names[side] = f"pictures/{image.number}-{side}.{found[1].removeprefix('image/')}"
+            (folder / names[side]).write_bytes(found[0])
+    if SIDE in names:
+        where["pixels"] = names[SIDE]
+    answers = {_path(f"images/{image.number}"): as_json(described(corpus, image.number))}
+    run = corpus.cache.run
+    for site in context.sites:
+        data = lens_bytes(corpus, image, site, min(SHOWN_K, run.k))
+        for k in {1, min(SHOWN_K, run.k)}:  # all of it stands for its first part
+            answers[_path(f"images/{image.number}/lens", site=site, k=k)] = data
+    text = rendered(_frame(context.name), "image.html", context)
+    modules = ("frame.js", "image/main.js")
+    page = _page_of(image.number)
+    (folder / page).write_text(_as_file(text, where, answers, modules, corpus.url), "utf-8")
+    return Listed(image.name, page, names.get(THUMBNAIL))
+
+
+def _page_of(id: int) -> str:
+    return f"image-{id}.html"
+
+
+def _path(name: str, **values: Any) -> str:
+    """As `path` of static/api.js writes it, of a page that is of no corpus."""
+    return f"/v1/{name}?{urlencode({**values, 'corpus': ''})}"
+
+
+def _as_file(
+    text: str,
+    where: Mapping[str, str],
+    answers: Mapping[str, bytes] | None = None,
+    modules: Sequence[str] = ("frame.js",),
+    cache: str = "",
+) -> str:
+    """A page's HTML as a file: what it needs is beside it or in it, and what only a service has is no link."""
+
+    def link(match: re.Match[str]) -> str:
+        before, target, behind, inside = match.groups()
+        found = where.get(unescape(target).removeprefix("/None/")) or (INDEX if target == "/" else None)
+        if found is None:
+            return f"<span {before}{behind}>{inside}</span>"
+        return f'<a {before}href="{escape(found)}"{behind}>{inside}</a>'
+
+    text = re.sub(r'<link rel="modulepreload"[^>]*>\n?', "", text)
+    text = re.sub(r'<script type="module" src="[^"]*"></script>\n?', "", text)
+    text = re.sub(r'<img ([^>]*)src="/v1/[^"]*/pixels[^"]*"', rf'<img \1src="{where.get("pixels", "")}"', text)
+    text = re.sub(r'<a ([^>]*?)href="(/[^"]*)"([^>]*)>(.*?)</a>', link, text, flags=re.DOTALL)
+    held: dict[str, str] = {}
+    for path, data in (answers or {}).items():
+        held[path] = base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
+    imports = "".join(f'import "vlq/{name}";' for name in modules)
+    scripts = (
+        f'<script type="application/json" id="embedded">{json.dumps(held)}</script>\n'
+        f'<script src="static/modules.js"></script>\n<script type="module">{imports}</script>\n'
+    )
+    text = text.replace("<html ", f'<html data-cache="{escape(cache)}" ', 1)
+    return text.replace("</body>", f"{scripts}</body>")
+
+
+# --- what all pages need ---------------------------------------------------------------------------------------
+
+
+def _write_static(folder: Path) -> None:
+    sources = {}
+    for path, data in static_files().items():
+        if path.endswith(".js"):
+            sources[f"vlq/{path}"] = base64.b64encode(_by_name(path, data.decode()).encode()).decode()
+        else:
+            (folder / "static" / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "static" / path).write_bytes(data)
+    imports = {name: f"data:text/javascript;base64,{source}" for name, source in sources.items()}
+    script = (
+        "// Modules as an import map: a browser that opens a file runs none from beside it.\n"
+        "{\n"
+        '  const map = document.createElement("script");\n'
+        '  map.type = "importmap";\n'
+        f"  map.textContent = {json.dumps(json.dumps({'imports': imports}))};\n"
+        "  document.head.append(map);\n"
+        "}\n"
+    )
+    (folder / "static" / "modules.js").write_text(script, "utf-8")
+
+
+def _by_name(path: str, source: str) -> str:
+    """A module's source with others by the names that they have in the import map."""
+    folder = posixpath.dirname(path)
+
+    def named(match: re.Match[str]) -> str:
+        before, quote, target = match.groups()
+        return f"{before}{quote}vlq/{posixpath.normpath(posixpath.join(folder, target))}{quote}"
+
+    return IMPORT.sub(named, source)

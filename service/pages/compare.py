@@ -94,10 +94,10 @@ class ComparePage:
 
 
 def pair(given: QueryParams, name: str) -> tuple[str, str]:
-    """Both of `name=1,2`; what a form without script sends as name-a and name-b."""
+    """The first two of `name=1,2`, one for both; what a form without script sends as name-a and name-b."""
     both = given.get(name) or ",".join(given.get(f"{name}-{side}", "") for side in "ab")
-    first, _, second = both.partition(",")
-    return first.strip(), (second.strip() or first.strip())
+    first, second, *_ = (*(part.strip() for part in both.split(",")), "", "")
+    return first, second or first
 
 
 def sides_of(given: QueryParams, served: Served, name: str, usual: tuple[int, int]) -> tuple[Side, Side]:

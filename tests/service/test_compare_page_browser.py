@@ -188,6 +188,19 @@ def test_controls(corpora: Served, chromium: Browser) -> None:
         expect(page.locator("#images-a")).to_have_value("0")
 
 
+def test_what_the_address_leaves_open(corpora: Served, chromium: Browser) -> None:
+    """Without script, so that it is the service that reads it."""
+    for address, expected in {
+        "images=4,5,6&layers=2": ("4", "5", "2", "2"),
+        "images=7": ("7", "7", "4", "4"),
+        "images=x,6&layers=1,99": ("0", "6", "1", "4"),
+        "images-a=3&images-b=8&layers-a=0&layers-b=1": ("3", "8", "0", "1"),
+    }.items():
+        with watched(chromium, f"{corpora.url}/one/compare?{address}", java_script_enabled=False) as page:
+            names = ("images-a", "images-b", "layers-a", "layers-b")
+            assert tuple(page.locator(f"#{name}").input_value() for name in names) == expected
+
+
 def test_two_sets(corpora: Served, chromium: Browser) -> None:
     top1 = corpora.arrays["one"]["patch/top1"]
     good = [image for image in range(9) if image != 2]

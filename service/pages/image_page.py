@@ -44,7 +44,7 @@ class OnePatch:
     patch: int
     row: int
     column: int
-    layers: tuple[tuple[int, tuple[Chip, ...]], ...]  # those that were read, with the best tokens of each
+    layers: tuple[tuple[int, tuple[Chip, ...]], ...]  # those that were read, with the best tokens; () if it was not
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class ImagePage:
     grid: tuple[int, int] | None  # rows, columns
     layers: int
     read: str  # which of them were read; "" if all
+    some: int | None  # how many of its patches were read; None if all
     k: int  # tokens stored of each reading
     sites: tuple[str, ...]  # where it was read: of patch, prompt, answer
     repeated: bool  # whether other images of the corpus may have its name
@@ -105,6 +106,7 @@ def image_page(corpus: LocalCorpus, id: int, patch: str = "") -> ImagePage:
         grid=about["grid"],
         layers=run.layers,
         read="" if len(run.read_layers) == run.layers else layers_phrase(run.read_layers),
+        some=None if about["patches_read"] is None else len(about["patches_read"]),
         k=run.k,
         sites=sites,
         repeated=run.prompt_column is not None,
@@ -115,7 +117,7 @@ def image_page(corpus: LocalCorpus, id: int, patch: str = "") -> ImagePage:
         columns=about["columns"],
         previous=about["previous"],
         following=about["next"],
-        one=_one_patch(corpus, id, patch) if "patch" in sites else None,
+        one=_one_patch(corpus, id, patch, about["patches_read"]) if "patch" in sites else None,
         modules=tuple(sorted(path for path in static_files() if path.startswith("image/") and path.endswith(".js"))),
     )
 
@@ -132,11 +134,13 @@ def _chip(corpus: LocalCorpus, id: int, probability: float | None = None) -> Chi
     return Chip(id, shown(token), token.piece if token.piece is not None else "no piece", said)
 
 
-def _one_patch(corpus: LocalCorpus, id: int, patch: str) -> OnePatch | None:
+def _one_patch(corpus: LocalCorpus, id: int, patch: str, some: list[int] | None) -> OnePatch | None:
     found = found_image(corpus, id)
     if not (patch.isascii() and patch.isdecimal() and int(patch) < found.patches):
         return None
     number = int(patch)
+    if some is not None and number not in some:
+        return OnePatch(number, *found.place(number), ())
     readings = readings_of(corpus, found, "patch", SHOWN_K)
     probability = np.exp(readings.logprob[:, number])
     tokens = readings.token[:, number]

@@ -714,6 +714,32 @@ def test_grids_and_prompts_of_their_own(tmp_path: Path, chromium: Browser) -> No
                 assert [token for token, _ in told(page)] == [named(id) for id in last]
 
 
+def test_some_patches(tmp_path: Path, chromium: Browser) -> None:
+    _, run, arrays = make_cache(tmp_path, make_run(patches_column="objects"), images=8, seed=1)
+    token = arrays["patch/token"][:, :, :, 0]  # (image, layer, patch)
+    there = token[:, 0] != run.no_id
+    number = next(n for n in range(8) if 2 < there[n].sum() < 11)
+    unread, read = int(np.flatnonzero(~there[number])[0]), np.flatnonzero(there[number])
+    with running(create_app(Settings({"some": str(tmp_path)}))) as url:
+        for state in ("area=0-11", "order=similar", "order=first&token=dog&colour=heat", "colour=agrees"):
+            with watched(chromium, f"{url}/some/images/{number}?{state}") as page:
+                ready(page, 4)
+                assert f"({len(read)} read)" in page.locator("h1").inner_text()
+                expected = Counter(named(id) for id in token[number, -1, read])
+                has_counts(page, "#legend", expected)
+                if "area" in state:
+                    has_counts(page, "#chosen", expected)
+                page.goto(f"{page.url.partition('?')[0]}?patch={unread}&pins={unread},{read[0]}")
+                ready(page, 4)
+                page.locator(".scroller").focus()
+                page.keyboard.press("]")
+                page.keyboard.press("ArrowUp")
+                page.keyboard.press("ArrowDown" if unread else "Home")
+                page.locator(".tip", has_text="This patch was not read.").wait_for()
+        with watched(chromium, f"{url}/some/images/{number}?patch={unread}", java_script_enabled=False) as page:
+            assert page.locator("noscript p").inner_text() == "It was not read."
+
+
 def test_without_script(shown: dict[str, Shown], chromium: Browser) -> None:
     one = shown["padded"]
     with watched(chromium, one.page(), java_script_enabled=False) as page:

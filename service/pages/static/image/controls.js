@@ -103,7 +103,7 @@ export function key(page) {
     high.textContent = paint.by === "entropy" ? paint.mostEntropy.toFixed(1) : paint.by === "agrees" ? model.last : "1";
     what.textContent = paint.by === "entropy" ? "nats" : paint.by === "agrees" ? "layer" : paint.by === "heat" ? `probability of ${values.token}` : "probability";
     for (const { kind, sample, entry } of patterns) {
-      entry.hidden = kind === "unread" ? model.read.length === model.layers : kind === "below" ? values.threshold === 0 : paint.by !== "heat";
+      entry.hidden = kind === "unread" ? model.read.length === model.layers && model.patchesRead.length === model.patches : kind === "below" ? values.threshold === 0 : paint.by !== "heat";
       const drawn = sample.getContext("2d");
       drawn.fillStyle = "#333";
       drawn.fillRect(0, 0, 24, 16);

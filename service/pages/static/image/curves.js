@@ -51,7 +51,7 @@ export class Curves {
     chart.append(svg("text", { class: "tick middle", x: x(lastLayer / 2), y: HEIGHT - 2 }, "layer"));
     chart.append(svg("line", { class: "now", x1: x(values.layer), x2: x(values.layer), y1: y(0), y2: y(1) }));
     rows.forEach((row, i) => {
-      const token = searched ? null : model.token(values.layer, row), ids = searched ? null : new Set([token?.id]);
+      const token = searched ? null : model.token(values.layer, row), ids = searched ? null : new Set(token ? [token.id] : []);
       const colour = PIN_COLOURS[this.page.pinned().indexOf(row) % PIN_COLOURS.length];
       const group = svg("g", { class: "curve", "data-row": row });
       group.append(svg("title", {}, `${model.name(row)}${token ? `: ${token.shown}` : ""}`));
@@ -74,7 +74,7 @@ export class Curves {
       };
       for (const layer of model.read) {
         const { rank, probability } = model.found(layer, row, ids);
-        if (rank) run.push({ at: layer, p: Math.min(1, probability) });
+        if (rank && model.isRead(layer, row)) run.push({ at: layer, p: Math.min(1, probability) });
         else flush();
       }
       flush();

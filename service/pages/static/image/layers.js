@@ -95,12 +95,12 @@ export class Layers {
     this.bars = Array.from({ length: model.layers }, (_, layer) => {
       if (!model.isRead(layer)) return [0, `layer ${layer}: not read`];
       let count = 0;
-      for (let patch = 0; patch < model.patches; patch++) {
+      for (const patch of model.patchesRead) {
         const id = model.token(layer, patch).id;
         count += model.ids.size ? model.ids.has(id) : id === model.token(model.last, patch).id;
       }
       const what = model.ids.size ? `decode to ${this.page.values.token}` : `decode to the same as at layer ${model.last}`;
-      return [count, model.patches ? `layer ${layer}: ${count} of ${model.patches} patches ${what}` : `layer ${layer}`];
+      return [count, model.patches ? `layer ${layer}: ${count} of ${model.patchesRead.length} patches ${what}` : `layer ${layer}`];
     });
     return this.bars;
   }

@@ -58,7 +58,7 @@ export class Legend {
   update() {
     const { page } = this, { model, values } = page;
     if (!model.patches) return;
-    const all = counts(model, page.counted(), Array.from({ length: model.patches }, (_, patch) => patch));
+    const all = counts(model, page.counted(), model.patchesRead);
     this.title.textContent = `${counted(all.length, "token")} ${layersSaid(page)}`;
     this.list.replaceChildren(...all.slice(0, values.all ? undefined : FEW).map((one) => entry(page, one)));
     this.more.hidden = all.length <= FEW;
@@ -86,14 +86,14 @@ export class Chosen {
       this.ask.textContent = "Draw around some patches (lasso or box, or drag with shift held down): what they decode to is counted here, and becomes a query.";
       return;
     }
-    const all = counts(model, page.counted(), values.area);
-    this.title.textContent = `${counted(values.area.length, "chosen patch", "chosen patches")} ${layersSaid(page)}`;
+    const chosen = values.area.filter((patch) => model.isThere[patch]), all = counts(model, page.counted(), chosen);
+    this.title.textContent = `${counted(chosen.length, "chosen patch", "chosen patches")} ${layersSaid(page)}`;
     this.list.replaceChildren(...all.slice(0, FEW).map((one) => entry(page, one)));
     const token = model.ids.size ? { word: values.token, ids: [...model.ids] } : all.length ? { ids: [all[0].token.id] } : null;
-    const query = token && areaQuery(token, values.area, page.image);
+    const query = token && areaQuery(token, chosen, page.image);
     const clear = made("button", { type: "button", textContent: "Clear", onclick: () => page.choose([]) });
     if (!query) {
-      this.ask.replaceChildren(token ? "Too many patches for one query. " : "No layer of these was read. ", clear);
+      this.ask.replaceChildren(token ? "Too many patches for one query. " : "None of these was read. ", clear);
       return;
     }
     const where = pageOf(`?q=${encodeURIComponent(query)}`);

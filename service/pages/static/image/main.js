@@ -228,7 +228,7 @@ export class ImagePage {
     this.hovered = null;
     this.set({ patch: row });
     this.table.reveal(row, this.values.layer);
-    const { model, values } = this, best = model.isRead(values.layer) ? model.best(values.layer, row, 1)[0] : null;
+    const { model, values } = this, best = model.isRead(values.layer, row) ? model.best(values.layer, row, 1)[0] : null;
     element("said").textContent = `${model.name(row)}${best ? `: ${best.token.shown}` : ""}`;
   }
 

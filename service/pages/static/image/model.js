@@ -14,6 +14,9 @@ export class Model {
       })),
     );
     this.count = this.patches + this.texts.length;
+    const some = about.patches_read && new Set(about.patches_read); // of a run that reads some of each image's patches
+    this.isThere = Array.from({ length: this.count }, (_, row) => row >= this.patches || !some || some.has(row));
+    this.patchesRead = Array.from({ length: this.patches }, (_, patch) => patch).filter((patch) => this.isThere[patch]);
     const any = Object.values(lenses)[0];
     this.layers = any.layers;
     this.read = [...any.read].sort((a, b) => a - b); // ascending
@@ -38,8 +41,9 @@ export class Model {
     return [this.lenses[site], position];
   }
 
-  isRead(layer) {
-    return Object.values(this.lenses)[0].isRead.has(layer);
+  // Whether a row was read at a layer; without a row, whether the layer was read.
+  isRead(layer, row = null) {
+    return Object.values(this.lenses)[0].isRead.has(layer) && (row === null || this.isThere[row]);
   }
 
   token(layer, row, rank = 0) {

@@ -30,7 +30,7 @@ export const PATTERNS = {
   unknown: "not among the stored tokens: its probability is not known",
   below: "below the threshold",
   zero: "no probability: less than 0.0005",
-  unread: "a layer that was not read",
+  unread: "a layer or a patch that was not read",
 };
 
 function tile(kind, dark) {
@@ -75,7 +75,7 @@ export class Paint {
   kind(layer, row) {
     const { model, by, threshold } = this;
     this.share = null;
-    if (!model.isRead(layer)) return "unread";
+    if (!model.isRead(layer, row)) return "unread";
     if (by === "heat") {
       const { rank, probability, most } = model.found(layer, row);
       if (rank === 0) return most < ZERO ? "zero" : most < threshold ? "below" : "unknown";

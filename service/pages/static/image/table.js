@@ -116,7 +116,7 @@ export class Table {
     const cells = [span("rowheader", { textContent: model.name(row) })];
     for (let layer = 0; layer < model.layers; layer++) {
       const token = model.token(layer, row);
-      const text = model.isRead(layer) && token ? `layer ${layer}: ${token.shown}, ${figure(model.probability(layer, row))}` : `layer ${layer}: not read`;
+      const text = model.isRead(layer, row) && token ? `layer ${layer}: ${token.shown}, ${figure(model.probability(layer, row))}` : `layer ${layer}: not read`;
       cells.push(span("gridcell", { textContent: text, id: `cell-${layer}` }));
     }
     cells.forEach((cell, i) => cell.setAttribute("aria-colindex", i + 1));

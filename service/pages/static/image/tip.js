@@ -31,7 +31,7 @@ export class Tip {
 
   // `rect` is what it keeps clear of, in the window.
   show(row, layer, rect) {
-    const { model } = this.page, isRead = model.isRead(layer), best = isRead ? model.best(layer, row, this.lines.length) : [];
+    const { model } = this.page, isRead = model.isRead(layer, row), best = isRead ? model.best(layer, row, this.lines.length) : [];
     this.layer.textContent = `layer ${layer}`;
     this.title.textContent = row < model.patches ? `Patch ${row} (row ${Math.floor(row / model.columns)}, column ${row % model.columns})` : model.name(row);
     this.lines.forEach(({ line, chip, value }, i) => {
@@ -47,7 +47,7 @@ export class Tip {
     const padding = row < model.patches && model.isPadding(row) ? "Shows nothing but padding. " : "";
     this.foot.textContent = isRead
       ? `${padding}Entropy ${model.entropy(layer, row).toFixed(2)} nats. Agrees with layer ${model.last} from layer ${model.agrees[row]} on.`
-      : "This layer was not read.";
+      : model.isRead(layer) ? "This patch was not read." : "This layer was not read.";
     const height = 66 + 22 * best.length, { style } = this.element, wide = document.documentElement.clientWidth;
     const isRight = rect.right + GAP + WIDTH < wide;
     const left = isRight ? rect.right + GAP : rect.left - GAP - WIDTH > 0 ? rect.left - GAP - WIDTH : Math.max(0, Math.min(rect.left, wide - WIDTH - GAP));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from fastapi.responses import Response
 
 from vlq.query.client import LocalCorpus
 from vlq.query.one import one_image
+from vlq.query.render import plain
 from vlq.query.schema import STORED_SITES, layers_phrase
 from vlq.service.api.images import Number, described, found_image
 from vlq.service.api.shared import ServedHere
@@ -66,7 +68,7 @@ class ImagePage:
     side: int  # what is asked of the picture
     prompt: tuple[Chip, ...]
     answer: tuple[Chip, ...]
-    columns: dict[str, Any]  # the image's own
+    columns: dict[str, str]  # the image's own; what is no text as JSON
     previous: int | None  # the image before it that has readings
     following: int | None
     one: OnePatch | None  # the patch that was asked for
@@ -114,12 +116,18 @@ def image_page(corpus: LocalCorpus, id: int, patch: str = "") -> ImagePage:
         side=SIDE,
         prompt=chips["prompt"],
         answer=chips["answer_tokens"],
-        columns=about["columns"],
+        columns={name: _said(value) for name, value in about["columns"].items()},
         previous=about["previous"],
         following=about["next"],
         one=_one_patch(corpus, id, patch, about["patches_read"]) if "patch" in sites else None,
         modules=tuple(sorted(path for path in static_files() if path.startswith("image/") and path.endswith(".js"))),
     )
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
 
 
 def _is_there(corpus: LocalCorpus, id: int) -> bool:

@@ -105,7 +105,15 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Shown]
         run = make_run(**{**changes, "at": changes.get("at", run.at), "k": 8})
         names = [f"{name} '{i}' <b>.png" for i in range(3)]
         made[name] = make_cache(
-            folder / name, run, images=3, failed=[1], seed=3, names=names, transform=transform, pixels=size
+            folder / name,
+            run,
+            images=3,
+            failed=[1],
+            seed=3,
+            names=names,
+            transform=transform,
+            pixels=size,
+            columns={"caption": ["<i>a dog", None, None], "sizes": [[1, 2], None, None]},
         )
         at[name] = str(folder / name)
     patch.setattr(vlq.service.pictures, "pixels", lambda uri, sha256, size: drawn(size))
@@ -743,6 +751,10 @@ def test_some_patches(tmp_path: Path, chromium: Browser) -> None:
 def test_without_script(shown: dict[str, Shown], chromium: Browser) -> None:
     one = shown["padded"]
     with watched(chromium, one.page(), java_script_enabled=False) as page:
+        assert page.locator("h2:text-is('Columns') + table tr").all_inner_texts() == [
+            "caption\t<i>a dog",
+            "sizes\t[1, 2]",
+        ]
         page.locator("#patch").fill("9")
         page.get_by_role("button", name="Show what it reads").click()
         rows = page.locator("noscript table tbody tr, main .scroll tbody tr").all_inner_texts()

@@ -212,7 +212,10 @@ class RemoteCorpus(Corpus):
         max_rows: int = Limits.max_rows,
         threads: int | None = Limits.threads,
     ) -> RemoteAnswer:
+        from vlq.query.sql import check_text
+
         limits = Limits(timeout, memory, temp, max_rows, threads).checked()
+        check_text(statement)
         return RemoteAnswer(*self.service.table("/v1/sql", {"corpus": self.name, "statement": statement, **limits}))
 
     def sql_tables(self) -> str:
@@ -354,7 +357,7 @@ class RemoteResult(Asked):
 
     @property
     def notes(self) -> list[str]:
-        return self._first.notes
+        return list(self._checked["notes"])
 
     def arrow(self) -> pa.Table:
         return self._all

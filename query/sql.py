@@ -76,8 +76,7 @@ def ask(cache: Cache, sql: str, limits: Limits) -> SqlAnswer:
     Raises SqlMistake if it is no SELECT of these, LimitReached if it was stopped, CacheError, CorruptCache.
     """
     bounds = limits.checked()
-    if sql != sql.encode(errors="replace").decode():
-        raise SqlMistake("The statement holds half of a character.")
+    check_text(sql)
     snapshot = cache.snapshot()
     tables = views_of(cache.run)
     views = mentioned(sql, tables)
@@ -93,6 +92,12 @@ def ask(cache: Cache, sql: str, limits: Limits) -> SqlAnswer:
     if code or table is None:
         raise failure(code, error, sql, limits, cache.url)
     return SqlAnswer(sql, whole_numbers(table), snapshot)
+
+
+def check_text(sql: str) -> None:
+    """Raises SqlMistake for a text that has no bytes."""
+    if sql != sql.encode(errors="replace").decode():
+        raise SqlMistake("The statement holds half of a character.")
 
 
 def mentioned(sql: str, views: Mapping[str, View]) -> dict[str, View]:

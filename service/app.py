@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=["ETag", "X-VLQ-Cursor"],
         ),
         Middleware(Guard, settings=settings),
-        Middleware(GZipMiddleware, minimum_size=1024, compresslevel=3),
+        Middleware(GZipMiddleware, minimum_size=1024, compresslevel=1),
     ]
     app = FastAPI(
         title="VLQ",

@@ -46,6 +46,14 @@ class Counts:
         texts = (self.vocabulary.token(id).text for id in range(len(self.vocabulary)))
         return [(text or "").casefold() for text in texts]
 
+    @cached_property
+    def _by_word(self) -> dict[str, list[int]]:
+        """The ids that spell a word, case folded."""
+        found: dict[str, list[int]] = {}
+        for id, text in enumerate(self._folded):
+            found.setdefault(text.strip(), []).append(id)
+        return found
+
     def search(self, text: str, most: int) -> list[Counted]:
         """Tokens by their id, or by a part of their text: whole words first, then what begins so, then others."""
         if text.isascii() and text.isdecimal() and int(text) < len(self.vocabulary):
@@ -70,8 +78,7 @@ class Counts:
     def variants(self, id: int) -> list[Counted]:
         """Other tokens that spell the same word: in capitals, with a space before it or without."""
         word = self._folded[id].strip()
-        same = [other for other, text in enumerate(self._folded) if word and text.strip() == word and other != id]
-        return [self[other] for other in same]
+        return [self[other] for other in self._by_word[word] if other != id] if word else []
 
 
 def counted(corpus: LocalCorpus) -> Counts:

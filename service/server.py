@@ -67,6 +67,7 @@ def server(app: FastAPI, host: str, port: int, **more: Any) -> uvicorn.Server:
             limit_concurrency=MOST_CONNECTIONS,
             server_header=False,
             timeout_graceful_shutdown=10,
+            timeout_keep_alive=75,  # longer than proxies and clients keep theirs: who closes first loses nothing
             **more,
         )
     )

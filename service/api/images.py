@@ -16,7 +16,7 @@ from vlq.query.errors import BadRequest, NotFound
 from vlq.query.geometry import READ
 from vlq.query.one import OneImage, one_image
 from vlq.query.schema import READ_COLUMNS
-from vlq.service.api.shared import CorpusHere, ServedHere, headers_of, json_response, tag_of, unchanged
+from vlq.service.api.shared import CorpusHere, ServedHere, as_json, headers_of, json_response, kept, tag_of, unchanged
 from vlq.service.errors import RESPONSES
 from vlq.service.lens import lens_bytes, readings_of
 from vlq.service.pictures import LARGEST, picture
@@ -69,7 +69,7 @@ async def image(request: Request, served: ServedHere, corpus: CorpusHere, id: Nu
     tag = tag_of(corpus.cache.snapshot().digest, id)
     if (known := unchanged(request, tag)) is not None:
         return known
-    return json_response((await served.ask(request, lambda: described(corpus, id)))[0], tag)
+    return json_response(await kept(request, served, tag, lambda: as_json(described(corpus, id))), tag)
 
 
 def described(corpus: LocalCorpus, id: int) -> dict[str, Any]:
@@ -154,23 +154,25 @@ async def lens(
     if (known := unchanged(request, tag)) is not None:
         return known
 
-    def work() -> bytes | dict[str, Any]:
+    def work() -> bytes:
         found = found_image(corpus, id)
         if format == "binary":
             return lens_bytes(corpus, found, site, min(k, run.k))
         readings = readings_of(corpus, found, site, min(k, run.k))
         absent = readings.token == run.no_id
-        return {
-            "image": id,
-            "site": site,
-            "layers": run.layers,
-            "token": np.where(absent, -1, readings.token.astype(np.int64)).tolist(),
-            "logprob": readings.logprob.tolist(),
-            "entropy": readings.entropy.tolist(),
-        }
+        return as_json(
+            {
+                "image": id,
+                "site": site,
+                "layers": run.layers,
+                "token": np.where(absent, -1, readings.token.astype(np.int64)).tolist(),
+                "logprob": readings.logprob.tolist(),
+                "entropy": readings.entropy.tolist(),
+            }
+        )
 
-    made, _ = await served.ask(request, work)
-    return Response(made, 200, headers_of(tag), SAFETENSORS) if isinstance(made, bytes) else json_response(made, tag)
+    kind = SAFETENSORS if format == "binary" else "application/json"
+    return Response(await kept(request, served, tag, work), 200, headers_of(tag), kind)
 
 
 @router.get("/{id}/pixels", response_description="The picture.", responses={200: {"content": {"image/*": {}}}})

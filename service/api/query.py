@@ -58,6 +58,7 @@ class Checked(BaseModel):
     query: str = Field(description="The query as VLQ writes it.", examples=["first_layer('dog')"])
     columns: list[str] = Field(examples=[["image", "layer"]])
     tokens: list[dict[str, Any]] = Field(examples=[[{"id": 62, "piece": "▁dog", "text": " dog"}]])
+    notes: list[str] = Field(description="What an answer cannot know, or rests on.")
 
 
 class Question(BaseModel):
@@ -135,7 +136,7 @@ async def check(request: Request, question: Question, served: ServedHere) -> Res
         result = corpus.query(question.query)
         # Of groups it is not said yet what is wanted of each.
         columns = [] if isinstance(result.table, Grouped) else result.columns
-        return {"query": result.query, "columns": columns, "tokens": result.tokens}
+        return {"query": result.query, "columns": columns, "tokens": result.tokens, "notes": result.notes}
 
     return json_response((await served.ask(request, work))[0])
 

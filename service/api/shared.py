@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -49,10 +50,22 @@ def headers_of(tag: str) -> dict[str, str]:
     return {"ETag": tag, "Cache-Control": "private, no-cache"}
 
 
+async def kept(request: Request, served: Served, tag: str, make: Callable[[], bytes]) -> bytes:
+    """What is answered at this path with this tag, made anew unless it was asked for not long ago."""
+    key = (request.url.path, tag)
+    if (found := served.answers.get(key)) is not None:
+        return found
+    made, _ = await served.ask(request, make)
+    served.answers.put(key, made)
+    return made
+
+
 def as_json(values: Any) -> bytes:
     """Values as JSON; of what is no number null."""
     return json.dumps(plain(values), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def json_response(values: Any, tag: str | None = None) -> Response:
-    return Response(as_json(values), media_type="application/json", headers={} if tag is None else headers_of(tag))
+    """Values, or bytes that are JSON already."""
+    body = values if isinstance(values, bytes) else as_json(values)
+    return Response(body, media_type="application/json", headers={} if tag is None else headers_of(tag))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadRequest, NotFound
 from vlq.query.portrait import BINS, Beside, Wanted, by_probability, examples, labels, position_map, together
-from vlq.service.api.shared import CorpusHere, ServedHere, json_response, tag_of, unchanged
+from vlq.service.api.shared import CorpusHere, ServedHere, as_json, json_response, kept, tag_of, unchanged
 from vlq.service.counts import Counted, counted
 from vlq.service.errors import RESPONSES
 from vlq.service.served import Served
@@ -59,7 +59,7 @@ async def search(
         counts = served.kept(corpus, counted)
         return {"site": counts.site, "tokens": [found(corpus, one) for one in counts.search(q, limit)]}
 
-    return json_response((await served.ask(request, work))[0], tag)
+    return json_response(await kept(request, served, tag, lambda: as_json(work())), tag)
 
 
 @router.get("/{id}", response_model=Token)
@@ -86,7 +86,7 @@ async def token(
             "next": counts.ordered[place - 1] if place else None,
         }
 
-    return json_response((await served.ask(request, work))[0], tag)
+    return json_response(await kept(request, served, tag, lambda: as_json(work())), tag)
 
 
 # --- where a token is read -------------------------------------------------------------------------------------

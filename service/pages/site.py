@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mimetypes
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -46,13 +47,21 @@ class Frame:
 @cache
 def environment() -> Environment:
     """Templates. Every value is escaped, and a name that a page is not given is an error."""
-    return Environment(
+    made = Environment(
         loader=PackageLoader("vlq.service.pages", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["model"] = model_name
+    return made
+
+
+def model_name(model: str) -> str:
+    """A hub's id as it is; of a folder its last parts, which tell it from others as well as all of them would."""
+    parts = [part for part in re.split(r"[/\\]+", model) if part]
+    return f"…/{'/'.join(parts[-2:])}" if len(parts) > 2 else model
 
 
 def frame(request: Request, served: Served, title: str, page: str = "", corpus: str | None = None) -> Frame:

@@ -31,6 +31,7 @@ COMMANDS = [
     "annotate",
     "compact",
     "demo",
+    "export",
     "gc",
     "index",
     "lens",
@@ -203,6 +204,7 @@ def bash(path: str, *words: str) -> list[str]:
 def test_commands_options_and_functions(path: str) -> None:
     assert bash(path, "") == [*COMMANDS, *(f'"{name}(' for name in TABLES)]
     assert bash(path, "in") == ["info", "index"]
+    assert bash(path, "ex") == ["export"]
     assert bash(path, '"in') == []
     assert bash(path, "fi") == ['"first_layer(', '"first_layer(token=']
     assert bash(path, '"fi') == ["first_layer(", "first_layer(token="]

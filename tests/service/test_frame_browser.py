@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Browser
 
+from vlq.service.pages.site import model_name
+
 from .browser import accessible, watched
 from .conftest import Site
 
@@ -24,3 +26,16 @@ def test_keys_are_listed(site: Site, chromium: Browser) -> None:
         assert "these keys" in dialog.inner_text()
         page.keyboard.press("Escape")
         assert dialog.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-7b-hf"),
+        ("/data/models/llava", "…/models/llava"),
+        ("C:\\models\\big\\llava", "…/big/llava"),
+        ("llava", "llava"),
+    ],
+)
+def test_models_are_named_without_the_way_to_them(model: str, shown: str) -> None:
+    assert model_name(model) == shown

@@ -20,7 +20,7 @@ types: $(VENV)/dev.installed
 	$(BIN)/mypy
 
 # The client's tests again, asked of a server over HTTP.
-THROUGH = $(addprefix tests/query/test_,combine.py compare.py groups.py sql.py tokens.py)
+THROUGH = $(addprefix tests/query/test_,compare.py groups.py sql.py tokens.py)
 
 tests: $(VENV)/dev.installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder

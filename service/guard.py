@@ -147,6 +147,7 @@ class _Refused(Exception):
     def __init__(self, status: int, message: str, hint: str) -> None:
         super().__init__(message)
         self.response = told(BadRequest(message, hint), status)
+        self.response.headers["Connection"] = "close"  # nobody waits for the rest of it
 
 
 async def whole(receive: Receive, headers: Headers, settings: Settings) -> Receive:

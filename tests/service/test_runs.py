@@ -37,7 +37,7 @@ pytestmark = pytest.mark.timeout(280)
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_scenes(tmp_path_factory.mktemp("scenes"), [compose(DEMO, number) for number in range(40)]))
+    return str(write_scenes(tmp_path_factory.mktemp("scenes"), [compose(DEMO, number) for number in range(24)]))
 
 
 def settings(folder: Path, **more: Any) -> Settings:
@@ -87,16 +87,16 @@ def test_a_run_is_started_stopped_and_gone_on_with(images: str, tmp_path: Path) 
         stopped = until(client, id, lambda run: run["state"] == "stopped")
         assert stopped["ended"] >= stopped["started"]
         before = stopped["progress"]["cached"]
-        assert 0 < before < 40
+        assert 0 < before < 24
         again = client.post("/v1/runs", json=asked).json()
         assert again["progress"]["cached"] == before
         done = until(client, again["id"], lambda run: run["state"] == "succeeded")
-        assert (done["progress"]["cached"], done["progress"]["state"]) == (40, "complete")
+        assert (done["progress"]["cached"], done["progress"]["state"]) == (24, "complete")
         assert [run["id"] for run in client.get("/v1/runs").json()["runs"]] == [again["id"], id]
         log = client.get(f"/v1/runs/{again['id']}/log").text.splitlines()
         assert any(line.startswith("{") and json.loads(line) for line in log)
         served = vlq.open(f"{url}/scenes", token=TOKEN)
-        assert len(served.images()) == 40
+        assert len(served.images()) == 24
         assert served.first_layer("dog").rows == vlq.open(str(tmp_path / "new")).first_layer("dog").rows
 
 

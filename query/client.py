@@ -126,19 +126,10 @@ class LocalCorpus(Corpus):
             known.corpora[url] = LocalCorpus(Cache.open(url), beside=self)
         return known.corpora[url]
 
-    def sql(
-        self,
-        statement: str,
-        *,
-        timeout: float = Limits.timeout,
-        memory: int | str = Limits.memory,
-        temp: int | str = Limits.temp,
-        max_rows: int = Limits.max_rows,
-        threads: int | None = Limits.threads,
-    ) -> SqlAnswer:
+    def _selected(self, statement: str, limits: Limits) -> SqlAnswer:
         from vlq.query.sql import ask
 
-        return ask(self.cache, statement, Limits(timeout, memory, temp, max_rows, threads))
+        return ask(self.cache, statement, limits)
 
     def sql_tables(self) -> str:
         from vlq.query.views import listing

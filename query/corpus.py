@@ -78,7 +78,6 @@ class Corpus(ABC):
         other = b.called if isinstance(b, Corpus) else b
         return self.query(builders.compare(self.called, other, parse(query) if isinstance(query, str) else query))
 
-    @abstractmethod
     def sql(
         self,
         statement: str,
@@ -93,6 +92,11 @@ class Corpus(ABC):
 
         Raises SqlMistake if it is no such statement, LimitReached if it was stopped: see `vlq.query.limits`.
         """
+        return self._selected(statement, Limits(timeout, memory, temp, max_rows, threads))
+
+    @abstractmethod
+    def _selected(self, statement: str, limits: Limits) -> Answer:
+        """What `sql` gives."""
 
     @abstractmethod
     def sql_tables(self) -> str:

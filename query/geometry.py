@@ -21,6 +21,18 @@ def patch_box(transform: Transform, size: tuple[int, int], grid: tuple[int, int]
     return x0, y0, x1, y1
 
 
+Edges = tuple[list[float], list[float]]
+"""Where columns of patches begin and the last one ends, in upright pixels of the original image; and rows."""
+
+
+def patch_edges(transform: Transform, size: tuple[int, int], grid: tuple[int, int]) -> Edges:
+    """The edges between a grid's columns and rows, and of the outermost ones."""
+    rows, columns = grid
+    first_row = [patch_box(transform, size, grid, column) for column in range(columns)]
+    first_column = [patch_box(transform, size, grid, row * columns) for row in range(rows)]
+    return [first_row[0][0], *(box[2] for box in first_row)], [first_column[0][1], *(box[3] for box in first_column)]
+
+
 def _original(cell: int, cells: int, length: int, scale: float, offset: float, limit: int) -> tuple[float, float]:
     """Both ends of one cell of a model input's axis, in original pixels between 0 and the limit."""
     start, end = ((edge * length / cells - offset) / scale for edge in (cell, cell + 1))

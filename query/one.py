@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlq.query.compile import Statement
-from vlq.query.geometry import READ, Box, patch_box
+from vlq.query.geometry import READ, Box, Edges, patch_box, patch_edges
 from vlq.query.schema import Transform
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ class OneImage:
     def box(self, patch: int) -> Box:
         """What a patch shows, in pixels."""
         return patch_box(self.transform, self.size, self.grid, patch)
+
+    @property
+    def edges(self) -> Edges:
+        """Where columns and rows of patches begin and end, in pixels."""
+        return patch_edges(self.transform, self.size, self.grid)
 
 
 def one_image(corpus: LocalCorpus, number: int = 0) -> OneImage:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from vlq.query.annotate import OBJECTS
 from vlq.query.bootstrap import share_interval
 from vlq.query.compile import VOCABULARY, Compiler, indented
-from vlq.query.geometry import COLUMNS, READ, ROWS, patch_box
+from vlq.query.geometry import COLUMNS, READ, ROWS, patch_edges
 from vlq.query.schema import Transform
 
 if TYPE_CHECKING:
     from vlq.query.client import LocalCorpus
-    from vlq.query.geometry import Box
+    from vlq.query.geometry import Edges
 
 BINS = 20
 """Of a histogram of probabilities: each is 0.05 wide."""
@@ -79,9 +79,10 @@ class Example:
     patches: tuple[int, ...]  # those that have such a reading at the layer, the most probable first
     probabilities: tuple[float, ...]  # theirs
 
-    def box(self, patch: int) -> Box:
-        """What a patch shows, in pixels."""
-        return patch_box(self.transform, self.size, self.grid, patch)
+    @property
+    def edges(self) -> Edges:
+        """Where columns and rows of patches begin and end, in pixels."""
+        return patch_edges(self.transform, self.size, self.grid)
 
 
 @dataclass(frozen=True)

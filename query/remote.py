@@ -177,13 +177,12 @@ class RemoteCorpus(Corpus):
         Raises ServiceError if there is no service, NotFound if it has no such corpus, NotAllowed.
         """
         address = url.partition("?")[0].partition("#")[0].rstrip("/")
-        if not urlsplit(address).path:
-            service = Service(address, token)
-            return cls(service, service.json("/v1/corpora")["corpora"][0]["name"])
-        try:  # a service may be at a path of its host's
-            service = Service(address, token)
+        service = Service(address, token)
+        try:  # which may be at a path of its host's
             return cls(service, service.json("/v1/corpora")["corpora"][0]["name"])
         except NotFound:
+            if not urlsplit(address).path:
+                raise
             address, _, name = address.rpartition("/")
             service = Service(address, token)
         names = [corpus["name"] for corpus in service.json("/v1/corpora")["corpora"]]
@@ -202,21 +201,12 @@ class RemoteCorpus(Corpus):
     def query(self, query: str | Node) -> RemoteResult:
         return RemoteResult(self, query)
 
-    def sql(
-        self,
-        statement: str,
-        *,
-        timeout: float = Limits.timeout,
-        memory: int | str = Limits.memory,
-        temp: int | str = Limits.temp,
-        max_rows: int = Limits.max_rows,
-        threads: int | None = Limits.threads,
-    ) -> RemoteAnswer:
+    def _selected(self, statement: str, limits: Limits) -> RemoteAnswer:
         from vlq.query.sql import check_text
 
-        limits = Limits(timeout, memory, temp, max_rows, threads).checked()
+        bounds = limits.checked()
         check_text(statement)
-        return RemoteAnswer(*self.service.table("/v1/sql", {"corpus": self.name, "statement": statement, **limits}))
+        return RemoteAnswer(*self.service.table("/v1/sql", {"corpus": self.name, "statement": statement, **bounds}))
 
     def sql_tables(self) -> str:
         return str(self.service.json("/v1/sql", corpus=self.name)["text"])

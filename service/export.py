@@ -107,7 +107,7 @@ def _answer(corpus: LocalCorpus, asked: str | Sequence[int]) -> tuple[Asked, lis
 
 def _frame(title: str) -> Frame:
     """Of a file: it is of no corpus that could be asked, and what is static is beside it."""
-    return Frame(title, "", None, (), "", "static")
+    return Frame(title, "", "", (), "", "static")
 
 
 # --- pages -----------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def _as_file(
 
     def link(match: re.Match[str]) -> str:
         before, target, behind, inside = match.groups()
-        found = where.get(unescape(target).removeprefix("/None/")) or (INDEX if target == "/" else None)
+        found = where.get(unescape(target).lstrip("/")) or (INDEX if target == "/" else None)
         if found is None:
             return f"<span {before}{behind}>{inside}</span>"
         return f'<a {before}href="{escape(found)}"{behind}>{inside}</a>'

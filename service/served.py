@@ -79,6 +79,10 @@ class Served:
         names = (name for name, served in self.corpora.items() if served.cache is corpus.cache)
         return next(names, corpus.url)
 
+    async def digest(self, corpus: LocalCorpus) -> str:
+        """What names a corpus as it is now. Of a run that goes on its store is asked, which nobody else waits for."""
+        return await asyncio.to_thread(lambda: corpus.cache.snapshot().digest)
+
     def about(self, name: str) -> dict[str, Any]:
         """A corpus in a few words."""
         cache = self.corpus(name).cache

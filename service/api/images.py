@@ -12,11 +12,11 @@ from pydantic import BaseModel, Field
 
 from vlq.query.client import LocalCorpus
 from vlq.query.compile import Statement
-from vlq.query.errors import BadRequest, NotFound
+from vlq.query.errors import NotFound
 from vlq.query.geometry import READ
 from vlq.query.one import OneImage, one_image
 from vlq.query.schema import READ_COLUMNS
-from vlq.service.api.shared import CorpusHere, ServedHere, as_json, headers_of, json_response, kept, tag_of, unchanged
+from vlq.service.api.shared import CorpusHere, ServedHere, answered, check_site, headers_of, tag_of, unchanged
 from vlq.service.errors import RESPONSES
 from vlq.service.lens import lens_bytes, readings_of
 from vlq.service.pictures import LARGEST, picture
@@ -66,10 +66,7 @@ class Described(BaseModel):
 @router.get("/{id}", response_model=Described)
 async def image(request: Request, served: ServedHere, corpus: CorpusHere, id: Number) -> Response:
     """What is known of an image: name, size, geometry, texts, and its own columns."""
-    tag = tag_of(corpus.cache.snapshot().digest, id)
-    if (known := unchanged(request, tag)) is not None:
-        return known
-    return json_response(await kept(request, served, tag, lambda: as_json(described(corpus, id))), tag)
+    return await answered(request, served, corpus, lambda: described(corpus, id))
 
 
 def described(corpus: LocalCorpus, id: int) -> dict[str, Any]:
@@ -88,7 +85,7 @@ def described(corpus: LocalCorpus, id: int) -> dict[str, Any]:
         raise NotFound(f"There is no image {id}.", "The images and their numbers: images()")
     row = dict(zip(names, rows[0], strict=True))
     grid, found = row["grid"], one_image(corpus, id) if row["error"] is None else None
-    x, y = edges(found) if found is not None else (None, None)
+    x, y = found.edges if found is not None else (None, None)
     pieces = {"prompt": (), "answer": ()} if found is None else {"prompt": found.prompt_ids, "answer": found.answer_ids}
     texts: dict[str, list[dict[str, Any]]] = {
         site: [asdict(corpus.vocabulary.token(token)) for token in ids] for site, ids in pieces.items()
@@ -110,14 +107,6 @@ def described(corpus: LocalCorpus, id: int) -> dict[str, Any]:
         "previous": row["previous"],
         "next": row["following"],
     }
-
-
-def edges(image: OneImage) -> tuple[list[float], list[float]]:
-    """Where columns and rows of patches begin and the last ones end, in upright pixels."""
-    rows, columns = image.grid
-    first_row = [image.box(column) for column in range(columns)]
-    first_column = [image.box(row * columns) for row in range(rows)]
-    return [first_row[0][0], *(box[2] for box in first_row)], [first_column[0][1], *(box[3] for box in first_column)]
 
 
 def found_image(corpus: LocalCorpus, id: int) -> OneImage:
@@ -148,31 +137,25 @@ async def lens(
     `token` counts among `ids`. JSON has (layer, position, k) lists of ids and log-probabilities.
     """
     run = corpus.cache.run
-    if site not in run.positions:
-        raise BadRequest(f"There are no readings at {site}.", f"There are at {', '.join(run.positions)}.")
-    tag = tag_of(corpus.cache.snapshot().digest, id, site, k, format)
-    if (known := unchanged(request, tag)) is not None:
-        return known
+    check_site(corpus, site)
 
-    def work() -> bytes:
+    def work() -> bytes | dict[str, Any]:
         found = found_image(corpus, id)
         if format == "binary":
             return lens_bytes(corpus, found, site, min(k, run.k))
         readings = readings_of(corpus, found, site, min(k, run.k))
         absent = readings.token == run.no_id
-        return as_json(
-            {
-                "image": id,
-                "site": site,
-                "layers": run.layers,
-                "token": np.where(absent, -1, readings.token.astype(np.int64)).tolist(),
-                "logprob": readings.logprob.tolist(),
-                "entropy": readings.entropy.tolist(),
-            }
-        )
+        return {
+            "image": id,
+            "site": site,
+            "layers": run.layers,
+            "token": np.where(absent, -1, readings.token.astype(np.int64)).tolist(),
+            "logprob": readings.logprob.tolist(),
+            "entropy": readings.entropy.tolist(),
+        }
 
     kind = SAFETENSORS if format == "binary" else "application/json"
-    return Response(await kept(request, served, tag, work), 200, headers_of(tag), kind)
+    return await answered(request, served, corpus, work, kind)
 
 
 @router.get("/{id}/pixels", response_description="The picture.", responses={200: {"content": {"image/*": {}}}})

@@ -8,10 +8,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from vlq.query.client import LocalCorpus
 from vlq.query.depth import agreement_of_last, agreement_of_patches, changes
-from vlq.query.errors import BadRequest
-from vlq.service.api.shared import CorpusHere, ServedHere, json_response, tag_of, unchanged
+from vlq.service.api.shared import CorpusHere, ServedHere, answered, check_layer, check_site
 from vlq.service.errors import RESPONSES
 
 router = APIRouter(prefix="/v1/layers", tags=["layers"], responses=RESPONSES)
@@ -32,12 +30,13 @@ class Agreeing(BaseModel):
 @router.get("/agreement", response_model=Agreeing)
 async def agreement(request: Request, served: ServedHere, corpus: CorpusHere, at: At = "last") -> Response:
     """How many positions decode to their last layer's token, layer by layer."""
-    check(corpus, at)
-    tag = tag_of(corpus.cache.snapshot().digest, "agreement", at)
-    if (known := unchanged(request, tag)) is not None:
-        return known
-    found, _ = await served.ask(request, lambda: served.kept(corpus, AGREEMENTS[at]))
-    return json_response({name: getattr(found, name) for name in Agreeing.model_fields}, tag)
+    check_site(corpus, at)
+
+    def work() -> dict[str, Any]:
+        found = served.kept(corpus, AGREEMENTS[at])
+        return {name: getattr(found, name) for name in Agreeing.model_fields}
+
+    return await answered(request, served, corpus, work)
 
 
 class Changed(BaseModel):
@@ -73,10 +72,9 @@ async def between(
     limit: Annotated[int, Query(ge=1, le=100_000, description="So many of each at most.")] = 100,
 ) -> Response:
     """What the same positions decode to at one layer and at another."""
-    check(corpus, at, before, after)
-    tag = tag_of(corpus.cache.snapshot().digest, "changes", at, before, after, limit)
-    if (known := unchanged(request, tag)) is not None:
-        return known
+    check_site(corpus, at)
+    for layer in (before, after):
+        check_layer(corpus, layer)
 
     def work() -> dict[str, Any]:
         found = changes(corpus, at, before, after)
@@ -87,14 +85,4 @@ async def between(
             "flows": [{name: getattr(one, name) for name in Went.model_fields} for one in found.flows[:limit]],
         }
 
-    return json_response((await served.ask(request, work))[0], tag)
-
-
-def check(corpus: LocalCorpus, at: str, *layers: int) -> None:
-    """Raises BadRequest if there are no such readings."""
-    run = corpus.cache.run
-    if at not in run.positions:
-        raise BadRequest(f"There are no readings at {at}.", f"There are at {', '.join(run.positions)}.")
-    for layer in layers:
-        if layer not in run.read_layers:
-            raise BadRequest(f"Layer {layer} was not read.", f"Read were {', '.join(map(str, run.read_layers))}.")
+    return await answered(request, served, corpus, work)

@@ -238,7 +238,7 @@ def identity(result: Result) -> str:
 
 async def _answer(request: Request, question: Question, served: Served) -> Response:
     corpus = served.corpus(question.corpus)
-    asked = (served.name_of(corpus), corpus.cache.snapshot().digest, repr(question))
+    asked = (served.name_of(corpus), await served.digest(corpus), repr(question))
     if (known := served.answers.get(asked)) is not None:
         tag, _, body = known.partition(b"\n")
         return unchanged(request, tag.decode()) or finished(body, tag.decode(), NO_TIME)

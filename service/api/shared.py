@@ -12,6 +12,7 @@ from fastapi.responses import Response
 
 from vlq import __version__
 from vlq.query.client import LocalCorpus
+from vlq.query.errors import BadRequest
 from vlq.query.render import plain
 from vlq.service.served import Served
 
@@ -50,14 +51,24 @@ def headers_of(tag: str) -> dict[str, str]:
     return {"ETag": tag, "Cache-Control": "private, no-cache"}
 
 
-async def kept(request: Request, served: Served, tag: str, make: Callable[[], bytes]) -> bytes:
-    """What is answered at this path with this tag, made anew unless it was asked for not long ago."""
-    key = (request.url.path, tag)
-    if (found := served.answers.get(key)) is not None:
-        return found
-    made, _ = await served.ask(request, make)
-    served.answers.put(key, made)
-    return made
+async def answered(
+    request: Request,
+    served: Served,
+    corpus: LocalCorpus,
+    make: Callable[[], Any],
+    kind: str = "application/json",
+    others: tuple[object, ...] = (),
+) -> Response:
+    """What follows from a corpus and a request's address, unless who asks has it; made anew unless it was asked for not
+    long ago. `make` gives values to be told as JSON, or bytes of another kind. `others` are what else decides it."""
+    tag = tag_of(await served.digest(corpus), *others, request.url.path, request.url.query)
+    if (known := unchanged(request, tag)) is not None:
+        return known
+    if (body := served.answers.get(tag)) is None:
+        made, _ = await served.ask(request, make)
+        body = made if isinstance(made, bytes) else as_json(made)
+        served.answers.put(tag, body)
+    return Response(body, media_type=kind, headers=headers_of(tag))
 
 
 def as_json(values: Any) -> bytes:
@@ -65,7 +76,19 @@ def as_json(values: Any) -> bytes:
     return json.dumps(plain(values), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def json_response(values: Any, tag: str | None = None) -> Response:
-    """Values, or bytes that are JSON already."""
-    body = values if isinstance(values, bytes) else as_json(values)
-    return Response(body, media_type="application/json", headers={} if tag is None else headers_of(tag))
+def json_response(values: Any) -> Response:
+    return Response(as_json(values), media_type="application/json")
+
+
+def check_site(corpus: LocalCorpus, site: str) -> None:
+    """Raises BadRequest if there are no such readings."""
+    positions = corpus.cache.run.positions
+    if site not in positions:
+        raise BadRequest(f"There are no readings at {site}.", f"There are at {', '.join(positions)}.")
+
+
+def check_layer(corpus: LocalCorpus, layer: int) -> None:
+    """Raises BadRequest if it was not read."""
+    read = corpus.cache.run.read_layers
+    if layer not in read:
+        raise BadRequest(f"Layer {layer} was not read.", f"Read were {', '.join(map(str, read))}.")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadRequest, NotFound
 from vlq.query.portrait import BINS, Beside, Wanted, by_probability, examples, labels, position_map, together
-from vlq.service.api.shared import CorpusHere, ServedHere, as_json, json_response, kept, tag_of, unchanged
+from vlq.service.api.shared import CorpusHere, ServedHere, answered, check_layer
 from vlq.service.counts import Counted, counted
 from vlq.service.errors import RESPONSES
-from vlq.service.served import Served
 
 router = APIRouter(prefix="/v1/tokens", tags=["tokens"], responses=RESPONSES)
 
@@ -42,6 +40,17 @@ class Token(Found):
     next: int | None = Field(description="The token that is read in the next more images.")
 
 
+Id = Annotated[int, Path(ge=0, description="The token's id.", examples=[62])]
+
+
+def token_of(corpus: LocalCorpus, id: str) -> int:
+    """The number of a token. Raises NotFound."""
+    size = corpus.cache.run.vocabulary_size
+    if not (id.isascii() and id.isdecimal() and int(id) < size):
+        raise NotFound(f"There is no token {id}.", f"Ids run from 0 to {size - 1}.")
+    return int(id)
+
+
 @router.get("", response_model=Tokens)
 async def search(
     request: Request,
@@ -51,15 +60,12 @@ async def search(
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> Response:
     """Tokens by a part of their text: whole words first, and those first that most images read."""
-    tag = tag_of(corpus.cache.snapshot().digest, q, limit)
-    if (known := unchanged(request, tag)) is not None:
-        return known
 
     def work() -> dict[str, Any]:
         counts = served.kept(corpus, counted)
         return {"site": counts.site, "tokens": [found(corpus, one) for one in counts.search(q, limit)]}
 
-    return json_response(await kept(request, served, tag, lambda: as_json(work())), tag)
+    return await answered(request, served, corpus, work)
 
 
 @router.get("/{id}", response_model=Token)
@@ -67,14 +73,10 @@ async def token(
     request: Request,
     served: ServedHere,
     corpus: CorpusHere,
-    id: Annotated[int, Path(ge=0, description="The token's id.", examples=[62])],
+    id: Id,
 ) -> Response:
     """One token: its text, how often it is read, its spelling variants, and its neighbours by frequency."""
-    if id >= corpus.cache.run.vocabulary_size:
-        raise NotFound(f"There is no token {id}.", f"Ids run from 0 to {corpus.cache.run.vocabulary_size - 1}.")
-    tag = tag_of(corpus.cache.snapshot().digest, id)
-    if (known := unchanged(request, tag)) is not None:
-        return known
+    token_of(corpus, str(id))
 
     def work() -> dict[str, Any]:
         counts = served.kept(corpus, counted)
@@ -86,36 +88,28 @@ async def token(
             "next": counts.ordered[place - 1] if place else None,
         }
 
-    return json_response(await kept(request, served, tag, lambda: as_json(work())), tag)
+    return await answered(request, served, corpus, work)
 
 
 # --- where a token is read -------------------------------------------------------------------------------------
 
 
-Id = Annotated[int, Path(ge=0, description="The token's id.", examples=[62])]
 Rank = Annotated[int, Query(ge=1, description="Count readings among the so many best.")]
 Layer = Annotated[int | None, Query(ge=0, description="At this layer; by default at all.")]
 
 
-def wanted_of(corpus: LocalCorpus, id: int, rank: int, layer: int | None) -> Wanted:
+def wanted_of(corpus: CorpusHere, id: Id, rank: Rank = 1, layer: Layer = None) -> Wanted:
     """Raises NotFound if there is no such token, BadRequest if nothing was read there."""
     run = corpus.cache.run
-    if id >= run.vocabulary_size:
-        raise NotFound(f"There is no token {id}.", f"Ids run from 0 to {run.vocabulary_size - 1}.")
+    token_of(corpus, str(id))
     if "patch" not in run.at:
         raise BadRequest("There are no readings at patches.", f"There are at {', '.join(run.positions)}.")
-    if layer is not None and layer not in run.read_layers:
-        raise BadRequest(f"Layer {layer} was not read.", f"Read were {', '.join(map(str, run.read_layers))}.")
+    if layer is not None:
+        check_layer(corpus, layer)
     return Wanted(id, min(rank, run.k), layer)
 
 
-async def _answered(
-    request: Request, served: Served, corpus: LocalCorpus, make: Callable[[], dict[str, Any]]
-) -> Response:
-    tag = tag_of(corpus.cache.snapshot().digest, request.url.path, request.url.query)
-    if (known := unchanged(request, tag)) is not None:
-        return known
-    return json_response((await served.ask(request, make))[0], tag)
+WantedHere = Annotated[Wanted, Depends(wanted_of)]
 
 
 class Probabilities(BaseModel):
@@ -123,12 +117,9 @@ class Probabilities(BaseModel):
 
 
 @router.get("/{id}/probabilities", response_model=Probabilities)
-async def token_probabilities(
-    request: Request, served: ServedHere, corpus: CorpusHere, id: Id, rank: Rank = 1, layer: Layer = None
-) -> Response:
+async def token_probabilities(request: Request, served: ServedHere, corpus: CorpusHere, wanted: WantedHere) -> Response:
     """How many patches read the token with which probability, counted at each layer."""
-    wanted = wanted_of(corpus, id, rank, layer)
-    return await _answered(request, served, corpus, lambda: {"bins": by_probability(corpus, wanted)})
+    return await answered(request, served, corpus, lambda: {"bins": by_probability(corpus, wanted)})
 
 
 class OneExample(BaseModel):
@@ -149,16 +140,13 @@ async def token_examples(
     request: Request,
     served: ServedHere,
     corpus: CorpusHere,
-    id: Id,
-    rank: Rank = 1,
-    layer: Layer = None,
+    wanted: WantedHere,
     low: Annotated[float, Query(ge=0, le=1, description="The least probability.")] = 0.0,
     high: Annotated[float, Query(ge=0, le=1, description="The probability below which it is; 1 is included.")] = 1.0,
     count: Annotated[int, Query(ge=1, le=1000)] = 12,
     seed: Annotated[int | None, Query(description="Images at random; without one the most probable.")] = None,
 ) -> Response:
     """Images in which patches read the token with a probability of a band."""
-    wanted = wanted_of(corpus, id, rank, layer)
 
     def work() -> dict[str, Any]:
         some = examples(corpus, wanted, low, high, count, seed)
@@ -168,7 +156,7 @@ async def token_examples(
             "examples": [{name: getattr(one, name) for name in names} for one in some.chosen],
         }
 
-    return await _answered(request, served, corpus, work)
+    return await answered(request, served, corpus, work)
 
 
 class PositionMap(BaseModel):
@@ -180,11 +168,8 @@ class PositionMap(BaseModel):
 
 
 @router.get("/{id}/map", response_model=PositionMap)
-async def token_map(
-    request: Request, served: ServedHere, corpus: CorpusHere, id: Id, rank: Rank = 1, layer: Layer = None
-) -> Response:
+async def token_map(request: Request, served: ServedHere, corpus: CorpusHere, wanted: WantedHere) -> Response:
     """How often each cell of the grid reads the token."""
-    wanted = wanted_of(corpus, id, rank, layer)
 
     def work() -> dict[str, Any]:
         made = position_map(corpus, wanted)
@@ -196,7 +181,7 @@ async def token_map(
             "of": made.of,
         }
 
-    return await _answered(request, served, corpus, work)
+    return await answered(request, served, corpus, work)
 
 
 class OneBeside(BaseModel):
@@ -218,16 +203,13 @@ async def token_together(
     request: Request,
     served: ServedHere,
     corpus: CorpusHere,
-    id: Id,
-    rank: Rank = 1,
-    layer: Layer = None,
+    wanted: WantedHere,
     count: Annotated[int, Query(ge=1, le=1000)] = 16,
 ) -> Response:
     """Which tokens are decoded to, and which labelled objects are, in the images that read the token.
 
     First come those whose share of these images is most above their share of all others.
     """
-    wanted = wanted_of(corpus, id, rank, layer)
 
     def told(one: Beside) -> dict[str, Any]:
         return {name: getattr(one, name) for name in OneBeside.model_fields}
@@ -239,7 +221,7 @@ async def token_together(
             "labels": None if of_labels is None else [told(one) for one in of_labels[:count]],
         }
 
-    return await _answered(request, served, corpus, work)
+    return await answered(request, served, corpus, work)
 
 
 def found(corpus: Any, one: Counted) -> dict[str, Any]:

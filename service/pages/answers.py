@@ -13,18 +13,18 @@ from vlq.query.client import LocalCorpus
 from vlq.query.compile import Compiler
 from vlq.query.errors import VlqError
 from vlq.query.nodes import Call, Name, Node
-from vlq.query.one import OneImage, one_image
+from vlq.query.one import one_image
 from vlq.query.registry import call, functions
 from vlq.query.render import shown_columns
 from vlq.query.result import Result
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.summary import count
 from vlq.query.tokens import Token
-from vlq.service.api.images import edges
 from vlq.service.api.query import Cursor, identity
 from vlq.service.facets import columns_of, is_grouped
 from vlq.service.lens import shown
 from vlq.service.narrow import chosen, grouped, listed_in, of_set, order, ordered, steps, unselected
+from vlq.service.pages.outline import outline
 
 ROWS = 100
 """Rows of a page of a table."""
@@ -453,7 +453,7 @@ def _cards(result: Result, found: Mapping[int, Found]) -> list[Card]:
                 clean(image.name),
                 link(number, next(iter(here.layers.values()), min(here.at, default=None)), patches),
                 *image.size,
-                tuple(outline(image, one) for one in here.outlined if one),
+                tuple(outline(image.edges, image.grid, one) for one in here.outlined if one),
                 _said(here),
                 strip,
                 _strip_said(here.at),
@@ -478,23 +478,3 @@ def _strip_said(at: Mapping[int, int]) -> str:
     if not at:
         return ""
     return f"{count(len(at), 'layer')} from {min(at)} to {max(at)}" if len(at) > 1 else f"layer {min(at)}"
-
-
-def outline(image: OneImage, patches: frozenset[int]) -> str:
-    """The border of these patches together, as an SVG path in the image's pixels."""
-    x, y = edges(image)
-    rows, columns = image.grid
-    places = {divmod(patch, columns) for patch in patches if patch < rows * columns}
-    parts = []
-    for row, column in sorted(places):
-        edges_here = x[column], y[row], x[column + 1], y[row + 1]
-        left, top, right, bottom = (f"{edge:.2f}".rstrip("0").rstrip(".") for edge in edges_here)
-        if (row - 1, column) not in places:
-            parts.append(f"M{left} {top}H{right}")
-        if (row + 1, column) not in places:
-            parts.append(f"M{left} {bottom}H{right}")
-        if (row, column - 1) not in places:
-            parts.append(f"M{left} {top}V{bottom}")
-        if (row, column + 1) not in places:
-            parts.append(f"M{right} {top}V{bottom}")
-    return "".join(parts)

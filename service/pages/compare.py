@@ -100,13 +100,18 @@ def pair(given: QueryParams, name: str) -> tuple[str, str]:
     return first, second or first
 
 
+def run_of(given: str, served: Served, name: str) -> str:
+    """The corpus that an address names, else the page's own."""
+    return given if given in served.corpora else name
+
+
 def sides_of(given: QueryParams, served: Served, name: str, usual: tuple[int, int]) -> tuple[Side, Side]:
     """What an address compares; what it leaves open, or has wrong, is as usual."""
     found = []
     for at, (run, image, layer) in enumerate(
         zip(*(pair(given, of) for of in ("runs", "images", "layers")), strict=True)
     ):
-        run = run if run in served.corpora else name
+        run = run_of(run, served, name)
         read = served.corpus(run).cache.run.read_layers
         found.append(
             Side(
@@ -165,20 +170,19 @@ async def compare_panel(request: Request, served: ServedHere, name: str, panel: 
     if about is None or "patch" not in corpus.cache.run.at:
         raise NotFound(f"This page has no panel {panel}.", "See /compare for those that it has.")
     site = frame(request, served, about.title, "compare", name)
-    others: tuple[str, ...] = ()
+    others: list[str] = []
     if about in PAIR:
-        sides = sides_of(given, served, name, usual_images(corpus))
-        others = tuple(served.corpus(side.run).cache.snapshot().digest for side in sides)
+        others = [await served.digest(served.corpus(run_of(run, served, name))) for run in pair(given, "runs")]
     at = layer_of(given, corpus, "at")
 
     def make() -> Any:
         if about in PAIR:
-            return PAIRS[about.name](Compared.of(served, *sides))
+            return PAIRS[about.name](Compared.of(served, *sides_of(given, served, name, usual_images(corpus))))
         found = [one_set(corpus, given.get(which, "")) for which in "ab"]
         return of_sets(about.name, corpus, found[0], found[1], at)
 
     back = f"{site.root}/{name}/compare"
-    return await panel_response(request, served, corpus, site, about, "compare_panel.html", back, make, others)
+    return await panel_response(request, served, corpus, site, about, "compare_panel.html", back, make, tuple(others))
 
 
 # --- two images, layers or runs --------------------------------------------------------------------------------

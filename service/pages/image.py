@@ -89,13 +89,12 @@ def image_data(corpus: LocalCorpus, image: OneImage) -> dict[str, Any]:
         }
         for one in found
     ]
-    rows, columns = image.grid
-    boxes = [image.box(patch) for patch in range(image.patches)]
+    x, y = image.edges
     return {
         "size": image.size,
         "grid": image.grid,
-        "x": [boxes[column][0] for column in range(columns)] + [boxes[-1][2]],
-        "y": [boxes[row * columns][1] for row in range(rows)] + [boxes[-1][3]],
+        "x": x,
+        "y": y,
         "layers": run.layers,
         "k": k,
         "wide": wide,

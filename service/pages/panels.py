@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import Response
 from markupsafe import Markup
 from starlette.datastructures import QueryParams
 
 from vlq.query.client import LocalCorpus
 from vlq.query.tokens import Token
-from vlq.service.api.shared import headers_of, tag_of, unchanged
+from vlq.service.api.shared import answered
 from vlq.service.lens import shown
 from vlq.service.pages.site import Frame, rendered, static_digest
 from vlq.service.served import Served
@@ -93,18 +93,14 @@ async def panel_response(
     others: tuple[str, ...] = (),
 ) -> Response:
     """A panel: what `make` gives, as its template draws it. `others` are digests of other caches that it rests on."""
-    digests = (corpus.cache.snapshot().digest, *others, static_digest())
-    tag = tag_of(*digests, page_frame, request.url.path, request.url.query)
-    if (known := unchanged(request, tag)) is not None:
-        return known
-    body = served.answers.get(tag)
-    if body is None:
-        made, _ = await served.ask(request, make)
+
+    def work() -> bytes:
         part = request.query_params.get("part") == "1"
-        context = OnePanel(panel.name, made, template, panel, back)
-        body = rendered(page_frame, template if part else "panel.html", context).encode()
-        served.answers.put(tag, body)
-    return HTMLResponse(body, 200, headers_of(tag))
+        context = OnePanel(panel.name, make(), template, panel, back)
+        return rendered(page_frame, template if part else "panel.html", context).encode()
+
+    decided_by = (*others, static_digest(), page_frame)
+    return await answered(request, served, corpus, work, "text/html; charset=utf-8", decided_by)
 
 
 def number(given: QueryParams | Mapping[str, str], name: str, usual: int, least: int, most: int) -> int:

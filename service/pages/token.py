@@ -30,8 +30,10 @@ from vlq.query.portrait import (
 )
 from vlq.query.summary import Rows, count
 from vlq.service.api.shared import ServedHere
+from vlq.service.api.tokens import token_of
 from vlq.service.counts import Counted, Counts, counted
 from vlq.service.pages import charts
+from vlq.service.pages.outline import outline
 from vlq.service.pages.panels import (
     Charts,
     Chip,
@@ -195,21 +197,13 @@ class TokenPage:
 async def token(request: Request, served: ServedHere, name: str, id: str) -> Response:
     """The page of a token."""
     corpus = served.corpus(name)
-    number_of = known(corpus, id)
+    number_of = token_of(corpus, id)
 
     def work() -> TokenPage:
         return token_page(served.kept(corpus, counted), corpus, number_of, request)
 
     context, _ = await served.ask(request, work)
     return page(frame(request, served, f"Token {context.token.chip.text}", "token", name), "token.html", context)
-
-
-def known(corpus: LocalCorpus, id: str) -> int:
-    """The number of a token. Raises NotFound."""
-    size = corpus.cache.run.vocabulary_size
-    if not (id.isascii() and id.isdecimal() and int(id) < size):
-        raise NotFound(f"There is no token {id}.", f"Ids run from 0 to {size - 1}.")
-    return int(id)
 
 
 def token_page(counts: Counts, corpus: LocalCorpus, id: int, request: Request) -> TokenPage:
@@ -252,7 +246,7 @@ async def token_panel(request: Request, served: ServedHere, name: str, id: str, 
     about = next((one for one in PANELS if one.name == panel), None)
     if about is None or "patch" not in corpus.cache.run.at:
         raise NotFound(f"A token's page has no panel {panel}.", f"It has {', '.join(one.name for one in PANELS)}.")
-    wanted = Wanted(known(corpus, id), number(given, "rank", 1, 1, corpus.cache.run.k), layer_of(given, corpus))
+    wanted = Wanted(token_of(corpus, id), number(given, "rank", 1, 1, corpus.cache.run.k), layer_of(given, corpus))
     site = frame(request, served, f"{about.title}: {wanted.token}", "token", name)
     band = share(given, "low", 0.0), share(given, "high", 1.0)
     order, seed = choice(given, "show", ORDERS), number(given, "seed", 0, 0, 10**9)
@@ -373,27 +367,11 @@ def thumbnail(one: Example, pages: str) -> Thumbnail:
         one.image,
         f"{pages}/images/{one.image}?{urlencode({'layer': one.layer, 'pins': pins}, safe=',')}",
         *one.size,
-        outline(one),
+        outline(one.edges, one.grid, one.patches),
         one.layer,
         len(one.patches),
         one.probabilities[0],
     )
-
-
-def outline(one: Example) -> str:
-    """The border of the patches' union: their sides that no other of them has."""
-    columns, found, lines = one.grid[1], set(one.patches), []
-    for patch in one.patches:
-        x0, y0, x1, y1 = (f"{edge:g}" for edge in one.box(patch))
-        column = patch % columns
-        sides = {
-            f"M{x0} {y0}H{x1}": patch - columns in found,
-            f"M{x0} {y1}H{x1}": patch + columns in found,
-            f"M{x0} {y0}V{y1}": column > 0 and patch - 1 in found,
-            f"M{x1} {y0}V{y1}": column < columns - 1 and patch + 1 in found,
-        }
-        lines += [line for line, is_inside in sides.items() if not is_inside]
-    return "".join(lines)
 
 
 def where(corpus: LocalCorpus, wanted: Wanted) -> Charts:

@@ -91,7 +91,8 @@ def export(
     """Write an answer and the pages of its images as a site of files, to be opened without a service."""
     from vlq.query.cache import Cache, default_url
     from vlq.query.client import LocalCorpus
-    from vlq.service.export import INDEX, export
+    from vlq.service.export import export
+    from vlq.service.pages.files import INDEX
 
     corpus = LocalCorpus(Cache.open(cache or default_url()))
     numbers = re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", asked)

@@ -1,24 +1,12 @@
-"""`vlq export`: an answer and the pages of its images as files that need no service.
-
-A browser that opens a file runs no module from beside it and fetches nothing. So one plain script (`modules.js`) makes
-an import map in which each module is a `data:` URL, and a page has the answers that its modules ask for in itself.
-"""
+"""`vlq export`: an answer and the pages of its images as files that need no service."""
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 import os
-import posixpath
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape, unescape
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 
 from vlq.query.asked import Asked
 from vlq.query.client import LocalCorpus
@@ -28,17 +16,13 @@ from vlq.query.render import html
 from vlq.service.api.images import SHOWN_K, described
 from vlq.service.api.shared import as_json
 from vlq.service.lens import lens_bytes
+from vlq.service.pages.files import INDEX, answer_path, as_file, write_static
 from vlq.service.pages.image_page import SIDE, image_page
-from vlq.service.pages.site import Frame, rendered, static_files
+from vlq.service.pages.site import Frame, rendered
 from vlq.service.pictures import picture
-
-IMPORT = re.compile(r"""((?:from|import)\s*)(["'])(\.{1,2}/[^"']+)\2""")
-"""Where a module names another one by its path."""
 
 THUMBNAIL = 256
 """Pixels of the longer side of a picture in the list of images."""
-
-INDEX = "index.html"
 
 
 @dataclass(frozen=True)
@@ -83,8 +67,8 @@ def export(corpus: LocalCorpus, asked: str | Sequence[int], out: Path, most: int
         about = f"{corpus.url}: {run.model}, {run.layers} layers"
         left_out = max(0, len(ids) - most)
         context = ExportPage(answer.query, about, html(answer), tuple(listed), left_out)
-        (partial / INDEX).write_text(_as_file(rendered(_frame(answer.query), "export.html", context), {}), "utf-8")
-        _write_static(partial)
+        (partial / INDEX).write_text(as_file(rendered(_frame(answer.query), "export.html", context), {}), "utf-8")
+        write_static(partial)
         if out.exists():
             out.rmdir()
         os.replace(partial, out)
@@ -125,90 +109,18 @@ def _write_image(corpus: LocalCorpus, image: OneImage, before: int | None, behin
             (folder / names[side]).write_bytes(found[0])
     if SIDE in names:
         where["pixels"] = names[SIDE]
-    answers = {_path(f"images/{image.number}"): as_json(described(corpus, image.number))}
+    answers = {answer_path(f"images/{image.number}"): as_json(described(corpus, image.number))}
     run = corpus.cache.run
     for site in context.sites:
         data = lens_bytes(corpus, image, site, min(SHOWN_K, run.k))
         for k in {1, min(SHOWN_K, run.k)}:  # all of it stands for its first part
-            answers[_path(f"images/{image.number}/lens", site=site, k=k)] = data
+            answers[answer_path(f"images/{image.number}/lens", site=site, k=k)] = data
     text = rendered(_frame(context.name), "image.html", context)
     modules = ("frame.js", "image/main.js")
     page = _page_of(image.number)
-    (folder / page).write_text(_as_file(text, where, answers, modules, corpus.url), "utf-8")
+    (folder / page).write_text(as_file(text, where, answers, modules, corpus.url), "utf-8")
     return Listed(image.name, page, names.get(THUMBNAIL))
 
 
 def _page_of(id: int) -> str:
     return f"image-{id}.html"
-
-
-def _path(name: str, **values: Any) -> str:
-    """As `path` of static/api.js writes it, of a page that is of no corpus."""
-    return f"/v1/{name}?{urlencode({**values, 'corpus': ''})}"
-
-
-def _as_file(
-    text: str,
-    where: Mapping[str, str],
-    answers: Mapping[str, bytes] | None = None,
-    modules: Sequence[str] = ("frame.js",),
-    cache: str = "",
-) -> str:
-    """A page's HTML as a file: what it needs is beside it or in it, and what only a service has is no link."""
-
-    def link(match: re.Match[str]) -> str:
-        before, target, behind, inside = match.groups()
-        found = where.get(unescape(target).lstrip("/")) or (INDEX if target == "/" else None)
-        if found is None:
-            return f"<span {before}{behind}>{inside}</span>"
-        return f'<a {before}href="{escape(found)}"{behind}>{inside}</a>'
-
-    text = re.sub(r'<link rel="modulepreload"[^>]*>\n?', "", text)
-    text = re.sub(r'<script type="module" src="[^"]*"></script>\n?', "", text)
-    text = re.sub(r'<img ([^>]*)src="/v1/[^"]*/pixels[^"]*"', rf'<img \1src="{where.get("pixels", "")}"', text)
-    text = re.sub(r'<a ([^>]*?)href="(/[^"]*)"([^>]*)>(.*?)</a>', link, text, flags=re.DOTALL)
-    held: dict[str, str] = {}
-    for path, data in (answers or {}).items():
-        held[path] = base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
-    imports = "".join(f'import "vlq/{name}";' for name in modules)
-    scripts = (
-        f'<script type="application/json" id="embedded">{json.dumps(held)}</script>\n'
-        f'<script src="static/modules.js"></script>\n<script type="module">{imports}</script>\n'
-    )
-    text = text.replace("<html ", f'<html data-cache="{escape(cache)}" ', 1)
-    return text.replace("</body>", f"{scripts}</body>")
-
-
-# --- what all pages need ---------------------------------------------------------------------------------------
-
-
-def _write_static(folder: Path) -> None:
-    sources = {}
-    for path, data in static_files().items():
-        if path.endswith(".js"):
-            sources[f"vlq/{path}"] = base64.b64encode(_by_name(path, data.decode()).encode()).decode()
-        else:
-            (folder / "static" / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "static" / path).write_bytes(data)
-    imports = {name: f"data:text/javascript;base64,{source}" for name, source in sources.items()}
-    script = (
-        "// Modules as an import map: a browser that opens a file runs none from beside it.\n"
-        "{\n"
-        '  const map = document.createElement("script");\n'
-        '  map.type = "importmap";\n'
-        f"  map.textContent = {json.dumps(json.dumps({'imports': imports}))};\n"
-        "  document.head.append(map);\n"
-        "}\n"
-    )
-    (folder / "static" / "modules.js").write_text(script, "utf-8")
-
-
-def _by_name(path: str, source: str) -> str:
-    """A module's source with others by the names that they have in the import map."""
-    folder = posixpath.dirname(path)
-
-    def named(match: re.Match[str]) -> str:
-        before, quote, target = match.groups()
-        return f"{before}{quote}vlq/{posixpath.normpath(posixpath.join(folder, target))}{quote}"
-
-    return IMPORT.sub(named, source)

@@ -106,6 +106,11 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def as_json(values: Any) -> bytes:
+    """Values as JSON; of what is no number null."""
+    return json.dumps(plain(values), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
 def to_csv(result: Answer) -> str:
     """The rows alone, under a line of column names; lists are parted by spaces."""
     return csv_rows([result.columns, *(row.values() for row in result.rows)]).rstrip("\n")

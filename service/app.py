@@ -15,7 +15,8 @@ from vlq.service.api import corpora, images, layers, narrow, query, runs, tokens
 from vlq.service.errors import tell_errors
 from vlq.service.guard import Guard
 from vlq.service.metrics import Metrics
-from vlq.service.pages import compare, corpus, image_page, site, token
+from vlq.service.pages import compare, corpus, site, token
+from vlq.service.pages import images as images_page
 from vlq.service.pages import layers as layers_page
 from vlq.service.served import Served
 from vlq.service.settings import Settings
@@ -65,6 +66,6 @@ def create_app(settings: Settings) -> FastAPI:
     for room in (query, corpora, images, tokens, layers, runs, narrow):
         app.include_router(room.router)
     app.include_router(metrics.router)
-    for pages in (site, corpus, image_page, token, layers_page, compare):
+    for pages in (site, corpus, images_page, token, layers_page, compare):
         app.include_router(pages.router)
     return app

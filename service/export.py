@@ -12,13 +12,12 @@ from vlq.query.asked import Asked
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadArgument, InputError, StoreError
 from vlq.query.one import OneImage, one_image
-from vlq.query.render import html
-from vlq.service.api.images import SHOWN_K, described
-from vlq.service.api.shared import as_json
+from vlq.query.render import as_json, html
+from vlq.service.images import SHOWN_K, described
 from vlq.service.lens import lens_bytes
 from vlq.service.pages.files import INDEX, answer_path, as_file, write_static
 from vlq.service.pages.image_page import SIDE, image_page
-from vlq.service.pages.site import Frame, rendered
+from vlq.service.pages.rendering import Frame, rendered
 from vlq.service.pictures import picture
 
 THUMBNAIL = 256

@@ -21,10 +21,10 @@ from vlq.query.arrow import rows_of
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadRequest, LimitReached
 from vlq.query.groups import Grouped
-from vlq.query.render import csv_rows, jsonl_rows, plain
+from vlq.query.render import as_json, csv_rows, jsonl_rows, plain
 from vlq.query.result import Result
 from vlq.query.schema import digest_of, to_json
-from vlq.service.api.shared import CorpusHere, ServedHere, as_json, headers_of, json_response, tag_of, unchanged
+from vlq.service.api.shared import CorpusHere, ServedHere, headers_of, json_response, tag_of, unchanged
 from vlq.service.errors import RESPONSES
 from vlq.service.served import Served, Times
 

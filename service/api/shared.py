@@ -1,8 +1,7 @@
-"""What the parts of the API share: which corpus, ETags, and JSON as the command line writes it."""
+"""What the parts of the API share: which corpus, and ETags."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from fastapi.responses import Response
 from vlq import __version__
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadRequest
-from vlq.query.render import plain
+from vlq.query.render import as_json
 from vlq.service.served import Served
 
 
@@ -69,11 +68,6 @@ async def answered(
         body = made if isinstance(made, bytes) else as_json(made)
         served.answers.put(tag, body)
     return Response(body, media_type=kind, headers=headers_of(tag))
-
-
-def as_json(values: Any) -> bytes:
-    """Values as JSON; of what is no number null."""
-    return json.dumps(plain(values), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def json_response(values: Any) -> Response:

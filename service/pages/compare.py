@@ -19,8 +19,8 @@ from vlq.query.one import OneImage
 from vlq.query.sets import Counted, ImageSet, image_set
 from vlq.query.summary import count
 from vlq.query.tokens import Token
-from vlq.service.api.images import found_image
 from vlq.service.api.shared import ServedHere
+from vlq.service.images import found_image
 from vlq.service.lens import readings_of, shown
 from vlq.service.pages import charts
 from vlq.service.pages.panels import Charts, Chip, Panel, Table, layer_of, panel_response, percent

@@ -18,7 +18,8 @@ from vlq.service.counts import counted
 from vlq.service.facets import Facet, facets
 from vlq.service.pages.answers import Mistake, Shown, answer, mistake
 from vlq.service.pages.examples import Example, examples
-from vlq.service.pages.site import frame, page, rendered
+from vlq.service.pages.rendering import rendered
+from vlq.service.pages.site import frame, page
 from vlq.service.served import Served
 
 router = APIRouter(include_in_schema=False)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from vlq.service.pages.site import static_files
+from vlq.service.pages.rendering import static_files
 
 IMPORT = re.compile(r"""((?:from|import)\s*)(["'])(\.{1,2}/[^"']+)\2""")
 """Where a module names another one by its path."""

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import Response
 
 from vlq.query.client import LocalCorpus
 from vlq.query.one import one_image
 from vlq.query.render import plain
 from vlq.query.schema import STORED_SITES, layers_phrase
-from vlq.service.api.images import Number, described, found_image
-from vlq.service.api.shared import ServedHere
+from vlq.service.images import described, found_image
 from vlq.service.lens import readings_of, shown
-from vlq.service.pages.site import frame, page, static_files
+from vlq.service.pages.rendering import static_files
 from vlq.service.pictures import picture
-
-router = APIRouter(include_in_schema=False)
 
 SIDE = 1600
 """Pixels of the picture's longer side at most."""
@@ -73,20 +68,6 @@ class ImagePage:
     following: int | None
     one: OnePatch | None  # the patch that was asked for
     modules: tuple[str, ...]  # scripts that the page will need, so that a browser fetches them at once
-
-
-@router.get("/{name}/images/{id}")
-async def image(
-    request: Request,
-    served: ServedHere,
-    name: Annotated[str, Path()],
-    id: Number,
-    patch: Annotated[str, Query()] = "",
-) -> Response:
-    """The page of an image. `patch` is one whose readings stand in a table, for browsers without script."""
-    corpus = served.corpus(name)
-    context, _ = await served.ask(request, lambda: image_page(corpus, id, patch))
-    return page(frame(request, served, context.name, "image", name), "image.html", context)
 
 
 def image_page(corpus: LocalCorpus, id: int, patch: str = "") -> ImagePage:

@@ -19,7 +19,7 @@ from vlq.query.client import LocalCorpus
 from vlq.query.tokens import Token
 from vlq.service.api.shared import answered
 from vlq.service.lens import shown
-from vlq.service.pages.site import Frame, rendered, static_digest
+from vlq.service.pages.rendering import Frame, rendered, static_digest
 from vlq.service.served import Served
 
 

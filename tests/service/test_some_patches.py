@@ -10,7 +10,7 @@ import safetensors.numpy
 from vlq.query.cache import Cache
 from vlq.query.client import LocalCorpus
 from vlq.query.one import one_image
-from vlq.service.api.images import described
+from vlq.service.images import described
 from vlq.service.lens import lens_bytes
 
 from ..synthetic import make_cache, make_run

@@ -1,0 +1,29 @@
+"""An image's page, as the service serves it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response
+
+from vlq.service.api.images import Number
+from vlq.service.api.shared import ServedHere
+from vlq.service.pages.image_page import image_page
+from vlq.service.pages.site import frame, page
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/{name}/images/{id}")
+async def image(
+    request: Request,
+    served: ServedHere,
+    name: Annotated[str, Path()],
+    id: Number,
+    patch: Annotated[str, Query()] = "",
+) -> Response:
+    """The page of an image. `patch` is one whose readings stand in a table, for browsers without script."""
+    corpus = served.corpus(name)
+    context, _ = await served.ask(request, lambda: image_page(corpus, id, patch))
+    return page(frame(request, served, context.name, "image", name), "image.html", context)

@@ -12,11 +12,10 @@ from vlq.query.asked import Asked
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadArgument, InputError, StoreError
 from vlq.query.one import OneImage, one_image
-from vlq.query.render import as_json, html
-from vlq.service.images import SHOWN_K, described
-from vlq.service.lens import lens_bytes
-from vlq.service.pages.files import INDEX, answer_path, as_file, write_static
-from vlq.service.pages.image_page import SIDE, image_page
+from vlq.query.render import html
+from vlq.service.pages.files import INDEX, as_file, write_static
+from vlq.service.pages.image_file import held
+from vlq.service.pages.image_page import SIDE
 from vlq.service.pages.rendering import Frame, rendered
 from vlq.service.pictures import picture
 
@@ -98,7 +97,8 @@ def _frame(title: str) -> Frame:
 
 def _write_image(corpus: LocalCorpus, image: OneImage, before: int | None, behind: int | None, folder: Path) -> Listed:
     """An image's page, between those of two others, and its pictures."""
-    context = replace(image_page(corpus, image.number), previous=before, following=behind)
+    context, answers = held(corpus, image.number)
+    context = replace(context, previous=before, following=behind)
     where = {f"images/{id}": _page_of(id) for id in (before, behind) if id is not None}
     drawn = {side: picture(image, side) for side in (SIDE, THUMBNAIL)}
     names = {}
@@ -108,12 +108,6 @@ def _write_image(corpus: LocalCorpus, image: OneImage, before: int | None, behin
             (folder / names[side]).write_bytes(found[0])
     if SIDE in names:
         where["pixels"] = names[SIDE]
-    answers = {answer_path(f"images/{image.number}"): as_json(described(corpus, image.number))}
-    run = corpus.cache.run
-    for site in context.sites:
-        data = lens_bytes(corpus, image, site, min(SHOWN_K, run.k))
-        for k in {1, min(SHOWN_K, run.k)}:  # all of it stands for its first part
-            answers[answer_path(f"images/{image.number}/lens", site=site, k=k)] = data
     text = rendered(_frame(context.name), "image.html", context)
     modules = ("frame.js", "image/main.js")
     page = _page_of(image.number)

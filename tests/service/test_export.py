@@ -18,7 +18,7 @@ from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadArgument, InputError, QueryError
 from vlq.service.export import export
 
-from ..synthetic import make_cache
+from ..synthetic import make_cache, make_run
 from .browser import accessible, watched
 from .conftest import picture
 
@@ -29,7 +29,7 @@ HOSTILE = "</script><script>alert(1)</script>'\"&.png"
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> LocalCorpus:
     folder = tmp_path_factory.mktemp("exported")
     names = ["a.png", "b.png", HOSTILE, "d.png", "e.png"]
-    make_cache(folder, images=5, failed=[3], names=names)
+    make_cache(folder, make_run(k=9), images=5, failed=[3], names=names)
     return LocalCorpus(Cache.open(str(folder)))
 
 
@@ -63,22 +63,25 @@ def test_a_site_of_files(corpus: LocalCorpus, chromium: Browser, tmp_path: Path)
 
 def test_its_readings_are_the_corpus(corpus: LocalCorpus, chromium: Browser, tmp_path: Path) -> None:
     export(corpus, [4], tmp_path / "site")
-    top = {(row["layer"], row["patch"]): row["piece"] for row in corpus.query("top(4, rank=1)").rows}
+    top = {(row["layer"], row["patch"], row["rank"]): row["piece"] for row in corpus.query("top(4, rank=9)").rows}
     with watched(chromium, f"file://{tmp_path}/site/image-4.html#layer=2") as page:
         page.get_by_role("grid").wait_for()
         found = page.evaluate(
             """async () => {
               const { getBytes } = await import("vlq/api.js"), { Lens } = await import("vlq/lens.js");
               const paths = Object.keys(JSON.parse(document.getElementById("embedded").textContent));
-              const lens = new Lens(await getBytes(paths.find((path) => path.includes("site=patch&k=1&"))));
+              const lens = new Lens(await getBytes(paths.find((path) => path.includes("site=patch&k=9&"))));
               const cells = [];
               for (let layer = 0; layer < lens.layers; layer++)
                 for (let patch = 0; patch < lens.positions; patch++)
-                  cells.push([layer, patch, lens.at(layer, patch).piece]);
+                  for (let rank = 0; rank < 9; rank++)
+                    cells.push([layer, patch, rank + 1, lens.at(layer, patch, rank).piece]);
               return cells;
             }"""
         )
-    assert {(layer, patch): piece for layer, patch, piece in found} == top
+        page.get_by_role("application").click()  # a pinned patch's curves go by all that is stored
+        page.locator("#curves polyline").first.wait_for()
+    assert {(layer, patch, rank): piece for layer, patch, rank, piece in found} == top
 
 
 def test_pictures_are_beside_the_pages(tmp_path: Path) -> None:

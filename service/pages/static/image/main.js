@@ -1,6 +1,6 @@
 // An image's page: asks for its readings, holds its state, and tells the parts of the page what is new.
 
-import { ApiError, getBytes, getJson, path } from "../api.js";
+import { ApiError, getBytes, getJson, isFile, path } from "../api.js";
 import { hue, mark } from "../chips.js";
 import { copies } from "../copies.js";
 import { Lens } from "../lens.js";
@@ -279,9 +279,10 @@ async function readings(id, sites, k) {
 async function begin() {
   const { id, name, k, sites, repeated } = element("page").dataset, named = sites.split(" ").filter(Boolean);
   if (!named.length) throw new Error("This image has readings at no position.");
-  const [about, lenses] = await Promise.all([getJson(path(`images/${id}`)), readings(id, named, 1)]);
+  const first = isFile ? Number(k) : 1; // a file holds all that it has
+  const [about, lenses] = await Promise.all([getJson(path(`images/${id}`)), readings(id, named, first)]);
   const page = new ImagePage(new Model(about, lenses), { number: Number(id), name, k: Number(k), sites: named, repeated: repeated !== undefined });
-  document.documentElement.dataset.k = 1;
+  document.documentElement.dataset.k = first;
   performance.mark("drawn");
   requestAnimationFrame(() => setTimeout(() => page.begin()));
 }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from vlq.query.errors import MissingExtra
 
 EXTRAS = {
-    "workers": {"ray", "torch", "transformers", "safetensors", "PIL"},
-    "service": {"fastapi", "jinja2", "prometheus_client", "pydantic", "uvicorn"},
+    "workers": {"ray", "torch", "transformers", "safetensors"},
+    "service": {"fastapi", "prometheus_client", "pydantic", "uvicorn"},
 }
 """Packages that only an extra brings."""
 

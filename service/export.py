@@ -65,7 +65,9 @@ def export(corpus: LocalCorpus, asked: str | Sequence[int], out: Path, most: int
         about = f"{corpus.url}: {run.model}, {run.layers} layers"
         left_out = max(0, len(ids) - most)
         context = ExportPage(answer.query, about, html(answer), tuple(listed), left_out)
-        (partial / INDEX).write_text(as_file(rendered(_frame(answer.query), "export.html", context), {}), "utf-8")
+        (partial / INDEX).write_text(
+            as_file(rendered(_frame(answer.query), "export.html", context), {"": INDEX}), "utf-8"
+        )
         write_static(partial)
         if out.exists():
             out.rmdir()
@@ -99,7 +101,7 @@ def _write_image(corpus: LocalCorpus, image: OneImage, before: int | None, behin
     """An image's page, between those of two others, and its pictures."""
     context, answers = held(corpus, image.number)
     context = replace(context, previous=before, following=behind)
-    where = {f"images/{id}": _page_of(id) for id in (before, behind) if id is not None}
+    where = {"": INDEX, **{f"images/{id}": _page_of(id) for id in (before, behind) if id is not None}}
     drawn = {side: picture(image, side) for side in (SIDE, THUMBNAIL)}
     names = {}
     for side, found in drawn.items():

@@ -11,7 +11,7 @@ import gzip
 import json
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,18 @@ def as_file(
     cache: str = "",
 ) -> str:
     """A page's HTML as a file: what it needs is beside it or in it, and what only a service has is no link."""
+    scripts = f'<script src="static/modules.js"></script>\n<script type="module">{entry(modules)}</script>\n'
+    text = by_itself(text, where, cache)
+    return text.replace("</body>", f"{embedded(answers or {})}\n{scripts}</body>")
+
+
+def by_itself(text: str, where: Mapping[str, str], cache: str) -> str:
+    """A page's HTML without the scripts and the links that a service has: `where` says where links lead, by their
+    paths, and as `pixels` where the picture is."""
 
     def link(match: re.Match[str]) -> str:
         before, target, behind, inside = match.groups()
-        found = where.get(unescape(target).lstrip("/")) or (INDEX if target == "/" else None)
+        found = where.get(unescape(target).lstrip("/")) or (where.get("") if target == "/" else None)
         if found is None:
             return f"<span {before}{behind}>{inside}</span>"
         return f'<a {before}href="{escape(found)}"{behind}>{inside}</a>'
@@ -51,16 +59,18 @@ def as_file(
     text = re.sub(r'<script type="module" src="[^"]*"></script>\n?', "", text)
     text = re.sub(r'<img ([^>]*)src="/v1/[^"]*/pixels[^"]*"', rf'<img \1src="{where.get("pixels", "")}"', text)
     text = re.sub(r'<a ([^>]*?)href="(/[^"]*)"([^>]*)>(.*?)</a>', link, text, flags=re.DOTALL)
-    held: dict[str, str] = {}
-    for path, data in (answers or {}).items():
-        held[path] = base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
-    imports = "".join(f'import "vlq/{name}";' for name in modules)
-    scripts = (
-        f'<script type="application/json" id="embedded">{json.dumps(held)}</script>\n'
-        f'<script src="static/modules.js"></script>\n<script type="module">{imports}</script>\n'
-    )
-    text = text.replace("<html ", f'<html data-cache="{escape(cache)}" ', 1)
-    return text.replace("</body>", f"{scripts}</body>")
+    return text.replace("<html ", f'<html data-cache="{escape(cache)}" ', 1)
+
+
+def entry(modules: Sequence[str]) -> str:
+    """The script that runs modules."""
+    return "".join(f'import "vlq/{name}";' for name in modules)
+
+
+def embedded(answers: Mapping[str, bytes]) -> str:
+    """The element that has the answers to what a page's modules ask, by their paths: see static/api.js."""
+    held = {path: base64.b64encode(gzip.compress(data, 6, mtime=0)).decode() for path, data in answers.items()}
+    return f'<script type="application/json" id="embedded">{json.dumps(held)}</script>'
 
 
 def write_static(folder: Path) -> None:
@@ -81,22 +91,27 @@ def write_static(folder: Path) -> None:
     (folder / "static" / "modules.js").write_text(script, "utf-8")
 
 
-def import_map() -> str:
-    """Every module as a `data:` URL by the name `vlq/PATH`: what an import map's element holds."""
-    imports = {}
-    for path, data in static_files().items():
-        if path.endswith(".js"):
-            source = base64.b64encode(_by_name(path, data.decode()).encode()).decode()
-            imports[f"vlq/{path}"] = f"data:text/javascript;base64,{source}"
+def import_map(entries: Iterable[str] | None = None) -> str:
+    """Modules as `data:` URLs by their names, `vlq/PATH`: what an import map's element holds. All of them, or those
+    that some need."""
+    sources: dict[str, str] = {}
+    wanted = list(entries if entries is not None else (path for path in static_files() if path.endswith(".js")))
+    while wanted:
+        if (path := wanted.pop()) not in sources:
+            sources[path], others = _by_name(path, static_files()[path].decode())
+            wanted += others
+    encoded = {path: base64.b64encode(source.encode()).decode() for path, source in sorted(sources.items())}
+    imports = {f"vlq/{path}": f"data:text/javascript;base64,{source}" for path, source in encoded.items()}
     return json.dumps({"imports": imports})
 
 
-def _by_name(path: str, source: str) -> str:
-    """A module's source with others by the names that they have in the import map."""
-    folder = posixpath.dirname(path)
+def _by_name(path: str, source: str) -> tuple[str, list[str]]:
+    """A module's source with others by the names that they have in the import map, and the paths of these."""
+    folder, others = posixpath.dirname(path), []
 
     def named(match: re.Match[str]) -> str:
         before, quote, target = match.groups()
-        return f"{before}{quote}vlq/{posixpath.normpath(posixpath.join(folder, target))}{quote}"
+        others.append(posixpath.normpath(posixpath.join(folder, target)))
+        return f"{before}{quote}vlq/{others[-1]}{quote}"
 
-    return IMPORT.sub(named, source)
+    return IMPORT.sub(named, source), others

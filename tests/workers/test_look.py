@@ -328,7 +328,7 @@ def test_a_page(run: Vlq, tiny_model: Path, picture: Path, tmp_path: Path) -> No
     assert code == 0, said
     assert out.splitlines()[-1] == f"Page written to {page}"
     assert "Patch" not in out  # the page has it
-    assert "<title>photo.png</title>" in page.read_text()
+    assert "<title>photo.png · VLQ</title>" in page.read_text()
     assert "data:image/png;base64," in page.read_text()
     code, _, said = run("look", picture, "--model", tiny_model, "--page", tmp_path / "none" / "page.html")
     assert (code, "Choose another --page." in said) == (2, True)
@@ -408,8 +408,7 @@ def test_mistakes_in_python(picture: Path, tiny_model: Path, tmp_path: Path) -> 
 
 
 def test_without_the_workers_extra(monkeypatch: pytest.MonkeyPatch, picture: Path) -> None:
-    monkeypatch.delitem(sys.modules, "vlq.workers.look.pictures", raising=False)
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtra) as caught:
         vlq.look(picture)
-    assert str(caught.value) == "This needs PIL, which is not installed.\nRun: pip install 'vlq[workers]'"
+    assert str(caught.value) == "This needs torch, which is not installed.\nRun: pip install 'vlq[workers]'"

@@ -68,9 +68,10 @@ def look(
         for text in token or []:
             lines += looked.token(text)
         if page is not None:
-            from vlq.service.pages.image import image_page
+            from vlq.service.pages.image_file import image_file
 
-            write_whole(page, image_page(corpus).encode(), "--page")
+            kept_at = "" if save is None else corpus.url
+            write_whole(page, image_file(corpus, one.number, cache=kept_at).encode(), "--page")
             lines += ["", f"Page written to {page}"]
     if save is not None:
         lines += ["", f"Kept. Ask on: vlq \"first_layer(token='dog')\" --cache {save}"]

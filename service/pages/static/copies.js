@@ -13,10 +13,9 @@ export function copies(query, settle = () => {}) {
   const row = Object.assign(document.createElement("div"), { className: "copies" });
   const said = document.createElement("output");
   const ways = {
-    "Copy link": () => { settle(); return location.href; },
+    ...(location.protocol !== "about:" && { "Copy link": () => { settle(); return location.href; } }), // a notebook's frame has none
     "Copy query": query,
-    "Copy Python": () => pythonLine(query()),
-    "Copy CLI": () => shellLine(query()),
+    ...(service() && { "Copy Python": () => pythonLine(query()), "Copy CLI": () => shellLine(query()) }), // a file may be of no cache
   };
   for (const [name, textOf] of Object.entries(ways)) {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });

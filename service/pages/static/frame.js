@@ -14,7 +14,7 @@ function show() {
     row.append(Object.assign(document.createElement("th"), { scope: "row", textContent: key }));
     row.insertCell().textContent = meaning;
   }
-  const close = Object.assign(document.createElement("button"), { type: "button", textContent: "Close", autofocus: true });
+  const close = Object.assign(document.createElement("button"), { type: "button", textContent: "Close" });
   close.onclick = () => dialog.close();
   dialog.onclose = () => { dialog.remove(); help?.focus(); };
   dialog.append(title, table, close);

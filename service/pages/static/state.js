@@ -2,6 +2,7 @@
 // there; a field that has its usual value is left out.
 
 const isFile = location.protocol === "file:"; // a page of a file can change only what is behind the #
+const isFramed = location.protocol === "about:"; // one in a notebook has no address, and its history is the notebook's
 
 export const text = (usual = "") => ({ usual, read: (value) => value, write: (value) => value });
 export const number = (usual, least = -Infinity, most = Infinity) => ({
@@ -58,7 +59,7 @@ export class State {
     const before = this.values;
     this.values = { ...before, ...changes };
     clearTimeout(this.#timer);
-    if (step) history.pushState(null, "", this.address());
+    if (step && !isFramed) history.pushState(null, "", this.address());
     else this.#timer = setTimeout(() => this.settle(), 120); // browsers bear a hundred changes in half a minute
     this.#tell(before);
   }
@@ -66,7 +67,7 @@ export class State {
   // Have the address say what is the case now.
   settle() {
     clearTimeout(this.#timer);
-    history.replaceState(null, "", this.address());
+    if (!isFramed) history.replaceState(null, "", this.address());
   }
 
   // `listener` gets the values and what they were before.

@@ -136,6 +136,11 @@ class LocalCorpus(Corpus):
 
         return listing(self.cache.run)
 
+    def _image_file(self, number: int, **bounds: int) -> str:
+        from vlq import image_file  # of a room that this one knows nothing of
+
+        return image_file(self, number, None, **bounds)
+
     def annotate(self, table: Any, *, on: str | None = None, replace: bool = False) -> Annotated:
         from vlq.query.annotate import annotate
 

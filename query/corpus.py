@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import wraps
+from operator import index
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from vlq.query import builders
 from vlq.query.answer import Answer
 from vlq.query.asked import Asked, check_corpus
+from vlq.query.errors import BadArgument, NotFound
 from vlq.query.limits import Limits
-from vlq.query.nodes import Call, Node
+from vlq.query.nodes import Call, Node, col
 from vlq.query.parse import parse
+from vlq.query.view import ImageView
 
 if TYPE_CHECKING:
     from vlq.query.annotate import Annotated
@@ -101,6 +104,29 @@ class Corpus(ABC):
     @abstractmethod
     def sql_tables(self) -> str:
         """The tables that `sql` reads, and their columns, as `vlq sql` prints them."""
+
+    def image(self, image: int | str) -> ImageView:
+        """An image by its number or its name: notebooks show its page, `.save("image.html")` writes it.
+
+        Raises NotFound if there is none with readings, BadArgument if several have the name.
+        """
+        if isinstance(image, str):
+            column = "image"
+        elif hasattr(image, "__index__") and not isinstance(image, bool):
+            column, image = "image_id", index(image)  # whatever counts rows, as pandas' own numbers
+        else:
+            raise BadArgument(f"image: expected a number or a name. Got {image!r}.")
+        found = self.images().where(col(column) == image).sort("image_id").rows
+        if not found:
+            raise NotFound(f"There is no image {image!r} with readings.", "The images and their numbers: images()")
+        if len(found) > 1:
+            numbers = ", ".join(str(row["image_id"]) for row in found[:5]) + (", …" if len(found) > 5 else "")
+            raise BadArgument(f"{len(found)} images are called {image!r}: {numbers}.", "Give the number of one.")
+        return ImageView(self, found[0]["image_id"], found[0]["image"])
+
+    @abstractmethod
+    def _image_file(self, number: int, **bounds: int) -> str:
+        """The page of an image as one HTML file, within `most` and `side` of `vlq.service.pages.image_file`."""
 
     @abstractmethod
     def annotate(self, table: Any, *, on: str | None = None, replace: bool = False) -> Annotated:

@@ -86,9 +86,9 @@ class Service:
         about = json.loads(table.schema.metadata[b"vlq"])
         return table.replace_schema_metadata(None), about
 
-    def content(self, path: str, body: Mapping[str, Any]) -> bytes:
+    def content(self, path: str, body: Mapping[str, Any] | None = None, **values: Any) -> bytes:
         """The bytes of an answer. Raises as `json` does."""
-        with self.answered(path, body, {}) as response:
+        with self.answered(path, body, values) as response:
             return bytes(response.read())
 
     @contextmanager
@@ -210,6 +210,9 @@ class RemoteCorpus(Corpus):
 
     def sql_tables(self) -> str:
         return str(self.service.json("/v1/sql", corpus=self.name)["text"])
+
+    def _image_file(self, number: int, **bounds: int) -> str:
+        return self.service.content(f"/v1/images/{number}/page", None, corpus=self.name, **bounds).decode()
 
     def annotate(self, table: Any, *, on: str | None = None, replace: bool = False) -> NoReturn:
         raise self._elsewhere("annotate")

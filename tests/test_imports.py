@@ -100,3 +100,12 @@ def test_info_needs_no_workers(tmp_path: Path) -> None:
     make_cache(tmp_path)
     code = f"from vlq.query.cache import Cache; Cache.open({str(tmp_path)!r}).info()"
     assert not loaded_by(code) & {*HEAVY, "zarr", "PIL"}
+
+
+def test_an_images_page_needs_no_service(tmp_path: Path) -> None:
+    """Neither that of a notebook nor that of `vlq look --page`."""
+    make_cache(tmp_path)
+    code = f"import vlq; assert 'srcdoc' in vlq.open({str(tmp_path)!r}).image(0)._repr_html_()"
+    loaded = loaded_by(code)
+    assert {"jinja2", "duckdb"} <= loaded
+    assert not loaded & {*HEAVY, "starlette", "pydantic", "uvicorn", "prometheus_client"}

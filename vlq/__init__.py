@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vlq.query.nodes import col
     from vlq.query.parse import parse
     from vlq.query.result import Result
+    from vlq.service.pages.image_file import image_file as image_file
     from vlq.workers.look.corpus import look
 
 __version__ = "0.1.0"
@@ -55,6 +56,7 @@ _HOMES = {
     "divergence_layer": "query.builders",
     "emergence": "query.builders",
     "first_layer": "query.builders",
+    "image_file": "service.pages.image_file",  # which a corpus here asks for: its room may import no other
     "images": "query.builders",
     "last_layer": "query.builders",
     "locate": "query.builders",

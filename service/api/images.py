@@ -14,6 +14,8 @@ from vlq.service.api.shared import CorpusHere, ServedHere, answered, check_site,
 from vlq.service.errors import RESPONSES
 from vlq.service.images import SHOWN_K, described, found_image
 from vlq.service.lens import lens_bytes, readings_of
+from vlq.service.pages.image_file import MOST_READINGS, image_file
+from vlq.service.pages.image_page import SIDE
 from vlq.service.pictures import LARGEST, picture
 
 router = APIRouter(prefix="/v1/images", tags=["images"], responses=RESPONSES)
@@ -123,3 +125,26 @@ async def pixels(
         return Response(drawn[0], 200, headers_of(tag), drawn[1])
 
     return (await served.ask(request, work))[0]
+
+
+@router.get("/{id}/page", response_description="An HTML file.", responses={200: {"content": {"text/html": {}}}})
+async def page(
+    request: Request,
+    served: ServedHere,
+    corpus: CorpusHere,
+    id: Number,
+    most: Annotated[
+        int, Query(ge=1, le=MOST_READINGS, description="Tokens of readings in it at most, but the best one of each.")
+    ] = MOST_READINGS,
+    side: Annotated[int, Query(ge=16, le=LARGEST, description="Pixels of the picture's longer side at most.")] = SIDE,
+) -> Response:
+    """The image's page as one file, which needs nothing beside it and asks nobody for anything: for notebooks, and to
+    be kept."""
+    address = f"{str(request.base_url).rstrip('/')}/{served.name_of(corpus)}"
+
+    def work() -> bytes:
+        return image_file(corpus, id, most=most, side=side, cache=address).encode()
+
+    response = await answered(request, served, corpus, work, "text/html; charset=utf-8", (address,))
+    response.headers["Content-Disposition"] = f'attachment; filename="image-{id}.html"'
+    return response

@@ -1,4 +1,4 @@
-"""An image's page as one file: its data are the stored readings, and nothing in it comes from
+"""An image's page as one file, and in a notebook: its data are the stored readings, and nothing in it comes from
 elsewhere or runs by accident."""
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ import hashlib
 import io
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -24,12 +26,16 @@ from vlq.query.client import LocalCorpus
 from vlq.query.errors import NotFound
 from vlq.query.geometry import patch_box
 from vlq.query.one import one_image
+from vlq.query.remote import RemoteCorpus
 from vlq.query.schema import Transform
+from vlq.service.app import create_app
 from vlq.service.pages.image_file import image_file
+from vlq.service.settings import Settings
 
+from ..doors import running
 from ..synthetic import make_cache, make_run, vocabulary_table
 from .browser import accessible, watched
-from .conftest import picture
+from .conftest import Site, picture
 
 HOSTILE = "</script><script>alert(1)</script>\"'<b>&amp;\u2028.png"
 PADDED = Transform(2.0, 2.0, 30.0, -8.0, 112, 112)
@@ -310,3 +316,89 @@ def test_a_file_of_texts_alone(chromium: Browser, tmp_path: Path) -> None:
         said = dict(text.split(": ", 1) for text in cells.all_text_contents())
         assert [layer for layer, text in said.items() if text != "not read"] == ["layer 1", "layer 4"]
         assert said["layer 4"].startswith(f"{named(int(arrays['prompt/token'][0, 4, 1, 0]))}, ")
+
+
+def test_two_in_a_notebook(shown: tuple[LocalCorpus, dict[str, np.ndarray]], chromium: Browser, tmp_path: Path) -> None:
+    """Each in a frame of its own that is a stranger to the notebook: neither disturbs the other, nor the history."""
+    corpus, arrays = shown
+    frames = "".join(corpus.image(number)._repr_html_() for number in (0, 1))
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><title>A notebook</title>{frames}", "utf-8")
+    options = {"viewport": {"width": 1100, "height": 1700}}
+    with watched(chromium, f"file://{tmp_path}/notebook.html", **options) as page:
+        one, two = (page.frame_locator("iframe").nth(i) for i in (0, 1))
+        for frame in (one, two):
+            frame.get_by_role("grid").wait_for()
+        address, entries = page.url, page.evaluate("history.length")
+        stage = two.get_by_role("application")
+        box = stage.bounding_box()
+        assert box
+        stage.hover(position={"x": box["width"] * 0.55, "y": box["height"] * 0.5})
+        two.locator(".tip", has_text="Patch 6 (row 1, column 2)").wait_for()
+        assert not one.locator(".tip").is_visible()
+        stage.click(position={"x": box["width"] * 0.55, "y": box["height"] * 0.5})
+        check_spoken(two, arrays, 1, 6)
+        page.keyboard.press("[")
+        two.locator("#layers", has_text="Layer 3").wait_for()
+        assert one.locator("#layers").inner_text().find("Layer 4") >= 0
+        assert one.locator(".spoken [role=gridcell]").count() == 0
+        check_spoken(two, arrays, 1, 6)
+        two.locator("#word").fill("dog")
+        two.locator("#word-said", has_text="▁dog").wait_for()
+        two.get_by_role("button", name="Copy query").click()
+        two.get_by_text("Copied.").wait_for()
+        assert two.get_by_role("button", name="Copy link").count() == 0
+        two.locator("#help").click()
+        two.get_by_role("dialog").get_by_role("button", name="Close").click()
+        assert two.locator("h1").inner_text().startswith("<img src=x onerror=alert(2)>.png")
+        page.wait_for_timeout(200)
+        assert (page.url, page.evaluate("history.length")) == (address, entries)
+        assert page.frames[1].evaluate("origin") == "null"
+
+
+# --- through a service -----------------------------------------------------------------------------------------
+
+
+def without_names(text: str) -> str:
+    """A page without what its scripts are called by, and without the cache that it is of."""
+    return re.sub(r'[0-9a-f]{64}|data-cache="[^"]*"', "", text)
+
+
+def test_a_service_gives_the_same_file(site: Site) -> None:
+    remote = RemoteCorpus.open(f"{site.url}/one")
+    here, there = site.corpus.image(4), remote.image(4)
+    assert (here.number, here.name) == (there.number, there.name)
+    assert without_names(here.page()) == without_names(there.page())
+    assert f'data-cache="{site.url}/one"' in there.page()
+    frame = there._repr_html_()
+    assert without_names(unescape(frame)) == without_names(unescape(here._repr_html_()))
+    response = site.client.get("/v1/images/4/page?most=1&side=64")
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.headers["content-disposition"] == 'attachment; filename="image-4.html"'
+    assert 'data-k="1"' in response.text
+    again = site.client.get("/v1/images/4/page?most=1&side=64", headers={"If-None-Match": response.headers["etag"]})
+    assert again.status_code == 304
+    other = site.client.get("/v1/images/4/page?most=1&side=64", headers={"Host": "vlq.example"})
+    assert other.headers["etag"] != response.headers["etag"]
+    assert 'data-cache="http://vlq.example/one"' in other.text
+    assert site.client.get("/v1/images/1/page").status_code == 404
+    assert site.client.get("/v1/images/4/page?most=0").status_code == 400
+
+
+def test_a_page_is_saved(site: Site, chromium: Browser) -> None:
+    with watched(chromium, f"{site.url}/one/images/4") as page:
+        page.get_by_role("grid").wait_for()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Save as a file").click()
+        assert download.value.suggested_filename == "image-4.html"
+        saved = Path(download.value.path()).read_text("utf-8")
+    assert without_names(saved) == without_names(site.corpus.image(4).page())
+
+
+def test_a_service_with_a_token(tmp_path: Path) -> None:
+    """The notebook's browser need not know it: who asks for the page does."""
+    make_cache(tmp_path, images=2)
+    with running(create_app(Settings({"kept": str(tmp_path)}, readers_token="secret"))) as url:
+        assert httpx2.get(f"{url}/v1/images/1/page").status_code == 401
+        frame = RemoteCorpus.open(url, "secret").image(1)._repr_html_()
+    assert "secret" not in frame
+    assert "data-k=&quot;4&quot;" in frame

@@ -81,24 +81,32 @@ def serve(
 
 
 def export(
-    asked: Annotated[
-        str, typer.Argument(metavar="QUERY|IMAGES", help="A query whose rows are of images, or images by number: 7,12.")
-    ],
+    asked: Annotated[str, typer.Argument(metavar="QUERY|IMAGES", help="A query, or images by their numbers: 7,12.")],
     out: Annotated[Path, typer.Option(help="A new folder for the pages.")],
     cache: Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")] = "",
-    limit: Annotated[int, typer.Option(help="Pages of so many images at most.", min=1)] = 100,
+    limit: Annotated[int, typer.Option(help="Pages of so many images at most.", min=0)] = 100,
+    tokens: Annotated[
+        int,
+        typer.Option(help="Pages of so many tokens at most: of the query, its rows, then its images.", min=0),
+    ] = 20,
 ) -> None:
-    """Write an answer and the pages of its images as a site of files, to be opened without a service."""
+    """Write an answer as a site of files, to be opened without a service: its page, those of its images and tokens, the
+    layers, and two images side by side.
+
+    An image takes as much as its readings, packed, and its picture: some 2 MB of LLaVA-1.5's size. A token takes up to
+    0.2 MB and pictures of its examples, 384 pixels wide. The last line says how large the folder is.
+    """
     from vlq.query.cache import Cache, default_url
     from vlq.query.client import LocalCorpus
+    from vlq.query.info import as_bytes
     from vlq.service.export import export
     from vlq.service.pages.files import INDEX
 
     corpus = LocalCorpus(Cache.open(cache or default_url()))
     numbers = re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", asked)
     wanted = [int(number) for number in asked.split(",")] if numbers else asked
-    count = export(corpus, wanted, out, limit)
-    print(f"{count:,} image{'' if count == 1 else 's'}, each a page: {out / INDEX}")
+    written = export(corpus, wanted, out, limit, tokens)
+    print(f"{written.said}, {as_bytes(written.size)}: {out / INDEX}")
 
 
 def token(file: Path | None, variable: str) -> str | None:

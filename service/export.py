@@ -1,121 +1,138 @@
-"""`vlq export`: an answer and the pages of its images as files that need no service."""
+"""`vlq export`: an answer, the pages of its images and tokens, and those of the layers and for comparing, as files that
+need no service."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vlq.query.asked import Asked
 from vlq.query.client import LocalCorpus
-from vlq.query.errors import BadArgument, InputError, StoreError
-from vlq.query.one import OneImage, one_image
-from vlq.query.render import html
-from vlq.service.pages.files import INDEX, as_file, write_static
-from vlq.service.pages.image_file import held
-from vlq.service.pages.image_page import SIDE
-from vlq.service.pages.rendering import Frame, rendered
-from vlq.service.pictures import picture
+from vlq.query.depth import SITES
+from vlq.query.errors import InputError, StoreError
+from vlq.query.nodes import Name
+from vlq.query.result import Result
+from vlq.query.summary import count
+from vlq.service.counts import counted
+from vlq.service.folder import Folder
+from vlq.service.names import name_of
+from vlq.service.narrow import unselected
+from vlq.service.pages.exported import answer_page, compare_page, image_pages, layers_page, token_pages
+from vlq.service.pages.files import INDEX
 
-THUMBNAIL = 256
-"""Pixels of the longer side of a picture in the list of images."""
+MOST_ROWS = 100_000
+"""Rows of an answer in which images and tokens are looked for."""
 
-
-@dataclass(frozen=True)
-class Listed:
-    """An image in the list."""
-
-    name: str
-    page: str  # its file
-    picture: str | None  # its thumbnail's
+NAMED = 4
+"""Tokens that a query names whose pages are written for each layer, rank and band; those of others for all together."""
 
 
 @dataclass(frozen=True)
-class ExportPage:
-    """The answer, and the images whose pages are beside it."""
+class Exported:
+    """What was written."""
 
-    query: str
-    about: str  # which cache was asked, in words
-    answer: str  # HTML
-    images: tuple[Listed, ...]
-    left_out: int  # images of the answer that have no page
+    images: int
+    tokens: int
+    left_out: tuple[int, int]  # images and tokens of the answer without a page
+    size: int  # bytes
+
+    @property
+    def said(self) -> str:
+        parts = [
+            f"{count(there, what)}" + (f" ({more:,} more left out)" if more else "")
+            for there, what, more in zip((self.images, self.tokens), ("image", "token"), self.left_out, strict=True)
+        ]
+        return " and ".join(parts)
 
 
-def export(corpus: LocalCorpus, asked: str | Sequence[int], out: Path, most: int = 100) -> int:
-    """Write the page of an answer, or of some images, and the pages of its images, `most` at most. How many there are.
+def export(
+    corpus: LocalCorpus, asked: str | Sequence[int], out: Path, most: int = 100, most_tokens: int = 20
+) -> Exported:
+    """Write the page of an answer, or of some images, and the pages of its images and tokens, so many at most.
 
     The folder must be new or empty: it is written whole, or not at all. Raises QueryError, StoreError, and InputError
     if the folder holds something.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already.", "Give a new or an empty folder: --out FOLDER")
-    answer, ids = _answer(corpus, asked)
-    partial = out.with_name(f"{out.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "pictures").mkdir(parents=True)
-        shown = [None, *ids[:most], None]
-        listed = [
-            _write_image(corpus, one_image(corpus, id), before, behind, partial)
-            for before, id, behind in zip(shown, ids[:most], shown[2:], strict=False)
-        ]
-        run = corpus.cache.run
-        about = f"{corpus.url}: {run.model}, {run.layers} layers"
-        left_out = max(0, len(ids) - most)
-        context = ExportPage(answer.query, about, html(answer), tuple(listed), left_out)
-        (partial / INDEX).write_text(
-            as_file(rendered(_frame(answer.query), "export.html", context), {"": INDEX}), "utf-8"
-        )
-        write_static(partial)
-        if out.exists():
-            out.rmdir()
-        os.replace(partial, out)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise StoreError(f"Cannot write {out}: {error.strerror or error}.", "Choose another --out.") from error
-    return len(listed)
-
-
-def _answer(corpus: LocalCorpus, asked: str | Sequence[int]) -> tuple[Asked, list[int]]:
-    """The answer, and the numbers of its images in their order."""
     if not isinstance(asked, str):
-        numbers = ", ".join(map(str, asked))
-        asked = f"images(image_id in [{numbers}])"
-    answer = corpus.query(asked)
-    if "image_id" not in answer.columns:
-        raise BadArgument("Rows of this answer are of no images.", "Ask something whose rows are, such as images(...).")
-    return answer, list(dict.fromkeys(row["image_id"] for row in answer.rows))
+        asked = f"images(image_id in [{', '.join(map(str, asked))}])"
+    result = corpus.query(asked)
+    partly = out.with_name(f"{out.name}.partial")
+    try:
+        shutil.rmtree(partly, ignore_errors=True)
+        partly.mkdir(parents=True)
+        try:
+            written = _write(partly, corpus, result, most, most_tokens)
+            if out.exists():
+                out.rmdir()
+            os.replace(partly, out)
+        finally:
+            shutil.rmtree(partly, ignore_errors=True)
+    except OSError as error:
+        raise StoreError(f"Cannot write {out}: {error.strerror or error}.", "Choose another --out.") from error
+    return written
 
 
-def _frame(title: str) -> Frame:
-    """Of a file: it is of no corpus that could be asked, and what is static is beside it."""
-    return Frame(title, "", "", (), "", "static")
+def _write(path: Path, corpus: LocalCorpus, result: Result, most: int, most_tokens: int) -> Exported:
+    """The pages are of the corpus that the rows are of, which a query may name."""
+    of, run = result.corpus, result.corpus.cache.run
+    images, all_images = _images(result)
+    images = images[:most]
+    tokens = _tokens(result)
+    left_out = max(0, all_images - most), max(0, len(tokens) - most_tokens)
+    whole = tokens[: min(NAMED, len(result.tokens))]
+    tokens = list(dict.fromkeys([*tokens, *_common(of, images, most_tokens - len(tokens))]))[:most_tokens]
+    pages = {"": INDEX, **{f"images/{id}": f"image-{id}.html" for id in images}}
+    pages |= {f"tokens/{id}": f"token-{id}.html" for id in tokens}
+    pages |= {"tokens": "tokens.html"} if tokens else {}
+    pages |= {"layers": "layers.html"} if any(site in run.positions for site in SITES) else {}
+    pages |= {"compare": "compare.html"} if images and "patch" in run.at else {}
+    folder = Folder(path, of, name_of(of.url), pages)
+    image_pages(folder, images)
+    if "compare" in pages:
+        compare_page(folder, images)
+    if "layers" in pages:
+        layers_page(folder)
+    if tokens:
+        token_pages(folder, counted(of), tokens, whole)
+    written = Exported(len(images), len(tokens), left_out, 0)
+    answer_page(folder, corpus, result, f"Beside this page are those of {written.said}.")
+    return replace(written, size=folder.finish())
 
 
-# --- pages -----------------------------------------------------------------------------------------------------
+def _images(result: Result) -> tuple[list[int], int]:
+    """The images that rows are of, as they come, and how many there are."""
+    if "image" not in result.table.keys:
+        return [], 0
+    whole = result.corpus.query(unselected(result.node))
+    rows, follow = whole.part(0, MOST_ROWS)
+    found = list(dict.fromkeys(row["image_id"] for row in rows))
+    return found, len(whole.group(Name("image_id")).count()) if follow else len(found)
 
 
-def _write_image(corpus: LocalCorpus, image: OneImage, before: int | None, behind: int | None, folder: Path) -> Listed:
-    """An image's page, between those of two others, and its pictures."""
-    context, answers = held(corpus, image.number)
-    context = replace(context, previous=before, following=behind)
-    where = {"": INDEX, **{f"images/{id}": _page_of(id) for id in (before, behind) if id is not None}}
-    drawn = {side: picture(image, side) for side in (SIDE, THUMBNAIL)}
-    names = {}
-    for side, found in drawn.items():
-        if found is not None:
-            names[side] = f"pictures/{image.number}-{side}.{found[1].removeprefix('image/')}"
-            (folder / names[side]).write_bytes(found[0])
-    if SIDE in names:
-        where["pixels"] = names[SIDE]
-    text = rendered(_frame(context.name), "image.html", context)
-    modules = ("frame.js", "image/main.js")
-    page = _page_of(image.number)
-    (folder / page).write_text(as_file(text, where, answers, modules, corpus.url), "utf-8")
-    return Listed(image.name, page, names.get(THUMBNAIL))
+def _tokens(result: Result) -> list[int]:
+    """The tokens that a query names, then those in its rows, those in most of them first."""
+    in_rows = Counter(
+        value
+        for row in result.part(0, MOST_ROWS)[0]
+        for column, value in row.items()
+        if column.partition("_")[0] == "token" and isinstance(value, int)
+    )
+    named = [token["id"] for token in result.tokens]
+    return list(dict.fromkeys([*named, *(id for id, _ in in_rows.most_common())]))
 
 
-def _page_of(id: int) -> str:
-    return f"image-{id}.html"
+def _common(corpus: LocalCorpus, images: Sequence[int], most: int) -> list[int]:
+    """The tokens that these images decode to most often at the last layer."""
+    run = corpus.cache.run
+    site = next((site for site in ("patch", "last") if site in run.positions), None)
+    if not images or most < 1 or site is None:
+        return []
+    chosen = f"images=image_id in [{', '.join(map(str, images))}]"
+    layer = run.read_layers[-1]
+    rows = corpus.query(f"defaults(at={site!r}, unit='position', layers={layer}, share=1, {chosen})").rows
+    return [row["token"] for row in rows]

@@ -89,7 +89,8 @@ class ComparePage:
     at: int | None
     layers: tuple[int, ...]  # of this corpus
     pair: tuple[Panel, ...]
-    sets: tuple[Panel, ...]
+    sets: tuple[Panel, ...]  # none where no sets can be asked
+    images: tuple[tuple[int, str], ...]  # those that there are to choose, with their names; none: all
     example: tuple[str, str]  # queries of two sets
 
 
@@ -155,6 +156,7 @@ async def compare(request: Request, served: ServedHere, name: str) -> Response:
             tuple(corpus.cache.run.read_layers),
             PAIR,
             SETS,
+            (),
             ("images(label == 'beach')", "images(label == 'snow')") if labels else ("first_layer('dog')", "images()"),
         )
 

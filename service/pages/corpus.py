@@ -41,6 +41,8 @@ class AnswerPart:
     answer: Shown | None  # none if nothing is asked, or there is a mistake
     mistake: Mistake | None
     downloads: str  # what the addresses of the answer in other formats begin with
+    chart: str  # the address of its picture
+    undrawn: str  # why it has none, where that is known
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ async def corpus(
         answer=part.answer,
         mistake=part.mistake,
         downloads=part.downloads,
+        chart=part.chart,
+        undrawn=part.undrawn,
         model=about["model"],
         prompt=about["prompt"],
         images=about["images"],
@@ -130,13 +134,14 @@ async def answer_part(request: Request, served: Served, name: str, q: str, view:
     corpus = served.corpus(name)
     view = view if view in VIEWS else "table"
     downloads = f"/v1/query?{urlencode({'query': q, 'corpus': name})}"
+    chart = f"{downloads}&format=svg"
     if not q.strip():
-        return AnswerPart(q, view, None, None, downloads)
+        return AnswerPart(q, view, None, None, downloads, chart, "")
     try:
         found, _ = await served.ask(request, lambda: answer(corpus, q, view, cursor or None, served.name_of))
     except VlqError as error:
-        return AnswerPart(q, view, None, mistake(error, q), downloads)
-    return AnswerPart(q, view, found, None, downloads)
+        return AnswerPart(q, view, None, mistake(error, q), downloads, chart, "")
+    return AnswerPart(q, view, found, None, downloads, chart, "")
 
 
 async def facets_part(request: Request, served: Served, name: str, q: str, view: str) -> FacetsPart:

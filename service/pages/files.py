@@ -1,7 +1,8 @@
 """Pages as files that need no service.
 
 A browser that opens a file runs no module from beside it and fetches nothing. So one plain script (`modules.js`) makes
-an import map in which each module is a `data:` URL, and a page has the answers that its modules ask for in itself.
+an import map in which each module is a `data:` URL, and a page has the answers that its modules ask for in itself, or
+in plain scripts beside it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import json
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape, unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -31,35 +31,21 @@ def answer_path(name: str, **values: Any) -> str:
     return f"/v1/{name}?{urlencode({**values, 'corpus': ''})}"
 
 
-def as_file(
-    text: str,
-    where: Mapping[str, str],
-    answers: Mapping[str, bytes] | None = None,
-    modules: Sequence[str] = ("frame.js",),
-    cache: str = "",
-) -> str:
-    """A page's HTML as a file: what it needs is beside it or in it, and what only a service has is no link."""
-    scripts = f'<script src="static/modules.js"></script>\n<script type="module">{entry(modules)}</script>\n'
-    text = by_itself(text, where, cache)
-    return text.replace("</body>", f"{embedded(answers or {})}\n{scripts}</body>")
+def gzipped(data: bytes) -> str:
+    """An answer as pages hold it."""
+    return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
 
 
-def by_itself(text: str, where: Mapping[str, str], cache: str) -> str:
-    """A page's HTML without the scripts and the links that a service has: `where` says where links lead, by their
-    paths, and as `pixels` where the picture is."""
+def embedded(answers: Mapping[str, bytes]) -> str:
+    """The element that has the answers to what a page's modules ask, by their paths: see static/api.js."""
+    held = {path: gzipped(data) for path, data in answers.items()}
+    return f'<script type="application/json" id="embedded">{inside_html(held)}</script>'
 
-    def link(match: re.Match[str]) -> str:
-        before, target, behind, inside = match.groups()
-        found = where.get(unescape(target).lstrip("/")) or (where.get("") if target == "/" else None)
-        if found is None:
-            return f"<span {before}{behind}>{inside}</span>"
-        return f'<a {before}href="{escape(found)}"{behind}>{inside}</a>'
 
-    text = re.sub(r'<link rel="modulepreload"[^>]*>\n?', "", text)
-    text = re.sub(r'<script type="module" src="[^"]*"></script>\n?', "", text)
-    text = re.sub(r'<img ([^>]*)src="/v1/[^"]*/pixels[^"]*"', rf'<img \1src="{where.get("pixels", "")}"', text)
-    text = re.sub(r'<a ([^>]*?)href="(/[^"]*)"([^>]*)>(.*?)</a>', link, text, flags=re.DOTALL)
-    return text.replace("<html ", f'<html data-cache="{escape(cache)}" ', 1)
+def inside_html(values: Any) -> str:
+    """JSON that ends no element and opens none, whatever texts it holds."""
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def entry(modules: Sequence[str]) -> str:
@@ -67,10 +53,10 @@ def entry(modules: Sequence[str]) -> str:
     return "".join(f'import "vlq/{name}";' for name in modules)
 
 
-def embedded(answers: Mapping[str, bytes]) -> str:
-    """The element that has the answers to what a page's modules ask, by their paths: see static/api.js."""
-    held = {path: base64.b64encode(gzip.compress(data, 6, mtime=0)).decode() for path, data in answers.items()}
-    return f'<script type="application/json" id="embedded">{json.dumps(held)}</script>'
+def without_modules(text: str) -> str:
+    """A page's HTML without the modules that a service has."""
+    text = re.sub(r'<link rel="modulepreload"[^>]*>\n?', "", text)
+    return re.sub(r'<script type="module" src="[^"]*"></script>\n?', "", text)
 
 
 def write_static(folder: Path) -> None:

@@ -45,6 +45,7 @@ def image_file(
     image = found_image(corpus, number)
     context, answers = held(corpus, number, most)
     context = replace(context, previous=None, following=None)  # which are not here
-    text = rendered(Frame(context.name, "image", "", (), "", STATIC), "image.html", context)
+    cache = corpus.url if cache is None else cache
+    text = rendered(Frame(context.name, "image", "", (), "", STATIC, cache), "image.html", context)
     drawn = picture(image, side) if context.picture else None
-    return as_one_file(text, drawn, answers, ("frame.js", "image/main.js"), corpus.url if cache is None else cache)
+    return as_one_file(text, drawn, answers, ("frame.js", "image/main.js"))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from starlette.datastructures import QueryParams
 
 from vlq.query.client import LocalCorpus
-from vlq.query.depth import SITES, changes
+from vlq.query.depth import SITES, Agreement, Changes, changes
 from vlq.query.errors import NotFound
 from vlq.query.summary import Rows, count
 from vlq.service.api.layers import AGREEMENTS
@@ -18,7 +18,6 @@ from vlq.service.api.shared import ServedHere
 from vlq.service.pages import charts
 from vlq.service.pages.panels import Charts, Chip, Panel, Table, layer_of, panel_response, percent
 from vlq.service.pages.site import frame, page
-from vlq.service.served import Served
 
 router = APIRouter(include_in_schema=False)
 
@@ -100,7 +99,7 @@ class Looked:
     until: int
 
 
-def state_of(given: QueryParams, corpus: LocalCorpus) -> Looked:
+def state_of(given: Mapping[str, str], corpus: LocalCorpus) -> Looked:
     """What is shown of the layers; usually of patches, where there are some, and the last layer against the middle."""
     run = corpus.cache.run
     sites = sites_of(corpus)
@@ -128,10 +127,14 @@ def sites_of(corpus: LocalCorpus) -> tuple[str, ...]:
 @router.get("/{name}/layers")
 async def layers(request: Request, served: ServedHere, name: str) -> Response:
     """The page of the layers."""
-    corpus = served.corpus(name)
-    run = corpus.cache.run
-    shown = state_of(request.query_params, corpus)
-    context = LayersPage(
+    context = layers_of(served.corpus(name), request.query_params, request.url.query)
+    return page(frame(request, served, f"Layers of {name}", "layers", name), "layers.html", context)
+
+
+def layers_of(corpus: LocalCorpus, given: Mapping[str, str], asked: str = "") -> LayersPage:
+    """What the page says; its state is what the address has (`given`, as it stands there: `asked`)."""
+    run, shown = corpus.cache.run, state_of(given, corpus)
+    return LayersPage(
         run.model,
         tuple(run.read_layers),
         sites_of(corpus),
@@ -141,9 +144,8 @@ async def layers(request: Request, served: ServedHere, name: str) -> Response:
         shown.since,
         shown.until,
         PANELS,
-        request.url.query,
+        asked,
     )
-    return page(frame(request, served, f"Layers of {name}", "layers", name), "layers.html", context)
 
 
 @router.get("/{name}/layers/{panel}")
@@ -154,23 +156,38 @@ async def layers_panel(request: Request, served: ServedHere, name: str, panel: s
     if about is None:
         raise NotFound(f"The layers' page has no panel {panel}.", f"It has {', '.join(one.name for one in PANELS)}.")
     shown = state_of(request.query_params, corpus)
-    makers = {
-        "agreement": lambda: agreeing(served, corpus, shown),
-        "defaults": lambda: defaults(corpus, shown),
-        "divergence": lambda: divergence(corpus, shown),
-        "changes": lambda: changed(corpus, shown),
-        "flows": lambda: flows(corpus, shown),
-    }
+
+    def make() -> Any:
+        return shown_in(panel, corpus, shown, lambda at: served.kept(corpus, AGREEMENTS[at]))
+
     site = frame(request, served, about.title, "layers", name)
     back = f"{site.root}/{name}/layers"
-    return await panel_response(request, served, corpus, site, about, "layers_panel.html", back, makers[panel])
+    return await panel_response(request, served, corpus, site, about, "layers_panel.html", back, make)
+
+
+def shown_in(
+    panel: str,
+    corpus: LocalCorpus,
+    shown: Looked,
+    agreement: Callable[[str], Agreement],
+    between: Callable[[LocalCorpus, str, int, int], Changes] = changes,
+) -> Any:
+    """What a panel of PANELS shows. `agreement` gives that of a site, `between` what is between two of its layers."""
+    match panel:
+        case "agreement":
+            return agreeing(agreement(shown.at), shown)
+        case "defaults":
+            return defaults(corpus, shown)
+        case "divergence":
+            return divergence(corpus, shown)
+    found = between(corpus, shown.at, shown.since, shown.until)
+    return (changed if panel == "changes" else flows)(corpus, found, shown)
 
 
 # --- panels: what each shows -----------------------------------------------------------------------------------
 
 
-def agreeing(served: Served, corpus: LocalCorpus, shown: Looked) -> Charts:
-    found = served.kept(corpus, AGREEMENTS[shown.at])
+def agreeing(found: Agreement, shown: Looked) -> Charts:
     positions, place = max(1, found.positions), MANY[shown.at]
     agree, settled = ([n / positions for n in counts] for counts in (found.agree, found.settled))
     marks = [str(layer) for layer in found.layers]
@@ -277,8 +294,7 @@ def number(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f}"
 
 
-def changed(corpus: LocalCorpus, shown: Looked) -> Table:
-    found = changes(corpus, shown.at, shown.since, shown.until)
+def changed(corpus: LocalCorpus, found: Changes, shown: Looked) -> Table:
     gained = [one for one in found.tokens if one.gained > 0][:SHOWN]
     lost = [one for one in found.tokens if one.gained < 0][:SHOWN]
     rows = tuple(
@@ -294,8 +310,7 @@ def changed(corpus: LocalCorpus, shown: Looked) -> Table:
     return Table(kept(found.kept, found.positions, shown), columns, rows, len(found.tokens), (query,))
 
 
-def flows(corpus: LocalCorpus, shown: Looked) -> Table:
-    found = changes(corpus, shown.at, shown.since, shown.until)
+def flows(corpus: LocalCorpus, found: Changes, shown: Looked) -> Table:
     rows = tuple(
         (
             Chip.of(corpus.vocabulary.token(one.source)),

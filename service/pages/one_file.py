@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
-from vlq.service.pages.files import by_itself, embedded, entry, import_map
+from vlq.service.pages.files import embedded, entry, import_map, without_modules
+from vlq.service.pages.links import rewritten
 from vlq.service.pages.rendering import static_files
 
 STATIC = "static"
@@ -15,16 +16,15 @@ STATIC = "static"
 
 
 def as_one_file(
-    text: str, picture: tuple[bytes, str] | None, answers: Mapping[str, bytes], modules: Sequence[str], cache: str = ""
+    text: str, picture: tuple[bytes, str] | None, answers: Mapping[str, bytes], modules: Sequence[str]
 ) -> str:
     """A page's HTML as one file, which needs nothing beside it and asks nobody for anything.
 
     Nothing in it runs, or styles it, but what is written here: its policy goes by a name that follows from the whole of
-    it, so that no text in it can know the name. `picture` is a picture and its media type, `cache` what its lines in
-    Python and a shell are asked of, if there is something.
+    it, so that no text in it can know the name. `picture` is a picture and its media type.
     """
-    pixels = "" if picture is None else _data(*picture)
-    text = by_itself(text, {"pixels": pixels}, cache)
+    pixels = None if picture is None else _data(*picture)
+    text = rewritten(without_modules(text), lambda target: None, lambda target: pixels)
     text = re.sub(rf'<link rel="icon" href="{STATIC}/([^"]*)">', _icon, text)
 
     def named(name: str) -> str:

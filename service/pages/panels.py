@@ -81,6 +81,11 @@ class OnePanel:
     back: str  # the address of the page that it belongs to
 
 
+def rendered_panel(page_frame: Frame, panel: Panel, template: str, shown: Any, back: str = "") -> str:
+    """A panel's HTML alone; as a page by itself where there is one to go back to."""
+    return rendered(page_frame, "panel.html" if back else template, OnePanel(panel.name, shown, template, panel, back))
+
+
 async def panel_response(
     request: Request,
     served: Served,
@@ -96,8 +101,7 @@ async def panel_response(
 
     def work() -> bytes:
         part = request.query_params.get("part") == "1"
-        context = OnePanel(panel.name, make(), template, panel, back)
-        return rendered(page_frame, template if part else "panel.html", context).encode()
+        return rendered_panel(page_frame, panel, template, make(), "" if part else back).encode()
 
     decided_by = (*others, static_digest(), page_frame)
     return await answered(request, served, corpus, work, "text/html; charset=utf-8", decided_by)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -24,6 +25,7 @@ class Frame:
     corpora: tuple[str, ...]  # all of them
     root: str  # what the paths of this service begin with, behind a proxy
     static: str  # what the addresses of static files begin with
+    cache: str | None = None  # of a page that is a file: the URL of the cache that it is of
 
 
 @cache
@@ -37,6 +39,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["model"] = model_name
+    made.filters["shell"] = shlex.quote
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random as chance
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -185,6 +186,7 @@ class TokenPage:
     high: float
     show: str
     seed: int
+    bands: tuple[tuple[float, float], ...]  # of probability, of which examples are shown
     panels: tuple[Panel, ...]
     variants: tuple[Found, ...]
     more: Chip | None  # the token that is read in the next more images
@@ -200,14 +202,15 @@ async def token(request: Request, served: ServedHere, name: str, id: str) -> Res
     number_of = token_of(corpus, id)
 
     def work() -> TokenPage:
-        return token_page(served.kept(corpus, counted), corpus, number_of, request)
+        return token_page(served.kept(corpus, counted), corpus, number_of, request.query_params, request.url.query)
 
     context, _ = await served.ask(request, work)
     return page(frame(request, served, f"Token {context.token.chip.text}", "token", name), "token.html", context)
 
 
-def token_page(counts: Counts, corpus: LocalCorpus, id: int, request: Request) -> TokenPage:
-    given, run = request.query_params, corpus.cache.run
+def token_page(counts: Counts, corpus: LocalCorpus, id: int, given: Mapping[str, str], asked: str = "") -> TokenPage:
+    """What the page says of a token; its state is what the address has (`given`, as it stands there: `asked`)."""
+    run = corpus.cache.run
     place = counts.place[id]
     beside = [
         Chip.of(corpus.vocabulary.token(counts.ordered[at])) if 0 <= at < len(counts.ordered) else None
@@ -230,12 +233,13 @@ def token_page(counts: Counts, corpus: LocalCorpus, id: int, request: Request) -
         share(given, "high", 1.0),
         choice(given, "show", ORDERS),
         number(given, "seed", 0, 0, 10**9),
+        tuple(pairwise(BANDS)),
         tuple(panel for panel in PANELS if panel.name != "truth" or labelled) if there else (),
         tuple(of(one) for one in counts.variants(id)),
         beside[0],
         beside[1],
         place + 1,
-        request.url.query,
+        asked,
     )
 
 
@@ -246,22 +250,38 @@ async def token_panel(request: Request, served: ServedHere, name: str, id: str, 
     about = next((one for one in PANELS if one.name == panel), None)
     if about is None or "patch" not in corpus.cache.run.at:
         raise NotFound(f"A token's page has no panel {panel}.", f"It has {', '.join(one.name for one in PANELS)}.")
-    wanted = Wanted(token_of(corpus, id), number(given, "rank", 1, 1, corpus.cache.run.k), layer_of(given, corpus))
-    site = frame(request, served, f"{about.title}: {wanted.token}", "token", name)
-    band = share(given, "low", 0.0), share(given, "high", 1.0)
-    order, seed = choice(given, "show", ORDERS), number(given, "seed", 0, 0, 10**9)
-    makers = {
-        "layers": lambda: by_layer(corpus, wanted),
-        "probabilities": lambda: probabilities(corpus, wanted),
-        "examples": lambda: chosen(corpus, wanted, band, order, seed, f"{site.root}/{name}"),
-        "map": lambda: where(corpus, wanted),
-        "truth": lambda: truth(corpus, wanted),
-        "precursors": lambda: before(corpus, wanted),
-        "neighbours": lambda: around(corpus, wanted),
-        "together": lambda: company(corpus, wanted),
-    }
-    back = f"{site.root}/{name}/tokens/{wanted.token}"
-    return await panel_response(request, served, corpus, site, about, "token_panel.html", back, makers[panel])
+    number_of = token_of(corpus, id)
+    site = frame(request, served, f"{about.title}: {number_of}", "token", name)
+    pages = f"{site.root}/{name}"
+
+    def make() -> Any:
+        return shown_in(panel, corpus, number_of, given, pages)
+
+    back = f"{pages}/tokens/{number_of}"
+    return await panel_response(request, served, corpus, site, about, "token_panel.html", back, make)
+
+
+def shown_in(panel: str, corpus: LocalCorpus, id: int, given: Mapping[str, str], pages: str) -> Any:
+    """What a panel of PANELS shows of a token; `pages` is what the addresses of the corpus' pages begin with."""
+    wanted = Wanted(id, number(given, "rank", 1, 1, corpus.cache.run.k), layer_of(given, corpus))
+    match panel:
+        case "layers":
+            return by_layer(corpus, wanted)
+        case "probabilities":
+            return probabilities(corpus, wanted)
+        case "examples":
+            band = share(given, "low", 0.0), share(given, "high", 1.0)
+            order, seed = choice(given, "show", ORDERS), number(given, "seed", 0, 0, 10**9)
+            return chosen(corpus, wanted, band, order, seed, pages)
+        case "map":
+            return where(corpus, wanted)
+        case "truth":
+            return truth(corpus, wanted)
+        case "precursors":
+            return before(corpus, wanted)
+        case "neighbours":
+            return around(corpus, wanted)
+    return company(corpus, wanted)
 
 
 def asked(function: str, wanted: Wanted, *, layers: bool = True, **more: Any) -> str:

@@ -1,10 +1,13 @@
-// The API. A page that is a file holds what it needs in itself (`#embedded`: answers by their paths, gzipped, in base64).
+// The API. A page that is a file asks no service: answers are in the page (`#embedded`: by their paths, gzipped, in
+// base64) or in scripts beside it, which are run when they are wanted: contents.js says which there are.
 
-const { root = "", corpus = "" } = document.documentElement.dataset;
-const embedded = JSON.parse(document.getElementById("embedded")?.textContent ?? "{}");
+const { root = "", corpus = "", cache = "" } = document.documentElement.dataset;
+const own = document.getElementById("embedded");
+// Pages by their paths behind the corpus, pictures by their images' numbers, scripts by what their answers' paths begin with.
+const { pages = {}, pictures = {}, scripts = {} } = globalThis.vlqContents ?? {};
 
 export { root, corpus };
-export const isFile = document.getElementById("embedded") !== null;
+export const isFile = own !== null;
 
 export class ApiError extends Error {
   constructor(told, status) {
@@ -19,16 +22,63 @@ export function path(name, values = {}) {
   return `/v1/${name}?${parts}`;
 }
 
-export const page = (name) => (isFile ? null : `${root}/${corpus}/${name}`);
+// The address of a page of a corpus; null where there is none, as there may be beside a file.
+export function page(name, of = corpus) {
+  if (!isFile) return `${root}/${of}/${name}`;
+  const [path, asked] = name.split("?"), file = pages[path];
+  return file ? file + (asked ? `#${asked}` : "") : null;
+}
 
-async function held(text) {
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+export const pixels = (number, side, of = corpus) =>
+  isFile ? pictures[number] ?? "" : `${root}/v1/images/${number}/pixels?${new URLSearchParams({ side, corpus: of })}`;
+
+// --- files -------------------------------------------------------------------------------------------------------
+
+// What an answer is kept by: in whatever order its parameters stand, without those that all answers here have in common.
+function keyOf(where) {
+  const { pathname, searchParams } = new URL(where, "file:///");
+  for (const name of ["corpus", "k", "part"]) searchParams.delete(name);
+  searchParams.sort();
+  return `${pathname}?${searchParams}`;
+}
+
+const embedded = new Map();
+const running = new Map();
+globalThis.vlqAnswers = (answers) => {
+  for (const [where, text] of Object.entries(answers)) embedded.set(keyOf(where), text);
+};
+globalThis.vlqAnswers(JSON.parse(own?.textContent ?? "{}"));
+
+const scriptOf = (key) => Object.keys(scripts).find((path) => key.startsWith(`${path}?`) || key.startsWith(`${path}/`));
+
+function run(file) {
+  const script = Object.assign(document.createElement("script"), { src: file });
+  const done = new Promise((resolve) => { script.onload = script.onerror = resolve; });
+  document.head.append(script);
+  return done;
+}
+
+// Whether an answer can be had.
+export const isHeld = (where) => !isFile || embedded.has(keyOf(where)) || scriptOf(keyOf(where)) !== undefined;
+
+async function held(where) {
+  const key = keyOf(where), path = scriptOf(key);
+  if (!embedded.has(key) && path) {
+    if (!running.has(path)) running.set(path, run(scripts[path]));
+    await running.get(path);
+  }
+  if (!embedded.has(key)) {
+    const hint = cache && "What has is said at the foot of this page.";
+    throw new ApiError({ kind: "file", message: "These files have no answer to that.", hint }, 0);
+  }
+  const bytes = Uint8Array.from(atob(embedded.get(key)), (character) => character.charCodeAt(0));
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
 }
 
+// --- what is asked -------------------------------------------------------------------------------------------------
+
 async function answered(where, options) {
-  if (embedded[where]) return held(embedded[where]);
-  if (isFile) throw new ApiError({ kind: "file", message: "This page is a file: it asks no service." }, 0);
+  if (isFile) return held(where);
   let response;
   try {
     response = await fetch(root + where, options);
@@ -48,8 +98,10 @@ async function answered(where, options) {
 
 export const getJson = async (where, signal) => (await answered(where, { signal })).json();
 export const getBytes = async (where, signal) => (await answered(where, { signal })).arrayBuffer();
+export const getText = async (where, signal) => (await answered(where, { signal })).text();
 
 export async function post(name, body, signal) {
+  if (isFile) return (await held(`/v1/${name}?${new URLSearchParams(body)}`)).json();
   const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ corpus, ...body }), signal };
   return (await answered(`/v1/${name}`, options)).json();
 }

@@ -1,6 +1,6 @@
 // Panels: each is fetched by itself when it comes near the window, and again when the state that it depends on changes.
 
-import { ApiError, root, corpus } from "./api.js";
+import { ApiError, getText, isFile, isHeld, root } from "./api.js";
 import { hue, mark } from "./chips.js";
 import { copies } from "./copies.js";
 
@@ -18,13 +18,16 @@ export function dress(element) {
 export class Panels {
   #state;
   #place;
+  #make;
   #fetching = new Map();
   #listeners = [];
 
-  // `place` holds the panels; its `data-base` is what their addresses begin with.
-  constructor(state, place) {
+  // `place` holds the panels; its `data-base` is what their addresses begin with. `make` gives a panel's content where
+  // no service is asked for it.
+  constructor(state, place, make = null) {
     this.#state = state;
     this.#place = place;
+    this.#make = make;
     // What is far below is fetched when somebody goes there.
     this.seen = new IntersectionObserver((entries) => {
       for (const { isIntersecting, target } of entries) {
@@ -52,10 +55,25 @@ export class Panels {
     this.#listeners.push(listener);
   }
 
-  #address(panel) {
-    const given = new URL(this.#state.address(), location.href).searchParams;
+  #address(panel, changes = {}) {
+    const given = this.#state.parameters(changes);
     const parts = new URLSearchParams([...given].filter(([name]) => panel.dataset.uses.split(" ").includes(name)));
-    return [`${this.#place.dataset.base}/${panel.dataset.panel}`, parts];
+    parts.set("part", "1");
+    return `${this.#place.dataset.base.slice(root.length)}/${panel.dataset.panel}?${parts}`;
+  }
+
+  // Whether a panel that goes by any of these fields can show them so: files have answers to some choices only.
+  offers(changes) {
+    if (!isFile) return true;
+    const isAbout = (panel) => panel.dataset.uses.split(" ").some((name) => name in changes);
+    return [...this.#place.querySelectorAll("[data-panel]")].some((panel) => isAbout(panel) && isHeld(this.#address(panel, changes)));
+  }
+
+  async #content(panel, signal) {
+    if (this.#make) return this.#make(panel);
+    const made = document.createElement("template");
+    made.innerHTML = await getText(this.#address(panel), signal); // of this service's templates, which escape every value
+    return made.content;
   }
 
   async #show(panel) {
@@ -63,14 +81,10 @@ export class Panels {
     const controller = new AbortController(), content = panel.querySelector(".content");
     this.#fetching.set(panel, controller);
     content.setAttribute("aria-busy", "true");
-    const [address, parts] = this.#address(panel);
-    parts.set("part", "1");
     try {
-      const response = await fetch(`${address}?${parts}`, { signal: controller.signal });
-      if (!response.ok) throw new ApiError(await response.json(), response.status);
-      const made = document.createElement("template");
-      made.innerHTML = await response.text(); // of this service's templates, which escape every value
-      content.replaceChildren(made.content);
+      const made = await this.#content(panel, controller.signal);
+      if (controller.signal.aborted) return;
+      content.replaceChildren(made);
       dress(content);
       for (const listener of this.#listeners) listener(panel);
     } catch (error) {
@@ -80,21 +94,24 @@ export class Panels {
       again.onclick = () => this.#show(panel);
       const mistake = Object.assign(document.createElement("p"), { className: "mistake", textContent: `${said} ` });
       mistake.setAttribute("role", "alert");
-      mistake.append(again);
+      if (!isFile) mistake.append(again);
       content.replaceChildren(mistake);
     }
     content.removeAttribute("aria-busy");
   }
 }
 
-// A form's controls and the state, each way: a control's name is its field's; of some fields with `names`.
-export function bind(state, form, { step = true, names = Object.keys(state.values) } = {}) {
+// A form's controls and the state, each way: a control's name is its field's; of some fields with `names`. What `panels`
+// cannot show is not offered.
+export function bind(state, form, { step = true, names = Object.keys(state.values), panels = null } = {}) {
   const controls = [...form.elements].filter((control) => names.includes(control.name));
   const show = () => {
     for (const control of controls) {
       const value = String(state.values[control.name]);
       if (control.type === "checkbox") control.checked = state.values[control.name] === true;
       else if (document.activeElement !== control || control.tagName === "SELECT") control.value = value;
+      if (!isFile || !panels || control.tagName !== "SELECT") continue;
+      for (const option of control.options) option.disabled = option.value !== value && !panels.offers({ [control.name]: option.value });
     }
   };
   for (const control of controls) {
@@ -109,7 +126,5 @@ export function bind(state, form, { step = true, names = Object.keys(state.value
   state.on(show);
   show();
 }
-
-export const corpusPage = (query) => `${root}/${corpus}/?q=${encodeURIComponent(query)}`;
 
 dress(document);

@@ -1,7 +1,8 @@
 // A page's whole state is in its address: whoever has the address sees the same. Each field says how it is written
 // there; a field that has its usual value is left out.
 
-const isFile = location.protocol === "file:"; // a page of a file can change only what is behind the #
+import { isFile } from "./api.js"; // a page of a file can change only what is behind the #
+
 const isFramed = location.protocol === "about:"; // one in a notebook has no address, and its history is the notebook's
 
 export const text = (usual = "") => ({ usual, read: (value) => value, write: (value) => value });
@@ -43,14 +44,19 @@ export class State {
     );
   }
 
-  // The address of some values; what is not given is as it is now.
-  address(changes = {}) {
+  // Some values as an address has them; what is not given is as it is now.
+  parameters(changes = {}) {
     const values = { ...this.values, ...changes }, parts = new URLSearchParams();
     for (const [name, field] of Object.entries(this.#fields)) {
       const written = field.write(values[name]);
       if (written !== field.write(field.usual)) parts.set(name, written);
     }
-    const written = parts.toString();
+    return parts;
+  }
+
+  // The address of some values.
+  address(changes = {}) {
+    const written = this.parameters(changes).toString();
     return isFile ? location.pathname + (written && `#${written}`) : location.pathname + (written && `?${written}`);
   }
 

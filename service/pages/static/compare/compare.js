@@ -1,10 +1,12 @@
 // The page that compares: two sides whose cursors are locked to each other, and two sets of images.
 
-import { corpus, post } from "../api.js";
+import { corpus, isFile } from "../api.js";
 import { copies } from "../copies.js";
 import { key } from "../keys.js";
-import { Panels, bind } from "../panels.js";
+import { Panels } from "../panels.js";
 import { State, flag, number, text } from "../state.js";
+import { differences } from "./differences.js";
+import { sets } from "./sets.js";
 import { Side } from "./side.js";
 
 const { runs, usual } = JSON.parse(document.getElementById("context").textContent);
@@ -90,12 +92,14 @@ if (form) {
     }
     form.elements.marks.checked = state.values.marks;
   };
-  const load = async (at) => {
-    const { runs: names, images } = state.values, side = sides[at];
-    if (side.wanted === `${names[at]}/${images[at]}`) return;
-    side.wanted = `${names[at]}/${images[at]}`;
+  const load = (at) => {
+    const { runs: names, images } = state.values, side = sides[at], wanted = `${names[at]}/${images[at]}`;
+    if (side.wanted !== wanted) Object.assign(side, { wanted, loaded: loaded(side, names[at], images[at]) });
+    return side.loaded;
+  };
+  const loaded = async (side, run, image) => {
     try {
-      if (!(await side.load(names[at], images[at]))) return;
+      if (!(await side.load(run, image))) return;
       draw();
       mark();
     } catch (error) {
@@ -135,7 +139,13 @@ if (form) {
     Object.fromEntries(["runs", "images", "layers"].map((what) => [what, [...state.values[what]].reverse()])), { step: true });
   const query = () => `top(${state.values.images[0]}, layers=${layerOf(0)})`;
   document.getElementById("copies").append(copies(query, () => state.settle()));
-  new Panels(state, document.getElementById("pair-panels"));
+  // Without a service, which compares all that is stored, a panel is of what both sides have loaded.
+  const compared = async ({ id }) => {
+    await Promise.all([load(0), load(1)]);
+    if (!sides.every(({ image }) => image)) return "";
+    return differences(id, document.getElementById(`${id}-title`).textContent, sides, [layerOf(0), layerOf(1)]);
+  };
+  new Panels(state, document.getElementById("pair-panels"), isFile ? compared : null);
   // A row of the patches' table is a patch of the first side.
   const patches = document.getElementById("patches");
   const rowOf = (event) => {
@@ -165,49 +175,5 @@ if (form) {
   key(["Escape"], "Esc", "let go of the patch that is held", () => state.set({ patch: -1 }));
 }
 
-// --- two sets ------------------------------------------------------------------------------------------------------
-
-const queries = document.getElementById("queries"), places = document.getElementById("set-panels");
-const mistake = document.getElementById("mistake");
-
-// Panels go by what was found to be right: a mistake is told once, and nothing is asked with it.
-const checked = {
-  values: { a: "", b: "", at: "" },
-  tell: () => {},
-  on(listener) { this.tell = listener; },
-  address() { return state.address(this.values); },
-};
-let panels = null, asking = 0;
-
-async function ask() {
-  const { a, b, at } = state.values, mine = ++asking;
-  for (const name of ["a", "b"]) if (document.activeElement !== queries.elements[name]) queries.elements[name].value = state.values[name];
-  let wrong = "";
-  if (a && b) {
-    try {
-      for (const query of [a, b]) {
-        if (query === checked.values.a || query === checked.values.b) continue;
-        const { columns } = await post("check", { query });
-        if (!columns.includes("image_id")) throw new Error(`${query} has no rows by image: a set is what images(...) or first_layer(...) find.`);
-      }
-    } catch (error) {
-      wrong = [error.message, error.hint].filter(Boolean).join(" ");
-    }
-  }
-  if (mine !== asking) return;
-  mistake.textContent = wrong;
-  mistake.hidden = !wrong;
-  places.hidden = !a || !b || wrong !== "";
-  if (places.hidden) return;
-  const before = checked.values;
-  checked.values = { a, b, at };
-  panels ??= new Panels(checked, places);
-  checked.tell(checked.values, before);
-}
-queries.addEventListener("submit", (event) => {
-  event.preventDefault();
-  state.set({ a: queries.elements.a.value.trim(), b: queries.elements.b.value.trim() }, { step: true });
-});
-bind(state, queries, { names: ["at"] }); // the texts are taken when they are sent, not while they are typed
-state.on((values, before) => { if (["a", "b", "at"].some((name) => values[name] !== before[name])) ask(); });
-ask();
+const queries = document.getElementById("queries");
+if (queries) sets(state, queries);

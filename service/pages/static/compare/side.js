@@ -1,6 +1,6 @@
 // One of the two sides: its picture with the patches, and what the patch under the cursor reads.
 
-import { getBytes, getJson, root } from "../api.js";
+import { getBytes, getJson, page, pixels } from "../api.js";
 import { chip, figure } from "../chips.js";
 import { Lens } from "../lens.js";
 
@@ -46,16 +46,16 @@ export class Side {
 
   // Fetches an image of a run; what was under way for another one is forgotten.
   async load(run, number) {
-    const mine = (this.loading = Symbol(number)), of = `corpus=${encodeURIComponent(run)}`;
+    const mine = (this.loading = Symbol(number)), of = new URLSearchParams({ corpus: run });
     const [image, bytes] = await Promise.all([
       getJson(`/v1/images/${number}?${of}`),
-      getBytes(`/v1/images/${number}/lens?k=${SHOWN}&${of}`),
+      getBytes(`/v1/images/${number}/lens?site=patch&k=${SHOWN}&${of}`),
     ]);
     if (this.loading !== mine) return false;
     Object.assign(this, { run, number, image, lens: new Lens(bytes) });
     const { width, height } = image;
     const picture = Object.assign(document.createElement("img"), { alt: image.image, width, height });
-    picture.src = `${root}/v1/images/${number}/pixels?side=1024&${of}`;
+    picture.src = pixels(number, 1024, run);
     const over = document.createElementNS(SVG, "svg");
     over.setAttribute("viewBox", `0 0 ${width} ${height}`);
     over.setAttribute("aria-hidden", "true");
@@ -68,7 +68,7 @@ export class Side {
 
   link_to(layer, patch) {
     const parts = new URLSearchParams({ layer, ...(patch === null ? {} : { pins: patch }) });
-    this.link.href = `${root}/${this.run}/images/${this.number}?${parts}`;
+    this.link.href = page(`images/${this.number}?${parts}`, this.run);
     this.link.textContent = this.image.image;
   }
 

@@ -1,6 +1,6 @@
 // The corpus' page: what is asked stands in the address, and its answer is the server's.
 
-import { root, corpus, post, latest } from "../api.js";
+import { corpus, getText, isFile, post, latest } from "../api.js";
 import { copies } from "../copies.js";
 import { dress } from "../chips.js";
 import { key } from "../keys.js";
@@ -9,7 +9,7 @@ import { edit, show, tell, underline } from "./editor.js";
 import { sets } from "./sets.js";
 
 const state = new State({
-  q: text(),
+  q: text(isFile ? document.getElementById("query").defaultValue : ""), // a file has an answer of its own
   view: choice("table", ["table", "images", "chart"]),
   cursor: text(),
   facets: flag(true),
@@ -24,11 +24,7 @@ const box = document.getElementById("query");
 
 // --- parts of the page that the server writes --------------------------------------------------------------------
 
-async function part(name, values, signal) {
-  const response = await fetch(`${root}/${corpus}/${name}?${new URLSearchParams(values)}`, { signal, headers: { Accept: "text/html" } });
-  if (response.ok) return response.text();
-  throw await response.json().catch(() => ({ message: `The service answers ${response.status}.`, hint: "Is it running?" }));
-}
+const part = (name, values, signal) => getText(`/${corpus}/${name}?${new URLSearchParams(values)}`, signal);
 const answers = latest((values, signal) => part("answer", values, signal), 0);
 const bars = latest((values, signal) => part("facets", values, signal), 0);
 
@@ -56,7 +52,7 @@ async function load(where, ask, values) {
 function loadFacets() {
   const { q, view, facets } = state.values;
   below.classList.toggle("alone", !facets);
-  if (!facets) return;
+  if (!facets || isFile) return; // those of a file are there
   if (q) load(aside, bars, { q, view });
   else aside.replaceChildren();
 }
@@ -90,7 +86,7 @@ function furnish() {
   hold.mark(answer);
   for (const image of answer.querySelectorAll(".frame img")) {
     image.addEventListener("error", () => gone(image));
-    if (image.complete && image.naturalWidth === 0 && image.currentSrc) gone(image);
+    if (image.complete && image.naturalWidth === 0 && (image.currentSrc || isFile)) gone(image);
   }
   for (const image of answer.querySelectorAll("img.chart")) broken(image, undrawn);
   const wrong = answer.querySelector(".wrong[data-span]");
@@ -174,12 +170,18 @@ document.getElementById("ask").addEventListener("submit", (event) => {
 });
 answer.addEventListener("change", hold.ticked);
 
-key(["/"], "/", "the query", () => box.focus());
-key([], "Enter, Ctrl+Enter", "in the query: run it", () => false);
-key([], "Shift+Enter", "in the query: a new line", () => false);
-key([], "↓ ↑, Enter or Tab", "in the query: choose a completion, and take it", () => false);
+if (!isFile) {
+  key(["/"], "/", "the query", () => box.focus());
+  key([], "Enter, Ctrl+Enter", "in the query: run it", () => false);
+  key([], "Shift+Enter", "in the query: a new line", () => false);
+  key([], "↓ ↑, Enter or Tab", "in the query: choose a completion, and take it", () => false);
+  edit(ask);
+} else underline(null);
 
 document.documentElement.classList.add("scripted");
-edit(ask);
 furnish();
+if (isFile && state.address() !== state.address({ q: box.defaultValue, view: "table", cursor: "" })) {
+  show(state.values.q); // the file was written with another answer
+  loadAnswer();
+}
 if (state.values.q && !aside.querySelector(".facet")) loadFacets();

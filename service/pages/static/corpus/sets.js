@@ -1,7 +1,7 @@
 // Images that are chosen, and sets of them that this browser keeps.
 
 import { html, render, nothing } from "../vendor/lit-html.js";
-import { root, corpus, post } from "../api.js";
+import { corpus, isFile, page, post } from "../api.js";
 import { counted } from "../chips.js";
 
 const KEY = `vlq:sets:${corpus}`;
@@ -61,14 +61,14 @@ export function sets(state, run, tell) {
       chosen.length === 0
         ? nothing
         : html`<span>${counted(chosen.length, "image")} selected</span>
-            ${chosen.length > 1 ? html`<a class="button" href="${root}/${corpus}/compare?images=${chosen.join(",")}">Compare</a>` : nothing}
-            <button type="button" @click=${() => restrict(chosen)}>Ask these alone</button>
+            ${chosen.length > 1 ? html`<a class="button" href=${page(`compare?images=${chosen.join(",")}`) ?? nothing}>Compare</a>` : nothing}
+            ${isFile ? nothing : html`<button type="button" @click=${() => restrict(chosen)}>Ask these alone</button>
             <form @submit=${save}><label>Name <input name="name" type="text" size="12" maxlength="80" autocomplete="off" .value=${set} /></label>
-              <button type="submit">Save set</button></form>
+              <button type="submit">Save set</button></form>`}
             <button type="button" @click=${() => choose([])}>Clear</button>`,
       bar,
     );
-    const all = kept();
+    const all = isFile ? [] : kept();
     render(
       all.length === 0
         ? nothing
@@ -86,6 +86,7 @@ export function sets(state, run, tell) {
     const chosen = new Set(state.values.chosen), boxes = [...part.querySelectorAll('.pick input:not(.all)')];
     for (const box of boxes) {
       box.checked = chosen.has(Number(box.value));
+      box.disabled = page(`images/${box.value}`) === null; // a file's, of an image that is not beside it
       box.closest("tr, .card").classList.toggle("picked", box.checked);
     }
     const all = part.querySelector(".pick input.all");
@@ -101,7 +102,7 @@ export function sets(state, run, tell) {
     if (!box) return;
     const boxes = box.classList.contains("all") ? [...event.currentTarget.querySelectorAll(".pick input:not(.all)")] : [box];
     const chosen = new Set(state.values.chosen);
-    for (const one of boxes) box.checked ? chosen.add(Number(one.value)) : chosen.delete(Number(one.value));
+    for (const one of boxes.filter(({ disabled }) => !disabled)) box.checked ? chosen.add(Number(one.value)) : chosen.delete(Number(one.value));
     choose([...chosen]);
   }
 

@@ -148,10 +148,10 @@ export class ImagePage {
   #links() {
     const { layer, colour, token, threshold, opacity, order, range } = this.values;
     const usual = this.state.address({ patch: -1, pins: [], texts: [], area: [], tool: "pin", play: false, all: false, layer, colour, token, threshold, opacity, order, range });
-    const asked = usual.includes("?") ? usual.slice(usual.indexOf("?")) : "";
+    const [asked = ""] = usual.match(/[?#].*/) ?? [];
     for (const name of ["previous", "next"]) {
       const link = element(name);
-      if (link) link.href = link.href.replace(/\?.*$/, "") + asked;
+      if (link) link.href = link.href.replace(/[?#].*$/, "") + asked;
     }
   }
 

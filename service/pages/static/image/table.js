@@ -24,7 +24,6 @@ export class Table {
     this.scroller.setAttribute("aria-colcount", model.layers + 1);
     this.space = added(this.scroller, "div", { className: "space" });
     this.spoken = added(this.space, "div", { className: "hidden spoken" });
-    this.spoken.setAttribute("role", "row");
     this.head = added(this.space, "canvas", { className: "head" });
     this.body = added(this.space, "canvas", { className: "body" });
     for (const canvas of [this.head, this.body]) canvas.setAttribute("role", "presentation");
@@ -105,8 +104,10 @@ export class Table {
     if (row === null) {
       this.scroller.removeAttribute("aria-activedescendant");
       this.spoken.replaceChildren();
+      this.spoken.removeAttribute("role"); // a row that has no cells is none
       return;
     }
+    this.spoken.setAttribute("role", "row");
     this.spoken.setAttribute("aria-rowindex", this.page.places[row] + 1);
     const span = (role, values) => {
       const made = Object.assign(document.createElement("span"), values);

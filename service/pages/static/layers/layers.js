@@ -15,8 +15,7 @@ const state = new State({
   from: choice(layers[Math.floor(layers.length / 2)], layers),
   to: choice(layers.at(-1), layers),
 });
-bind(state, form);
-new Panels(state, document.querySelector(".panels"));
+bind(state, form, { panels: new Panels(state, document.querySelector(".panels")) });
 
 const query = () => {
   const { at, unit } = state.values;
@@ -31,6 +30,7 @@ swap.onclick = () => state.set({ from: state.values.to, to: state.values.from },
 const step = (name, by) => () => {
   const at = layers.indexOf(state.values[name]) + by;
   if (at < 0 || at >= layers.length) return false;
+  if (form.elements[name].options[at].disabled) return false;
   state.set({ [name]: layers[at] });
   return true;
 };

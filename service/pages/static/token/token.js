@@ -1,5 +1,6 @@
 // A token's page: its controls, the histogram that filters the examples, and keys that lead to other tokens.
 
+import { isFile } from "../api.js";
 import { copies } from "../copies.js";
 import { key } from "../keys.js";
 import { Panels, bind } from "../panels.js";
@@ -19,8 +20,8 @@ const form = document.getElementById("controls");
 const base = document.querySelector(".panels");
 const id = base.dataset.base.split("/").pop();
 
-bind(state, form);
 const panels = new Panels(state, base);
+bind(state, form, { panels });
 
 const query = () => {
   const { rank, layer, low } = state.values;
@@ -30,7 +31,7 @@ const query = () => {
 document.getElementById("copies").append(copies(query, () => state.settle()));
 
 const again = document.getElementById("again"), wholeBand = document.getElementById("whole-band");
-again.hidden = false;
+again.hidden = isFile;
 again.onclick = () => {
   const { show, seed } = state.values;
   state.set({ seed: seed + 1, show: show === "top" ? "random" : show }, { step: true });
@@ -40,6 +41,27 @@ wholeBand.onclick = () => state.set({ low: 0, high: 1 }, { step: true });
 // --- the histogram: a click chooses a bar, dragging several ------------------------------------------------------
 
 const rounded = (value) => Math.round(value * BINS) / BINS;
+
+// Files have examples of some bands alone: those that can be selected.
+const band = form.elements.band;
+const bands = [...(band?.options ?? [])].map((option) => option.value);
+const within = (low, high) => bands.find((one) => one !== "0,1" && Number(one.split(",")[0]) <= low && high <= Number(one.split(",")[1])) ?? "0,1";
+const choose = (written) => {
+  const [low, high] = written.split(",").map(Number);
+  state.set({ low, high }, { step: true });
+};
+function showBand() {
+  band.value = `${state.values.low},${state.values.high}`;
+  for (const option of band.options) {
+    const [low, high] = option.value.split(",").map(Number);
+    option.disabled = option.value !== band.value && !panels.offers({ low, high });
+  }
+}
+if (band) {
+  band.addEventListener("change", () => choose(band.value));
+  state.on(showBand);
+  showBand();
+}
 
 function mark(panel) {
   const { low, high } = state.values, isAll = low === 0 && high === 1;
@@ -74,6 +96,12 @@ addEventListener("pointerup", () => {
   if (from === null) return;
   const low = rounded(Math.min(from, to) * BIN), high = rounded((Math.max(from, to) + 1) * BIN);
   from = to = null;
+  if (band) {
+    const written = within(low, high), isShown = written === band.value;
+    mark(histogram);
+    if (panels.offers({ low: Number(written.split(",")[0]), high: Number(written.split(",")[1]) })) choose(isShown ? "0,1" : written);
+    return;
+  }
   const isSame = low === state.values.low && high === state.values.high;
   state.set(isSame ? { low: 0, high: 1 } : { low, high }, { step: true });
 });
@@ -90,7 +118,7 @@ layers.addEventListener("click", (event) => {
   const bar = event.target.closest("[data-bar]");
   if (!bar) return;
   const options = [...form.elements.layer.options].map((option) => option.value);
-  if (options.includes(bar.dataset.mark)) {
+  if (options.includes(bar.dataset.mark) && panels.offers({ layer: bar.dataset.mark })) {
     state.set({ layer: state.values.layer === bar.dataset.mark ? "" : bar.dataset.mark }, { step: true });
   }
 });

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vlq.query.client import LocalCorpus
 from vlq.query.depth import SITES
-from vlq.query.errors import InputError, StoreError
+from vlq.query.errors import InputError, NotFound, StoreError
 from vlq.query.nodes import Name
 from vlq.query.result import Result
 from vlq.query.summary import count
@@ -53,14 +53,19 @@ def export(
 ) -> Exported:
     """Write the page of an answer, or of some images, and the pages of its images and tokens, so many at most.
 
-    The folder must be new or empty: it is written whole, or not at all. Raises QueryError, StoreError, and InputError
-    if the folder holds something.
+    The folder must be new or empty: it is written whole, or not at all. Raises QueryError, StoreError, NotFound if
+    there is no such image, and InputError if the folder holds something.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already.", "Give a new or an empty folder: --out FOLDER")
-    if not isinstance(asked, str):
-        asked = f"images(image_id in [{', '.join(map(str, asked))}])"
-    result = corpus.query(asked)
+    if isinstance(asked, str):
+        result = corpus.query(asked)
+    else:
+        result = corpus.query(f"images(image_id in [{', '.join(map(str, asked))}])")
+        there = {row["image_id"] for row in result.rows}
+        if missing := [str(id) for id in asked if id not in there]:
+            hint = "The images and their numbers: images()"
+            raise NotFound(f"There is no image {', '.join(missing)} with readings.", hint)
     partly = out.with_name(f"{out.name}.partial")
     try:
         shutil.rmtree(partly, ignore_errors=True)

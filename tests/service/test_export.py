@@ -12,7 +12,7 @@ from PIL import Image
 from vlq.query.cache import Cache
 from vlq.query.cli import main
 from vlq.query.client import LocalCorpus
-from vlq.query.errors import InputError, QueryError, StoreError
+from vlq.query.errors import InputError, NotFound, QueryError, StoreError
 from vlq.service.export import export
 from vlq.service.pages.exported import PAIRS, pairs
 from vlq.service.pages.links import rewritten
@@ -156,6 +156,8 @@ def test_mistakes_leave_nothing_behind(corpus: LocalCorpus, tmp_path: Path, monk
         export(corpus, "images()", tmp_path / "full")
     with pytest.raises(QueryError):
         export(corpus, "images(", tmp_path / "site")
+    with pytest.raises(NotFound, match="no image 3, 77 with readings"):  # the one could not be read
+        export(corpus, [0, 3, 77], tmp_path / "site")
 
     def fail(folder: object) -> int:
         raise OSError(28, "No space left on device")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,8 +106,14 @@ def export(
     corpus = LocalCorpus(Cache.open(cache or default_url()))
     numbers = re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", asked)
     wanted = [int(number) for number in asked.split(",")] if numbers else asked
-    written = export(corpus, wanted, out, limit, tokens)
+    written = export(corpus, wanted, out, limit, tokens, tell=_tell)
     print(f"{written.said}, {as_bytes(written.size)}: {out / INDEX}")
+
+
+def _tell(what: str) -> None:
+    """On a terminal, what is done now: it may take minutes."""
+    if sys.stderr.isatty():
+        print(f"Writing: {what}", file=sys.stderr)
 
 
 def token(file: Path | None, variable: str) -> str | None:

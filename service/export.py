@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,12 +49,17 @@ class Exported:
 
 
 def export(
-    corpus: LocalCorpus, asked: str | Sequence[int], out: Path, most: int = 100, most_tokens: int = 20
+    corpus: LocalCorpus,
+    asked: str | Sequence[int],
+    out: Path,
+    most: int = 100,
+    most_tokens: int = 20,
+    tell: Callable[[str], object] = lambda text: None,
 ) -> Exported:
     """Write the page of an answer, or of some images, and the pages of its images and tokens, so many at most.
 
-    The folder must be new or empty: it is written whole, or not at all. Raises QueryError, StoreError, NotFound if
-    there is no such image, and InputError if the folder holds something.
+    `tell` is told what is being written. The folder must be new or empty: it is written whole, or not at all. Raises
+    QueryError, StoreError, NotFound if there is no such image, and InputError if the folder holds something.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already.", "Give a new or an empty folder: --out FOLDER")
@@ -71,7 +76,7 @@ def export(
         shutil.rmtree(partly, ignore_errors=True)
         partly.mkdir(parents=True)
         try:
-            written = _write(partly, corpus, result, most, most_tokens)
+            written = _write(partly, corpus, result, most, most_tokens, tell)
             if out.exists():
                 out.rmdir()
             os.replace(partly, out)
@@ -82,7 +87,9 @@ def export(
     return written
 
 
-def _write(path: Path, corpus: LocalCorpus, result: Result, most: int, most_tokens: int) -> Exported:
+def _write(
+    path: Path, corpus: LocalCorpus, result: Result, most: int, most_tokens: int, tell: Callable[[str], object]
+) -> Exported:
     """The pages are of the corpus that the rows are of, which a query may name."""
     of, run = result.corpus, result.corpus.cache.run
     images, all_images = _images(result)
@@ -97,13 +104,17 @@ def _write(path: Path, corpus: LocalCorpus, result: Result, most: int, most_toke
     pages |= {"layers": "layers.html"} if any(site in run.positions for site in SITES) else {}
     pages |= {"compare": "compare.html"} if images and "patch" in run.at else {}
     folder = Folder(path, of, name_of(of.url), pages)
+    tell(count(len(images), "image"))
     image_pages(folder, images)
     if "compare" in pages:
         compare_page(folder, images)
     if "layers" in pages:
+        tell("layers")
         layers_page(folder)
     if tokens:
+        tell(count(len(tokens), "token"))
         token_pages(folder, counted(of), tokens, whole)
+    tell("the answer")
     written = Exported(len(images), len(tokens), left_out, 0)
     answer_page(folder, corpus, result, f"Beside this page are those of {written.said}.")
     return replace(written, size=folder.finish())

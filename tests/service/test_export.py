@@ -95,7 +95,9 @@ def test_pictures_have_two_sizes(tmp_path: Path) -> None:
 
 
 def test_few_pages_are_written_of_many_images(corpus: LocalCorpus, tmp_path: Path) -> None:
-    written = export(corpus, "images()", tmp_path / "site", most=2, most_tokens=1)
+    told: list[str] = []
+    written = export(corpus, "images()", tmp_path / "site", most=2, most_tokens=1, tell=told.append)
+    assert told == ["2 images", "layers", "1 token", "the answer"]
     assert (written.images, written.tokens, written.left_out) == (2, 1, (2, 0))
     assert written.size == sum(path.stat().st_size for path in (tmp_path / "site").rglob("*") if path.is_file())
     assert files(tmp_path / "site", "image-*.html") == ["image-0.html", "image-1.html"]

@@ -28,7 +28,9 @@ def held(corpus: LocalCorpus, number: int, most: int = MOST_READINGS) -> tuple[I
     context, image, run = image_page(corpus, number), one_image(corpus, number), corpus.cache.run
     counts = {"patch": image.patches, "prompt": len(image.prompt_ids), "answer": len(image.answer_ids)}
     k = max(1, min(run.k, most // (run.layers * max(1, sum(counts[site] for site in context.sites)))))
-    answers = {answer_path(f"images/{number}"): as_json(described(corpus, number))}
+    about = described(corpus, number)
+    del about["uri"]  # which the page says nowhere, and whom the file is sent to need not know
+    answers = {answer_path(f"images/{number}"): as_json(about)}
     for site in context.sites:
         answers[answer_path(f"images/{number}/lens", site=site, k=k)] = lens_bytes(corpus, image, site, k)
     return replace(context, k=k), answers

@@ -53,7 +53,7 @@ class ImagePage:
     error: str | None  # why there are no readings; then there is no size, grid or picture
     size: tuple[int, int] | None  # width, height, upright pixels
     grid: tuple[int, int] | None  # rows, columns
-    model: str
+    model: str  # which a file says, for nothing else of it does
     layers: int
     read: str  # which of them were read; "" if all
     some: int | None  # how many of its patches were read; None if all

@@ -137,6 +137,7 @@ def test_rows_of_another_cache(corpus: LocalCorpus, tmp_path: Path) -> None:
     query = f"compare({corpus.url!r}, {other.url!r}, first_layer('dog', rank=4))"
     export(other, query, tmp_path / "site", most_tokens=1)
     page = (tmp_path / "site" / "image-0.html").read_text()
+    assert ">Save<" not in page  # which it is already
     assert f'data-cache="{corpus.url}"' in page
     assert "lens" in (tmp_path / "site" / "data" / "image-0.js").read_text()
     answer = (tmp_path / "site" / "index.html").read_text()

@@ -33,6 +33,22 @@ def _read_before(store: Store, prefix: str) -> dict[tuple[str, ByteRequest | Non
     return {}
 
 
+def open_array(store: Store, commit: Commit, name: str) -> zarr.Array[Any]:
+    """One of a committed shard's arrays, for reading; those of the shards that were opened last stay open."""
+    opened = _opened(store, commit.prefix)
+    if name not in opened:
+        array = open_group(store, commit)[name]
+        assert isinstance(array, zarr.Array)
+        opened[name] = array
+    return opened[name]
+
+
+@lru_cache(maxsize=256)
+def _opened(store: Store, prefix: str) -> dict[str, zarr.Array[Any]]:
+    """A shard's arrays as far as they were opened."""
+    return {}
+
+
 def values(array: zarr.Array[Any], key: Any) -> np.ndarray:
     """A part of one of the group's arrays. Raises CorruptCache if it is not what was written: chunks have checksums."""
     try:
@@ -72,8 +88,6 @@ class ReadOnlyZarrStore(zarr_store.Store):
         path = f"{self._prefix}/{key}"
         if path not in self._sizes:
             return None
-        if (key, byte_range) in self._read_before:
-            return self._read_before[key, byte_range]
         data = self._fetch(path, byte_range)
         # An index lies at its object's end.
         if isinstance(byte_range, SuffixByteRequest) or key.endswith("zarr.json"):
@@ -103,7 +117,9 @@ class ReadOnlyZarrStore(zarr_store.Store):
         return data
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        data = await asyncio.to_thread(self._read, key, byte_range)
+        data = self._read_before.get((key, byte_range))
+        if data is None:
+            data = await asyncio.to_thread(self._read, key, byte_range)
         return None if data is None else prototype.buffer.from_bytes(data)
 
     async def get_partial_values(

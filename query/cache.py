@@ -406,11 +406,9 @@ class Cache:
 
     def array(self, shard: int, name: str) -> zarr.Array[Any]:
         """One of a committed shard's arrays, opened for reading with Zarr."""
-        import zarr
+        from vlq.query.arrays import open_array
 
-        array = self.group(shard)[name]
-        assert isinstance(array, zarr.Array)
-        return array
+        return open_array(self.store, self.commit(shard), name)
 
     def info(self) -> dict[str, Any]:
         """What `vlq info` shows, as plain values."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlq.query.compile import Statement
 from vlq.query.geometry import READ, Box, Edges, patch_box, patch_edges
-from vlq.query.schema import Transform
+from vlq.query.schema import Run, Transform
 
 if TYPE_CHECKING:
     from vlq.query.client import LocalCorpus
@@ -51,30 +52,35 @@ def one_image(corpus: LocalCorpus, number: int = 0) -> OneImage:
     """The image of a number. Raises KeyError if it has no readings."""
     snapshot = corpus.cache.snapshot()
     run = corpus.cache.run
-    answer = "answer, answer_ids" if run.answer else "NULL AS answer, [] AS answer_ids"
-    prompt = "NULL AS prompt_ids" if run.prompt_column is None else "prompt_ids"
-    read = f"NULL AS {READ}" if run.patches_column is None else READ
+    own = ["answer", "answer_ids"] if run.answer else []
+    own += [] if run.prompt_column is None else ["prompt_ids"]
+    own += [] if run.patches_column is None else [READ]
     statement = Statement(
-        f"SELECT image, uri, sha256, width, height, transform, grid, {answer}, {prompt}, {read}\n"
+        f"SELECT {', '.join(['image', 'uri', 'sha256', 'width', 'height', 'transform', 'grid', *own])}\n"
         "FROM read_parquet($images) WHERE image_id = $number AND error IS NULL",
         {"number": number},
         {"images": None},
     )
-    rows = corpus.engine.rows(statement, snapshot)[1]
+    names, rows = corpus.engine.rows(statement, snapshot)
     if not rows:
         raise KeyError(number)
-    name, uri, sha256, width, height, transform, grid, answered, ids, prompt_ids, read = rows[0]
-    of_patches = grid["rows"], grid["columns"]
+    return image_of(run, number, dict(zip(names, rows[0], strict=True)))
+
+
+def image_of(run: Run, number: int, row: Mapping[str, Any]) -> OneImage:
+    """The image of a row of the image table, which has readings."""
+    of_patches = row["grid"]["rows"], row["grid"]["columns"]
+    ids, read = row.get("prompt_ids"), row.get(READ)
     return OneImage(
         number,
-        name,
-        uri,
-        sha256,
-        (width, height),
-        Transform(**transform),
+        row["image"],
+        row["uri"],
+        row["sha256"],
+        (row["width"], row["height"]),
+        Transform(**row["transform"]),
         of_patches,
-        answered,
-        tuple(ids),
-        run.prompt_ids if prompt_ids is None else tuple(prompt_ids),
+        row.get("answer"),
+        tuple(row.get("answer_ids") or ()),
+        run.prompt_ids if ids is None else tuple(ids),
         tuple(range(of_patches[0] * of_patches[1]) if read is None else read),
     )

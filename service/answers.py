@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import dataclass
 from threading import Lock
 
 MOST = 64 * 2**20
@@ -12,27 +14,57 @@ MOST = 64 * 2**20
 LARGEST = 2**20
 """Bytes of one that is kept."""
 
+BESIDE = 1024
+"""Bytes that one takes beside its own: what decides it, its tag, and its place."""
+
+LEAST_COMPRESSED = 1024
+"""Bytes below which compression is not worth it."""
+
+LEVEL = 1
+"""Of gzip's compression: higher ones take several times as long and save little."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An answer as it is sent: compressed once, however often it is asked for."""
+
+    data: bytes
+    tag: str
+    is_compressed: bool
+
+    @classmethod
+    def of(cls, body: bytes, tag: str) -> Kept:
+        if len(body) < LEAST_COMPRESSED:
+            return cls(body, tag, False)
+        return cls(gzip.compress(body, LEVEL, mtime=0), tag, True)
+
+    @property
+    def body(self) -> bytes:
+        return gzip.decompress(self.data) if self.is_compressed else self.data
+
 
 class Answers:
-    """Bytes by what decides them; those that were asked for last."""
+    """Answers by what decides them; those that were asked for last."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
-        self._size = 0
+        self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
         self._lock = Lock()
+        self.size = 0  # bytes that they take, about
 
-    def get(self, key: Hashable) -> bytes | None:
+    def get(self, key: Hashable) -> Kept | None:
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
             return found
 
-    def put(self, key: Hashable, answer: bytes) -> None:
-        if len(answer) > LARGEST:
+    def put(self, key: Hashable, answer: Kept) -> None:
+        if len(answer.data) > LARGEST:
             return
         with self._lock:
-            self._size += len(answer) - len(self._kept.pop(key, b""))
+            if (before := self._kept.pop(key, None)) is not None:
+                self.size -= len(before.data) + BESIDE
             self._kept[key] = answer
-            while self._size > MOST:
-                self._size -= len(self._kept.popitem(last=False)[1])
+            self.size += len(answer.data) + BESIDE
+            while self.size > MOST:
+                self.size -= len(self._kept.popitem(last=False)[1].data) + BESIDE

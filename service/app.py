@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from vlq import __version__
+from vlq.service.answers import LEAST_COMPRESSED, LEVEL
 from vlq.service.api import corpora, images, layers, narrow, query, runs, tokens
 from vlq.service.errors import tell_errors
 from vlq.service.guard import Guard
@@ -48,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=["ETag", "X-VLQ-Cursor"],
         ),
         Middleware(Guard, settings=settings),
-        Middleware(GZipMiddleware, minimum_size=1024, compresslevel=1),
+        Middleware(GZipMiddleware, minimum_size=LEAST_COMPRESSED, compresslevel=LEVEL),
     ]
     app = FastAPI(
         title="VLQ",

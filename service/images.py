@@ -11,7 +11,7 @@ from vlq.query.client import LocalCorpus
 from vlq.query.compile import Statement
 from vlq.query.errors import NotFound
 from vlq.query.geometry import READ
-from vlq.query.one import OneImage, one_image
+from vlq.query.one import OneImage, image_of, one_image
 from vlq.query.schema import READ_COLUMNS
 
 SHOWN_K = 5
@@ -22,18 +22,18 @@ def described(corpus: LocalCorpus, id: int) -> dict[str, Any]:
     """An image as `Described` of the API has it. Raises NotFound."""
     snapshot = corpus.cache.snapshot()
     statement = Statement(
-        "SELECT *, "
-        "(SELECT max(image_id) FROM read_parquet($images) WHERE image_id < $id AND error IS NULL) AS previous, "
-        "(SELECT min(image_id) FROM read_parquet($images) WHERE image_id > $id AND error IS NULL) AS following "
-        "FROM read_parquet($images) WHERE image_id = $id",
+        "SELECT beside.*, own.* FROM (SELECT * FROM read_parquet($images) WHERE image_id = $id) AS own CROSS JOIN ("
+        "SELECT max(image_id) FILTER (image_id < $id) AS previous, min(image_id) FILTER (image_id > $id) AS following "
+        "FROM read_parquet($images) WHERE error IS NULL) AS beside",
         {"id": id},
         {"images": None},
     )
     names, rows = corpus.engine.rows(statement, snapshot)
     if not rows:
         raise NotFound(f"There is no image {id}.", "The images and their numbers: images()")
-    row = dict(zip(names, rows[0], strict=True))
-    grid, found = row["grid"], one_image(corpus, id) if row["error"] is None else None
+    previous, following, *values = rows[0]
+    row = dict(zip(names[2:], values, strict=True))  # a user's column may have any name
+    grid, found = row["grid"], image_of(corpus.cache.run, id, row) if row["error"] is None else None
     x, y = found.edges if found is not None else (None, None)
     pieces = {"prompt": (), "answer": ()} if found is None else {"prompt": found.prompt_ids, "answer": found.answer_ids}
     texts: dict[str, list[dict[str, Any]]] = {
@@ -41,7 +41,7 @@ def described(corpus: LocalCorpus, id: int) -> dict[str, Any]:
     }
     for piece, logprob in zip(texts["answer"], row.get("answer_logprobs") or (), strict=False):
         piece["probability"] = float(np.exp(logprob))
-    own = {name: value for name, value in row.items() if name not in (*READ_COLUMNS, "previous", "following")}
+    own = {name: value for name, value in row.items() if name not in READ_COLUMNS}
     return {
         "id": id,
         **{name: row[name] for name in ("image", "uri", "sha256", "width", "height", "transform", "error")},
@@ -53,8 +53,8 @@ def described(corpus: LocalCorpus, id: int) -> dict[str, Any]:
         "answer": row.get("answer"),
         "answer_tokens": texts["answer"],
         "columns": own,
-        "previous": row["previous"],
-        "next": row["following"],
+        "previous": previous,
+        "next": following,
     }
 
 

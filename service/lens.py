@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ import numpy as np
 from vlq.query.arrays import values
 from vlq.query.client import LocalCorpus
 from vlq.query.one import OneImage
-from vlq.query.tokens import Token
+from vlq.query.tokens import Token, Vocabulary
 
 DTYPES = {"uint16": "U16", "uint32": "U32", "float16": "F16"}
 """What safetensors calls them."""
@@ -63,7 +64,7 @@ def lens_bytes(corpus: LocalCorpus, image: OneImage, site: str, k: int) -> bytes
     run = corpus.cache.run
     found = readings_of(corpus, image, site, k)
     ids, numbers = numbered(found.token, run.no_id, run.vocabulary_size)
-    planes = np.moveaxis(numbers, -1, 0).astype("uint16" if len(ids) < 0xFFFF else "uint32")
+    planes = np.moveaxis(numbers, -1, 0)
     prob = np.moveaxis(np.maximum(np.exp(found.logprob), SMALLEST), -1, 0).astype(np.float16)
     about = {
         "image": image.number,
@@ -73,19 +74,21 @@ def lens_bytes(corpus: LocalCorpus, image: OneImage, site: str, k: int) -> bytes
         "read": list(run.read_layers),
         "k": planes.shape[0],
     }
-    shown = [described(corpus.vocabulary.token(int(id))) for id in ids]
+    texts = _texts(corpus.vocabulary)
+    shown = [texts[id] for id in ids.tolist()]
     arrays = {"token": planes, "prob": prob, "entropy": found.entropy.astype(np.float16), "ids": ids.astype("uint32")}
     return safetensors(arrays, {"about": about, "texts": shown})
 
 
 def numbered(token: np.ndarray, no_id: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ids below `size` that there are, ascending, and each one's number among them; of `no_id` the one behind."""
-    known = np.where(token == no_id, size, token)
+    """The ids below `size` that there are, ascending, and each one's number among them; of `no_id`, which is `size` or
+    more, the one behind. Numbers are uint16, or uint32 where there are so many."""
+    known = np.minimum(token, token.dtype.type(min(size, no_id)))
     there = np.zeros(size + 1, bool)
-    there[known.ravel()] = True
+    there[known] = True
     ids = np.flatnonzero(there[:size])
-    number = np.zeros(size + 1, np.int64)
-    number[ids], number[size] = np.arange(len(ids)), len(ids)
+    number = np.full(size + 1, len(ids), np.uint16 if len(ids) < 0xFFFF else np.uint32)
+    number[ids] = np.arange(len(ids))
     return ids, number[known]
 
 
@@ -109,6 +112,23 @@ def safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return b"".join([len(text).to_bytes(8, "little"), text, *data])
+
+
+class _Texts(dict[int, str | list[str]]):
+    """What is told of each token of a vocabulary, as far as it was asked for."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self._vocabulary = vocabulary
+
+    def __missing__(self, id: int) -> str | list[str]:
+        self[id] = found = described(self._vocabulary.token(id))
+        return found
+
+
+@lru_cache(maxsize=16)
+def _texts(vocabulary: Vocabulary) -> _Texts:
+    return _Texts(vocabulary)
 
 
 def described(token: Token) -> str | list[str]:

@@ -33,6 +33,8 @@ class Metrics:
         )
         waiting = Gauge("vlq_questions", "Questions that are answered or wait for their turn.", registry=self._registry)
         waiting.set_function(lambda: served.waiting)
+        kept = Gauge("vlq_kept_bytes", "Memory of answers that are kept to be given again.", registry=self._registry)
+        kept.set_function(lambda: served.answers.size)
         self.router = APIRouter(tags=["service"])
         self.router.add_api_route("/healthz", healthz, methods=["GET"])
         self.router.add_api_route("/metrics", self.metrics, methods=["GET"], response_class=Response)

@@ -24,7 +24,8 @@ from vlq.query.groups import Grouped
 from vlq.query.render import as_json, csv_rows, jsonl_rows, plain
 from vlq.query.result import Result
 from vlq.query.schema import digest_of, to_json
-from vlq.service.api.shared import CorpusHere, ServedHere, headers_of, json_response, tag_of, unchanged
+from vlq.service.answers import Kept
+from vlq.service.api.shared import CorpusHere, ServedHere, headers_of, json_response, sent, tag_of, unchanged
 from vlq.service.errors import RESPONSES
 from vlq.service.served import Served, Times
 
@@ -240,14 +241,13 @@ async def _answer(request: Request, question: Question, served: Served) -> Respo
     corpus = served.corpus(question.corpus)
     asked = (served.name_of(corpus), await served.digest(corpus), repr(question))
     if (known := served.answers.get(asked)) is not None:
-        tag, _, body = known.partition(b"\n")
-        return unchanged(request, tag.decode()) or finished(body, tag.decode(), NO_TIME)
+        return unchanged(request, known.tag) or sent(request, known, FORMS["json"])
     # An answer that reads one cache alone is decided by that.
     made, times = await served.ask(request, lambda: _made(request, question, served, corpus))
     if isinstance(made, Page):
-        if made.is_kept:
-            served.answers.put(asked, made.tag.encode() + b"\n" + made.body)
-        return finished(made.body, made.tag, times)
+        if made.kept is not None:
+            served.answers.put(asked, made.kept)
+        return Response(timed(made.body, times), 200, headers_of(made.tag), FORMS["json"])
     if isinstance(made, Response):
         return made
     return await _streamed(request, question, served, made, times)
@@ -259,7 +259,7 @@ class Page:
 
     body: bytes
     tag: str
-    is_kept: bool
+    kept: Kept | None  # as it is sent when it is asked for again; None if it is not kept
 
 
 @dataclass(frozen=True)
@@ -303,13 +303,12 @@ def _made(request: Request, question: Question, served: Served, corpus: LocalCor
     if form != "json":
         return Begun(result, about, cursor.start, limit, tag)
     body = as_json({**about, "rows": result.part(cursor.start, limit)[0]})
-    return Page(body, tag, len(result.snapshots) == 1)
+    return Page(body, tag, Kept.of(timed(body, NO_TIME), tag) if len(result.snapshots) == 1 else None)
 
 
-def finished(body: bytes, tag: str, times: Times) -> Response:
+def timed(body: bytes, times: Times) -> bytes:
     """A page with what it took this time."""
-    timed = b'%s,"timing":%s}' % (body[:-1], as_json(timing(times)))
-    return Response(timed, 200, headers_of(tag), FORMS["json"])
+    return b'%s,"timing":%s}' % (body[:-1], as_json(timing(times)))
 
 
 async def _streamed(request: Request, question: Question, served: Served, begun: Begun, times: Times) -> Response:

@@ -13,6 +13,7 @@ from vlq import __version__
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadRequest
 from vlq.query.render import as_json
+from vlq.service.answers import Kept
 from vlq.service.served import Served
 
 
@@ -63,11 +64,26 @@ async def answered(
     tag = tag_of(await served.digest(corpus), *others, request.url.path, request.url.query)
     if (known := unchanged(request, tag)) is not None:
         return known
-    if (body := served.answers.get(tag)) is None:
-        made, _ = await served.ask(request, make)
-        body = made if isinstance(made, bytes) else as_json(made)
-        served.answers.put(tag, body)
-    return Response(body, media_type=kind, headers=headers_of(tag))
+
+    def work() -> Kept:
+        values = make()
+        return Kept.of(values if isinstance(values, bytes) else as_json(values), tag)
+
+    if (answer := served.answers.get(tag)) is None:
+        made, _ = await served.ask(request, work)
+        served.answers.put(tag, made)
+        answer = made
+    return sent(request, answer, kind)
+
+
+def sent(request: Request, answer: Kept, kind: str) -> Response:
+    """An answer that was kept, compressed to who can read it so."""
+    headers = headers_of(answer.tag)
+    if not answer.is_compressed:
+        return Response(answer.data, 200, headers, kind)
+    if "gzip" not in request.headers.get("accept-encoding", ""):
+        return Response(answer.body, 200, headers, kind)
+    return Response(answer.data, 200, {**headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}, kind)
 
 
 def json_response(values: Any) -> Response:

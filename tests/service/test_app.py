@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from vlq.query.engine import Engine
 from vlq.query.errors import NotFound
 from vlq.query.remote import RemoteCorpus
 from vlq.query.render import to_csv, to_jsonl
-from vlq.service.answers import Answers
+from vlq.service.answers import Answers, Kept
 from vlq.service.app import create_app
 from vlq.service.counts import counted
 from vlq.service.settings import Settings
@@ -129,15 +130,40 @@ def test_what_was_answered_is_answered_again(site: Site) -> None:
 
 
 def test_few_bytes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlq.service.answers.MOST", 10)
+    monkeypatch.setattr("vlq.service.answers.BESIDE", 3)
+    monkeypatch.setattr("vlq.service.answers.MOST", 16)
     monkeypatch.setattr("vlq.service.answers.LARGEST", 6)
     answers = Answers()
-    for key, answer in (("a", b"1234"), ("b", b"1234"), ("a", b"123"), ("c", b"123"), ("large", b"1234567")):
-        answers.put(key, answer)
-    assert [answers.get(key) for key in ("a", "b", "c", "large")] == [b"123", b"1234", b"123", None]
+    for key, answer in (("a", b"1234"), ("b", b"1234"), ("a", b"123"), ("c", b""), ("large", b"1234567")):
+        answers.put(key, Kept.of(answer, "tag"))
+
+    def kept(keys: str) -> list[bytes | None]:
+        found = [answers.get(key) for key in keys]
+        return [None if one is None else one.body for one in found]
+
+    assert kept("abc") == [b"123", b"1234", b""]
+    assert (answers.get("large"), answers.size) == (None, 16)
     answers.get("a")
-    answers.put("d", b"12")
-    assert [answers.get(key) for key in ("a", "b", "c", "d")] == [b"123", None, b"123", b"12"]
+    answers.put("d", Kept.of(b"12", "tag"))
+    assert kept("abcd") == [b"123", None, b"", b"12"]
+    assert answers.size == 3 + 0 + 2 + 3 * 3
+
+
+@pytest.mark.parametrize("path", ["/v1/query?query=tokens('')", "/v1/images/0/lens?k=2", "/v1/tokens?q=&limit=40"])
+def test_an_answer_is_the_same_however_it_is_sent(site: Site, path: str) -> None:
+    """Made or kept, compressed or not."""
+    sent = []
+    for _ in range(2):
+        for encoding in ("gzip", "identity"):
+            with site.client.stream("GET", path, headers={"Accept-Encoding": encoding}) as answer:
+                raw = b"".join(answer.iter_raw())
+            assert answer.headers.get("content-encoding", "identity") == encoding
+            assert "accept-encoding" in answer.headers["vary"].lower()
+            assert int(answer.headers["content-length"]) == len(raw)
+            body = gzip.decompress(raw) if encoding == "gzip" else raw
+            assert len(body) > 1024
+            sent.append(re.sub(rb'"timing":{[^}]*}', b"", body))
+    assert sent.count(sent[0]) == 4
 
 
 def test_what_changes_has_another_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ rest, as SQL over the index. Readings are those at image patches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,15 @@ FROM (
     return [found.get(bin, 0) for bin in range(BINS)]
 
 
+def read_of(corpus: LocalCorpus, site: str) -> dict[int, tuple[int, int]]:
+    """Of each token that a site's positions decode to: how many do so, and in how many images."""
+    compiler = Compiler()
+    sql = f"""\
+SELECT token, sum(n)::BIGINT, count(*)
+FROM (SELECT token, image, sum(n) AS n FROM {compiler.table(f"{site}_top1")} GROUP BY token, image) GROUP BY token"""
+    return {token: (readings, images) for token, readings, images in _rows(corpus, compiler, sql)}
+
+
 # --- examples --------------------------------------------------------------------------------------------------
 
 
@@ -99,37 +109,59 @@ def examples(
     With a seed they are chosen at random: in the order of the MD5 of "seed/low/image". Without one they are those with
     the highest probabilities.
     """
+    return examples_of_bands(corpus, wanted, (low, high), count, seed)[0]
+
+
+def examples_of_bands(
+    corpus: LocalCorpus, wanted: Wanted, edges: Sequence[float], count: int, seed: int | None = None
+) -> list[Examples]:
+    """The same of each band between two of the edges, which ascend, asked for at once."""
     compiler = Compiler()
-    order = "best DESC, number"
-    if seed is not None:
-        order = f"md5(concat_ws('/', {compiler.value('seed', f'{seed}/{low:g}')}, number))"
-    band = f"probability >= {compiler.value('low', low)}"
+    low, *inner, high = edges
+    above = [f"(probability >= {compiler.value('edge', edge)})::INTEGER" for edge in inner]
+    limits = f"probability >= {compiler.value('low', low)}"
     if high < 1:
-        band += f" AND probability < {compiler.value('high', high)}"
+        limits += f" AND probability < {compiler.value('high', high)}"
+    order = "best DESC, image"
+    if seed is not None:
+        seeds = compiler.value("seeds", [f"{seed}/{edge:g}" for edge in edges[:-1]])
+        order = f"md5(concat_ws('/', list_extract({seeds}, band + 1), image))"
+    readings = f"""\
+SELECT image, layer, position, probability, {" + ".join(["0", *above])} AS band
+FROM (
+  {indented(wanted.sql(compiler))}
+) WHERE {limits}"""
+    # Positions are listed of the chosen layers alone: a frequent token has thousands of others.
+    chosen = f"""\
+SELECT * FROM (
+  SELECT *, row_number() OVER (PARTITION BY band ORDER BY {order}) AS place, count(*) OVER (PARTITION BY band) AS count
+  FROM (
+    SELECT band, image, layer, max(probability) AS best
+    FROM {compiler.part("readings", readings)} GROUP BY band, image, layer
+    QUALIFY row_number() OVER (PARTITION BY band, image ORDER BY best DESC, layer) = 1
+  )
+) WHERE place <= {compiler.value("most", count)}"""
     sql = f"""\
-WITH layers AS (
-  SELECT image AS number, layer, max(probability) AS best,
+SELECT band, count, number, images.image, width, height, grid, transform, layer, patches, probabilities
+FROM (
+  SELECT band, count, place, image AS number, layer,
     list(position ORDER BY probability DESC, position) AS patches,
     list(probability ORDER BY probability DESC, position) AS probabilities
-  FROM (
-    {indented(indented(wanted.sql(compiler)))}
-  ) WHERE {band} GROUP BY image, layer
-), ordered AS (
-  SELECT *, row_number() OVER (ORDER BY {order}) AS place, count(*) OVER () AS count
-  FROM (SELECT * FROM layers QUALIFY row_number() OVER (PARTITION BY number ORDER BY best DESC, layer) = 1)
-)
-SELECT number, images.image, width, height, grid, transform, layer, patches, probabilities, count
-FROM ordered JOIN {compiler.table("images")} AS images ON image_id = number
-WHERE place <= {compiler.value("most", count)} ORDER BY place"""
+  FROM {compiler.part("chosen", chosen)} JOIN readings USING (band, image, layer)
+  GROUP BY band, count, place, image, layer
+) JOIN {compiler.table("images")} AS images ON image_id = number
+ORDER BY band, place"""
+    counts = [0] * (len(edges) - 1)
+    found: list[list[Example]] = [[] for _ in counts]
     rows = _rows(corpus, compiler, sql)
-    chosen = tuple(
-        Example(
-            number, name, (width, height), (grid["rows"], grid["columns"]), Transform(**transform), layer,
-            tuple(patches), tuple(probabilities),
+    for band, images, number, name, width, height, grid, transform, layer, patches, values in rows:
+        counts[band] = images
+        shape = grid["rows"], grid["columns"]
+        example = Example(
+            number, name, (width, height), shape, Transform(**transform), layer, tuple(patches), tuple(values)
         )
-        for number, name, width, height, grid, transform, layer, patches, probabilities, _ in rows
-    )  # fmt: skip
-    return Examples(rows[0][-1] if rows else 0, chosen)
+        found[band].append(example)
+    return [Examples(images, tuple(some)) for images, some in zip(counts, found, strict=True)]
 
 
 # --- where on the grid -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from vlq.query.client import LocalCorpus
+from vlq.query.portrait import read_of
 from vlq.query.tokens import Token, Vocabulary
 
 
@@ -33,7 +34,8 @@ class Counts:
     @cached_property
     def ordered(self) -> list[int]:
         """The ids of the vocabulary, those that are read in most images first."""
-        return sorted(range(len(self.vocabulary)), key=lambda id: (-self[id].images, -self[id].readings, id))
+        read = sorted(self.found, key=lambda id: (-self.found[id][1], -self.found[id][0], id))
+        return [*read, *(id for id in range(len(self.vocabulary)) if id not in self.found)]
 
     @cached_property
     def place(self) -> dict[int, int]:
@@ -85,6 +87,4 @@ def counted(corpus: LocalCorpus) -> Counts:
     """Of a corpus as it is now. Where it is large, that takes a second."""
     positions = corpus.cache.run.positions
     site = next(site for site in ("patch", "last", "answer") if site in positions)
-    rows = corpus.tokens("", at=site).rows
-    found = {row["token"]: (row["readings"], row["images"]) for row in rows if row["readings"]}
-    return Counts(site, corpus.vocabulary, found)
+    return Counts(site, corpus.vocabulary, read_of(corpus, site))

@@ -18,11 +18,10 @@ from vlq.query.portrait import (
     BINS,
     Beside,
     Example,
-    Examples,
     Map,
     Wanted,
     by_probability,
-    examples,
+    examples_of_bands,
     has_objects,
     is_special,
     labels,
@@ -361,17 +360,14 @@ class Chosen:
 
 def chosen(corpus: LocalCorpus, wanted: Wanted, band: tuple[float, float], order: str, seed: int, pages: str) -> Chosen:
     low, high = min(band), max(band)
-    if order == "bands":
-        parts = [
-            (max(low, start), min(high, end)) for start, end in pairwise(BANDS) if max(low, start) < min(high, end)
-        ]
-    else:
-        parts = [(low, high)]
-    most = OF_BAND if len(parts) > 1 else OF_CHOSEN
-    bands = []
-    for start, end in reversed(parts):
-        found: Examples = examples(corpus, wanted, start, end, most, None if order == "top" else seed)
-        bands.append(Band(start, end, found.images, tuple(thumbnail(one, pages) for one in found.chosen)))
+    edges = [low, *(edge for edge in BANDS if low < edge < high and order == "bands"), high]
+    most = OF_BAND if len(edges) > 2 else OF_CHOSEN
+    found = examples_of_bands(corpus, wanted, edges, most, None if order == "top" else seed)
+    bands = [
+        Band(start, end, some.images, tuple(thumbnail(one, pages) for one in some.chosen))
+        for (start, end), some in zip(pairwise(edges), found, strict=True)
+    ]
+    bands.reverse()  # the most probable first
     query = asked("readings", wanted, min_prob=low or None)
     if order == "top":
         query += ".sort(logprob, descending=True)"

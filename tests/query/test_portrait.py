@@ -58,41 +58,47 @@ def test_probabilities(cases: dict[str, Case], question: tuple[str, int, int, in
     assert portrait.by_probability(corpus, wanted) == [expected[bin] for bin in range(BINS)]
 
 
+EDGES = [(0.0, 1.0), (0.02, 0.2), (0.1, 1.0), (0.3, 0.4), (0.0, 0.02, 0.1, 0.3, 1.0), (0.01, 0.05, 0.2)]
+
+
 @SETTINGS
-@given(asked(), st.sampled_from([(0.0, 1.0), (0.02, 0.2), (0.1, 1.0), (0.3, 0.4)]), st.none() | st.integers(0, 3))
+@given(asked(), st.sampled_from(EDGES), st.none() | st.integers(0, 3))
 def test_examples(
     cases: dict[str, Case],
     question: tuple[str, int, int, int | None, int],
-    band: tuple[float, float],
+    edges: tuple[float, ...],
     seed: int | None,
 ) -> None:
     name, *given, most = question
     case = cases[name]
     corpus, wanted, read, probability = made(case, *given)
-    low, high = band
-    read = read & (probability >= low) & ((probability < high) | (high == 1))
-    expected = []
-    for image in np.flatnonzero(read.any((1, 2))).tolist():
-        best = np.where(read[image], probability[image], 0).max(-1)
-        layer = int(best.argmax())
-        patches = sorted(
-            np.flatnonzero(read[image, layer]).tolist(), key=lambda patch: (-probability[image, layer, patch], patch)
-        )
-        expected.append((image, layer, patches, best.max()))
-    if seed is None:
-        expected.sort(key=lambda one: (-one[3], one[0]))
-    else:
-        expected.sort(key=lambda one: md5(f"{seed}/{low:g}/{one[0]}".encode()).hexdigest())
-    found = portrait.examples(corpus, wanted, low, high, most + 1, seed)
-    assert found.images == (len(expected) if expected else 0)
-    assert [(one.image, one.layer, list(one.patches)) for one in found.chosen] == [
-        (image, layer, patches) for image, layer, patches, _ in expected[: most + 1]
-    ]
-    for one in found.chosen:
-        assert one.name == case.names[one.image]
-        assert one.grid == case.grids[one.image]
-        assert one.size == case.pixels
-        assert one.probabilities == pytest.approx(probability[one.image, one.layer, list(one.patches)])
+    bands = portrait.examples_of_bands(corpus, wanted, edges, most + 1, seed)
+    assert len(bands) == len(edges) - 1
+    for low, high, found in zip(edges, edges[1:], bands, strict=False):
+        inside = read & (probability >= low) & ((probability < high) | (high == 1))
+        expected = []
+        for image in np.flatnonzero(inside.any((1, 2))).tolist():
+            best = np.where(inside[image], probability[image], 0).max(-1)
+            layer = int(best.argmax())
+            patches = sorted(
+                np.flatnonzero(inside[image, layer]).tolist(),
+                key=lambda patch, p=probability[image, layer]: (-p[patch], patch),
+            )
+            expected.append((image, layer, patches, best.max()))
+        if seed is None:
+            expected.sort(key=lambda one: (-one[3], one[0]))
+        else:
+            expected.sort(key=lambda one: md5(f"{seed}/{low:g}/{one[0]}".encode()).hexdigest())
+        assert found.images == len(expected)
+        assert [(one.image, one.layer, list(one.patches)) for one in found.chosen] == [
+            (image, layer, patches) for image, layer, patches, _ in expected[: most + 1]
+        ]
+        for one in found.chosen:
+            assert one.name == case.names[one.image]
+            assert one.grid == case.grids[one.image]
+            assert one.size == case.pixels
+            assert one.probabilities == pytest.approx(probability[one.image, one.layer, list(one.patches)])
+        assert portrait.examples(corpus, wanted, low, high, most + 1, seed) == found
 
 
 @SETTINGS
@@ -185,3 +191,18 @@ def test_special_tokens(cases: dict[str, Case]) -> None:
     pieces = [corpus.vocabulary.token(id).piece for id in range(len(corpus.vocabulary))]
     assert [id for id in range(len(pieces)) if portrait.is_special(corpus, id)] == [pieces.index("<s>")]
     assert len(WORDS) < pieces.index("<s>")
+
+
+@pytest.mark.parametrize("site", ["patch", "last"])
+def test_what_is_read_of_the_vocabulary(cases: dict[str, Case], site: str) -> None:
+    for case in cases.values():
+        assert isinstance(case.corpus, LocalCorpus)
+        if site not in case.sites:
+            continue
+        top1 = case.sites[site].token[..., 0]
+        expected: dict[int, tuple[int, int]] = {}
+        for token in range(case.run.vocabulary_size):
+            hit = (top1 == token) & case.good[:, None, None]
+            if hit.any():
+                expected[token] = int(hit.sum()), int(hit.any((1, 2)).sum())
+        assert portrait.read_of(case.corpus, site) == expected

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vlq.query.annotate import OBJECTS
 from vlq.query.bootstrap import share_interval
 from vlq.query.compile import VOCABULARY, Compiler, indented
@@ -272,8 +274,15 @@ LEFT JOIN own USING (image)
 WHERE token != {compiler.value("token", wanted.token)} GROUP BY token HAVING in_both > 0"""
     compiler.part("own", wanted.images(compiler))
     all = _count(corpus)
-    found = [Beside(images, both, own, all, id=token) for token, images, both, own in _rows(corpus, compiler, sql)]
-    return sorted(found, key=lambda one: (-one.difference, -one.both, one.id))[:most]
+    rows = _rows(corpus, compiler, sql)
+    if not rows:
+        return []
+    token, images, both, own = (np.array(column) for column in zip(*rows, strict=True))
+    # As `Beside.difference`, of thousands of tokens at once.
+    others = np.divide(images - both, all - own, out=np.zeros(len(rows)), where=all > own)
+    first = np.lexsort((token, -both, others - both / own))[:most]
+    columns = (column[first].tolist() for column in (token, images, both, own))
+    return [Beside(images, both, own, all, id=token) for token, images, both, own in zip(*columns, strict=True)]
 
 
 def labels(corpus: LocalCorpus, wanted: Wanted) -> list[Beside] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from threading import Thread
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -19,7 +20,7 @@ from vlq.service.metrics import Metrics
 from vlq.service.pages import compare, corpus, site, token
 from vlq.service.pages import images as images_page
 from vlq.service.pages import layers as layers_page
-from vlq.service.served import Served
+from vlq.service.served import Served, load_libraries
 from vlq.service.settings import Settings
 
 ABOUT = """What a vision-language model reads in every image patch at every layer, over a corpus of images.
@@ -35,6 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        Thread(target=load_libraries, daemon=True, name="libraries").start()
         yield
         served.close()
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -27,6 +28,17 @@ LOOK_AGAIN = 30.0
 
 NOTICE = 0.25
 """Seconds until it is noticed that nobody waits for an answer any more."""
+
+
+def load_libraries() -> None:
+    """Load what is otherwise loaded by the first question that needs it, which would take a second longer."""
+    import numpy as np
+    import pyarrow as pa
+
+    for name in ("arrays", "bootstrap", "cells", "contrast", "masks"):
+        import_module(f"vlq.query.{name}")
+    # Where pandas is installed, pyarrow loads it together with the first array of NumPy that it is given.
+    pa.array(np.zeros(1))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -441,3 +443,25 @@ def test_questions_at_once(site: Site) -> None:
     for thread in threads:
         thread.join()
     assert answers == [expected] * 16
+
+
+def test_the_first_questions_load_no_libraries(tmp_path: Path) -> None:
+    """What the pages ask, in a process that has just started to serve."""
+    make_cache(tmp_path / "cache", images=4)
+    script = f"""
+import sys
+from vlq.service.app import create_app
+from vlq.service.pages import token
+from vlq.service.served import Served, load_libraries
+from vlq.service.settings import Settings
+from vlq.query.portrait import Wanted
+
+corpus = Served(Settings({{"one": {str(tmp_path / "cache")!r}}})).corpus("one")
+load_libraries()
+before = {{*sys.modules}}
+for panel in (token.by_layer, token.probabilities, token.where, token.before, token.around, token.company):
+    panel(corpus, Wanted(0))
+print(*({{*sys.modules}} - before))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []

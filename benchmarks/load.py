@@ -1,8 +1,11 @@
-"""The service under load: 50 clients at once that ask without a pause, for a minute, on a cache of LLaVA-1.5's size.
+"""The service under load: 50 clients at once that ask without a pause, on a cache of LLaVA-1.5's size.
 
 The clients are a process of their own, on the same cores as the server. What they ask: queries (6 of 10), of which half
 are new to the server each time; images with their readings (2), tokens (1), and a search for one (1). Before the clock
 starts each kind was asked once: what is measured is warm.
+
+Times are of the first minute. The clients then go on for two more, over which memory is to stay as it is: within the
+first it grows, as answers are kept until they take what they may.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from benchmarks.synthetic import make
 
 CLIENTS = 50
 SECONDS = 60.0
+LASTS = 3
+"""So many times as long they ask: memory is watched behind the first of these."""
 IMAGES = 256
 P99_MS = 500.0
 GROWTH = 1.05
@@ -42,7 +47,8 @@ def run(work: Path, *, quick: bool = False, images: int = 500) -> Iterator[Figur
         told = figures_of(command)
     asked = sum(len(times) for times in told["times"].values())
     yield Figure("requests", asked / seconds, "a second", note=f"{asked:,} in {seconds:g} s, {CLIENTS} clients at once")
-    yield at_most("requests that failed", told["failed"], "", 0, note="; ".join(told["errors"]))
+    note = "; ".join([f"of {told['answered']:,}", *told["errors"]])
+    yield at_most("requests that failed", told["failed"], "", 0, note=note)
     for kind, times in told["times"].items():
         shown = f"median {number(median(times))} ms, {len(times):,} requests"
         p99 = quantiles(times, n=100)[98]
@@ -50,11 +56,13 @@ def run(work: Path, *, quick: bool = False, images: int = 500) -> Iterator[Figur
             yield at_most(f"{kind}: p99", p99, "ms", P99_MS, note=shown)
         else:
             yield Figure(f"{kind}: p99", p99, "ms", note=shown)
-    memory = told["memory"]
-    third = len(memory) // 3
-    first, last = mean(memory[:third]), mean(memory[-third:])
-    note = f"{first:,.0f} MiB in its first third, {last:,.0f} in its last"
-    yield at_most("memory of the server at the end, of that at the beginning", last / first, "", GROWTH, note=note)
+    begun, warm, end = told["memory"]
+    kept = [f"{size / 2**20:,.0f} MiB" for size in told["kept"]]
+    note = f"{begun:,.0f} MiB at its beginning, {warm:,.0f} at its end, {kept[0]} of them answers that are kept"
+    yield Figure("memory of the server, growth in these seconds", warm / begun, "", note=note)
+    note = f"{warm:,.0f} MiB before, {end:,.0f} at the end, {kept[1]} of them answers that are kept"
+    name = f"memory of the server, growth in the {(LASTS - 1) * seconds:g} s behind them"
+    yield at_most(name, end / warm, "", GROWTH, note=note)
 
 
 @contextmanager
@@ -108,10 +116,13 @@ def kinds(images: int, words: list[str], draw: random.Random) -> dict[str, tuple
 
 
 async def clients(url: str, seconds: float, pid: int) -> dict[str, Any]:
+    """Times of so many seconds; the process' memory (MiB) when they begin, when they end, and at the end of all."""
     limits = httpx2.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
     times: dict[str, list[float]] = {}
     errors: dict[str, int] = {}
     memory: list[float] = []
+    kept: list[float] = []
+    answered = 0
     async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
         images = (await client.get("/v1/corpora")).json()["corpora"][0]["images"]
         draw = random.Random(0)
@@ -120,10 +131,12 @@ async def clients(url: str, seconds: float, pid: int) -> dict[str, Any]:
             for _ in range(5):
                 path, body = ask()
                 await (client.get(path) if body is None else client.post(path, json=body))
-        end = time.perf_counter() + seconds
+        warm = time.perf_counter() + seconds
+        end = warm + (LASTS - 1) * seconds
         shares = [share for share, _ in asked.values()]
 
         async def one() -> None:
+            nonlocal answered
             while time.perf_counter() < end:
                 (kind,) = draw.choices(list(asked), shares)
                 path, body = asked[kind][1]()
@@ -133,18 +146,39 @@ async def clients(url: str, seconds: float, pid: int) -> dict[str, Any]:
                     wrong = "" if answer.status_code == 200 else f"{answer.status_code} {answer.text[:200]}"
                 except httpx2.HTTPError as error:
                     wrong = f"{type(error).__name__}: {error}"
-                times.setdefault(kind, []).append((time.perf_counter() - begun) * 1000)
+                answered += 1
+                if begun < warm:
+                    times.setdefault(kind, []).append((time.perf_counter() - begun) * 1000)
                 if wrong:
                     errors[wrong] = errors.get(wrong, 0) + 1
 
         async def watch() -> None:
-            while time.perf_counter() < end:
-                found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-                memory.append(int(found.group(1)) / 1024 if found else 0.0)
-                await asyncio.sleep(0.5)
+            for until in (warm, end):
+                while time.perf_counter() < until:
+                    memory.append(resident(pid))
+                    await asyncio.sleep(0.5)
+                marks.append(len(memory))
+                found = re.search(r"^vlq_kept_bytes (\S+)", (await client.get("/metrics")).text, re.MULTILINE)
+                kept.append(float(found.group(1)) if found else 0.0)
 
+        marks: list[int] = []
         await asyncio.gather(watch(), *(one() for _ in range(CLIENTS)))
-    return {"times": times, "failed": sum(errors.values()), "errors": list(errors)[:3], "memory": memory}
+    parts = memory[: marks[0] // 6], memory[marks[0] * 5 // 6 : marks[0]], memory[marks[0] // -6 :]
+    return {
+        "times": times,
+        "failed": sum(errors.values()),
+        "errors": list(errors)[:3],
+        "answered": answered,
+        "memory": [mean(part) for part in parts],
+        "course": memory[::20],
+        "kept": kept,
+    }
+
+
+def resident(pid: int) -> float:
+    """MiB of memory that a process holds."""
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(found.group(1)) / 1024 if found else 0.0
 
 
 if __name__ == "__main__":

@@ -283,11 +283,17 @@ class Cache:
             raise NoCache(f"There is no cache at {url}.", HOW_TO_MAKE)
         return cls(url, store, run)
 
+    @property
+    def sealed(self) -> Snapshot | None:
+        """What a sealed cache holds, if that was looked at: nothing is read."""
+        last = self._snapshot
+        return last if last is not None and last.sealed else None
+
     def snapshot(self) -> Snapshot:
         """What is committed now. A sealed cache is not asked again, another one listed behind its index."""
+        if (sealed := self.sealed) is not None:
+            return sealed
         last = self._snapshot
-        if last is not None and last.sealed:
-            return last
         head = None if last is None else last.head
         found = records(self.store, after=HEADS if last is None else _behind(last.manifest))
         newest = max(found.heads, default=None)

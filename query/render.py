@@ -92,18 +92,25 @@ def jsonl_rows(rows: Rows) -> str:
     return "".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
+AS_IT_IS = {type(None), str, bool, int}
+"""Types of values that JSON has, too."""
+
+
 def plain(value: Any) -> Any:
     """The value as JSON has it: what is no number is null; dates and the like are texts."""
-    match value:
-        case None | str() | bool() | int():
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {str(key): plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [plain(item) for item in value]
-    return str(value)
+    kind = type(value)
+    if kind in AS_IT_IS:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else None
+    # Most of what an answer holds is in lists, and needs no call of its own.
+    if isinstance(value, dict):
+        return {str(key): item if type(item) in AS_IT_IS else plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [item if type(item) in AS_IT_IS else plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if isinstance(value, str | int) else str(value)
 
 
 def as_json(values: Any) -> bytes:

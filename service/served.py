@@ -93,6 +93,8 @@ class Served:
 
     async def digest(self, corpus: LocalCorpus) -> str:
         """What names a corpus as it is now. Of a run that goes on its store is asked, which nobody else waits for."""
+        if (sealed := corpus.cache.sealed) is not None:
+            return sealed.digest
         return await asyncio.to_thread(lambda: corpus.cache.snapshot().digest)
 
     def about(self, name: str) -> dict[str, Any]:

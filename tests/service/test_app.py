@@ -465,3 +465,14 @@ print(*({{*sys.modules}} - before))
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == []
+
+
+def test_images_may_have_columns_of_any_name(tmp_path: Path) -> None:
+    make_cache(tmp_path, images=3)
+    vlq.open(str(tmp_path)).annotate(
+        pa.table({"image_id": [0, 1, 2], "previous": [5, 6, 7], "following": ["a", "b", "c"]})
+    )
+    with running(create_app(Settings({"one": str(tmp_path)}))) as url:
+        told = httpx2.get(f"{url}/v1/images/1").json()
+    assert (told["previous"], told["next"]) == (0, 2)
+    assert told["columns"] == {"previous": 6, "following": "b"}

@@ -72,6 +72,12 @@ class SyntaxMistake(QueryError):
     kind = "syntax"
 
 
+class Unfinished(VlqError):
+    """A query that is still being typed: more has to follow, or may."""
+
+    kind = "unfinished"
+
+
 class UnknownName(QueryError):
     """A function, argument or column that does not exist."""
 

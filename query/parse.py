@@ -85,7 +85,7 @@ FOUND: tuple[tuple[Find, Mistake], ...] = (
     (_says("positional argument follows keyword argument"), syntax.UNNAMED_BEHIND_NAMED),
     (_has(r"\w\s*(=)\s*[,)]"), syntax.NO_VALUE),
     (_has(r"=>|=<|<>|&&|\|\||!(?!=)"), syntax.OTHER_LANGUAGE),
-    (_has(r"(?:[-+*/<>=]|\b(?:and|or|not|in))(?=\s*$)"), syntax.UNFINISHED),
+    (_has(r"(?:[-+*/<>=.]|\b(?:and|or|not|in))(?=\s*$)"), syntax.UNFINISHED),
     (_has(r"[=(,]\s*[^\W\d]\w*( +)[^\W\d]\w*\s*[,)]"), syntax.TWO_WORDS),
     (_has(r"\b(between|like|contains)\b"), syntax.OTHER_WORD),
     (_says("Perhaps you forgot a comma"), syntax.NO_COMMA),

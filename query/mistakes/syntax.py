@@ -126,7 +126,11 @@ UNFINISHED = Mistake(
     SyntaxMistake,
     "The query ends before it is whole.",
     "Something has to follow here, such as first_layer('ear') < first_layer('dog')",
-    (Example("first_layer('ear') ⟦<⟧"), Example("first_layer('ear') < first_layer('dog') ⟦and⟧")),
+    (
+        Example("first_layer('ear') ⟦<⟧"),
+        Example("first_layer('ear') < first_layer('dog') ⟦and⟧"),
+        Example("first_layer('dog')⟦.⟧"),
+    ),
 )
 NUL = Mistake(SyntaxMistake, "The query holds a NUL character.", "Leave it out.", (Example("first_layer('dog⟦\0⟧')"),))
 NO_EXPRESSION = Mistake(

@@ -24,6 +24,7 @@ from vlq.query.groups import Grouped
 from vlq.query.render import as_json, csv_rows, jsonl_rows, plain
 from vlq.query.result import Result
 from vlq.query.schema import digest_of, to_json
+from vlq.query.typed import check_typed
 from vlq.service.answers import Kept
 from vlq.service.api.shared import CorpusHere, ServedHere, headers_of, json_response, sent, tag_of, unchanged
 from vlq.service.errors import RESPONSES
@@ -79,6 +80,21 @@ class Question(BaseModel):
     cursor: str | None = Field(None, description="Where to go on: what the answer before has as its `cursor`.")
 
 
+class Typed(BaseModel):
+    """A query that is to be checked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: str = Field(description="A query of the language.", examples=[EXAMPLE], max_length=100_000)
+    corpus: str | None = Field(None, description="A corpus' name; by default the first one's.", examples=[None])
+    typing: bool = Field(
+        False,
+        description="Whether it is still being typed, up to its end: what may become right when it goes on is of kind "
+        "`unfinished`, and mistakes before that are told first.",
+        examples=[False],
+    )
+
+
 class Told(BaseModel):
     """An answer as JSON. In an Arrow stream the same, but for the rows, is JSON in the schema's metadata, as `vlq`."""
 
@@ -129,12 +145,12 @@ async def get_query(
 
 
 @router.post("/check", response_model=Checked)
-async def check(request: Request, question: Question, served: ServedHere) -> Response:
+async def check(request: Request, typed: Typed, served: ServedHere) -> Response:
     """Whether a query can be answered, without answering it: its columns and tokens, or the mistake in it."""
-    corpus = served.corpus(question.corpus)
+    corpus = served.corpus(typed.corpus)
 
     def work() -> dict[str, Any]:
-        result = corpus.query(question.query)
+        result = check_typed(typed.query, corpus.query) if typed.typing else corpus.query(typed.query)
         # Of groups it is not said yet what is wanted of each.
         columns = [] if isinstance(result.table, Grouped) else result.columns
         return {"query": result.query, "columns": columns, "tokens": result.tokens, "notes": result.notes}

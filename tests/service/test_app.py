@@ -208,6 +208,20 @@ def test_a_mistake_has_one_shape(site: Site) -> None:
         assert found.json()["message"]
 
 
+def test_a_query_that_is_typed_may_be_unfinished(site: Site) -> None:
+    """tests/query/test_typed.py has what is unfinished and what is not."""
+
+    def checked(query: str, **values: object) -> dict[str, Any]:
+        return dict(site.client.post("/v1/check", json={"query": query, **values}).json())
+
+    begun, wrong = "first_layer('do", "first_layr('do"
+    assert checked(begun)["kind"] == checked(begun, typing=False)["kind"] == "syntax"
+    assert checked(begun, typing=True) == {**checked(begun), "kind": "unfinished"}
+    assert checked(wrong)["span"] == [11, 12]
+    assert (checked(wrong, typing=True)["kind"], checked(wrong, typing=True)["span"]) == ("unknown-name", [0, 10])
+    assert checked("first_layer('dog')", typing=True) == checked("first_layer('dog')")
+
+
 def test_an_accident_tells_nothing_of_the_machine(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "rows", lambda *_: 1 / 0)
     answer = site.query("last_layer('dog')")

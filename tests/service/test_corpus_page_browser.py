@@ -149,7 +149,7 @@ def test_examples_can_be_asked(site: Site, chromium: Browser) -> None:
     [
         ("first_layer('dog', laier=3)", "laier=3"),
         ("  first_layer(['dog', '🐕 é'], laier=3)", "laier=3"),
-        ("images(", "("),
+        ("images() = 5", "="),
     ],
 )
 def test_a_mistake_is_underlined_where_it_is(site: Site, chromium: Browser, query: str, wrong: str) -> None:
@@ -179,6 +179,41 @@ def test_a_mistake_is_underlined_where_it_is(site: Site, chromium: Browser, quer
         assert found["x"] == pytest.approx(x, abs=1)
         assert found["width"] == pytest.approx(width, abs=1)
         assert y - 3 < found["y"] < y + 8
+
+
+def test_what_is_begun_is_no_mistake_until_it_is_left(site: Site, chromium: Browser) -> None:
+    with watched(chromium, at(site)) as page:
+        box, mark, said = page.locator("#query"), page.locator("#mirror mark"), page.locator("#said")
+        box.press_sequentially("first_layer(token='do", delay=5)
+        expect(said).to_have_text("Unfinished")
+        expect(said).not_to_have_class("mistake")
+        expect(mark).to_have_count(0)
+        expect(box).to_have_attribute("aria-invalid", "false")
+        # What stands before the end is said at once.
+        box.fill("first_layr(token='do")
+        expect(mark).to_have_text("first_layr")
+        expect(said).to_have_class("mistake")
+        box.fill("first_layer(token='do")
+        expect(said).to_have_text("Unfinished")
+        expect(mark).to_have_count(0)
+        # Who goes back in it, leaves it or asks it has ended it.
+        page.keyboard.press("Home")
+        expect(mark).to_have_text("'")
+        expect(said).to_contain_text("This quote is never closed.")
+        page.keyboard.press("End")
+        page.keyboard.type("g")
+        expect(said).to_have_text("Unfinished")
+        box.blur()
+        expect(mark).to_have_text("'")
+        box.fill("first_layer('dog'")
+        expect(said).to_have_text("Unfinished")
+        page.keyboard.press("Escape")
+        page.keyboard.press("Enter")
+        expect(page.locator(".wrong .mistake")).to_contain_text("This parenthesis is never closed.")
+        expect(mark).to_have_text("(")
+        page.keyboard.type(")")
+        expect(mark).to_have_count(0)
+        expect(said).to_contain_text("rows:")
 
 
 def test_how_much_is_found_is_said_while_typing(site: Site, chromium: Browser) -> None:
@@ -577,9 +612,11 @@ def test_everybody_can_use_it(site: Site, chromium: Browser, theme: str) -> None
         expect(page.locator(".facet").first).to_be_visible()
         expect(page.locator("#plan pre")).to_contain_text("SELECT")
         accessible(page)
-        page.locator("#query").fill("first_layer('do")
+        page.locator("#query").fill("first_layr('do")
         expect(page.locator("#mirror mark")).to_be_attached()
-        page.locator("#query").press("Control+End")
+        accessible(page)
+        page.locator("#query").fill("first_layer('do")
+        expect(page.locator("#said")).to_have_text("Unfinished")
         page.keyboard.type("g")
         expect(page.locator("#ways li").first).to_be_visible()
         accessible(page)

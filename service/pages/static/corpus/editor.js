@@ -29,6 +29,7 @@ export function underline(span) {
 function say(text, isMistake = false) {
   said.replaceChildren(text ? Object.assign(document.createElement("span"), { textContent: text }) : "");
   said.classList.toggle("mistake", isMistake);
+  box.setAttribute("aria-invalid", isMistake);
 }
 
 export function tell(error) {
@@ -38,23 +39,44 @@ export function tell(error) {
 
 // --- while it is typed ---------------------------------------------------------------------------------------
 
-const check = latest((query, signal) => post("check", { query }, signal), 250);
+const check = latest((query, typing, signal) => post("check", { query, typing }, signal), 250);
 const count = latest((query, signal) => post("query", { query, limit: 0 }, signal), 150);
+
+// While it is typed at its end the language says what is no mistake yet; that waits until it is asked or left.
+const isTyped = () => document.activeElement === box && box.selectionStart === box.value.length && box.value !== asked;
+let asked = null, waiting = null;
 
 async function look() {
   underline(null);
+  waiting = null;
   const query = box.value;
   if (!query.trim()) {
     say("");
     return;
   }
   try {
-    await check(query);
+    await check(query, isTyped());
     const { total, headline } = await count(query);
     if (box.value === query) say(`${counted(total, "row")}: ${headline}`);
   } catch (error) {
-    if (box.value === query) tell(error);
+    if (box.value !== query) return;
+    if (error.kind === "unfinished" && isTyped()) {
+      waiting = error;
+      say("Unfinished");
+    } else tell(error);
   }
+}
+
+function left() {
+  if (!waiting || isTyped()) return;
+  tell(waiting);
+  waiting = null;
+}
+
+// A query is asked as it stands: all of its mistakes are some now.
+export function ask(query) {
+  asked = query;
+  left();
 }
 
 // --- completion ----------------------------------------------------------------------------------------------
@@ -119,6 +141,7 @@ list.addEventListener("combobox-commit", (event) => {
 list.addEventListener("mousedown", (event) => event.preventDefault()); // the box keeps the focus
 
 function changed() {
+  asked = null;
   look();
   complete();
 }
@@ -126,7 +149,11 @@ function changed() {
 // `run` gets the query when Enter is pressed.
 export function edit(run) {
   box.addEventListener("input", changed);
-  box.addEventListener("blur", close);
+  box.addEventListener("blur", () => {
+    close();
+    left();
+  });
+  document.addEventListener("selectionchange", left);
   box.addEventListener("scroll", () => (mirror.scrollTop = box.scrollTop));
   // Before the list's own keys: Enter takes what is chosen there, and else asks.
   box.addEventListener("keydown", (event) => {

@@ -5,7 +5,7 @@ import { copies } from "../copies.js";
 import { dress } from "../chips.js";
 import { key } from "../keys.js";
 import { State, text, choice, numbers, flag } from "../state.js";
-import { edit, show, tell, underline } from "./editor.js";
+import { ask as asked, edit, show, tell, underline } from "./editor.js";
 import { sets } from "./sets.js";
 
 const state = new State({
@@ -151,6 +151,7 @@ state.on((now, before) => {
 });
 
 function ask(query) {
+  asked(query);
   if (query === state.values.q && !state.values.cursor) loadAnswer();
   else go({ q: query });
 }

@@ -16,7 +16,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ LOG_BYTES = 256 * 1024
 
 @dataclass
 class Run:
-    """A run that was started."""
+    """A run that was started, as it is now."""
 
     id: str
     corpus: str  # what its cache is called here once it can be read
@@ -46,19 +46,25 @@ class Run:
     started: float  # seconds since 1970
     ended: float | None = None
     state: State = "pending"
-    cancelled: bool = False
 
 
 class Launcher(ABC):
-    """Where runs run."""
+    """Where runs run, and what is known of them there."""
+
+    since: float | None = None
+    """Since when all runs are known, in seconds since 1970: None if no start of a service makes them forgotten."""
 
     @abstractmethod
     def start(self, run: Run) -> None:
         """Start it. Raises ServiceError."""
 
     @abstractmethod
-    def state(self, run: Run) -> State:
-        """How it is now."""
+    def runs(self) -> list[Run]:
+        """Those that were started, as they are now, in any order. Raises ServiceError."""
+
+    @abstractmethod
+    def find(self, id: str) -> Run | None:
+        """One of them. Raises ServiceError."""
 
     @abstractmethod
     def cancel(self, run: Run) -> None:
@@ -74,9 +80,12 @@ class Launcher(ABC):
 
 
 class Here(Launcher):
-    """Processes of this machine. They end with the service."""
+    """Processes of this machine. They end with the service, so that it knows all that there are."""
 
     def __init__(self) -> None:
+        self.since = time.time()
+        self._runs: dict[str, Run] = {}
+        self._cancelled: set[str] = set()
         self._folder = tempfile.TemporaryDirectory(prefix="vlq-runs-")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._kill_at: dict[str, float] = {}
@@ -94,17 +103,32 @@ class Here(Launcher):
                 start_new_session=True,
             )
 
-    def state(self, run: Run) -> State:
+        self._runs[run.id] = run
+
+    def runs(self) -> list[Run]:
+        return [self._now(run) for run in list(self._runs.values())]
+
+    def find(self, id: str) -> Run | None:
+        return self._now(self._runs[id]) if id in self._runs else None
+
+    def _now(self, run: Run) -> Run:
+        if run.state in ENDED:
+            return run
         code = self._processes[run.id].poll()
         if code is None:
             if time.monotonic() > self._kill_at.get(run.id, float("inf")):
                 os.killpg(self._processes[run.id].pid, signal.SIGKILL)
-            return "running"
-        return "succeeded" if code == 0 else "stopped" if run.cancelled else "failed"
+            run.state = "running"
+        else:
+            run.state = "succeeded" if code == 0 else "stopped" if run.id in self._cancelled else "failed"
+            run.ended = time.time()
+        return run
 
     def cancel(self, run: Run) -> None:
-        self._kill_at[run.id] = time.monotonic() + GRACE
-        self._processes[run.id].send_signal(signal.SIGTERM)
+        if run.id not in self._cancelled:
+            self._cancelled.add(run.id)
+            self._kill_at[run.id] = time.monotonic() + GRACE
+            self._processes[run.id].send_signal(signal.SIGTERM)
 
     def log(self, run: Run) -> str:
         data = self._log(run).read_bytes()
@@ -124,7 +148,13 @@ class Here(Launcher):
 
 
 class RayJobs(Launcher):
-    """Jobs of a Ray cluster, by its REST API (docs.ray.io, "Ray Jobs REST API"). They go on when the service ends."""
+    """Jobs of a Ray cluster, by its REST API (docs.ray.io, "Ray Jobs REST API").
+
+    They go on when the service ends. What is known of them is what the cluster knows, so that each service that is
+    started on it knows the same; which of its jobs are runs, their metadata say.
+    """
+
+    CORPUS, CACHE = "vlq-corpus", "vlq-cache"
 
     STATES: Mapping[str, State] = {
         "PENDING": "pending",
@@ -157,11 +187,31 @@ class RayJobs(Launcher):
             raise ServiceError(f"The cluster at {self._address} does not answer: {error}.", "Is Ray up?") from error
 
     def start(self, run: Run) -> None:
-        values = {"entrypoint": shlex.join(run.command), "submission_id": run.id, "metadata": {"vlq": run.corpus}}
+        metadata = {self.CORPUS: run.corpus, self.CACHE: run.cache}
+        values = {"entrypoint": shlex.join(run.command), "submission_id": run.id, "metadata": metadata}
         self._asked("POST", "/api/jobs/", values)
 
-    def state(self, run: Run) -> State:
-        return self.STATES[self._asked("GET", f"/api/jobs/{run.id}")["status"]]
+    def runs(self) -> list[Run]:
+        return [run for job in self._asked("GET", "/api/jobs/") if (run := self._run(job)) is not None]
+
+    def find(self, id: str) -> Run | None:
+        # Any job of the cluster could be asked for by its id.
+        return next((run for run in self.runs() if run.id == id), None)
+
+    def _run(self, job: Mapping[str, Any]) -> Run | None:
+        metadata = job.get("metadata") or {}
+        if not job.get("submission_id") or not {self.CORPUS, self.CACHE} <= metadata.keys():
+            return None
+        started, ended = (None if job.get(key) is None else job[key] / 1000 for key in ("start_time", "end_time"))
+        return Run(
+            job["submission_id"],
+            metadata[self.CORPUS],
+            metadata[self.CACHE],
+            shlex.split(job["entrypoint"]),
+            started or 0.0,
+            ended,
+            self.STATES[job["status"]],
+        )
 
     def cancel(self, run: Run) -> None:
         self._asked("POST", f"/api/jobs/{run.id}/stop")
@@ -181,47 +231,41 @@ def ray_token() -> str | None:
     return path.read_text().strip() if path.is_file() else None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Runs:
-    """Those that this service has started since it began."""
+    """Those that services have started, as far as it is known where they run."""
 
     launcher: Launcher
-    found: dict[str, Run] = field(default_factory=dict)
 
     def start(self, corpus: str, cache: str, command: Sequence[str]) -> Run:
         """Start a run. Raises ServiceError if it cannot be, or its cache is being written by another one."""
-        for other in self.found.values():
-            if other.cache == cache and self.now(other).state not in ENDED:
+        for other in self.launcher.runs():
+            if other.cache == cache and other.state not in ENDED:
                 raise ServiceError(f"Run {other.id} writes that cache already.", "Follow it, or cancel it first.")
         run = Run(f"vlq-{uuid.uuid4().hex[:12]}", corpus, cache, list(command), time.time())
         self.launcher.start(run)
-        self.found[run.id] = run
         return run
+
+    def latest(self, most: int) -> list[Run]:
+        """So many of them, the newest first."""
+        return sorted(self.launcher.runs(), key=lambda run: (run.started, run.id), reverse=True)[:most]
 
     def get(self, id: str) -> Run:
-        """Raises NotFound."""
-        if id not in self.found:
-            raise NotFound(f"There is no run {id}.", "Those that this service started: GET /v1/runs")
-        return self.found[id]
-
-    def now(self, run: Run) -> Run:
-        """A run as it is now."""
-        if run.state not in ENDED:
-            run.state = self.launcher.state(run)
-            if run.state in ENDED:
-                run.ended = time.time()
+        """A run as it is now. Raises NotFound."""
+        run = self.launcher.find(id)
+        if run is None:
+            raise NotFound(f"There is no run {id}.", "Those that there are: GET /v1/runs")
         return run
 
-    def cancel(self, run: Run) -> Run:
-        """Have a run end, which keeps what is done."""
-        if self.now(run).state not in ENDED and not run.cancelled:
-            run.cancelled = True
+    def cancel(self, id: str) -> Run:
+        """Have a run end, which keeps what is done. Raises NotFound."""
+        run = self.get(id)
+        if run.state not in ENDED:
             self.launcher.cancel(run)
-        return self.now(run)
+        return self.get(id)
 
     def told(self, run: Run) -> dict[str, Any]:
         """A run as the API shows it; `progress` as `vlq status --format json` shows it, once there is a cache."""
-        self.now(run)
         progress: dict[str, Any] | None = None
         message = None
         try:

@@ -12,6 +12,7 @@ from vlq.query.errors import BadRequest, Forbidden
 from vlq.service.api.shared import ServedHere, json_response
 from vlq.service.errors import RESPONSES, Told
 from vlq.service.names import check_name
+from vlq.service.runs import Run as Started
 from vlq.service.served import Served
 
 OPTIONS = {
@@ -89,6 +90,10 @@ class Run(BaseModel):
 
 class All(BaseModel):
     runs: list[Run]
+    since: float | None = Field(
+        description="Runs from before this time, in seconds since 1970, are not known: on the service's own machine "
+        "none outlives it. Null on a cluster, which knows its jobs itself."
+    )
 
 
 @router.post("", response_model=Run, status_code=201)
@@ -114,20 +119,26 @@ async def start(request: Request, asked: Asked, served: ServedHere) -> Response:
 
 
 @router.get("", response_model=All)
-async def runs(request: Request, served: ServedHere) -> Response:
-    """The runs that this service has started since it began, the newest first."""
-    found, _ = await served.ask(request, lambda: [told(served, id) for id in reversed(served.runs.found)])
-    return json_response({"runs": found})
+async def runs(
+    request: Request, served: ServedHere, limit: Annotated[int, Query(ge=1, le=1_000, description="Most.")] = 100
+) -> Response:
+    """The runs, the newest first: on a cluster whichever service has started them."""
+
+    def work() -> list[dict[str, Any]]:
+        return [told(served, run) for run in served.runs.latest(limit)]
+
+    found, _ = await served.ask(request, work)
+    return json_response({"runs": found, "since": served.runs.launcher.since})
 
 
 @router.get("/{id}", response_model=Run)
 async def run(request: Request, id: str, served: ServedHere) -> Response:
     """How a run is, and how far."""
-    return json_response((await served.ask(request, lambda: told(served, id)))[0])
+    return json_response((await served.ask(request, lambda: told(served, served.runs.get(id))))[0])
 
 
-def told(served: Served, id: str) -> dict[str, Any]:
-    found = served.runs.told(served.runs.get(id))
+def told(served: Served, run: Started) -> dict[str, Any]:
+    found = served.runs.told(run)
     if found["progress"] is not None and found["progress"]["cached"]:
         served.add(found["corpus"], found["cache"])
     return found
@@ -150,6 +161,6 @@ async def cancel(request: Request, id: str, served: ServedHere) -> Response:
     """Have a run end. What is done is kept; started again, it goes on from there."""
 
     def work() -> dict[str, Any]:
-        return served.runs.told(served.runs.cancel(served.runs.get(id)))
+        return served.runs.told(served.runs.cancel(id))
 
     return json_response((await served.ask(request, work))[0])

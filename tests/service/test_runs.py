@@ -72,10 +72,8 @@ def test_a_run_is_started_stopped_and_gone_on_with(images: str, tmp_path: Path) 
         "corpus": "scenes",
         "options": {"shard_size": 2, "workers": 1, "device": "cpu", "k": 5},
     }
-    with (
-        running(create_app(settings(tmp_path))) as url,
-        httpx2.Client(base_url=url, headers=OPERATOR, timeout=60) as client,
-    ):
+    began = time.time()
+    with operated(create_app(settings(tmp_path))) as (url, client):
         run = client.post("/v1/runs", json=asked)
         assert run.status_code == 201
         id = run.json()["id"]
@@ -92,7 +90,10 @@ def test_a_run_is_started_stopped_and_gone_on_with(images: str, tmp_path: Path) 
         assert again["progress"]["cached"] == before
         done = until(client, again["id"], lambda run: run["state"] == "succeeded")
         assert (done["progress"]["cached"], done["progress"]["state"]) == (24, "complete")
-        assert [run["id"] for run in client.get("/v1/runs").json()["runs"]] == [again["id"], id]
+        listed = client.get("/v1/runs").json()
+        assert [run["id"] for run in listed["runs"]] == [again["id"], id]
+        assert [run["id"] for run in client.get("/v1/runs?limit=1").json()["runs"]] == [again["id"]]
+        assert began <= listed["since"] <= stopped["started"]
         log = client.get(f"/v1/runs/{again['id']}/log").text.splitlines()
         assert any(line.startswith("{") and json.loads(line) for line in log)
         served = vlq.open(f"{url}/scenes", token=TOKEN)
@@ -101,10 +102,7 @@ def test_a_run_is_started_stopped_and_gone_on_with(images: str, tmp_path: Path) 
 
 
 def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
-    with (
-        running(create_app(settings(tmp_path))) as url,
-        httpx2.Client(base_url=url, headers=OPERATOR, timeout=60) as client,
-    ):
+    with operated(create_app(settings(tmp_path))) as (_, client):
         asked = {"images": str(tmp_path / "none"), "model": MODEL, "cache": str(tmp_path / "new"), "corpus": "scenes"}
         id = client.post("/v1/runs", json=asked).json()["id"]
         run = until(client, id, lambda run: run["state"] == "failed")
@@ -216,18 +214,46 @@ def test_a_run_on_a_cluster(cluster: str, images: str, tmp_path: Path) -> None:
         "corpus": "scenes",
         "options": {"limit": 6, "shard_size": 3, "workers": 1, "device": "cpu", "k": 5},
     }
+    began = time.time()
     with operated(create_app(settings(tmp_path, ray_jobs=cluster))) as (url, client):
         id = client.post("/v1/runs", json=asked).json()["id"]
         done = until(client, id, lambda run: run["state"] == "succeeded")
         assert done["progress"]["cached"] == 6
         assert "6 images read" in client.get(f"/v1/runs/{id}/log").text
         assert len(vlq.open(f"{url}/scenes", token=TOKEN).images()) == 6
+        long = {**asked, "cache": str(tmp_path / "going"), "corpus": "going"}
+        long["options"] = {"shard_size": 1, "workers": 1, "device": "cpu", "k": 5}
+        going = client.post("/v1/runs", json=long).json()
+        until(client, going["id"], lambda run: run["state"] == "running")
+    # The cluster's other jobs are none of a service's business.
+    ray = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+    other = {"entrypoint": "echo secret", "submission_id": "other", "metadata": {"of": "others"}}
+    httpx2.post(f"{cluster}/api/jobs/", json=other, headers=ray).raise_for_status()
+    # Another service, or the same one started anew, knows the runs from the cluster.
+    with operated(create_app(settings(tmp_path / "another", ray_jobs=cluster))) as (url, client):
+        listed = client.get("/v1/runs").json()
+        assert [run["id"] for run in listed["runs"]] == [going["id"], id]
+        assert listed["since"] is None
+        known = ("id", "corpus", "cache", "command", "state", "progress")
+        assert {key: listed["runs"][1][key] for key in known} == {key: done[key] for key in known}
+        assert began <= listed["runs"][1]["started"] <= listed["runs"][1]["ended"] <= time.time()
+        assert len(vlq.open(f"{url}/scenes", token=TOKEN).images()) == 6
+        assert "6 images read" in client.get(f"/v1/runs/{id}/log").text
+        twice = client.post("/v1/runs", json=long)
+        assert twice.json()["message"] == f"Run {going['id']} writes that cache already."
+        client.post(f"/v1/runs/{going['id']}/cancel")
+        until(client, going["id"], lambda run: run["state"] == "stopped")
+        for path in ("", "/log", "/cancel"):
+            refused = client.request("POST" if path == "/cancel" else "GET", f"/v1/runs/other{path}")
+            assert (refused.status_code, refused.json()["kind"]) == (404, "not-found")
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with running(create_app(settings(tmp_path, ray_jobs=f"http://127.0.0.1:{port}"))) as url:
         asked = {"images": "x", "model": "m", "cache": "c", "corpus": "y"}
-        answer = httpx2.post(f"{url}/v1/runs", json=asked, headers=OPERATOR)
-        assert answer.json()["message"].startswith(f"The cluster at http://127.0.0.1:{port} does not answer")
-        assert httpx2.get(f"{url}/v1/runs", headers=OPERATOR).json() == {"runs": []}
+        for answer in (
+            httpx2.post(f"{url}/v1/runs", json=asked, headers=OPERATOR),
+            httpx2.get(f"{url}/v1/runs", headers=OPERATOR),
+        ):
+            assert answer.json()["message"].startswith(f"The cluster at http://127.0.0.1:{port} does not answer")

@@ -7,6 +7,7 @@ new records; once it is sealed, no further request is made.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -62,6 +63,12 @@ def default_url() -> str:
 def demo_url() -> str:
     """Where `make demo` puts its cache: the same place from whichever folder one asks."""
     return str(local_files() / "demo" / "cache")
+
+
+def model_name(model: str) -> str:
+    """A hub's id as it is; of a folder its last parts, which tell it from others as well as all of them would."""
+    parts = [part for part in re.split(r"[/\\]+", model) if part]
+    return f"…/{'/'.join(parts[-2:])}" if len(parts) > 2 else model
 
 
 def read_run(store: Store) -> Run | None:
@@ -233,7 +240,7 @@ class Snapshot:
             else:
                 lacking = True
         if lacking:
-            raise CacheError(f"The index of {self.cache.url} has no table {table}: it is older.", "Run: vlq index")
+            raise CacheError(f"The index of {self.cache.called} has no table {table}: it is older.", "Run: vlq index")
         return files if keys is None else [file for file in files if file.may_hold(keys)] or files[:1]
 
     def files(self, table: str, keys: Collection[int] | None = None) -> list[str]:
@@ -258,8 +265,12 @@ def _unindexed(stored: Stored) -> IndexFile:
 class Cache:
     """An existing cache at a URL."""
 
-    def __init__(self, url: str, store: Store, run: Run) -> None:
+    def __init__(self, url: str, store: Store, run: Run, called: str | None = None) -> None:
         self.url = url
+        self.called = called or url
+        """What answers and errors call it: at a service its name, for where it lies is not for all who ask."""
+        self.is_served = called is not None
+        """Whether a service has given it that name."""
         self.store = store
         self.run = run
         self.copies = Copies(store)
@@ -269,8 +280,11 @@ class Cache:
         self._unembedding: Unembedding | None = None
 
     @classmethod
-    def open(cls, url: str) -> Cache:
-        """Raises NoCache if there is none, NewerFormat or OlderFormat if it is another VLQ's."""
+    def open(cls, url: str, called: str | None = None) -> Cache:
+        """The cache at a URL, which answers may call something else.
+
+        Raises NoCache if there is none, NewerFormat or OlderFormat if it is another VLQ's.
+        """
         if url.startswith(SERVICES):
             message = f"{url} is a service's address, and this needs the cache itself."
             raise NoCache(message, f"Where it is: vlq info --cache {url}")
@@ -281,7 +295,12 @@ class Cache:
             run = None
         if run is None:
             raise NoCache(f"There is no cache at {url}.", HOW_TO_MAKE)
-        return cls(url, store, run)
+        return cls(url, store, run, called)
+
+    @property
+    def model(self) -> str:
+        """What answers call its model."""
+        return model_name(self.run.model) if self.is_served else self.run.model
 
     @property
     def sealed(self) -> Snapshot | None:
@@ -336,7 +355,7 @@ class Cache:
             try:
                 self._manifests[key] = IndexManifest.from_bytes(self.store.read(key), key)
             except FileNotFoundError as error:
-                raise CorruptCache(f"The index {key} is missing from {self.url}.", "Run: vlq index") from error
+                raise CorruptCache(f"The index {key} is missing from {self.called}.", "Run: vlq index") from error
         return self._manifests[key]
 
     def commit(self, shard: int) -> Commit:
@@ -345,7 +364,7 @@ class Cache:
             try:
                 self._commits[shard] = read_commit(self.store, shard)
             except FileNotFoundError as error:
-                raise CacheError(f"Shard {shard} is not committed in {self.url}.", "Run `vlq run` again.") from error
+                raise CacheError(f"Shard {shard} is not committed in {self.called}.", "Run `vlq run` again.") from error
         return self._commits[shard]
 
     def vocabulary(self) -> str:
@@ -353,7 +372,7 @@ class Cache:
         try:
             return self._beside(VOCABULARY)
         except FileNotFoundError as error:
-            raise CorruptCache(f"{VOCABULARY} is missing from {self.url}.", "Run: vlq verify") from error
+            raise CorruptCache(f"{VOCABULARY} is missing from {self.called}.", "Run: vlq verify") from error
 
     def tokenizer(self) -> str | None:
         """Path of tokenizer.json on this machine; None if the lens has no tokenizer."""
@@ -373,7 +392,7 @@ class Cache:
 
         if self._unembedding is None:
             if (key := self.run.unembed) is None:
-                raise CorruptCache(f"{RUN} of {self.url} does not name what makes logits of states.")
+                raise CorruptCache(f"{RUN} of {self.called} does not name what makes logits of states.")
             translators: dict[int, Tensors] = {}
             self._unembedding = Unembedding.of(mapped(self._beside(key)), key, translator)
         return self._unembedding

@@ -29,7 +29,7 @@ class Cells:
 
     def __init__(self, snapshot: Snapshot, images: np.ndarray, patches: int) -> None:
         run = snapshot.cache.run
-        self._url = snapshot.cache.url
+        self._url = snapshot.cache.called
         self._paths = snapshot.files(PATCH_CELLS)
         self._images = images
         self._shape = (run.layers, patches)

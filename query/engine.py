@@ -74,7 +74,7 @@ class Engine:
         try:
             return Vocabulary(self.cursor, cache.vocabulary(), cache.tokenizer())
         except (duckdb.Error, FileNotFoundError) as error:
-            raise CorruptCache(f"The vocabulary of {cache.url} cannot be read.", "Run: vlq verify") from error
+            raise CorruptCache(f"The vocabulary of {cache.called} cannot be read.", "Run: vlq verify") from error
 
     def image_columns(self, snapshot: Snapshot) -> Mapping[str, str]:
         """The image table's columns: their DuckDB types by name."""
@@ -194,7 +194,7 @@ def files_of(snapshot: Snapshot, table: str, keys: Keys = None) -> list[str]:
     """The paths of a table's files here. Raises CacheError if nothing is cached yet."""
     files = [snapshot.cache.vocabulary()] if table == VOCABULARY else snapshot.files(table, keys)
     if not files:
-        raise EMPTY_CACHE.error(url=snapshot.cache.url)
+        raise EMPTY_CACHE.error(url=snapshot.cache.called)
     return files
 
 
@@ -210,6 +210,6 @@ def _answered(statement: Statement, snapshot: Snapshot, ask: Callable[[], T]) ->
             discarded = [cache.copies.discard() for cache in asked]
             if attempt == 2 or not any(discarded):
                 reason = str(error).splitlines()[0]
-                message = f"The index of {snapshot.cache.url} cannot be read: {reason}"
+                message = f"The index of {snapshot.cache.called} cannot be read: {reason}"
                 raise CorruptCache(message, "Run: vlq index") from error
     raise AssertionError("unreachable")

@@ -20,8 +20,8 @@ def info(cache: Cache) -> dict[str, Any]:
     for entry in cache.store.list():
         sizes[entry.key.split("/")[0]] += entry.size
     return {
-        "cache": cache.url,
-        "model": run.model,
+        "cache": cache.called,
+        "model": cache.model,
         "model_class": run.model_class,
         "model_hash": run.model_hash,
         "revision": run.revision,

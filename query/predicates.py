@@ -11,6 +11,7 @@ from vlq.query.bounds import SQL_OPERATORS
 from vlq.query.compile import Compiler, quoted
 from vlq.query.mistakes.conditions import KINDS, NO_COLUMN, NO_CONDITION, NO_ITEMS, NO_NUMBER, NO_ORDER, NO_VALUE
 from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Name, Node, Not, Sequence
+from vlq.query.schema import PUBLIC_URI
 
 if TYPE_CHECKING:
     from vlq.query.bind import Scope
@@ -177,7 +178,10 @@ def find_column(name: str, columns: Mapping[str, Column], node: Node, scope: Sco
 
 def image_columns(scope: Scope) -> dict[str, Column]:
     """The image table's columns, as `images`."""
-    return {name: Column(f"images.{quoted(name)}", type) for name, type in scope.image_columns().items()}
+    columns = {name: Column(f"images.{quoted(name)}", type) for name, type in scope.image_columns().items()}
+    if scope.snapshot.cache.is_served:
+        columns["uri"] = Column(PUBLIC_URI.format("images.uri"), "VARCHAR")
+    return columns
 
 
 def without(columns: Mapping[str, Column], others: Mapping[str, Column]) -> dict[str, Column]:

@@ -515,6 +515,10 @@ IMAGE_COLUMNS = {
 }
 """The image table's first columns."""
 
+FOLDER_HERE = "^file://.*/"
+PUBLIC_URI = f"regexp_replace({{}}, '{FOLDER_HERE}', '')"
+"""A URI in SQL as a service tells it: of a file on its machine the name alone."""
+
 ANSWER_COLUMNS = {
     "answer": "VARCHAR",  # what the model answered, special tokens left out; null if the image has no readings
     "answer_ids": "UINTEGER[]",  # its tokens, without the one that ends it

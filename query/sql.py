@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from vlq.query.cache import Cache, Snapshot
 from vlq.query.engine import files_of
 from vlq.query.errors import CorruptCache, LimitReached, SqlMistake, VlqError
 from vlq.query.limits import Limits
+from vlq.query.schema import PUBLIC_URI
 from vlq.query.summary import Rows, Summary, count
 from vlq.query.views import View, views_of
 
@@ -79,6 +81,9 @@ def ask(cache: Cache, sql: str, limits: Limits) -> SqlAnswer:
     check_text(sql)
     snapshot = cache.snapshot()
     tables = views_of(cache.run)
+    if cache.is_served:
+        hidden = f"SELECT * REPLACE ({PUBLIC_URI.format('uri')} AS uri) FROM ({tables['images'].sql})"
+        tables = {**tables, "images": replace(tables["images"], sql=hidden)}
     views = mentioned(sql, tables)
     request = {
         "sql": sql,
@@ -90,7 +95,7 @@ def ask(cache: Cache, sql: str, limits: Limits) -> SqlAnswer:
     with TemporaryDirectory(prefix="vlq-sql-") as scratch:
         code, table, error = answered(request, scratch)
     if code or table is None:
-        raise failure(code, error, sql, limits, cache.url)
+        raise failure(code, error, sql, limits, cache.called)
     return SqlAnswer(sql, whole_numbers(table), snapshot)
 
 

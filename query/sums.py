@@ -90,7 +90,7 @@ def _array(cache: Cache, commit: Commit, name: str) -> np.ndarray:
     try:
         return np.asarray(cache.array(commit.shard, name)[...])
     except (ValueError, RuntimeError) as error:  # as Zarr and its codecs have it
-        what = f"{commit.prefix}/{name} in {cache.url} cannot be read: {error}"
+        what = f"{commit.prefix}/{name} in {cache.called} cannot be read: {error}"
         raise CorruptCache(what, "Run: vlq verify") from error
 
 
@@ -124,7 +124,7 @@ def _indexed(snapshot: Snapshot) -> pyarrow.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    url = snapshot.cache.url
+    url = snapshot.cache.called
     try:
         return pq.read_table(snapshot.files(DIVERGENCE))
     except (OSError, pa.ArrowException) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -76,6 +77,8 @@ def tell_errors(app: FastAPI) -> None:
 
     @app.exception_handler(VlqError)
     async def of_vlq(request: Request, error: VlqError) -> Response:
+        with suppress(VlqError), request.app.state.served.discreet():
+            raise error
         return told(error)
 
     @app.exception_handler(RequestValidationError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ from vlq.query.compile import Statement
 from vlq.query.errors import NotFound
 from vlq.query.geometry import READ
 from vlq.query.one import OneImage, image_of, one_image
-from vlq.query.schema import READ_COLUMNS
+from vlq.query.schema import FOLDER_HERE, READ_COLUMNS
 
 SHOWN_K = 5
 """Tokens of each reading, unless more are asked for: what a tooltip shows."""
@@ -44,7 +45,8 @@ def described(corpus: LocalCorpus, id: int) -> dict[str, Any]:
     own = {name: value for name, value in row.items() if name not in READ_COLUMNS}
     return {
         "id": id,
-        **{name: row[name] for name in ("image", "uri", "sha256", "width", "height", "transform", "error")},
+        **{name: row[name] for name in ("image", "sha256", "width", "height", "transform", "error")},
+        "uri": re.sub(FOLDER_HERE, "", row["uri"]),
         "grid": None if grid is None else (grid["rows"], grid["columns"]),
         "x": x,
         "y": y,

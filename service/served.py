@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from threading import Lock
@@ -15,8 +16,9 @@ from fastapi import Request
 
 from vlq.query.cache import Cache
 from vlq.query.client import LocalCorpus
+from vlq.query.copies import local_files
 from vlq.query.deadline import Deadline
-from vlq.query.errors import Busy, NotFound
+from vlq.query.errors import Busy, NotFound, VlqError
 from vlq.service.answers import Answers
 from vlq.service.runs import Here, RayJobs, Runs
 from vlq.service.settings import Settings
@@ -54,7 +56,9 @@ class Served:
 
     def __init__(self, settings: Settings, corpora: Mapping[str, LocalCorpus] | None = None) -> None:
         self.settings = settings
-        self.corpora = corpora or LocalCorpus.served({name: Cache.open(url) for name, url in settings.caches.items()})
+        self.corpora = corpora or LocalCorpus.served(
+            {name: Cache.open(url, name) for name, url in settings.caches.items()}
+        )
         self.engine = next(iter(self.corpora.values())).engine
         self.engine.limit(settings.memory)
         self.runs = Runs(Here() if settings.ray_jobs is None else RayJobs(settings.ray_jobs))
@@ -85,7 +89,7 @@ class Served:
         """Serve another cache from now on."""
         if name not in self.corpora:
             caches = {known: corpus.cache for known, corpus in self.corpora.items()}
-            self.corpora = LocalCorpus.served({**caches, name: Cache.open(url)}, self.engine)
+            self.corpora = LocalCorpus.served({**caches, name: Cache.open(url, name)}, self.engine)
 
     def name_of(self, corpus: LocalCorpus) -> str:
         names = (name for name, served in self.corpora.items() if served.cache is corpus.cache)
@@ -103,7 +107,7 @@ class Served:
         run, snapshot = cache.run, cache.snapshot()
         return {
             "name": name,
-            "model": run.model,
+            "model": cache.model,
             "prompt": run.prompt,
             "layers": run.layers,
             "images": snapshot.images,
@@ -121,6 +125,28 @@ class Served:
             found: T = self._kept[key][1]
         return found
 
+    @contextmanager
+    def discreet(self) -> Iterator[None]:
+        """Errors tell what caches are called, and not where they are."""
+        try:
+            yield
+        except VlqError as error:
+            raise type(error)(
+                self.hidden(error.message), error.hint and self.hidden(error.hint), query=error.query, span=error.span
+            ) from error
+
+    def hidden(self, text: str) -> str:
+        """A text without the places of caches, and of this machine's own files."""
+        places = {str(local_files()): "vlq"}
+        for name, corpus in self.corpora.items():
+            if not corpus.cache.is_served:
+                continue
+            path = corpus.cache.store.local_path("")
+            places |= {place.rstrip("/"): name for place in (corpus.url, path and str(path)) if place and "/" in place}
+        for place in sorted(places, key=len, reverse=True):
+            text = text.replace(place, places[place])
+        return text
+
     async def ask(self, request: Request, work: Callable[[], T]) -> tuple[T, Times]:
         """What some work gives that asks the corpora, in its turn, and what it took.
 
@@ -134,7 +160,7 @@ class Served:
 
         def answer() -> T:
             try:
-                with self.engine.within(deadline):
+                with self.engine.within(deadline), self.discreet():
                     return work()
             except StopIteration as error:  # which no future can hold: who waits for it would wait for ever
                 raise RuntimeError("work ended like a generator") from error

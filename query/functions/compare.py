@@ -52,8 +52,9 @@ class Side:
     table: Table
 
     @property
-    def url(self) -> str:
-        return self.scope.snapshot.cache.url
+    def cache(self) -> str:
+        """What the cache is called."""
+        return self.scope.snapshot.cache.called
 
     @cached_property
     def relation(self) -> Relation:
@@ -211,9 +212,9 @@ FROM (
         return "; ".join(parts)
 
     def _names(self) -> tuple[str, str]:
-        """The last parts of the URLs, if these tell them apart."""
-        a, b = (side.url.rstrip("/").rpartition("/")[2] for side in (self.a, self.b))
-        return (a, b) if a != b else (self.a.url, self.b.url)
+        """The last parts of the URLs, if these tell them apart; at a service their names."""
+        a, b = (side.cache.rstrip("/").rpartition("/")[2] for side in (self.a, self.b))
+        return (a, b) if a != b else (self.a.cache, self.b.cache)
 
     def _found(self, summary: Summary) -> str:
         keys = self.a.relation.keys
@@ -253,7 +254,7 @@ FROM (
         for side in (self.a, self.b):
             run = side.scope.run
             differing = [f"prompt {run.prompt!r}"] * prompts + [f"lens {run.lens}"] * lenses
-            yield ", ".join([f"{side.name}: {side.url}", run.model, *differing])
+            yield ", ".join([f"{side.name}: {side.cache}", side.scope.snapshot.cache.model, *differing])
         if (a.lens.kind == "nearest") != (b.lens.kind == "nearest"):
             yield "The nearest lens makes probabilities of cosines: compare ranks, not probabilities."
         if self.a.tokens != self.b.tokens:
@@ -285,7 +286,7 @@ def bind_compare(call: Call, scope: Scope) -> Compare:
     values = {entry.name: entry.type.bind(nodes[entry.name], entry.name, scope) for entry in COMPARE.parameters}
     query = nodes["query"]
     if values["a"] not in scope.called:
-        raise scope.error(FIRST_CACHE, nodes["a"], url=scope.snapshot.cache.url)
+        raise scope.error(FIRST_CACHE, nodes["a"], url=scope.snapshot.cache.called)
     if first_cache(query) is not None:
         raise scope.error(COMPARISON_COMPARED, query)
     try:
@@ -302,7 +303,7 @@ def _side(name: str, query: Node, scope: Scope) -> Side:
         table = bind(query, scope)
         table.relation(Compiler())  # where mistakes in conditions show
     except VlqError as error:
-        message = f"In {scope.snapshot.cache.url}: {error.message}"
+        message = f"In {scope.snapshot.cache.called}: {error.message}"
         raise type(error)(message, error.hint, query=error.query, span=error.span) from error
     return Side(name, scope, table)
 
@@ -315,14 +316,14 @@ def _check(query: Node, a: Side, b: Side) -> None:
     kinds, others = (key_kinds(side.table, side.scope) for side in (a, b))
     for key in kinds:
         if kinds[key] != others[key]:
-            sides = {"expected": kinds[key], "a": a.url, "found": others[key], "b": b.url}
+            sides = {"expected": kinds[key], "a": a.cache, "found": others[key], "b": b.cache}
             raise a.scope.error(KEYS_COMPARED, query, key=key, **sides)
     if "image" in keys:
         for side in (a, b):
             compiler = Compiler()
             names = f"SELECT image, count(*) FROM {compiler.table('images')} WHERE error IS NULL GROUP BY image"
             for image, number in side.scope.ask(compiler.ask(f"{names} HAVING count(*) > 1 ORDER BY image LIMIT 1")):
-                raise a.scope.error(IMAGES_OF_ONE_NAME, query, count=number, url=side.url, image=image)
+                raise a.scope.error(IMAGES_OF_ONE_NAME, query, count=number, url=side.cache, image=image)
     if "patch" in keys and (grids := _differing_grids(a, b)):
         raise a.scope.error(GRIDS, query, grids=", ".join(grids))
     if "position" in keys and _prompts_differ(a, b):
@@ -336,7 +337,7 @@ def _differing_grids(a: Side, b: Side) -> list[str]:
     """In what the grids of two caches differ; where images have their own, the first of those that are in both."""
     one, other = a.scope.run.grid, b.scope.run.grid
     if one is not None and other is not None:
-        return [] if one == other else [f"{side.url} has {_by(side.scope.run.grid)}" for side in (a, b)]
+        return [] if one == other else [f"{side.cache} has {_by(side.scope.run.grid)}" for side in (a, b)]
     grids = []
     for side in (a, b):
         compiler = Compiler()
@@ -344,7 +345,7 @@ def _differing_grids(a: Side, b: Side) -> list[str]:
         grids.append({image: grid for image, *grid in side.scope.ask(compiler.ask(of_images))})
     for image in sorted(grids[0].keys() & grids[1].keys()):
         if grids[0][image] != grids[1][image]:
-            return [f"{image} has {_by(grid[image])} in {side.url}" for side, grid in zip((a, b), grids, strict=True)]
+            return [f"{image} has {_by(grid[image])} in {side.cache}" for side, grid in zip((a, b), grids, strict=True)]
     return []
 
 

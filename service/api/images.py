@@ -39,7 +39,7 @@ class Described(BaseModel):
 
     id: int
     image: str = Field(description="Its name: the path below the corpus' folder.", examples=["0007.png"])
-    uri: str
+    uri: str = Field(description="Where it was read from; of a file on the service's machine its name alone.")
     sha256: str | None
     width: int | None = Field(description="Upright pixels.", examples=[640])
     height: int | None = Field(examples=[480])

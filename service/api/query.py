@@ -163,7 +163,7 @@ async def explain(request: Request, question: Question, served: ServedHere) -> d
     """A query's tokens, SQL, files and DuckDB's plan, as `vlq --explain` prints them."""
     corpus = served.corpus(question.corpus)
     text, _ = await served.ask(request, lambda: corpus.query(question.query).explain())
-    return {"text": text}
+    return {"text": served.hidden(text)}
 
 
 class Statement(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -13,6 +12,8 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vlq.query.cache import model_name
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,6 @@ def environment() -> Environment:
     made.filters["model"] = model_name
     made.filters["shell"] = shlex.quote
     return made
-
-
-def model_name(model: str) -> str:
-    """A hub's id as it is; of a folder its last parts, which tell it from others as well as all of them would."""
-    parts = [part for part in re.split(r"[/\\]+", model) if part]
-    return f"…/{'/'.join(parts[-2:])}" if len(parts) > 2 else model
 
 
 def rendered(frame: Frame, template: str, context: Any = None) -> str:

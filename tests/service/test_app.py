@@ -242,7 +242,7 @@ def test_other_caches_are_not_opened(site: Site, tmp_path: Path) -> None:
 def test_corpora(site: Site) -> None:
     one, two = site.client.get("/v1/corpora").json()["corpora"]
     assert (one["name"], one["images"], two["name"], two["images"]) == ("one", 11, "two", 5)
-    assert site.client.get("/v1/info", params={"corpus": "one"}).json() == site.corpus.info()
+    assert site.client.get("/v1/info", params={"corpus": "one"}).json() == {**site.corpus.info(), "cache": "one"}
     assert site.query("images()", corpus="two").json()["total"] == 5
 
 
@@ -390,7 +390,7 @@ def test_the_language_is_described(site: Site) -> None:
 
 
 def test_the_client_names_corpora(site: Site) -> None:
-    assert vlq.open(site.url).info() == site.corpus.info()
+    assert vlq.open(site.url).info() == {**site.corpus.info(), "cache": "one"}
     two = vlq.open(f"{site.url}/two")
     assert isinstance(two, RemoteCorpus)
     assert (two.name, two.url) == ("two", f"{site.url}/two")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Browser
 
-from vlq.service.pages.rendering import model_name
+from vlq.query.cache import model_name
 
 from .browser import accessible, watched
 from .conftest import Site

@@ -22,8 +22,8 @@ from vlq.query.summary import count
 from vlq.query.tokens import Token
 from vlq.service.api.query import Cursor, identity
 from vlq.service.facets import columns_of, is_grouped
-from vlq.service.lens import shown
 from vlq.service.narrow import chosen, grouped, listed_in, of_set, order, ordered, steps, unselected
+from vlq.service.pages.chips import Chip
 from vlq.service.pages.outline import outline
 
 ROWS = 100
@@ -72,15 +72,6 @@ class Mistake:
     marked: str
     behind: str
     span: tuple[int, int] | None
-
-
-@dataclass(frozen=True)
-class Chip:
-    """A token."""
-
-    id: int
-    shown: str
-    piece: str
 
 
 @dataclass(frozen=True)
@@ -214,7 +205,7 @@ def answer(
         name_of(corpus),
         result.headline,
         tuple(notes),
-        tuple(map(chip, tokens[:ITEMS])),
+        tuple(map(Chip.of, tokens[:ITEMS])),
         max(0, len(tokens) - ITEMS),
         total,
         place.start,
@@ -231,10 +222,6 @@ def answer(
         tuple(map(tuple, both_sides(result.summary))),
         keys == ("image",),
     )
-
-
-def chip(token: Token) -> Chip:
-    return Chip(token.id, shown(token), f"{token.piece or 'no piece'} ({token.id})")
 
 
 def _groups(result: Result) -> list[Choice]:
@@ -294,7 +281,7 @@ def _line(corpus: LocalCorpus, row: Mapping[str, Any], names: Sequence[str]) -> 
         if column == "image" and image is not None:
             cells.append(Cell(clean(name), "image", link=link(image, layer_of(row), patches_of(row)), title=name))
         elif column == "token" and isinstance(value, int):
-            cells.append(Cell("", "token", chip(corpus.vocabulary.token(value))))
+            cells.append(Cell("", "token", Chip.of(corpus.vocabulary.token(value))))
         else:
             cells.append(cell(value))
     return Line(image, clean(name), tuple(cells))

@@ -23,7 +23,8 @@ from vlq.service.api.shared import ServedHere
 from vlq.service.images import found_image
 from vlq.service.lens import readings_of, shown
 from vlq.service.pages import charts
-from vlq.service.pages.panels import Charts, Chip, Panel, Table, layer_of, panel_response, percent
+from vlq.service.pages.chips import Chip
+from vlq.service.pages.panels import Charts, Panel, Table, layer_of, panel_response, percent
 from vlq.service.pages.site import frame, page
 from vlq.service.served import Served
 

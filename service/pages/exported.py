@@ -24,10 +24,11 @@ from vlq.service.facets import Facet, facets
 from vlq.service.folder import Folder, asked_at
 from vlq.service.pages import compare, layers, token
 from vlq.service.pages.answers import Shown, answer, clean
+from vlq.service.pages.chips import Chip
 from vlq.service.pages.corpus import VIEWS, AnswerPart, CorpusPage
 from vlq.service.pages.files import INDEX
 from vlq.service.pages.image_file import held
-from vlq.service.pages.panels import Chip, Panel, rendered_panel
+from vlq.service.pages.panels import Panel, rendered_panel
 from vlq.service.pages.rendering import rendered
 
 PARTS = 48

@@ -13,7 +13,8 @@ from vlq.query.one import one_image
 from vlq.query.render import plain
 from vlq.query.schema import STORED_SITES, layers_phrase
 from vlq.service.images import described, found_image
-from vlq.service.lens import readings_of, shown
+from vlq.service.lens import readings_of
+from vlq.service.pages.chips import Chip
 from vlq.service.pages.rendering import static_files
 from vlq.service.pictures import picture
 
@@ -25,23 +26,14 @@ SHOWN_K = 5
 
 
 @dataclass(frozen=True)
-class Chip:
-    """A token as the page shows it before any script has run."""
-
-    id: int
-    shown: str
-    piece: str
-    probability: str  # as text; "" where there is none
-
-
-@dataclass(frozen=True)
 class OnePatch:
     """What one patch reads, for browsers without script: a table of layers."""
 
     patch: int
     row: int
     column: int
-    layers: tuple[tuple[int, tuple[Chip, ...]], ...]  # those that were read, with the best tokens; () if it was not
+    # Those that were read, with the best tokens and their probabilities; () if it was not.
+    layers: tuple[tuple[int, tuple[tuple[Chip, str], ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -78,10 +70,7 @@ def image_page(corpus: LocalCorpus, id: int, patch: str = "") -> ImagePage:
     failed = about["error"] is not None
     counts = {"patch": 1, "prompt": len(about["prompt"]), "answer": len(about["answer_tokens"])}
     sites = tuple(site for site in STORED_SITES if site in run.at and counts[site] and not failed)
-    chips = {
-        site: tuple(_chip(corpus, piece["id"], piece.get("probability")) for piece in about[site])
-        for site in ("prompt", "answer_tokens")
-    }
+    chips = {site: tuple(_chip(corpus, piece["id"]) for piece in about[site]) for site in ("prompt", "answer_tokens")}
     return ImagePage(
         number=id,
         name=about["image"],
@@ -119,10 +108,8 @@ def _is_there(corpus: LocalCorpus, id: int) -> bool:
     return not found.uri.startswith("file://") or picture(found, SIDE) is not None
 
 
-def _chip(corpus: LocalCorpus, id: int, probability: float | None = None) -> Chip:
-    token = corpus.vocabulary.token(id)
-    said = "" if probability is None else f"{probability:.3f}"
-    return Chip(id, shown(token), token.piece if token.piece is not None else "no piece", said)
+def _chip(corpus: LocalCorpus, id: int) -> Chip:
+    return Chip.of(corpus.vocabulary.token(id))
 
 
 def _one_patch(corpus: LocalCorpus, id: int, patch: str, some: list[int] | None) -> OnePatch | None:
@@ -139,7 +126,8 @@ def _one_patch(corpus: LocalCorpus, id: int, patch: str, some: list[int] | None)
         (
             layer,
             tuple(
-                _chip(corpus, int(token), float(p)) for token, p in zip(tokens[layer], probability[layer], strict=True)
+                (_chip(corpus, int(token)), f"{p:.3f}")
+                for token, p in zip(tokens[layer], probability[layer], strict=True)
             ),
         )
         for layer in corpus.cache.run.read_layers

@@ -16,7 +16,8 @@ from vlq.query.summary import Rows, count
 from vlq.service.api.layers import AGREEMENTS
 from vlq.service.api.shared import ServedHere
 from vlq.service.pages import charts
-from vlq.service.pages.panels import Charts, Chip, Panel, Table, layer_of, panel_response, percent
+from vlq.service.pages.chips import Chip
+from vlq.service.pages.panels import Charts, Panel, Table, layer_of, panel_response, percent
 from vlq.service.pages.site import frame, page
 
 router = APIRouter(include_in_schema=False)

@@ -16,24 +16,10 @@ from markupsafe import Markup
 from starlette.datastructures import QueryParams
 
 from vlq.query.client import LocalCorpus
-from vlq.query.tokens import Token
 from vlq.service.api.shared import answered
-from vlq.service.lens import shown
+from vlq.service.pages.chips import Chip
 from vlq.service.pages.rendering import Frame, rendered, static_digest
 from vlq.service.served import Served
-
-
-@dataclass(frozen=True)
-class Chip:
-    """A token as it is shown: the text, and what panels.js needs for its colour and its mark."""
-
-    id: int
-    text: str
-    piece: str | None
-
-    @classmethod
-    def of(cls, token: Token) -> Chip:
-        return cls(token.id, shown(token), token.piece)
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,10 @@ from vlq.service.api.shared import ServedHere
 from vlq.service.api.tokens import token_of
 from vlq.service.counts import Counted, Counts, counted
 from vlq.service.pages import charts
+from vlq.service.pages.chips import Chip
 from vlq.service.pages.outline import outline
 from vlq.service.pages.panels import (
     Charts,
-    Chip,
     Panel,
     Table,
     choice,

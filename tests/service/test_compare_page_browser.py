@@ -154,7 +154,7 @@ def test_differences(corpora: Served, chromium: Browser, address: str) -> None:
         for row in page.locator("#tokens tbody tr").all() if panel(page, "tokens") else []:
             a, b, difference = row.locator("td").all_text_contents()
             assert int(difference) == int(b) - int(a)
-            found[int(row.locator(".chip").get_attribute("data-id") or "")] = int(a), int(b)
+            found[int(row.locator(".chip").get_attribute("data-token") or "")] = int(a), int(b)
         assert found == {id: (counts[0][id], counts[1][id]) for id in counts[0] | counts[1]}
         # Marked are the patches that decode to different tokens.
         page.locator("#pair").scroll_into_view_if_needed()
@@ -221,7 +221,7 @@ def test_two_sets(corpora: Served, chromium: Browser) -> None:
         found = {}
         for row in page.locator("#readings tbody tr").all():
             cells = row.locator("td").all_text_contents()
-            found[int(row.locator(".chip").get_attribute("data-id") or "")] = [
+            found[int(row.locator(".chip").get_attribute("data-token") or "")] = [
                 int(cell.split()[0]) for cell in cells[1:]
             ]
         assert found == {id: [len(images & a), len(images & b)] for id, images in read.items()}

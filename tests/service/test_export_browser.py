@@ -201,9 +201,9 @@ def test_tokens(site: Exported, chromium: Browser) -> None:
         shown = page.locator("tbody tr").all()
         assert len(shown) == 12
         for row in shown:
-            id = int(row.locator(".chip").get_attribute("data-id") or "")
+            id = int(row.locator(".chip").get_attribute("data-token") or "")
             assert row.locator("td").nth(2).inner_text() == str(site.read(id).any((1, 2)).sum())
-        page.locator(".chip[data-id='0']").click()
+        page.locator(".chip[data-token='0']").click()
         loaded(page)
         by_layer = table(page, "layers")
         bins = table(page, "probabilities")
@@ -256,7 +256,7 @@ def test_layers(site: Exported, chromium: Browser) -> None:
             expect(page.locator("#changes .headline")).to_contain_text(f"layers {since} and {until}")
             before, after = (Counter(decoded[:, layer].reshape(-1).tolist()) for layer in (since, until))
             for row in page.locator("#changes tbody tr").all():
-                id = int(row.locator(".chip").get_attribute("data-id") or "")
+                id = int(row.locator(".chip").get_attribute("data-token") or "")
                 assert [int(cell) for cell in row.locator("td").all_inner_texts()[:3]] == [
                     after[id] - before[id],
                     before[id],

@@ -37,7 +37,7 @@ def test_figures(site: Site, chromium: Browser, at: str) -> None:
         for layer, row in enumerate(page.locator("#defaults tbody tr").all()):
             counts = Counter(read[:, layer].reshape(-1).tolist())
             most = sorted(counts, key=lambda id: (-counts[id], id))
-            shown = [int(chip.get_attribute("data-id") or "") for chip in row.locator(".chip").all()]
+            shown = [int(chip.get_attribute("data-token") or "") for chip in row.locator(".chip").all()]
             assert shown == most[: len(shown)]
             assert row.locator("small").first.inner_text() == f"{counts[most[0]] / read[:, layer].size:.1%}"
         tokens = table(page, "divergence")
@@ -46,7 +46,7 @@ def test_figures(site: Site, chromium: Browser, at: str) -> None:
         ]
         before, after = (Counter(read[:, layer].reshape(-1).tolist()) for layer in (1, 3))
         for row in page.locator("#changes tbody tr").all():
-            id = int(row.locator(".chip").get_attribute("data-id") or "")
+            id = int(row.locator(".chip").get_attribute("data-token") or "")
             assert [int(cell) for cell in row.locator("td").all_inner_texts()[:3]] == [
                 after[id] - before[id],
                 before[id],
@@ -54,7 +54,7 @@ def test_figures(site: Site, chromium: Browser, at: str) -> None:
             ]
         flows = Counter(zip(read[:, 1].reshape(-1).tolist(), read[:, 3].reshape(-1).tolist(), strict=True))
         for row in page.locator("#flows tbody tr").all():
-            source, target = (int(chip.get_attribute("data-id") or "") for chip in row.locator(".chip").all())
+            source, target = (int(chip.get_attribute("data-token") or "") for chip in row.locator(".chip").all())
             assert row.locator("td").nth(1).inner_text() == str(flows[source, target])
 
 

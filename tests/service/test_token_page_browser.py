@@ -73,7 +73,7 @@ def test_figures(corpus: Served, chromium: Browser) -> None:
         images = read.any((1, 2)).sum()
         expect(page.locator("#images")).to_have_text(f"{images} of 8")
         expect(page.locator("#readings")).to_have_text(str(read.sum()))
-        expect(page.locator("#variants .chip").first).to_have_attribute("data-id", re.compile(r"^(1|11)$"))
+        expect(page.locator("#variants .chip").first).to_have_attribute("data-token", re.compile(r"^(1|11)$"))
         by_layer = table(page, "layers")
         for layer in range(5):
             assert by_layer[str(layer)][0] == str(read[:, layer].any(-1).sum())
@@ -180,9 +180,9 @@ def test_each_control_is_in_the_address(
 
 def test_other_tokens(corpus: Served, chromium: Browser) -> None:
     with watched(chromium, f"{corpus.url}/one/tokens?q=dog") as page:
-        found = [int(chip.get_attribute("data-id") or "") for chip in page.locator("tbody .chip").all()]
+        found = [int(chip.get_attribute("data-token") or "") for chip in page.locator("tbody .chip").all()]
         assert sorted(found) == [0, 1, 11]
-        page.locator("tbody .chip[data-id='11']").click()
+        page.locator("tbody .chip[data-token='11']").click()
         expect(page).to_have_url(f"{corpus.url}/one/tokens/11")
         images = {id: (corpus.read(id).any((1, 2)).sum(), corpus.read(id).sum()) for id in range(16)}
         order = sorted(range(16), key=lambda id: (-images[id][0], -images[id][1], id))

@@ -1,15 +1,12 @@
 // Panels: each is fetched by itself when it comes near the window, and again when the state that it depends on changes.
 
 import { ApiError, getText, isFile, isHeld, root } from "./api.js";
-import { hue, mark } from "./chips.js";
+import { dress as dressChips } from "./chips.js";
 import { copies } from "./copies.js";
 
 // Chips that the server made get their colours and marks, and queries their buttons.
 export function dress(element) {
-  for (const chip of element.querySelectorAll(".chip[data-id]")) {
-    chip.dataset.mark = mark(Number(chip.dataset.id));
-    chip.style.setProperty("--hue", hue(Number(chip.dataset.id)));
-  }
+  dressChips(element);
   for (const asked of element.querySelectorAll("details.asked")) {
     asked.addEventListener("toggle", () => asked.append(copies(() => asked.dataset.query)), { once: true });
   }

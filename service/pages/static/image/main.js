@@ -1,7 +1,7 @@
 // An image's page: asks for its readings, holds its state, and tells the parts of the page what is new.
 
 import { ApiError, getBytes, getJson, isFile, path } from "../api.js";
-import { hue, mark } from "../chips.js";
+import { dress } from "../chips.js";
 import { copies } from "../copies.js";
 import { Lens } from "../lens.js";
 import { choice, flag, number, numbers, State, text } from "../state.js";
@@ -63,10 +63,7 @@ export class ImagePage {
     this.curves = new Curves(element("curves"), this);
     this.tip = new Tip(this);
     element("copies").append(copies(() => this.query(), () => this.state.settle()));
-    for (const chip of document.querySelectorAll(".chip[data-token]")) {
-      chip.style.setProperty("--hue", hue(Number(chip.dataset.token)));
-      chip.dataset.mark = mark(Number(chip.dataset.token));
-    }
+    dress(document);
     listen(this, element("stage"), this.table.scroller);
     addEventListener("scroll", () => this.#showPlace(), { passive: true });
     this.state.on((values, before) => this.#changed(before));

@@ -186,6 +186,13 @@ def test_controls(corpora: Served, chromium: Browser) -> None:
         expect(page.locator("#runs-a")).to_have_value("again")
         page.go_back()
         expect(page.locator("#images-a")).to_have_value("0")
+        # A panel that fills the window is let go before the patch that is held.
+        page.goto(f"{plain}?patch=2&whole=patches")
+        assert page.locator("#patches").evaluate("e => e.getBoundingClientRect().height === innerHeight")
+        page.keyboard.press("Escape")
+        expect(page).to_have_url(f"{plain}?patch=2")
+        page.keyboard.press("Escape")
+        expect(page).to_have_url(plain)
 
 
 def test_what_the_address_leaves_open(corpora: Served, chromium: Browser) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page, expect
 
 from vlq.query.cache import model_name
 
@@ -26,6 +28,46 @@ def test_keys_are_listed(site: Site, chromium: Browser) -> None:
         assert "these keys" in dialog.inner_text()
         page.keyboard.press("Escape")
         assert dialog.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "state", "panel"),
+    [
+        ("", "q=first_layer('dog')&facets=0", "answer"),
+        ("layers", "at=patch", "changes"),
+    ],
+)
+def test_a_panel_that_fills_the_window_is_in_the_address(
+    site: Site, chromium: Browser, path: str, state: str, panel: str
+) -> None:
+    plain = f"{site.url}/one/{path}?{state}"
+    with watched(chromium, plain) as page:
+        assert fills(page, panel, False)
+        page.locator(f"[data-whole={panel}]").click()
+        assert fills(page, panel, True)
+        assert parse_qs(urlsplit(page.url).query) == {**parse_qs(state), "whole": [panel]}
+        page.reload()
+        assert fills(page, panel, True)
+        page.keyboard.press("Escape")
+        assert fills(page, panel, False)
+        assert parse_qs(urlsplit(page.url).query) == parse_qs(state)
+        page.go_back()
+        assert fills(page, panel, True)
+        page.locator(f"[data-whole={panel}]").click()
+        assert fills(page, panel, False)
+        page.goto(f"{plain}&whole=nothing")
+        assert fills(page, panel, False)
+        page.keyboard.press("?")
+        assert "the panel fills the window no more" in page.get_by_role("dialog", name="Keys").inner_text()
+
+
+def fills(page: Page, panel: str, expected: bool) -> bool:
+    """Whether a panel is as large as the window, and its button says so, or both are not so."""
+    expect(page.locator(f"[data-whole={panel}]")).to_have_attribute("aria-pressed", str(expected).lower())
+    box, size = page.locator(f"#{panel}").bounding_box(), page.viewport_size
+    assert box is not None
+    assert size is not None
+    return (box["x"], box["y"], box["height"]) == (0, 0, size["height"]) if expected else box["x"] > 0
 
 
 @pytest.mark.parametrize(

@@ -393,6 +393,7 @@ CONTROLS = {
     "range": ("drag", "[data-layer='1'] [data-layer='3']", "1-3"),
     "patch": ("key", "ArrowDown", "21"),  # arrows begin in the middle
     "pins": ("key", "Enter", "21"),
+    "whole": ("click", "[data-whole=readings]", "readings"),
 }
 """Each field of the state: how it is changed, where, and to what."""
 

@@ -178,6 +178,17 @@ def test_each_control_is_in_the_address(
         expect(element).to_have_value(value)
 
 
+def test_a_panel_fills_the_window(corpus: Served, chromium: Browser) -> None:
+    plain = f"{corpus.url}/one/tokens/1"
+    with watched(chromium, f"{plain}?rank=4") as page:
+        page.locator("[data-whole=map]").click()
+        expect(page).to_have_url(f"{plain}?rank=4&whole=map")
+        page.reload()
+        assert page.locator("#map").evaluate("e => e.getBoundingClientRect().height === innerHeight")
+        page.keyboard.press("Escape")
+        expect(page).to_have_url(f"{plain}?rank=4")
+
+
 def test_other_tokens(corpus: Served, chromium: Browser) -> None:
     with watched(chromium, f"{corpus.url}/one/tokens?q=dog") as page:
         found = [int(chip.get_attribute("data-token") or "") for chip in page.locator("tbody .chip").all()]

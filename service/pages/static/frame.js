@@ -1,4 +1,4 @@
-// What every page has: the keys' help, and panels that fill the window.
+// What every page has: the keys' help.
 
 import { keys } from "./keys.js";
 
@@ -29,12 +29,3 @@ document.addEventListener("keydown", (event) => {
     show();
   }
 });
-
-for (const button of document.querySelectorAll("button[data-whole]")) {
-  const panel = document.getElementById(button.dataset.whole);
-  button.onclick = () => {
-    const whole = panel.classList.toggle("whole");
-    button.setAttribute("aria-pressed", whole);
-    panel.dispatchEvent(new CustomEvent("resized"));
-  };
-}

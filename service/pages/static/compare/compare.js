@@ -5,6 +5,7 @@ import { copies } from "../copies.js";
 import { key } from "../keys.js";
 import { Panels } from "../panels.js";
 import { State, flag, number, text } from "../state.js";
+import { fill, whole as wholePanel } from "../whole.js";
 import { differences } from "./differences.js";
 import { sets } from "./sets.js";
 import { Side } from "./side.js";
@@ -34,7 +35,9 @@ const state = new State({
   a: text(""),
   b: text(""),
   at: text(""),
+  whole: wholePanel(),
 });
+fill(state);
 
 // --- side by side --------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import { key } from "../keys.js";
 import { State, text, choice, numbers, flag } from "../state.js";
 import { ask as asked, edit, show, tell, underline } from "./editor.js";
 import { sets } from "./sets.js";
+import { fill, whole } from "../whole.js";
 
 const state = new State({
   q: text(isFile ? document.getElementById("query").defaultValue : ""), // a file has an answer of its own
@@ -16,7 +17,9 @@ const state = new State({
   plan: flag(),
   chosen: numbers(),
   set: text(),
+  whole: whole(),
 });
+fill(state);
 const answer = document.getElementById("answer");
 const aside = document.getElementById("facets");
 const below = document.querySelector(".below");
@@ -95,7 +98,7 @@ function furnish() {
   if (bar) bar.after(tools());
 }
 
-function button(name, pressed, act) {
+function button(name, pressed, act = null) {
   const made = Object.assign(document.createElement("button"), { type: "button", textContent: name, onclick: act, id: `tool-${name.toLowerCase()}` });
   made.setAttribute("aria-pressed", pressed);
   return made;
@@ -103,10 +106,12 @@ function button(name, pressed, act) {
 
 function tools() {
   const row = Object.assign(document.createElement("div"), { className: "tools" });
+  const filling = button("Whole", state.values.whole === "answer");
+  filling.dataset.whole = "answer";
   row.append(
     button("Facets", state.values.facets, () => state.set({ facets: !state.values.facets })),
     button("Plan", state.values.plan, () => state.set({ plan: !state.values.plan })),
-    button("Whole", answer.classList.contains("whole"), ({ currentTarget }) => currentTarget.setAttribute("aria-pressed", answer.classList.toggle("whole"))),
+    filling,
     copies(() => state.values.q, () => state.settle()),
   );
   row.append(Object.assign(document.createElement("div"), { id: "plan" }));

@@ -19,6 +19,7 @@ import { rectangle, spans, unspanned } from "./pins.js";
 import { imageQuery } from "./query.js";
 import { Table } from "./table.js";
 import { Tip } from "./tip.js";
+import { fill, whole as wholePanel } from "../whole.js";
 
 const SOON = 5; // tokens of each reading that are asked for behind the first ones: what a tooltip shows
 const element = (id) => document.getElementById(id);
@@ -47,7 +48,9 @@ export class ImagePage {
       area: { usual: [], read: (value) => (model.patches ? unspanned(value, most) : []), write: spans },
       all: flag(), // tokens of the legend
       play: flag(),
+      whole: wholePanel(),
     });
+    fill(this.state);
     model.want(model.named(this.values.token));
     this.paint = new Paint(model);
     this.paint.set(this.values);

@@ -4,6 +4,7 @@ import { copies } from "../copies.js";
 import { key } from "../keys.js";
 import { Panels, bind } from "../panels.js";
 import { State, choice } from "../state.js";
+import { fill, whole } from "../whole.js";
 
 const form = document.getElementById("controls");
 const options = (name) => [...form.elements[name].options].map((option) => option.value);
@@ -14,7 +15,9 @@ const state = new State({
   unit: choice("image", ["image", "position"]),
   from: choice(layers[Math.floor(layers.length / 2)], layers),
   to: choice(layers.at(-1), layers),
+  whole: whole(),
 });
+fill(state);
 bind(state, form, { panels: new Panels(state, document.querySelector(".panels")) });
 
 const query = () => {

@@ -5,6 +5,7 @@ import { copies } from "../copies.js";
 import { key } from "../keys.js";
 import { Panels, bind } from "../panels.js";
 import { State, choice, number, text } from "../state.js";
+import { fill, whole } from "../whole.js";
 
 const BINS = 20, BIN = 1 / BINS;
 
@@ -15,7 +16,9 @@ const state = new State({
   high: number(1, 0, 1),
   show: choice("bands", ["bands", "random", "top"]),
   seed: number(0, 0),
+  whole: whole(),
 });
+fill(state);
 const form = document.getElementById("controls");
 const base = document.querySelector(".panels");
 const id = base.dataset.base.split("/").pop();

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -68,6 +70,35 @@ def fills(page: Page, panel: str, expected: bool) -> bool:
     assert box is not None
     assert size is not None
     return (box["x"], box["y"], box["height"]) == (0, 0, size["height"]) if expected else box["x"] > 0
+
+
+def test_tokens_that_look_alike_are_rare(site: Site, chromium: Browser) -> None:
+    """Of a hundred tokens of a large vocabulary: those of nearly the same hue that have the same mark, too.
+
+    Frequent tokens have low ids in most vocabularies, so ids are drawn evenly of their logarithms.
+    """
+    draws = np.random.default_rng(0)
+    drawn = [np.unique(np.exp(draws.uniform(5.5, np.log(32_000), 400)).astype(int)) for _ in range(40)]
+    images = [draws.permutation(ids)[:100] for ids in drawn]
+    with watched(chromium, f"{site.url}/docs") as page:
+        looks = page.evaluate(
+            """async (images) => {
+                const frame = document.querySelector("script[type=module]");
+                const { hue, mark } = await import(frame.src.replace("frame.js", "chips.js"));
+                return images.map((ids) => ids.map((id) => [hue(id), mark(id)]));
+            }""",
+            [ids.tolist() for ids in images],
+        )
+    alike = [
+        sum(
+            mark == other and min(abs(hue - another), 360 - abs(hue - another)) < 15
+            for (hue, mark), (another, other) in itertools.combinations(image, 2)
+        )
+        for image in looks
+    ]
+    assert all(len(image) == 100 for image in looks)
+    # As chance has it: of 4,950 pairs one in 24 has the same hue, and of these one in 40 the same mark.
+    assert np.mean(alike) == pytest.approx(4950 / 24 / 40, rel=0.25)
 
 
 @pytest.mark.parametrize(

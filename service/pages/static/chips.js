@@ -2,7 +2,10 @@
 
 import { page } from "./api.js";
 
-const MARKS = ["●", "▲", "■", "◆", "✚", "★", "◐", "⬟"];
+// Hues that lie far enough apart to be told from each other, and marks for those that have the same one: of the hundred
+// tokens that an image has most of, some five pairs have both in common.
+const HUES = 24;
+const MARKS = [..."●○◐◑◒◓◍◉■□◧◨◩◪▣▦▲△▼▽◭◮◆◇◈❖★☆✚✱✦✿⬟⬢▬▮◢◣◤◥"];
 
 // Neighbouring ids are often of a kind: a hash spreads them.
 function hashed(id) {
@@ -11,8 +14,8 @@ function hashed(id) {
   return (value ^ (value >>> 16)) >>> 0;
 }
 
-export const hue = (id) => hashed(id) % 360;
-export const mark = (id) => MARKS[Math.floor(hashed(id) / 360) % MARKS.length];
+export const hue = (id) => (hashed(id) % HUES) * (360 / HUES);
+export const mark = (id) => MARKS[Math.floor(hashed(id) / HUES) % MARKS.length];
 
 // What is shown of a token's text: its spaces in front are marked; what cannot be seen stands as its piece, and an id
 // without either as its number.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from vlq.query.client import LocalCorpus
 from vlq.query.compile import Compiler
 from vlq.query.errors import QueryError
-from vlq.query.nodes import Comparison, Literal, Name, Node, node_of
+from vlq.query.nodes import Call, Comparison, Literal, Name, Node, node_of
 from vlq.query.predicates import Column
 from vlq.query.registry import call
 from vlq.query.result import Result
@@ -23,6 +23,7 @@ from vlq.service.narrow import (
     images_conditions,
     is_about,
     is_name,
+    joined,
     narrowed,
     of_images,
     steps,
@@ -59,7 +60,7 @@ class Facet:
     """How many rows (or images) have which value of a column."""
 
     column: str
-    counts: str  # what is counted: rows, images
+    counts: str  # what is counted: rows, images, rows of each token by itself
     numbers: bool  # whether the bars are those of a histogram
     bars: tuple[Bar, ...]
     more: bool  # whether there are further values
@@ -76,7 +77,7 @@ def facets(corpus: LocalCorpus, query: str) -> list[Facet]:
     They are of all rows, whatever part of these is shown; each is of those that the other columns' conditions leave.
     """
     asked = corpus.query(query)
-    found = [*_of_rows(asked), *(_of_population(asked) if "image" not in asked.table.keys else [])]
+    found = [*_of_rows(asked), _of_tokens(asked), *(_of_population(asked) if "image" not in asked.table.keys else [])]
     return [facet for facet in found if facet is not None and facet.parts]
 
 
@@ -115,6 +116,32 @@ def _of_rows(asked: Result) -> Iterator[Facet | None]:
         has_pieces = name == "token" and "piece" in columns
         choose = partial(narrowed, others)
         yield _Parted(asked.corpus, name, columns[name], has_pieces, uncut(others), "rows", here, others, choose).facet
+
+
+OF_TOKENS = ("first_layer", "last_layer", "peak_layer", "readings")
+"""Functions whose rows say where a token is read, but not which one of several."""
+
+
+def _of_tokens(asked: Result) -> Facet | None:
+    """Of the tokens that a query names together: how many rows the same query has of each of them by itself."""
+    first, done = steps(asked.node)
+    if not (isinstance(first, Call) and first.function in OF_TOKENS) or is_grouped(asked.node):
+        return None
+    if first.get("missing") is not None:
+        return None  # there is a row for every image, whichever the token
+    named = tuple((name, value) for name, value in first.arguments if name in ("token", "pieces"))
+    tokens = asked.corpus.query(Call(first.function, named, min(first.positional, 1))).tokens
+    if len(tokens) > MOST_VALUES:
+        return None  # each is a query of its own
+    bars = []
+    for token in tokens:
+        arguments = tuple((name, value) for name, value in first.arguments if name != "pieces")
+        alone = tuple((name, Literal(token["id"]) if name == "token" else value) for name, value in arguments)
+        query = joined(replace(first, arguments=alone), done)
+        count = len(asked.corpus.query(uncut(query)))
+        bars.append(Bar(token["piece"] or str(token["id"]), count, False, str(query) if count else None))
+    bars.sort(key=lambda bar: -bar.count)
+    return Facet("token", "rows of each by itself", False, tuple(bars), False)
 
 
 def _rank(name: str) -> int:

@@ -76,7 +76,10 @@ class ABar(BaseModel):
 
 class AFacet(BaseModel):
     column: str = Field(examples=["label"])
-    counts: str = Field(description="What is counted: rows of the answer, or images that are asked.", examples=["rows"])
+    counts: str = Field(
+        description="What is counted: rows of the answer, images that are asked, or rows of each token by itself.",
+        examples=["rows"],
+    )
     numbers: bool = Field(description="Whether the bars are those of a histogram.")
     bars: list[ABar]
     more: bool = Field(description="Whether there are further values.")

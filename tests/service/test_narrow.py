@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vlq.query.parse import parse
@@ -170,3 +171,31 @@ def test_facets_of_a_column_with_a_condition_show_its_other_values(site: Site) -
     }
     assert [bar["label"] for bar in layers["bars"] if bar["chosen"]] == ["1"]
     assert found["chosen"] == [{"text": "layer == 1", "query": "first_layer('dog', min_patches=3)"}]
+
+
+def test_tokens_are_counted_each_by_itself(site: Site) -> None:
+    """`dog` is the tokens 0 and 1, with case folded."""
+    top1 = site.arrays["patch/top1"]  # (image, layer, patch); image 1 has failed
+    good = np.arange(len(top1)) != 1
+
+    def counted(query: str) -> dict[str, int]:
+        found = site.client.post("/v1/facets", json={"query": query}).json()["facets"]
+        bars = next((facet["bars"] for facet in found if facet["column"] == "token"), [])
+        return {bar["query"]: bar["count"] for bar in bars}
+
+    read = {id: top1[good] == id for id in (0, 1)}
+    assert counted("readings('dog').where(layer > 2).limit(3)") == {
+        f"readings({id}).where(layer > 2).limit(3)": int(read[id][:, 3:].sum()) for id in (0, 1)
+    }
+    many = {id: (read[id].sum(-1) >= 3).any(-1).sum() for id in (0, 1)}
+    assert many[0] > 0 < many[1]
+    assert counted("first_layer('dog', min_patches=3)") == {
+        f"first_layer({id}, min_patches=3)": int(many[id]) for id in (0, 1)
+    }
+    for query in (
+        "readings(0)",
+        "rank('dog')",
+        "first_layer('dog') < last_layer('dog')",
+        "readings('dog').group(layer).count()",
+    ):
+        assert counted(query) == {}, query

@@ -50,7 +50,12 @@ PAIR = (
 )
 
 SETS = (
-    Panel("counts", "How many", ("a", "b"), "Images of each set, with 95% intervals by the bootstrap over images."),
+    Panel(
+        "counts",
+        "How many",
+        ("a", "b", "a_name", "b_name"),
+        "Images of each set, with 95% intervals by the bootstrap over images.",
+    ),
     Panel(
         "by-layer",
         "At which layers",
@@ -182,7 +187,8 @@ async def compare_panel(request: Request, served: ServedHere, name: str, panel: 
         if about in PAIR:
             return PAIRS[about.name](Compared.of(served, *sides_of(given, served, name, usual_images(corpus))))
         found = [one_set(corpus, given.get(which, "")) for which in "ab"]
-        return of_sets(about.name, corpus, found[0], found[1], at)
+        names = given.get("a_name", ""), given.get("b_name", "")
+        return of_sets(about.name, corpus, found[0], found[1], names, at)
 
     back = f"{site.root}/{name}/compare"
     return await panel_response(request, served, corpus, site, about, "compare_panel.html", back, make, tuple(others))
@@ -311,7 +317,8 @@ class Sizes:
     """How many images there are in two sets."""
 
     headline: str
-    sets: tuple[tuple[str, str, int, str], ...]  # query, its headline, images, share with its interval
+    # What it is called, its query and its headline, images, share with its interval.
+    sets: tuple[tuple[str, str, str, int, str], ...]
     difference: str
     parts: tuple[tuple[str, int, tuple[int, ...]], ...]  # name, images, some of them
     queries: tuple[str, ...]
@@ -321,12 +328,14 @@ SOME = 12
 """Images of each part that are listed."""
 
 
-def of_sets(panel: str, corpus: LocalCorpus, a: ImageSet, b: ImageSet, at: int | None) -> Sizes | Charts | Table:
+def of_sets(
+    panel: str, corpus: LocalCorpus, a: ImageSet, b: ImageSet, names: tuple[str, str], at: int | None
+) -> Sizes | Charts | Table:
     images = corpus.cache.snapshot().images
     queries = (a.query, b.query)
     match panel:
         case "counts":
-            return sizes(a, b, images)
+            return sizes(a, b, names, images)
         case "by-layer":
             return by_layer(corpus, a, b, images)
     layer = corpus.cache.run.read_layers[-1] if at is None else at
@@ -353,7 +362,7 @@ def of_sets(panel: str, corpus: LocalCorpus, a: ImageSet, b: ImageSet, at: int |
     return Table(headline, columns, rows, len(rows), queries, notes if found else ())
 
 
-def sizes(a: ImageSet, b: ImageSet, images: int) -> Sizes:
+def sizes(a: ImageSet, b: ImageSet, names: tuple[str, str], images: int) -> Sizes:
     found = sets.sizes(a.images, b.images, images)
     parts = (
         ("in the first only", a.images - b.images),
@@ -363,10 +372,10 @@ def sizes(a: ImageSet, b: ImageSet, images: int) -> Sizes:
     return Sizes(
         f"{len(a.images):,} and {len(b.images):,} of {count(images, 'image')}",
         tuple(
-            (one.query, one.headline, len(one.images), f"{percent(share)}{between(interval)}")
-            for one, share, interval in (
-                (a, found.share_a, found.interval_a),
-                (b, found.share_b, found.interval_b),
+            (name, one.query, one.headline, len(one.images), f"{percent(share)}{between(interval)}")
+            for name, one, share, interval in (
+                (names[0], a, found.share_a, found.interval_a),
+                (names[1], b, found.share_b, found.interval_b),
             )
         ),
         difference(found.difference, found.interval),

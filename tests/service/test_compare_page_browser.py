@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
 import pytest
@@ -255,6 +256,38 @@ def test_two_sets(corpora: Served, chromium: Browser) -> None:
         page.locator("#b").fill("defaults()")
         page.locator("#b").press("Enter")
         expect(page.locator("#mistake")).to_contain_text("defaults() has no rows by image")
+
+
+def test_sets_that_are_kept_have_names(corpora: Served, chromium: Browser) -> None:
+    """A set comes by its link, is kept, is taken by its name, and is known to whoever gets the comparison's link."""
+    three = "images(image_id in [0, 1, 4])"
+    link = f"{corpora.url}/one/?{urlencode({'q': three, 'chosen': '0,1,4', 'set': 'my <b>three</b>'})}"
+    with watched(chromium, link) as page:
+        page.get_by_role("button", name="Save set").click()
+        expect(page.locator("#sets")).to_contain_text("my <b>three</b> (3)")
+        page.goto(f"{corpora.url}/one/compare?b=images(label == 'a')")
+        expect(page.locator("#b_name")).to_be_visible()
+        page.locator("#a_name").select_option("my <b>three</b>")
+        expect(page.locator("#a")).to_have_value(three)
+        rows = panel(page, "counts")
+        assert rows[0][1] == "3"
+        expect(page.locator("#counts tbody th").first).to_contain_text("my <b>three</b>")
+        expect(page.locator("#counts tbody th").nth(1)).to_contain_text("images(label == 'a')")
+        state = parse_qs(urlsplit(page.url).query)
+        assert state == {"a": [three], "a_name": ["my <b>three</b>"], "b": ["images(label == 'a')"]}
+        address = page.url
+        # Another query is no longer that set.
+        page.locator("#a").fill("images(image_id in [0])")
+        page.locator("#a").press("Enter")
+        expect(page.locator("#counts tbody th").first).not_to_contain_text("three")
+        assert page.locator("#a_name").input_value() == ""
+        page.go_back()
+        expect(page.locator("#counts tbody th").first).to_contain_text("my <b>three</b>")
+    with watched(chromium, address) as page:  # a browser that keeps no sets
+        panel(page, "counts")
+        expect(page.locator("#counts tbody th").first).to_contain_text("my <b>three</b>")
+        assert page.locator("#a_name").input_value() == "my <b>three</b>"
+        expect(page.locator("#b_name")).to_be_hidden()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -35,6 +35,8 @@ const state = new State({
   a: text(""),
   b: text(""),
   at: text(""),
+  a_name: text(""),
+  b_name: text(""),
   whole: wholePanel(),
 });
 fill(state);

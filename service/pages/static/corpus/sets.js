@@ -1,32 +1,12 @@
-// Images that are chosen, and sets of them that this browser keeps.
+// Images that are chosen, and the sets of them that are kept.
 
 import { html, render, nothing } from "../vendor/lit-html.js";
 import { corpus, isFile, page, post } from "../api.js";
 import { counted } from "../chips.js";
+import { changed, keep, kept, query } from "../sets.js";
 
-const KEY = `vlq:sets:${corpus}`;
 const bar = document.getElementById("selection");
 const shelf = document.getElementById("sets");
-
-function kept() {
-  try {
-    const found = JSON.parse(localStorage.getItem(KEY) ?? "[]");
-    return Array.isArray(found) ? found.filter(({ name, images }) => typeof name === "string" && Array.isArray(images)) : [];
-  } catch {
-    return [];
-  }
-}
-
-function keep(sets) {
-  try {
-    localStorage.setItem(KEY, JSON.stringify(sets));
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-const query = (images) => `images(image_id in [${images.map(Number).join(", ")}])`;
 
 // `state` has `chosen` and `set`; `run` asks a query, `tell` says what went wrong.
 export function sets(state, run, tell) {
@@ -106,7 +86,7 @@ export function sets(state, run, tell) {
     choose([...chosen]);
   }
 
-  addEventListener("storage", (event) => event.key === KEY && draw());
+  changed(draw);
   draw();
   return { draw, mark, ticked };
 }

@@ -42,11 +42,6 @@ class Corpus(ABC):
     def url(self) -> str:
         """Where it is."""
 
-    @property
-    def called(self) -> str:
-        """What queries that name corpora call it."""
-        return self.url
-
     @abstractmethod
     def query(self, query: str | Node) -> Asked:
         """The answer to a query, given as text or as a node. Raises QueryError.
@@ -78,8 +73,8 @@ class Corpus(ABC):
 
         This one is `a`; the other is given by its URL, or opened.
         """
-        other = b.called if isinstance(b, Corpus) else b
-        return self.query(builders.compare(self.called, other, parse(query) if isinstance(query, str) else query))
+        other = b.url if isinstance(b, Corpus) else b
+        return self.query(builders.compare(self.url, other, parse(query) if isinstance(query, str) else query))
 
     def sql(
         self,

@@ -22,6 +22,7 @@ from vlq.query.asked import Asked
 from vlq.query.corpus import Corpus
 from vlq.query.errors import Busy, NotAllowed, NotFound, ServiceError, of_kind
 from vlq.query.files import plot_form, write_whole
+from vlq.query.functions.compare import named_caches
 from vlq.query.limits import Limits
 from vlq.query.nodes import Node
 from vlq.query.parse import parse
@@ -194,10 +195,6 @@ class RemoteCorpus(Corpus):
     def url(self) -> str:
         return f"{self.service.url}/{self.name}"
 
-    @property
-    def called(self) -> str:
-        return self.name
-
     def query(self, query: str | Node) -> RemoteResult:
         return RemoteResult(self, query)
 
@@ -224,6 +221,10 @@ class RemoteCorpus(Corpus):
     @property
     def zarr(self) -> NoReturn:
         raise self._elsewhere("zarr")
+
+    @property
+    def cache(self) -> NoReturn:
+        raise self._elsewhere("cache")
 
     def _elsewhere(self, what: str) -> ServiceError:
         cache = self.info()["cache"]
@@ -285,8 +286,11 @@ class RemoteResult(Asked):
 
     def __init__(self, corpus: RemoteCorpus, query: str | Node) -> None:
         self.corpus = corpus
-        self._text = query if isinstance(query, str) else str(query)
+        text = query if isinstance(query, str) else str(query)
         self.node = parse(query) if isinstance(query, str) else query
+        self._text = by_names(text, corpus.service.url)
+        if self._text != text:
+            self.node = parse(self._text)
         self._checked = self._json("/v1/check")
 
     def _body(self, **values: Any) -> dict[str, Any]:
@@ -380,6 +384,18 @@ class Picture:
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         return {"image/svg+xml": self.data.decode()} if self.form == "svg" else {"image/png": self.data}
+
+
+def by_names(text: str, service: str) -> str:
+    """A query that names corpora as a service does, of one that names some by their addresses there."""
+    if f"{service}/" not in text:
+        return text
+    for named in reversed([*named_caches(parse(text))]):
+        address, _, name = str(named.value).rstrip("/").rpartition("/")
+        if address == service and named.span is not None:
+            start, end = named.span
+            text = f"{text[:start]}{name!r}{text[end:]}"
+    return text
 
 
 def summary_of(value: Any) -> Any:

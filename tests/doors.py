@@ -52,12 +52,12 @@ class Through(RemoteCorpus):
         return ThroughResult(self, query)
 
     @property
-    def called(self) -> str:
+    def url(self) -> str:
         return self.local.url  # under which the tests' own caches know each other
 
     @property
-    def url(self) -> str:
-        return self.local.url
+    def cache(self) -> Any:
+        return self.local.cache
 
     def annotate(self, *arguments: Any, **named: Any) -> Any:
         return self.local.annotate(*arguments, **named)

@@ -33,14 +33,17 @@ from vlq.query.tokens import Token, TokenSet
 DIFFERENCE = "difference"
 
 
-def first_cache(node: Node) -> Literal | None:
-    """Where a query names the first of two caches, which it is to be asked of; None if it names none."""
+def named_caches(node: Node) -> Iterator[Literal]:
+    """Where a query names caches, from left to right."""
     for part in walk(node):
         if isinstance(part, Call) and part.function == COMPARE.name:
-            url = part.get("a")
-            if isinstance(url, Literal) and isinstance(url.value, str):
-                return url
-    return None
+            urls = (part.get("a"), part.get("b"))
+            yield from (url for url in urls if isinstance(url, Literal) and isinstance(url.value, str))
+
+
+def first_cache(node: Node) -> Literal | None:
+    """Where a query names the first of two caches, which it is to be asked of; None if it names none."""
+    return next(named_caches(node), None)
 
 
 @dataclass(frozen=True)

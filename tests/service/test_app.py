@@ -20,8 +20,9 @@ import safetensors.numpy
 from openapi_spec_validator import validate
 
 import vlq
+from vlq.query.client import ask
 from vlq.query.engine import Engine
-from vlq.query.errors import NotFound
+from vlq.query.errors import NotFound, ServiceError, UnknownToken, VlqError
 from vlq.query.remote import RemoteCorpus
 from vlq.query.render import to_csv, to_jsonl
 from vlq.service.answers import Answers, Kept
@@ -398,8 +399,45 @@ def test_the_client_names_corpora(site: Site) -> None:
     with pytest.raises(NotFound) as caught:
         vlq.open(f"{site.url}/three")
     assert caught.value.hint == "It has one, two."
+
+
+def test_a_comparison_names_corpora_by_their_addresses(site: Site, tmp_path: Path) -> None:
+    """The service is asked by its own names for them. One of its corpora is not compared with a cache elsewhere."""
+    one, two = vlq.open(site.url), vlq.open(f"{site.url}/two")
+    # Both are made of the same images: the first five.
+    expected = one.query("compare('one', 'two', first_layer('dog'))")
+    assert len(expected) > 0
+    text = f"compare('{site.url}/one', '{site.url}/two', first_layer('dog'))"
+    for asked in (
+        one.compare(two, "first_layer('dog')"),
+        one.compare(f"{site.url}/two", "first_layer('dog')"),
+        ask(text),
+    ):
+        assert (asked.query, asked.rows, asked.headline) == (expected.query, expected.rows, expected.headline)
+    with pytest.raises(UnknownToken) as caught:
+        ask(text.replace("dog", "dgo"))
+    assert caught.value.query == "compare('one', 'two', first_layer('dgo'))"
+    assert caught.value.query[slice(*(caught.value.span or ()))] == "'dgo'"
+    make_cache(tmp_path)
+    for mixed in (
+        lambda: vlq.open(str(tmp_path)).compare(two, "images()"),
+        lambda: one.compare(str(tmp_path), "images()"),
+    ):
+        with pytest.raises(VlqError, match=r"needs the cache itself|opens no other cache"):
+            mixed()
+
+
+def test_what_needs_the_cache_itself_says_where_it_is(site: Site) -> None:
     one = vlq.open(site.url)
-    assert len(one.compare(two, "defaults()")) == len(one.query("compare('one', 'two', defaults())"))
+    for name, needs in {
+        "annotate": lambda: one.annotate({"image": ["000-0.png"], "note": ["x"]}),
+        "zarr": lambda: one.zarr,
+        "cache": lambda: one.cache,  # type: ignore[attr-defined]
+    }.items():
+        with pytest.raises(ServiceError) as caught:
+            needs()
+        assert caught.value.message == f"{name} is not to be had through a service."
+        assert caught.value.hint == f"Open the cache itself: {site.corpus.url}"
 
 
 def test_large_answers_come_in_parts(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

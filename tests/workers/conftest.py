@@ -12,6 +12,7 @@ from PIL import Image
 
 from vlq.workers.pool import Pool
 
+from .here import without_ray
 from .runs import Vlq, finished, start
 
 WORDS = ["USER", ":", "ASSISTANT", "What", "is", "in", "this", "image", "?", "the", "main", "object", "dog", "cat"]
@@ -158,6 +159,13 @@ def undisturbed(tiny_model: Path, images: Path, tmp_path_factory: pytest.TempPat
 def one_ray() -> Iterator[None]:
     """Ray for several runs: a run that finds it started leaves it so."""
     with Pool():
+        yield
+
+
+@pytest.fixture
+def no_ray() -> Iterator[None]:
+    """Runs have their worker in this process."""
+    with without_ray():
         yield
 
 

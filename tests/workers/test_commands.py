@@ -230,7 +230,7 @@ def test_odd_images_and_columns_through_a_whole_run(vlq: Vlq, tmp_path: Path, ti
     assert json.loads(out)["summary"]["images"] == 6
 
 
-def test_nothing_but_bad_images(vlq: Vlq, tmp_path: Path, tiny_model: Path, one_ray: None) -> None:
+def test_nothing_but_bad_images(vlq: Vlq, tmp_path: Path, tiny_model: Path, no_ray: None) -> None:
     images = save_images(tmp_path / "images", 3)
     for image in images.iterdir():
         image.write_bytes(b"")
@@ -278,7 +278,7 @@ def test_words_to_track(tmp_path: Path) -> None:
 
 
 def test_tracked_words_through_a_whole_run(
-    vlq: Vlq, tmp_path: Path, tiny_model: Path, images: Path, one_ray: None
+    vlq: Vlq, tmp_path: Path, tiny_model: Path, images: Path, no_ray: None
 ) -> None:
     cache = tmp_path / "cache"
     command = ("run", images, "--model", tiny_model, "--cache", cache, "--k", "4", "--limit", "3")
@@ -310,7 +310,7 @@ def test_layers_that_the_model_does_not_have(vlq: Vlq, tmp_path: Path, tiny_mode
 
 
 def test_some_layers_through_a_whole_run(
-    vlq: Vlq, tmp_path: Path, tiny_model: Path, images: Path, one_ray: None
+    vlq: Vlq, tmp_path: Path, tiny_model: Path, images: Path, no_ray: None
 ) -> None:
     cache = tmp_path / "cache"
     command = ("run", images, "--model", tiny_model, "--cache", cache, "--k", "4", "--limit", "3")

@@ -225,7 +225,7 @@ def quiet(what: str, done: int, of: int) -> None:
     pass
 
 
-def test_a_run(folder: Path, tmp_path: Path, vlq: Vlq, one_ray: None) -> None:
+def test_a_run(folder: Path, tmp_path: Path, vlq: Vlq, no_ray: None) -> None:
     """It is gone on with; what is stored is what the model itself reads, and every check passes."""
     cache = tmp_path / "cache"
     code, out, said = vlq(*options(folder, cache), "--limit", 3)
@@ -287,7 +287,7 @@ def test_a_run(folder: Path, tmp_path: Path, vlq: Vlq, one_ray: None) -> None:
         assert (code, differs in said) == (2, True)
 
 
-def test_of_one_label(folder: Path, tmp_path: Path, vlq: Vlq, one_ray: None) -> None:
+def test_of_one_label(folder: Path, tmp_path: Path, vlq: Vlq, no_ray: None) -> None:
     cache = tmp_path / "cache"
     code, _, said = vlq(*options(folder, cache)[:-1], "objects:DOG", "--at", "patch")
     assert code == 0, said

@@ -21,10 +21,10 @@ from vlq.workers.rerun import rerun
 from vlq.workers.verify import verify
 
 from .conftest import save_images
+from .here import printed
 from .models import checks
 from .models.tiny import make_llava_next
-from .runs import contents, finished
-from .runs import vlq as command
+from .runs import contents
 
 ASKED = [
     ("0000.png", "What is in this image?"),
@@ -54,8 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images, model = save_images(folder / "images", 3), make_llava_next(folder / "model")
     options = ["--model", model, "--cache", folder / "cache", "--k", "5", "--shard-size", "3", "--batch-size", "2"]
     options += ["--prompt-column", "question", "--answer", "3"]
-    assert "5 images read" in finished(command("run", write_manifest(images, ASKED), *options))
-    assert "6 images read" in finished(command("run", write_manifest(images, [LATER, *ASKED]), *options))
+    assert "5 images read" in printed("run", write_manifest(images, ASKED), *options)
+    assert "6 images read" in printed("run", write_manifest(images, [LATER, *ASKED]), *options)
     return folder
 
 

@@ -23,6 +23,8 @@ from vlq.workers.job import run_job
 from vlq.workers.plan import RunOptions
 from vlq.workers.progress import tracker
 
+from ..here import without_ray
+
 ROOT = Path(__file__).parents[3]
 PAGES = ["README.md", "docs/tutorial.md", "docs/sql.md"]
 INDENT = "    "
@@ -94,7 +96,7 @@ def caches(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(folder / "asked.csv"), str(MODEL), str(folder / "asked"), prompt_column="question",
         at=("patch", "prompt", "answer"), answer=4, workers=1,
     )  # fmt: skip
-    with tracker() as shown:
+    with without_ray(), tracker() as shown:
         run_job(options, shown)
         run_job(asked, shown)
     return folder

@@ -17,10 +17,7 @@ from vlq.workers.models.files import model_hash
 from ..conftest import save_images
 from ..runs import Vlq
 
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_images(tmp_path_factory.mktemp("lens") / "images", 12)
+IMAGES = 12
 
 
 def test_train_and_show(vlq: Vlq, tiny_model: Path, images: Path, tmp_path: Path) -> None:

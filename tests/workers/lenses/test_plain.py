@@ -20,22 +20,17 @@ from vlq.workers.models.base import LensModel
 from ...synthetic import make_run
 from ..models import checks
 from ..models.tiny import make_paligemma
+from ..runs import PROMPT
 from . import exact
 
 # PaliGemmaProcessor makes NumPy arrays of tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
 EXPECTED: dict[str, Callable[[LensModel, np.ndarray], np.ndarray]] = {
     "logit": exact.logit,
     "head": exact.head,
     "nearest": exact.nearest,
 }
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> LensModel:
-    return load(str(tiny_model), prompt=PROMPT)
 
 
 @torch.inference_mode()

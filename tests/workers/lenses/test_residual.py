@@ -29,12 +29,14 @@ from vlq.workers.models.base import LensModel
 from vlq.workers.repair import Finding, Mended, command_of, repair
 
 from ...synthetic import make_cache, make_run
-from ..conftest import save_images
-from ..runs import Silent, Vlq, contents
+from ..here import without_ray
+from ..runs import PROMPT, Silent, Vlq, contents
 from . import exact
-from .test_run import IMAGES, KINDS, PROMPT, K, deeply_verified, findings, make_lens, options
+from .making import KINDS, K, caches_of, deeply_verified, findings, options
 
 pytestmark = pytest.mark.timeout(600)  # a run takes seconds, but a minute on a machine that is busy
+
+IMAGES = 5
 
 BROKEN = 3
 """The image that cannot be read."""
@@ -50,21 +52,9 @@ NATS = 1e-4
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Path) -> LensModel:
-    torch.set_num_threads(1)
-    return load(str(tiny_model), prompt=PROMPT)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = save_images(tmp_path_factory.mktemp("residual") / "images", IMAGES)
-    (sorted(folder.iterdir())[BROKEN]).write_bytes(b"no image")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def lens(tiny_model: Path, model: LensModel, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_lens(tmp_path_factory.mktemp("lens") / "tuned", tiny_model, model, images)
+def images(images: Path) -> Path:
+    sorted(images.iterdir())[BROKEN].write_bytes(b"no image")
+    return images
 
 
 def asked(model: Path, images: Path, cache: Path, lens: Path | str = "logit", **changes: Any) -> Any:
@@ -72,15 +62,9 @@ def asked(model: Path, images: Path, cache: Path, lens: Path | str = "logit", **
 
 
 @pytest.fixture(scope="module")
-def caches(
-    tiny_model: Path, images: Path, lens: Path, one_ray: None, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+def caches(tiny_model: Path, images: Path, lens: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A cache by each lens."""
-    folder = tmp_path_factory.mktemp("caches")
-    for kind in KINDS:
-        outcome = run_job(asked(tiny_model, images, folder / kind, lens if kind == "tuned" else kind), Silent())
-        assert (outcome.images, len(outcome.errors)) == (IMAGES, 1)
-    return {kind: folder / kind for kind in KINDS}
+    return caches_of(tmp_path_factory.mktemp("caches"), tiny_model, images, lens, IMAGES, 1, keep="residual")
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +159,9 @@ def test_upkeep(kind: str, caches: dict[str, Path], tiny_model: Path, tmp_path: 
 
 
 def test_bytes_do_not_depend_on_how_a_run_went(
-    caches: dict[str, Path], tiny_model: Path, images: Path, tmp_path: Path
+    caches: dict[str, Path], tiny_model: Path, images: Path, tmp_path: Path, one_ray: None
 ) -> None:
-    """A shard less, and without what makes logits of states: the same command goes on."""
+    """A shard less, and without what makes logits of states: the same command goes on; and on two workers of Ray's."""
     cache, undisturbed = Path(shutil.copytree(caches["logit"], tmp_path / "cache")), contents(caches["logit"])
     run = Cache.open(str(cache)).run
     for path in (
@@ -187,7 +171,8 @@ def test_bytes_do_not_depend_on_how_a_run_went(
     ):
         path.unlink()
     shutil.rmtree(cache / "index")
-    run_job(asked(tiny_model, images, cache), Silent())
+    with without_ray():
+        run_job(asked(tiny_model, images, cache), Silent())
     assert contents(cache) == undisturbed
     again = tmp_path / "again"
     run_job(asked(tiny_model, images, again, workers=2), Silent())
@@ -217,7 +202,7 @@ def test_what_is_said_of_it(caches: dict[str, Path], tiny_model: Path, images: P
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision(dtype: str, tiny_model: Path, images: Path, one_ray: None, tmp_path: Path) -> None:
+def test_half_precision(dtype: str, tiny_model: Path, images: Path, no_ray: None, tmp_path: Path) -> None:
     """Answers, prompts of their own, and some layers: what follows of states is what was read."""
     manifest = tmp_path / "manifest.csv"
     lines = [f"{path},What is {'in ' * number}it?" for number, path in enumerate(sorted(images.iterdir()))]

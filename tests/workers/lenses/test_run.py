@@ -6,87 +6,42 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import vlq
 from vlq.query.cache import Cache
-from vlq.query.cli import main
 from vlq.query.errors import CacheMismatch, ModelError
 from vlq.query.info import info
 from vlq.query.store import open_store
-from vlq.workers.corpus import list_images
 from vlq.workers.estimate import as_text, as_values, estimate
 from vlq.workers.gc import collect, leftovers
 from vlq.workers.job import run_job
 from vlq.workers.lenses import tuned
-from vlq.workers.lenses.command import record
-from vlq.workers.lenses.files import Found, write
-from vlq.workers.lenses.train import Options, train
+from vlq.workers.lenses.files import Found
 from vlq.workers.look import held
-from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
-from vlq.workers.models.files import model_hash
-from vlq.workers.plan import RunOptions
 from vlq.workers.repair import Mended, command_of, repair
-from vlq.workers.verify import Finding, verify
+from vlq.workers.verify import Finding
 
 from ...brute import picked_layers, read_site
-from ..conftest import make_model, save_images
-from ..runs import Silent, Vlq, contents
+from ..conftest import make_model
+from ..runs import PROMPT, Silent, Vlq, contents
 from . import exact
+from .making import KINDS, SHARD, K, caches_of, deeply_verified, findings, make_lens, options
 
 pytestmark = pytest.mark.timeout(600)  # a run takes seconds, but a minute on a machine that is busy
 
-PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
-IMAGES, K, SHARD = 5, 4, 2
-KINDS = ("logit", "head", "nearest", "tuned")
+IMAGES = 5
 
 Expected = Callable[[LensModel, np.ndarray], np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Path) -> LensModel:
-    return load(str(tiny_model), prompt=PROMPT)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_images(tmp_path_factory.mktemp("lenses") / "images", IMAGES)
-
-
-@pytest.fixture(scope="module")
-def lens(tiny_model: Path, model: LensModel, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tuned lens, which leaves layer 1 alone."""
-    return make_lens(tmp_path_factory.mktemp("lens") / "tuned", tiny_model, model, images)
-
-
-def make_lens(folder: Path, path: Path, model: LensModel, images: Path, steps: int = 30) -> Path:
-    options = Options(steps=steps)
-    trained = train(model, list_images(str(images)).to_pylist(), options, lambda what, done, of: None)
-    kept = {layer: translator for layer, translator in trained.translators.items() if layer != 1}
-    made = record(str(path), None, model_hash(path), model, replace(trained, translators=kept), options)
-    write(folder, made, (translator.to_bytes() for translator in kept.values()))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def caches(
-    tiny_model: Path, images: Path, lens: Path, one_ray: None, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+def caches(tiny_model: Path, images: Path, lens: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A cache by each lens."""
-    folder = tmp_path_factory.mktemp("caches")
-    for kind in KINDS:
-        outcome = run_job(options(tiny_model, images, folder / kind, lens if kind == "tuned" else kind), Silent())
-        assert (outcome.images, outcome.errors) == (IMAGES, ())
-    return {kind: folder / kind for kind in KINDS}
-
-
-def options(model: Path, images: Path, cache: Path, lens: Path | str, **changes: Any) -> RunOptions:
-    values = {"prompt": PROMPT, "k": K, "shard_size": SHARD, "batch_size": 2, "workers": 1} | changes
-    return RunOptions(str(images), str(model), str(cache), lens=str(lens), **values)
+    return caches_of(tmp_path_factory.mktemp("caches"), tiny_model, images, lens, IMAGES)
 
 
 @pytest.fixture
@@ -97,16 +52,6 @@ def copied(caches: dict[str, Path], tmp_path: Path) -> Path:
 
 def shards(cache: Path) -> list[str]:
     return sorted(path.parent.relative_to(cache).as_posix() for path in cache.glob("shards/*/zarr.json"))
-
-
-def findings(cache: Path) -> list[Finding]:
-    return list(verify(Cache.open(str(cache)), lambda what, done, of: None))
-
-
-def deeply_verified(cache: Path) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["verify", "--deep", "--cache", str(cache)])
-    return int(ended.value.code or 0)
 
 
 # --- what is stored --------------------------------------------------------------------------------------------
@@ -174,6 +119,7 @@ def test_a_cache_tells_its_lens(caches: dict[str, Path], lens: Path) -> None:
 # --- going on --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize("by", ["its folder elsewhere", "tuned"])
 def test_a_run_goes_on(
     tiny_model: Path, images: Path, lens: Path, caches: dict[str, Path], copied: Path, tmp_path: Path, by: str

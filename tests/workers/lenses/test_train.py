@@ -23,19 +23,8 @@ from ..conftest import save_images
 from ..models.tiny import make_llava_next, make_paligemma
 from . import exact
 
-PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
 IMAGES = 24
 OPTIONS = Options(steps=120, holdout=0.25, positions_per_image=1000)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> LensModel:
-    return load(str(tiny_model), prompt=PROMPT)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_images(tmp_path_factory.mktemp("lens") / "images", IMAGES)
 
 
 def rows(images: Path) -> list[dict[str, Any]]:

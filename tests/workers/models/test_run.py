@@ -16,8 +16,7 @@ from PIL import Image
 import vlq
 
 from ..conftest import save_images
-from ..runs import finished
-from ..runs import vlq as command
+from ..here import printed
 from . import checks, test_qwen_vl
 from .tiny import make_llava_next
 
@@ -38,7 +37,7 @@ def test_what_is_stored_is_what_the_model_reads(tmp_path: Path, family: str) -> 
     cache = tmp_path / "cache"
     options = ["--model", folder, "--cache", cache, "--k", "5", "--shard-size", "3", "--batch-size", "2"]
     options += ["--answer", "3"]
-    finished(command("run", images, *options))
+    printed("run", images, *options)
 
     corpus = vlq.open(str(cache))
     assert corpus.cache.run.grid is None
@@ -78,7 +77,7 @@ def test_what_is_stored_is_what_the_model_reads(tmp_path: Path, family: str) -> 
             assert [found["token"] for found in top] == stored["top1"][:, :patches].reshape(-1).tolist()
     assert len(lengths) > 2
     assert len(answers) > 1 or family == "llava_next"  # of which random weights answer every image alike
-    finished(command("verify", "--deep", "--cache", cache))
+    printed("verify", "--deep", "--cache", cache)
 
 
 def end_of_some(folder: Path, images: Path) -> int:

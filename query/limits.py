@@ -25,7 +25,7 @@ class Limits:
     @property
     def shown_memory(self) -> str:
         """The limit of memory as it was given."""
-        return f"{self.memory:,} bytes" if isinstance(self.memory, int) else self.memory
+        return shown_size(self.memory) if isinstance(self.memory, int) else self.memory
 
     def checked(self) -> dict[str, Any]:
         """The limits by name, sizes in bytes. Raises BadArgument."""
@@ -34,6 +34,15 @@ class Limits:
             if values[name] is not None and not least <= values[name] <= most:
                 raise LIMIT.error(name=name, least=least, most=most, got=getattr(self, name))
         return values
+
+
+def shown_size(size: int) -> str:
+    """4000000000 -> '4GB', 1536 -> '1,536 bytes': as `size_of` reads it, if that is a whole number."""
+    for power, prefix in ((3, "G"), (2, "M"), (1, "K")):
+        for base, unit in ((1000, "B"), (1024, "iB")):
+            if size >= base**power and size % base**power == 0:
+                return f"{size // base**power:,}{prefix}{unit}"
+    return f"{size:,} bytes"
 
 
 def size_of(name: str, size: int | str) -> int:

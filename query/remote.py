@@ -26,7 +26,7 @@ from vlq.query.functions.compare import named_caches
 from vlq.query.limits import Limits
 from vlq.query.nodes import Node
 from vlq.query.parse import parse
-from vlq.query.summary import Rows, Summary
+from vlq.query.summary import Rows, Summary, count
 
 if TYPE_CHECKING:
     import httpx2
@@ -231,8 +231,9 @@ class RemoteCorpus(Corpus):
         return ServiceError(f"{what} is not to be had through a service.", f"Open the cache itself: {cache}")
 
     def __repr__(self) -> str:
-        info = self.info()
-        return f"<RemoteCorpus {self.url}: {info['cached']:,} images, {info['model']}, {info['layers']} layers>"
+        (about,) = (about for about in self.service.json("/v1/corpora")["corpora"] if about["name"] == self.name)
+        images, layers = count(about["images"], "image"), count(about["layers"], "layer")
+        return f"<Corpus {self.url}: {images}, {about['model']}, {layers}>"
 
 
 class RemoteAnswer(Answer):

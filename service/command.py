@@ -44,6 +44,9 @@ def serve(
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one question may take.", min=0.1)] = 30.0,
     memory: Annotated[str, typer.Option(help="Memory that all questions together may take.")] = "4GB",
+    temp: Annotated[
+        str, typer.Option(help="Disk that a statement of SQL may take for what does not fit into memory; 0 for none.")
+    ] = "0",
     max_rows: Annotated[int, typer.Option(help="Rows of one answer.", min=1)] = 1_000_000,
     at_once: Annotated[int, typer.Option(help="Questions that are answered at the same time.", min=1)] = 4,
     ray_jobs: Annotated[
@@ -70,6 +73,7 @@ def serve(
         origins=tuple(allowed_origin or ()),
         timeout=timeout,
         memory=size_of("memory", memory),
+        temp=size_of("temp", temp),
         most_rows=max_rows,
         at_once=at_once,
         waiting=waiting,

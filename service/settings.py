@@ -18,6 +18,7 @@ class Settings:
     origins: tuple[str, ...] = ()  # of pages of others that may ask, such as https://notebook.example
     timeout: float = 30.0  # seconds of one question
     memory: int = 4 * 10**9  # bytes that all questions together may take in DuckDB
+    temp: int = 0  # bytes on disk that a statement of SQL may take for what does not fit into memory
     most_rows: int = 1_000_000  # of one answer; what is behind them is asked for with a cursor
     at_once: int = 4  # questions that are answered at the same time
     waiting: int = 64  # questions that wait for their turn; one more is sent away

@@ -10,20 +10,33 @@ from collections.abc import Iterator
 
 import pytest
 
+from . import examples
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--door", choices=("local", "http"), default="local", help="how tests/query open corpora")
+    parser.addoption("--examples", type=float, default=1.0, help="the share of its examples that a test asks")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "here: of a cache that is read in this process, and of no service")
+    config.addinivalue_line("markers", "here(what): of what is in this process, and of no service")
+    examples.SHARE = config.getoption("--examples")  # before any test is imported
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Where processes share the files, those of whole runs come first, and many that take seconds last.
+    items.sort(key=lambda item: "query" in item.path.parts)
+    if examples.SHARE < 1:
+        tests: dict[str, list[pytest.Item]] = {}
+        for item in items:
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        chosen = {item for asked in tests.values() for item in examples.spread(asked)}
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
     if config.getoption("--door") == "http":
         for item in items:
-            if item.get_closest_marker("here"):
-                item.add_marker(pytest.mark.skip(reason="of a cache that is read in this process"))
+            if (mark := item.get_closest_marker("here")) is not None:
+                item.add_marker(pytest.mark.skip(reason=": ".join(("of what is in this process", *mark.args))))
 
 
 @pytest.fixture(scope="session", autouse=True)

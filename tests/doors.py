@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import vlq.service.served
 from vlq.query.cache import Cache
 from vlq.query.client import LocalCorpus
 from vlq.query.corpus import Corpus
+from vlq.query.limits import Limits, size_of
 from vlq.query.nodes import Node
 from vlq.query.remote import RemoteCorpus, RemoteResult, Service
 from vlq.service.app import create_app
@@ -71,6 +73,11 @@ class Through(RemoteCorpus):
 
 
 class ThroughResult(RemoteResult):
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """The service draws it, into a file if one is named; tests look at the parts of the same figure drawn here."""
+        assert super().plot(path)._repr_mimebundle_()
+        return self.corpus.local.query(self._text).plot()  # type: ignore[attr-defined]
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -92,7 +99,7 @@ def through_http() -> Iterator[None]:
         local = usual(url, token=token)
         assert isinstance(local, LocalCorpus)
         if app is None:
-            app = create_app(Settings({"first": local.url}))
+            app = create_app(Settings({"first": local.url}, temp=size_of("temp", Limits.temp)))
             ending = running(app)
             service = Service(ending.__enter__())
         assert service is not None

@@ -21,6 +21,7 @@ from vlq.query.arrow import rows_of
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadRequest, LimitReached
 from vlq.query.groups import Grouped
+from vlq.query.limits import shown_size
 from vlq.query.render import as_json, csv_rows, jsonl_rows, plain
 from vlq.query.result import Result
 from vlq.query.schema import digest_of, to_json
@@ -175,7 +176,7 @@ class Statement(BaseModel):
     corpus: str | None = Field(None, examples=[None])
     timeout: float | None = Field(None, gt=0, description="Seconds.", examples=[10])
     memory: int | None = Field(None, gt=0, description="Bytes.", examples=[10**9])
-    temp: int = Field(0, ge=0, description="Bytes on disk: none are given here.", examples=[0])
+    temp: int | None = Field(None, ge=0, description="Bytes on disk for what does not fit.", examples=[0])
     max_rows: int | None = Field(None, gt=0, examples=[1000])
     threads: int | None = Field(None, gt=0, examples=[1])
 
@@ -192,14 +193,20 @@ async def sql(request: Request, statement: Statement, served: ServedHere) -> Res
     corpus, settings = served.corpus(statement.corpus), served.settings
 
     def work() -> Answer:
-        return corpus.sql(
-            statement.statement,
-            timeout=min(statement.timeout or settings.timeout, settings.timeout),
-            memory=min(statement.memory or settings.memory, settings.memory),
-            temp=0,
-            max_rows=min(statement.max_rows or settings.most_rows, settings.most_rows),
-            threads=statement.threads,
-        )
+        try:
+            return corpus.sql(
+                statement.statement,
+                timeout=min(statement.timeout or settings.timeout, settings.timeout),
+                memory=min(statement.memory or settings.memory, settings.memory),
+                temp=settings.temp if statement.temp is None else min(statement.temp, settings.temp),
+                max_rows=min(statement.max_rows or settings.most_rows, settings.most_rows),
+                threads=statement.threads,
+            )
+        except LimitReached as error:
+            disk = f"{shown_size(settings.temp)} of disk" if settings.temp else "no disk"
+            most = f"{settings.timeout:g} seconds, {shown_size(settings.memory)} of memory, {disk}"
+            hint = f"{error.hint}\nThis service gives a statement {most} and {settings.most_rows:,} rows at most."
+            raise LimitReached(error.message, hint) from error
 
     answer, _ = await served.ask(request, work)
     table, stream = answer.arrow(), ArrowStream()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from hypothesis import HealthCheck, assume, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 
 import vlq
@@ -21,6 +21,7 @@ from vlq.query.result import Result
 from vlq.query.schema import Run, Transform
 
 from ..brute import Site, read_site
+from ..examples import examples
 from ..synthetic import MOST_PROMPT, WORDS, head_of, make_cache, make_run
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -310,7 +311,7 @@ def layers_of(layers: Any, run: Run) -> list[int]:
 
 # --- random questions ------------------------------------------------------------------------------------------
 
-SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = examples(100)
 
 shapes = st.sampled_from(list(SHAPES))
 

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
@@ -27,6 +27,7 @@ from vlq.query.parse import parse
 from vlq.query.render import html, render
 
 from ..brute import picked_layers
+from ..examples import examples
 from .corpora import (
     SETTINGS,
     SNAPSHOTS,
@@ -43,7 +44,7 @@ from .corpora import (
     token_ids,
 )
 
-FEWER = settings(SETTINGS, max_examples=40)
+FEWER = examples(40)
 
 CONDITIONS: dict[str, Callable[[Case, int], bool | None]] = {
     "label == 'beach'": lambda case, i: case.labels[i] == "beach",

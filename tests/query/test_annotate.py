@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
@@ -31,6 +31,7 @@ from vlq.workers.plan import settle
 from vlq.workers.shard import write_shard
 from vlq.workers.verify import verify
 
+from ..examples import examples
 from ..synthetic import edit_record, image_table, make_cache, make_run, planned, random_readings
 from .test_cache import Counting, add_shard
 
@@ -69,7 +70,7 @@ FORMATS: dict[str, Callable[[pa.Table, Path], Any]] = {
 }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25)
 @given(
     key=st.sampled_from(list(KEYS)),
     form=st.sampled_from([*FORMATS, "arrow", "pandas"]),
@@ -524,7 +525,7 @@ def test_a_sealed_cache_costs_no_request_more(tmp_path: Path, monkeypatch: pytes
     assert requests() == bare
 
 
-@pytest.mark.here
+@pytest.mark.here("until when an open cache stays as it was; a service goes by the clock")
 def test_who_has_a_sealed_cache_open_sees_what_there_was(folder: Path) -> None:
     reader = vlq.open(str(folder))
     result = reader.images()

@@ -17,6 +17,8 @@ from vlq.query.store import open_store
 from ..counting import CountingStore
 from ..synthetic import make_cache
 
+pytestmark = pytest.mark.here("what is read of a store")
+
 
 @pytest.fixture
 def counted(tmp_path: Path) -> tuple[CountingStore, Cache, dict[str, np.ndarray]]:

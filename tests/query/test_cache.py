@@ -21,6 +21,8 @@ from vlq.workers.shard import write_shard
 
 from ..synthetic import image_table, make_cache, make_run, random_readings
 
+pytestmark = pytest.mark.here("the records of a cache")
+
 
 class Counting(Store):
     """Counts the requests to the store behind it."""

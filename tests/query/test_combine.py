@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
@@ -16,6 +16,7 @@ from vlq.query.corpus import Corpus
 from vlq.query.errors import BadArgument, QueryError, UnknownName
 from vlq.query.result import Result
 
+from ..examples import examples
 from ..synthetic import WORDS, make_cache
 
 IMAGES = 24
@@ -275,7 +276,7 @@ def test_images_narrow_the_corpus(corpus: Corpus) -> None:
     assert both.summary["images"] == sum(indoors for i, indoors in enumerate(columns()["indoors"]) if i not in FAILED)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(30)
 @given(by=st.sampled_from(["layer", "logprob", "image", "label"]), descending=st.booleans(), count=st.integers(1, 30))
 def test_sort_and_limit(corpus: Corpus, by: str, descending: bool, count: int) -> None:
     rows = corpus.first_layer("rock").rows

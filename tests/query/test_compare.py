@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
@@ -27,6 +27,7 @@ from vlq.query.schema import Run
 from vlq.workers.models.vocabulary import vocabulary_hash
 
 from ..brute import Site, picked_layers, read_site
+from ..examples import examples
 from ..synthetic import WORDS, edit_record, make_cache, make_run, vocabulary_table
 from .corpora import SETTINGS, SNAPSHOTS, snapshot
 
@@ -191,7 +192,7 @@ def test_a_row_for_each_image(
     assert result.headline
 
 
-@settings(SETTINGS, max_examples=30)
+@examples(30)
 @given(pair=pairs, at=st.sampled_from(["patch", "last"]), word=st.sampled_from(["dog", "cat"]), layer=st.integers(0, 4))
 def test_a_row_for_each_place(caches: dict[str, Made], pair: tuple[str, str], at: str, word: str, layer: int) -> None:
     a, b = (caches[name] for name in pair)
@@ -229,7 +230,7 @@ def test_a_row_for_each_place(caches: dict[str, Made], pair: tuple[str, str], at
     assert every.summary == result.summary
 
 
-@settings(SETTINGS, max_examples=30)
+@examples(30)
 @given(pair=pairs, words=st.permutations(["dog", "cat", "rock"]), sign=st.sampled_from(["<", "<=", "=="]))
 def test_conditions(caches: dict[str, Made], pair: tuple[str, str], words: list[str], sign: str) -> None:
     a, b = (caches[name] for name in pair)
@@ -254,7 +255,7 @@ def test_conditions(caches: dict[str, Made], pair: tuple[str, str], words: list[
     assert f"it holds for {summary['a']['matched']}" in result.headline
 
 
-@settings(SETTINGS, max_examples=30)
+@examples(30)
 @given(pair=pairs, word=st.sampled_from(["dog", "cat", "rock"]))
 def test_rows_of_no_image_count_what_each_cache_has(caches: dict[str, Made], pair: tuple[str, str], word: str) -> None:
     a, b = (caches[name] for name in pair)

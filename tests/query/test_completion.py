@@ -23,6 +23,8 @@ from vlq.query.registry import functions, methods
 
 from ..synthetic import make_cache
 
+pytestmark = pytest.mark.here("the command line, before it asks")
+
 COMMANDS = [
     "info",
     "status",

@@ -27,6 +27,8 @@ from vlq.workers.index import compact
 from ..counting import CountingStore
 from ..synthetic import WORDS, make_cache, make_run
 
+fetching = pytest.mark.here("what is fetched of a store, and kept")
+
 QUERIES = [
     "first_layer('dog')",
     "first_layer('dog', rank=3)",
@@ -66,6 +68,7 @@ def ask(corpus: LocalCorpus, query: str) -> Rows:
     return corpus.query(query).rows
 
 
+@fetching
 def test_blocks_lie_where_they_are_said_to(tmp_path: Path) -> None:
     make_cache(tmp_path / "here", images=12)
     manifest = Cache.open(str(tmp_path / "here")).snapshot().manifest
@@ -93,6 +96,7 @@ def test_blocks_lie_where_they_are_said_to(tmp_path: Path) -> None:
     assert max(counts) > 20
 
 
+@fetching
 @given(
     spans=st.lists(st.integers(0, 60), min_size=2, max_size=20).map(sorted),
     keys=st.sets(st.integers(0, 60), min_size=1, max_size=5),
@@ -120,6 +124,7 @@ def test_many_tokens_and_far_ones(tmp_path: Path) -> None:
         assert there.first_layer(tokens).rows == here.first_layer(tokens).rows != []
 
 
+@fetching
 @pytest.mark.parametrize("word", WORDS[2:])
 def test_what_a_cold_query_fetches(elsewhere: str, word: str) -> None:
     """Of each file where blocks lie, and then those that hold the token, in a request each."""
@@ -141,6 +146,7 @@ def test_what_a_cold_query_fetches(elsewhere: str, word: str) -> None:
     assert needed < sum(file.size for file in files) / 2
 
 
+@fetching
 def test_warm_queries_ask_nothing(elsewhere: str) -> None:
     corpus, store = counted(elsewhere)
     for query in QUERIES:
@@ -156,6 +162,7 @@ def test_warm_queries_ask_nothing(elsewhere: str) -> None:
     assert len(store.calls) == 3  # which heads there are, the newest one, its index
 
 
+@fetching
 def test_an_unsealed_run_is_asked_once(tmp_path: Path) -> None:
     url = f"{URL}-unsealed"
     store, run, _ = make_cache(url, images=12, seal=False)
@@ -199,6 +206,7 @@ def test_a_damaged_block_is_never_answered_from(tmp_path: Path, table: str) -> N
     assert refusals(tmp_path / "here", path, query, first=4, count=60, flip=1)
 
 
+@fetching
 @pytest.mark.parametrize("harm", ["gone", "cut", "zeroed"])
 def test_copies_that_come_to_harm_are_fetched_again(elsewhere: str, harm: str) -> None:
     corpus = vlq.open(elsewhere)
@@ -214,6 +222,7 @@ def test_copies_that_come_to_harm_are_fetched_again(elsewhere: str, harm: str) -
         assert [again.query(query).rows for query in QUERIES] == expected
 
 
+@fetching
 def test_copies_are_kept_below_a_size(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [vlq.open(elsewhere).query(query).rows for query in QUERIES]
     everything = sum(path.stat().st_blocks * 512 for path in folder().iterdir())
@@ -234,6 +243,7 @@ def test_many_ask_at_once(elsewhere: str) -> None:
     assert answers == expected * 4
 
 
+@fetching
 @pytest.mark.parametrize("array", ["token", "logprob"])
 def test_a_damaged_array_is_never_answered_from(tmp_path: Path, array: str) -> None:
     make_cache(tmp_path / "here", images=4, names=["a", "b", "c", "d"])

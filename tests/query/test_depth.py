@@ -11,7 +11,7 @@ from vlq.query.client import LocalCorpus
 
 from .corpora import SHAPES, Case
 
-pytestmark = pytest.mark.here
+pytestmark = pytest.mark.here("the figures of the layers page, which a service makes of the cache itself")
 
 
 def positions(case: Case, site: str) -> list[tuple[int, list[int]]]:

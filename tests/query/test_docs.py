@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from vlq.query.reference import reference
+
+pytestmark = pytest.mark.here("the language's page")
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -16,17 +16,20 @@ from typing import Any
 
 import duckdb
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
 from vlq.query import door
 from vlq.query.corpus import Corpus
 from vlq.query.errors import LimitReached, SqlMistake
-from vlq.query.limits import Limits
+from vlq.query.limits import Limits, shown_size, size_of
 from vlq.query.views import VIEWS
 
+from ..examples import examples
 from ..synthetic import make_cache
+
+inside = pytest.mark.here("the process that runs a statement")
 
 SECRET = "the-secret-of-this-machine"
 
@@ -250,6 +253,7 @@ def opened(folder: Path) -> duckdb.DuckDBPyConnection:
     return door.opened({"views": {"images": images.sql}, "files": files, "limits": limits})
 
 
+@inside
 @pytest.mark.parametrize("statement", [*READING, *DOING, *TELLING])
 def test_the_locks_hold_without_the_check(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
@@ -271,6 +275,7 @@ def test_the_locks_hold_without_the_check(
     assert secret_table.num_rows == 1
 
 
+@inside
 @pytest.mark.parametrize(
     "statement",
     [
@@ -294,6 +299,7 @@ def test_each_lock(folder: Path, statement: str) -> None:
         opened(folder).execute(statement.format(folder=folder)).fetchall()
 
 
+@inside
 def test_an_interrupt_ends_what_hears_it(folder: Path) -> None:
     connection = opened(folder)
     door.bound_time(connection, 0.2)
@@ -301,12 +307,14 @@ def test_an_interrupt_ends_what_hears_it(folder: Path) -> None:
         connection.execute("SELECT sum(a.range * b.range) FROM range(10_000_000) a, range(10_000_000) b").fetchall()
 
 
+@inside
 def test_settings(folder: Path) -> None:
     wanted = ("python_enable_replacements", "enable_external_access", "allow_persistent_secrets")
     settings = ", ".join(f"current_setting('{name}')" for name in wanted)
     assert opened(folder).execute(f"SELECT {settings}").fetchall() == [(False, False, False)]
 
 
+@inside
 def test_what_comes_of_the_environment(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process has none of the asking one's environment but what it needs to start."""
     seen: dict[str, Any] = {}
@@ -354,6 +362,7 @@ FINE = [
 ]
 
 
+@inside
 @pytest.mark.parametrize("statement", FINE)
 def test_a_select_is_let_through(statement: str) -> None:
     door.check(duckdb.connect(), statement, [view.name for view in VIEWS])
@@ -362,7 +371,8 @@ def test_a_select_is_let_through(statement: str) -> None:
 PARSER = duckdb.connect()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@inside
+@examples(200)
 @given(
     st.text(max_size=40)
     | st.lists(
@@ -481,6 +491,15 @@ def test_large_answers(corpus: Corpus) -> None:
         corpus.sql("SELECT repeat('x', 10_000) AS a FROM range(100_000)", memory="100MB")
 
 
+@inside
+@given(st.integers(1, 9999), st.sampled_from([1, 10**3, 10**6, 10**9, 10**12, 2**10, 2**20, 2**30]))
+def test_sizes_as_they_are_read(count: int, unit: int) -> None:
+    shown = shown_size(count * unit)
+    assert size_of("memory", shown.removesuffix(" bytes").replace(",", "")) == count * unit
+    assert unit == 1 or "bytes" not in shown
+    assert len(shown) < 18
+
+
 def test_threads(corpus: Corpus) -> None:
     assert corpus.sql("SELECT count(*) AS n FROM readings", threads=1).rows[0]["n"] > 0
     request = {"views": {}, "files": {}, "limits": Limits(threads=3).checked()}
@@ -505,6 +524,7 @@ def test_a_process_that_dies_is_said_to(corpus: Corpus) -> None:
     killer.join()
 
 
+@inside
 def test_ctrl_c_ends_the_process_too(folder: Path) -> None:
     code = (
         "import signal, vlq\n"

@@ -14,6 +14,8 @@ from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
 from vlq.query.geometry import patch_box
 from vlq.workers.models.llava import processor_transform
 
+pytestmark = pytest.mark.here("the arithmetic of patches")
+
 SIDE, GRID = 64, (4, 4)
 CELL = SIDE // 4
 CROP = {"height": SIDE, "width": SIDE}

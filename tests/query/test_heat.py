@@ -12,6 +12,8 @@ from rich.text import Text
 
 from vlq.query.heat import MOST_MAPS, MOST_ROWS, Layout, best_of_blocks, heat_maps, layout, legend, most_maps, spread
 
+pytestmark = pytest.mark.here("how a reading is drawn on a terminal")
+
 
 def printed(lines: Sequence[Text], colour: bool = False) -> list[str]:
     sink = io.StringIO()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vlq.query.cache import Cache
+import vlq
 from vlq.query.info import as_bytes, as_text
 
 from ..synthetic import make_cache, make_run
@@ -19,7 +19,7 @@ def size_of(folder: Path) -> int:
 
 def test_a_sealed_cache(tmp_path: Path) -> None:
     make_cache(tmp_path, make_run(layers=6, grid=(2, 3), k=3), images=9, failed=[2, 7])
-    info = Cache.open(str(tmp_path)).info()
+    info = vlq.open(str(tmp_path)).info()
     assert json.loads(json.dumps(info)) == info
     assert (info["model"], info["layers"], info["grid"], info["k"]) == ("synthetic", 6, [2, 3], 3)
     assert info["prompt"] == "USER: <image>\nWhat is it? ASSISTANT:"
@@ -41,7 +41,7 @@ def test_a_sealed_cache(tmp_path: Path) -> None:
 def test_a_cache_in_the_making(tmp_path: Path) -> None:
     store, _, _ = make_cache(tmp_path, seal=False)
     store.delete("commits/00000001.json")
-    info = Cache.open(str(tmp_path)).info()
+    info = vlq.open(str(tmp_path)).info()
     assert (info["images"], info["cached"], info["state"]) == (10, 6, "incomplete")
     assert info["index"] == {"state": "per shard", "shards": 0, "files": 0}
     text = as_text(info)
@@ -52,14 +52,14 @@ def test_a_cache_in_the_making(tmp_path: Path) -> None:
 def test_nothing_cached_yet(tmp_path: Path) -> None:
     store, _, _ = make_cache(tmp_path, images=1, seal=False)
     store.delete("commits/00000000.json")
-    info = Cache.open(str(tmp_path)).info()
+    info = vlq.open(str(tmp_path)).info()
     assert (info["cached"], info["errors"], info["columns"], info["index"]["state"]) == (0, [], [], "none")
     assert "an image" not in as_text(info)
 
 
 def test_for_a_person(tmp_path: Path) -> None:
     make_cache(tmp_path, make_run(layers=6), failed=[2])
-    lines = as_text(Cache.open(str(tmp_path)).info()).splitlines()
+    lines = as_text(vlq.open(str(tmp_path)).info()).splitlines()
     said = {line[:8].strip(): line[9:] for line in lines if not line.startswith("  ")}
     assert said["layers"] == "6: 0 is the embedding, 5 the last block's output"
     assert said["grid"] == "3 x 4 patches"

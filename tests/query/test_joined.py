@@ -14,6 +14,8 @@ from vlq.query.joined import JoinedArrays
 
 from ..synthetic import make_cache, make_run
 
+pytestmark = pytest.mark.here("the arrays of a cache")
+
 IMAGES = 10
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import vlq
@@ -24,6 +24,7 @@ from vlq.query.nodes import Node
 from vlq.query.render import save
 from vlq.query.result import Result
 
+from ..examples import examples
 from ..synthetic import WORDS, make_cache, make_run
 from .corpora import (
     LABELS,
@@ -269,7 +270,7 @@ def test_held_against_a_number(
     holds_for(case, site, case.corpus.query(node), expected, unclear(left, right))
 
 
-@settings(SETTINGS, max_examples=25)
+@examples(25)
 @given(name=shapes, site=SITES, functions=st.tuples(*[st.sampled_from(["rank", "prob", "prob"])] * 2), data=st.data())
 def test_held_against_each_other_and_joined(
     cases: dict[str, Case], name: str, site: str, functions: tuple[str, str], data: st.DataObject
@@ -301,7 +302,7 @@ def test_held_against_each_other_and_joined(
     holds_for(case, site, case.corpus.query(conditions[0] | conditions[1]), either, doubtful)
 
 
-@settings(SETTINGS, max_examples=40)
+@examples(40)
 @given(
     name=shapes,
     function=st.sampled_from(["rank", "prob"]),
@@ -450,7 +451,7 @@ def wheres(draw: st.DrawFn, case: Case, shape: tuple[int, ...]) -> tuple[Node | 
     return draw(st.sampled_from(every))
 
 
-@settings(SETTINGS, max_examples=25)
+@examples(25)
 @given(
     name=shapes,
     function=st.sampled_from(["rank", "prob"]),
@@ -506,7 +507,7 @@ def test_groups_count_positions_where_nothing_is_stored(
     }
 
 
-@settings(SETTINGS, max_examples=25)
+@examples(25)
 @given(name=shapes, function=st.sampled_from(["rank", "prob"]), by=st.sampled_from([None, *PARTS]), data=st.data())
 def test_groups_of_bounds(
     cases: dict[str, Case], name: str, function: str, by: str | None, data: st.DataObject

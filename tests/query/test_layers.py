@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
@@ -18,6 +18,7 @@ from vlq.query.corpus import Corpus
 from vlq.query.errors import BadArgument
 
 from ..brute import Site, picked_layers, read_site
+from ..examples import examples
 from ..synthetic import WORDS, make_cache, make_run
 from .corpora import ids_of, most_of
 
@@ -109,7 +110,7 @@ def counted(layers: Any, count: int) -> list[int]:
     return sorted(set(layers))
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(250)
 @given(question=questions())
 def test_equals_brute_force(cases: dict[str, Case], question: tuple[str, str, list[int], dict[str, Any]]) -> None:
     pick, name, ids, arguments = question

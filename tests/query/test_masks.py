@@ -12,6 +12,8 @@ from vlq.query.masks import around, cells_of, masks_of, regions
 
 from .corpora import flood_fill
 
+pytestmark = pytest.mark.here("the arithmetic of masks")
+
 grids = st.tuples(st.integers(1, 7), st.integers(1, 7))
 
 

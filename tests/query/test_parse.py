@@ -27,6 +27,8 @@ from vlq.query.nodes import (
 )
 from vlq.query.parse import parse
 
+pytestmark = pytest.mark.here("the parser")
+
 scalars = (
     st.text(max_size=8).filter(lambda text: text == text.encode(errors="replace").decode())
     | st.integers(-(2**63), 2**63 - 1)

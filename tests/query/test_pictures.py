@@ -22,7 +22,10 @@ from vlq.workers.extract import prepare
 from vlq.workers.images import LARGE, turn_of
 
 # Pillow warns of what it then copes with, or of what is judged here.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning"),
+    pytest.mark.here("how images are decoded"),
+]
 
 
 def encoded(image: Image.Image, format: str, **options: Any) -> bytes:

@@ -18,7 +18,7 @@ from vlq.query.portrait import BINS, RASTER, Wanted
 from ..synthetic import WORDS, make_cache, make_run
 from .corpora import SETTINGS, SHAPES, Case
 
-pytestmark = pytest.mark.here
+pytestmark = pytest.mark.here("the figures of the token page, which a service makes of the cache itself")
 
 
 @st.composite

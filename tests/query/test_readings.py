@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
@@ -18,6 +18,7 @@ from vlq.query.geometry import patch_box
 from vlq.query.schema import Transform
 
 from ..brute import Site, read_site
+from ..examples import examples
 from ..synthetic import make_cache, make_run
 
 IMAGES = 12
@@ -45,7 +46,7 @@ def sites(folder: Path) -> dict[str, Site]:
     return {site: read_site(folder, shards, site) for site in ("patch", "prompt", "last")}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 @given(
     ids=st.lists(st.integers(0, 15), min_size=1, max_size=3, unique=True),
     rank=st.integers(1, 5),

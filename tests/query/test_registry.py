@@ -14,6 +14,8 @@ from vlq.query.parse import parse
 from vlq.query.registry import REQUIRED, Function, TableMethod, functions, methods
 from vlq.query.result import Result
 
+pytestmark = pytest.mark.here("the registry and the builders")
+
 TABLES = [function for function in functions().values() if function.is_table]
 TOKEN_SETS = [function for function in functions().values() if function.tokens is not None]
 

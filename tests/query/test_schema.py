@@ -34,6 +34,8 @@ from vlq.query.schema import (
 
 from ..synthetic import make_run
 
+pytestmark = pytest.mark.here("the records of a cache")
+
 names = st.text(max_size=20)
 whole = st.integers(0, 2**31)
 stored = st.builds(Stored, key=names, size=whole, sha256=names)

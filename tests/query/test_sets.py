@@ -18,7 +18,7 @@ PAIRS = [
     ("images()", "images(label == 'snow')"),
 ]
 
-pytestmark = pytest.mark.here
+pytestmark = pytest.mark.here("the figures of the page of two sets, which a service makes of the cache itself")
 
 
 def ids(case: Case, query: str) -> set[int]:

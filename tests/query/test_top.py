@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
@@ -15,6 +15,7 @@ from vlq.query.corpus import Corpus
 from vlq.query.errors import BadArgument, QueryError
 
 from ..brute import Site, read_site
+from ..examples import examples
 from ..synthetic import make_cache, make_run
 
 IMAGES = 11
@@ -29,7 +30,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return vlq.open(str(folder)), {site: read_site(folder, shards, site) for site in ("patch", "prompt", "last")}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40)
 @given(
     image=st.sampled_from([i for i in range(IMAGES) if i not in FAILED]),
     by_name=st.booleans(),

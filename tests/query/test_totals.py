@@ -44,6 +44,7 @@ def asked(case: Case, query: str, a: str, b: str) -> Result:
     return case.corpus.query(query.format(a=repr(a), b=repr(b), k=run.k, last=run.layers - 1))
 
 
+@pytest.mark.here("how a summary is made, of rows or in SQL")
 @pytest.mark.parametrize("query", QUERIES)
 def test_the_same_as_of_rows(cases: dict[str, Case], query: str) -> None:
     long = 0

@@ -22,7 +22,7 @@ from openapi_spec_validator import validate
 import vlq
 from vlq.query.client import ask
 from vlq.query.engine import Engine
-from vlq.query.errors import NotFound, ServiceError, UnknownToken, VlqError
+from vlq.query.errors import LimitReached, NotFound, ServiceError, UnknownToken, VlqError
 from vlq.query.remote import RemoteCorpus
 from vlq.query.render import to_csv, to_jsonl
 from vlq.service.answers import Answers, Kept
@@ -425,6 +425,23 @@ def test_a_comparison_names_corpora_by_their_addresses(site: Site, tmp_path: Pat
     ):
         with pytest.raises(VlqError, match=r"needs the cache itself|opens no other cache"):
             mixed()
+
+
+def test_a_statement_takes_what_the_service_gives(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(site.app.state.served.settings, memory=2 * 10**8, most_rows=5, temp=2**30)
+    corpus, large = vlq.open(site.url), "SELECT length(repeat('x', 2_000_000_000)) AS n"
+    given = "This service gives a statement 30 seconds, {} and {} rows at most."
+    for memory in ("200MB", 200_000_000):
+        with pytest.raises(LimitReached) as caught:
+            corpus.sql(large, memory=memory)
+        assert caught.value.message == "The statement needs more than 200MB of memory."
+        assert caught.value.hint.endswith("\n" + given.format("4GB of memory, no disk", "1,000,000"))
+    monkeypatch.setattr(site.app.state.served, "settings", settings)
+    with pytest.raises(LimitReached, match="needs more than 200MB of memory"):
+        corpus.sql(large, memory="100GB")
+    with pytest.raises(LimitReached, match="more than 5 rows") as caught:
+        corpus.sql("SELECT 1 AS a FROM range(6)")
+    assert caught.value.hint.endswith("\n" + given.format("200MB of memory, 1GiB of disk", "5"))
 
 
 def test_what_needs_the_cache_itself_says_where_it_is(site: Site) -> None:

@@ -198,6 +198,7 @@ def refusals(cache: Path, path: Path, query: str, *, first: int, count: int, fli
     return refused
 
 
+@fetching
 @pytest.mark.parametrize("table", ["patch_top1", "patch_topk", "patch_cells"])
 def test_a_damaged_block_is_never_answered_from(tmp_path: Path, table: str) -> None:
     make_cache(tmp_path / "here", images=12)

@@ -74,6 +74,8 @@ def brute(case: Case, at: str, unit: str, layers: Any, images: str | None) -> li
             else:
                 ids = Counter(image)
                 counts[min(ids, key=lambda id: (-ids[id], id))] += 1
+        if not counts:
+            continue
         token = min(counts, key=lambda id: (-counts[id], id))
         p = np.array(list(counts.values())) / counts.total()
         row = {"layer": layer, "tokens": len(counts), "token": token, "piece": case.pieces[token][0], "share": p.max()}

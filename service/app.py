@@ -14,8 +14,8 @@ from starlette.middleware.gzip import GZipMiddleware
 from vlq import __version__
 from vlq.service.answers import LEAST_COMPRESSED, LEVEL
 from vlq.service.api import corpora, images, layers, narrow, query, runs, tokens
-from vlq.service.errors import tell_errors
-from vlq.service.guard import Guard
+from vlq.service.errors import Accidents, tell_errors
+from vlq.service.guard import Guard, Heads
 from vlq.service.metrics import Metrics
 from vlq.service.pages import compare, corpus, site, token
 from vlq.service.pages import images as images_page
@@ -41,6 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
         served.close()
 
     middleware = [
+        Middleware(Heads),
         Middleware(metrics.middleware),
         # Answers to other sites' pages; without it browsers keep them to this one's.
         Middleware(
@@ -52,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         ),
         Middleware(Guard, settings=settings),
         Middleware(GZipMiddleware, minimum_size=LEAST_COMPRESSED, compresslevel=LEVEL),
+        Middleware(Accidents, page=site.trouble),
     ]
     app = FastAPI(
         title="VLQ",
@@ -65,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.served = served
     app.state.settings = settings
-    tell_errors(app)
+    tell_errors(app, site.trouble)
     for room in (query, corpora, images, tokens, layers, runs, narrow):
         app.include_router(room.router)
     app.include_router(metrics.router)

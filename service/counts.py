@@ -10,6 +10,7 @@ from typing import NamedTuple
 from vlq.query.client import LocalCorpus
 from vlq.query.portrait import read_of
 from vlq.query.tokens import Token, Vocabulary
+from vlq.service.numbers import whole
 
 
 class Counted(NamedTuple):
@@ -58,8 +59,8 @@ class Counts:
 
     def search(self, text: str, most: int) -> list[Counted]:
         """Tokens by their id, or by a part of their text: whole words first, then what begins so, then others."""
-        if text.isascii() and text.isdecimal() and int(text) < len(self.vocabulary):
-            return [self[int(text)]]
+        if (id := whole(text, len(self.vocabulary))) is not None:
+            return [self[id]]
         wanted = text.casefold().strip() or text.casefold()
         ranked: tuple[list[int], list[int], list[int]] = ([], [], [])
         for id in self.ordered:

@@ -138,6 +138,26 @@ def _host(headers: Headers) -> str:
     return host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0].lower()
 
 
+# --- HEAD ------------------------------------------------------------------------------------------------------
+
+
+class Heads:
+    """ASGI middleware that answers HEAD as GET is answered, without the body (RFC 9110, 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, head)
+
+
 # --- bodies ----------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlq.service.served import Served
 
+METHODS = ("GET", "POST", "OPTIONS")
+"""Those that are counted by name: who asks may call others as he likes, and each name would be kept."""
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -63,7 +66,8 @@ class Metrics:
             finally:
                 # The route's pattern: paths themselves are without number.
                 route = getattr(scope.get("route"), "path", "none")
-                self._requests.labels(scope["method"], route, status).inc()
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                self._requests.labels(method, route, status).inc()
                 self._seconds.labels(route).observe(time.perf_counter() - begun)
 
         return counted

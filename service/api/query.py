@@ -230,6 +230,10 @@ def told(answer: Answer) -> dict[str, Any]:
     }
 
 
+MOST_ROWS = 2**48
+"""More rows than any answer has: no cursor starts behind them."""
+
+
 @dataclass(frozen=True)
 class Cursor:
     """How many rows of an answer were given, and of which answer: none of a cache that is another by now."""
@@ -250,7 +254,7 @@ class Cursor:
             cursor = cls(int(start), was_of)
         except (ValueError, binascii.Error) as error:
             raise BadRequest("That is no cursor.", "Give the one of the answer before, or none.") from error
-        if was_of != of or cursor.start < 0:
+        if was_of != of or not 0 <= cursor.start < MOST_ROWS:
             raise BadRequest("That is a cursor of another answer, or the cache has grown since.", "Begin again.")
         return cursor
 

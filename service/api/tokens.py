@@ -14,6 +14,7 @@ from vlq.query.portrait import BINS, Beside, Wanted, by_probability, examples, l
 from vlq.service.api.shared import CorpusHere, ServedHere, answered, check_layer
 from vlq.service.counts import Counted, counted
 from vlq.service.errors import RESPONSES
+from vlq.service.numbers import whole
 
 router = APIRouter(prefix="/v1/tokens", tags=["tokens"], responses=RESPONSES)
 
@@ -43,12 +44,16 @@ class Token(Found):
 Id = Annotated[int, Path(ge=0, description="The token's id.", examples=[62])]
 
 
+LONGEST = 50
+"""Characters of what is no token that are told."""
+
+
 def token_of(corpus: LocalCorpus, id: str) -> int:
     """The number of a token. Raises NotFound."""
     size = corpus.cache.run.vocabulary_size
-    if not (id.isascii() and id.isdecimal() and int(id) < size):
-        raise NotFound(f"There is no token {id}.", f"Ids run from 0 to {size - 1}.")
-    return int(id)
+    if (number := whole(id, size)) is None:
+        raise NotFound(f"There is no token {id[:LONGEST]}.", f"Ids run from 0 to {size - 1}.")
+    return number
 
 
 @router.get("", response_model=Tokens)

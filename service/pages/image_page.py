@@ -14,6 +14,7 @@ from vlq.query.render import plain
 from vlq.query.schema import STORED_SITES, layers_phrase
 from vlq.service.images import described, found_image
 from vlq.service.lens import readings_of
+from vlq.service.numbers import whole
 from vlq.service.pages.chips import Chip
 from vlq.service.pages.rendering import static_files
 from vlq.service.pictures import picture
@@ -99,7 +100,8 @@ def image_page(corpus: LocalCorpus, id: int, patch: str = "") -> ImagePage:
 def _said(value: Any) -> str:
     if value is None:
         return "–"
-    return value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
+    said = plain(value)
+    return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
 
 
 def _is_there(corpus: LocalCorpus, id: int) -> bool:
@@ -114,9 +116,8 @@ def _chip(corpus: LocalCorpus, id: int) -> Chip:
 
 def _one_patch(corpus: LocalCorpus, id: int, patch: str, some: list[int] | None) -> OnePatch | None:
     found = found_image(corpus, id)
-    if not (patch.isascii() and patch.isdecimal() and int(patch) < found.patches):
+    if (number := whole(patch, found.patches)) is None:
         return None
-    number = int(patch)
     if some is not None and number not in some:
         return OnePatch(number, *found.place(number), ())
     readings = readings_of(corpus, found, "patch", SHOWN_K)

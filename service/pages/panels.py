@@ -17,6 +17,7 @@ from starlette.datastructures import QueryParams
 
 from vlq.query.client import LocalCorpus
 from vlq.service.api.shared import answered
+from vlq.service.numbers import whole
 from vlq.service.pages.chips import Chip
 from vlq.service.pages.rendering import Frame, rendered, static_digest
 from vlq.service.served import Served
@@ -119,8 +120,8 @@ def choice(given: QueryParams | Mapping[str, str], name: str, options: tuple[str
 def layer_of(given: QueryParams | Mapping[str, str], corpus: LocalCorpus, name: str = "layer") -> int | None:
     """A layer that was read; None for all."""
     found = given.get(name, "")
-    read = corpus.cache.run.read_layers
-    return int(found) if found.isascii() and found.isdecimal() and int(found) in read else None
+    run = corpus.cache.run
+    return layer if (layer := whole(found, run.layers)) in run.read_layers else None
 
 
 def percent(value: float | None) -> str:

@@ -6,6 +6,7 @@ import json
 import mimetypes
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -13,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.datastructures import Headers
 
-from vlq.query.errors import NotAllowed, NotFound
+from vlq.query.errors import NotAllowed, NotFound, VlqError
 from vlq.service.api.shared import ServedHere
 from vlq.service.guard import COOKIE, rights_of, ticket_of
 from vlq.service.pages.rendering import Frame, rendered, static_digest, static_files
@@ -35,6 +36,23 @@ def frame(request: Request, served: Served, title: str, page: str = "", corpus: 
 def page(frame: Frame, template: str, context: Any = None, status: int = 200) -> HTMLResponse:
     """A page: its template is given the frame's fields and its context's, and nothing else."""
     return HTMLResponse(rendered(frame, template, context), status, {"Cache-Control": "private, no-cache"})
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why there is no page."""
+
+    message: str
+    hint: str | None
+
+
+def trouble(request: Request, error: VlqError, status: int) -> Response:
+    """The page that stands where another one cannot be."""
+    served: Served = request.app.state.served
+    first = request.url.path.removeprefix(request.scope.get("root_path", "")).split("/")[1:2]
+    corpus = next((name for name in served.corpora if [name] == first), None)
+    about = frame(request, served, HTTPStatus(status).phrase, corpus=corpus)
+    return page(about, "trouble.html", Trouble(error.message, error.hint), status)
 
 
 # --- static files ----------------------------------------------------------------------------------------------

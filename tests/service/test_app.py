@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pytest
 import safetensors.numpy
 from openapi_spec_validator import validate
+from prometheus_client.parser import text_string_to_metric_families
 
 import vlq
 from vlq.query.client import ask
@@ -100,6 +102,16 @@ def test_a_cursor_is_of_one_answer(site: Site) -> None:
     for query, given in (("readings('dog')", cursor), ("readings('cat')", "nonsense"), ("readings('cat')", "é")):
         answer = site.query(query, cursor=given)
         assert (answer.status_code, answer.json()["kind"]) == (400, "bad-request")
+
+
+@pytest.mark.parametrize("start", ["-1", str(2**63), str(10**40)])
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_a_cursor_starts_where_rows_are(site: Site, start: str, form: str) -> None:
+    cursor = site.query("readings('cat')", limit=1).json()["cursor"]
+    of = base64.urlsafe_b64decode(cursor + "==").decode().partition(".")[2]
+    made_up = base64.urlsafe_b64encode(f"{start}.{of}".encode()).decode()
+    answer = site.query("readings('cat')", cursor=made_up, format=form)
+    assert (answer.status_code, answer.json()["kind"]) == (400, "bad-request")
 
 
 def test_what_does_not_change_is_not_sent_again(site: Site) -> None:
@@ -223,12 +235,76 @@ def test_a_query_that_is_typed_may_be_unfinished(site: Site) -> None:
     assert checked("first_layer('dog')", typing=True) == checked("first_layer('dog')")
 
 
+NINES = "9" * 5000
+"""Python refuses to read such a number."""
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (f"/v1/tokens?q={NINES[:200]}", 200),
+        (f"/v1/tokens/{NINES}", 400),
+        (f"/one/tokens/{NINES}", 404),
+        (f"/one/tokens?q={NINES}", 200),
+        (f"/one/tokens/5?layer={NINES}", 200),
+        (f"/one/images/0?patch={NINES}", 200),
+        (f"/one/compare?images={NINES}&layers={NINES}", 200),
+    ],
+)
+def test_numbers_without_end(site: Site, path: str, status: int) -> None:
+    assert site.client.get(path).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "message", "hint"),
+    [
+        ("{", "application/json", "The body is no JSON object.", "/docs"),
+        ("[]", "application/json", "The body is no JSON object.", "/docs"),
+        ("{}", "application/json", "query: Field required.", "/docs"),
+        ('{"query": "images()"}', "text/plain", "A body is expected that is JSON.", "It came as text/plain"),
+        ('{"query": "images()"}', None, "A body is expected that is JSON.", "without a Content-Type"),
+    ],
+)
+def test_a_body_that_is_none(site: Site, body: str, kind: str | None, message: str, hint: str) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    told = site.client.post("/v1/query", content=body, headers=headers).json()
+    assert told["message"] == message
+    assert hint in told["hint"]
+
+
+def test_who_follows_a_link_gets_a_page(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is told to programs as JSON, to browsers as a page with a way on."""
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    for path, status, says in (
+        ("/one/images/999", 404, "There is no image 999."),
+        ("/one/images/x", 400, "id: Input should be a valid integer"),
+        ("/one/tokens/99999", 404, "There is no token 99999."),
+        ("/three/", 404, "There is no corpus three."),
+        ("/a/b/c/d", 404, "Not Found"),
+    ):
+        page, told = site.client.get(path, headers=browser), site.client.get(path)
+        assert (page.status_code, told.status_code) == (status, status)
+        assert page.headers["content-type"].startswith("text/html")
+        assert says in page.text
+        assert ('href="/one/"' in page.text) == path.startswith("/one/") or "corpora" in page.text
+        assert says in told.json()["message"]
+    assert site.client.get("/v1/images/999", headers=browser).json()["kind"] == "not-found"
+    injected = site.client.get("/one/tokens/%3Cscript%3Ealert(1)%3C%2Fscript%3E", headers=browser)
+    assert "<script>alert" not in injected.text
+    monkeypatch.setattr(Engine, "rows", lambda *_: 1 / 0)
+    accident = site.client.get("/one/images/3", headers=browser)
+    assert (accident.status_code, "Something went wrong here." in accident.text) == (500, True)
+    assert "ZeroDivision" not in accident.text
+
+
 def test_an_accident_tells_nothing_of_the_machine(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "rows", lambda *_: 1 / 0)
     answer = site.query("last_layer('dog')")
     assert answer.status_code == 500
     assert answer.json()["message"] == "Something went wrong here."
     assert "ZeroDivision" not in answer.text
+    assert answer.headers["content-security-policy"]
+    assert site.query("last_layer('dog')").status_code == 500  # the connection goes on
 
 
 def test_other_caches_are_not_opened(site: Site, tmp_path: Path) -> None:
@@ -482,6 +558,28 @@ def test_health_and_metrics(site: Site) -> None:
 def _count(text: str) -> float:
     lines = [line for line in text.splitlines() if line.startswith("vlq_requests_total") and '/v1/images/{id}"' in line]
     return sum(float(line.split()[-1]) for line in lines if 'status="200"' in line)
+
+
+def test_metrics_are_prometheus(site: Site) -> None:
+    """Its own client reads them; what strangers call their methods does not make them more."""
+    for method in ("BREW", "X" * 40):
+        assert site.client.request(method, "/v1/info").status_code == 405
+    families = {family.name: family for family in text_string_to_metric_families(site.client.get("/metrics").text)}
+    assert families["vlq_request_seconds"].type == "histogram"
+    methods = {sample.labels["method"] for sample in families["vlq_requests"].samples}
+    assert methods <= {"GET", "POST", "OPTIONS", "other"}
+    assert "other" in methods
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/one/", "/healthz", "/v1/images/0", "/v1/info", "/v1/query?query=images()", "/no"]
+)
+def test_head(site: Site, path: str) -> None:
+    whole, head = site.client.get(path), site.client.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    for name in ("content-type", "etag", "location", "content-security-policy"):
+        assert head.headers.get(name) == whole.headers.get(name)
+    assert site.client.get("/healthz").json() == {"status": "ok"}  # the connection goes on
 
 
 def test_answers_are_compressed(site: Site) -> None:

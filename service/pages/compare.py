@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from vlq.query.tokens import Token
 from vlq.service.api.shared import ServedHere
 from vlq.service.images import found_image
 from vlq.service.lens import readings_of, shown
+from vlq.service.numbers import whole
 from vlq.service.pages import charts
 from vlq.service.pages.chips import Chip
 from vlq.service.pages.panels import Charts, Panel, Table, layer_of, panel_response, percent
@@ -29,6 +31,9 @@ from vlq.service.pages.site import frame, page
 from vlq.service.served import Served
 
 router = APIRouter(include_in_schema=False)
+
+MOST_IMAGES = 2**32
+"""No image has a larger number."""
 
 SHOWN = 24
 """Rows of a table of differences."""
@@ -71,6 +76,11 @@ SETS = (
 )
 
 
+def sets_of(corpus: LocalCorpus) -> tuple[Panel, ...]:
+    """The panels of two sets that a corpus can have: of one whose patches were not read, not what they decode to."""
+    return tuple(panel for panel in SETS if panel.name != "readings" or "patch" in corpus.cache.run.at)
+
+
 # --- state -----------------------------------------------------------------------------------------------------
 
 
@@ -107,9 +117,19 @@ def pair(given: QueryParams, name: str) -> tuple[str, str]:
     return first, second or first
 
 
+def comparable(served: Served) -> dict[str, LocalCorpus]:
+    """The corpora with readings at patches, of any image."""
+    return {
+        name: corpus
+        for name, corpus in served.corpora.items()
+        if "patch" in corpus.cache.run.at and corpus.cache.snapshot().images
+    }
+
+
 def run_of(given: str, served: Served, name: str) -> str:
-    """The corpus that an address names, else the page's own."""
-    return given if given in served.corpora else name
+    """The corpus that an address names, else the page's own, else the first one whose patches were read."""
+    runs = comparable(served)
+    return next((run for run in (given, name, *runs) if run in runs), name)
 
 
 def sides_of(given: QueryParams, served: Served, name: str, usual: tuple[int, int]) -> tuple[Side, Side]:
@@ -119,12 +139,13 @@ def sides_of(given: QueryParams, served: Served, name: str, usual: tuple[int, in
         zip(*(pair(given, of) for of in ("runs", "images", "layers")), strict=True)
     ):
         run = run_of(run, served, name)
-        read = served.corpus(run).cache.run.read_layers
+        here = served.corpus(run).cache.run
+        number, depth = whole(image, MOST_IMAGES), whole(layer, here.layers)
         found.append(
             Side(
                 run,
-                int(image) if image.isascii() and image.isdecimal() and len(image) < 10 else usual[at],
-                int(layer) if layer.isascii() and layer.isdecimal() and int(layer) in read else read[-1],
+                usual[at] if number is None else number,
+                here.read_layers[-1] if depth not in here.read_layers else depth,
             )
         )
     return found[0], found[1]
@@ -145,11 +166,10 @@ async def compare(request: Request, served: ServedHere, name: str) -> Response:
     corpus, given = served.corpus(name), request.query_params
 
     def work() -> ComparePage:
-        usual = usual_images(corpus)
+        usual = usual_images(served.corpus(run_of(name, served, name)))
         runs = tuple(
             {"name": of, "layers": tuple(one.cache.run.read_layers), "images": one.cache.snapshot().images}
-            for of, one in served.corpora.items()
-            if "patch" in one.cache.run.at
+            for of, one in comparable(served).items()
         )
         labels = "label" in corpus.engine.image_columns(corpus.cache.snapshot())
         return ComparePage(
@@ -161,7 +181,7 @@ async def compare(request: Request, served: ServedHere, name: str) -> Response:
             layer_of(given, corpus, "at"),
             tuple(corpus.cache.run.read_layers),
             PAIR,
-            SETS,
+            sets_of(corpus),
             (),
             ("images(label == 'beach')", "images(label == 'snow')") if labels else ("first_layer('dog')", "images()"),
         )
@@ -175,17 +195,20 @@ async def compare_panel(request: Request, served: ServedHere, name: str, panel: 
     """A panel of it."""
     corpus, given = served.corpus(name), request.query_params
     about = next((one for one in (*PAIR, *SETS) if one.name == panel), None)
-    if about is None or "patch" not in corpus.cache.run.at:
+    if about is None or (about in SETS and about not in sets_of(corpus)):
         raise NotFound(f"This page has no panel {panel}.", "See /compare for those that it has.")
     site = frame(request, served, about.title, "compare", name)
     others: list[str] = []
     if about in PAIR:
-        others = [await served.digest(served.corpus(run_of(run, served, name))) for run in pair(given, "runs")]
+        others = await asyncio.to_thread(
+            lambda: [served.corpus(run_of(run, served, name)).cache.snapshot().digest for run in pair(given, "runs")]
+        )
     at = layer_of(given, corpus, "at")
 
     def make() -> Any:
         if about in PAIR:
-            return PAIRS[about.name](Compared.of(served, *sides_of(given, served, name, usual_images(corpus))))
+            usual = usual_images(served.corpus(run_of(name, served, name)))
+            return PAIRS[about.name](Compared.of(served, *sides_of(given, served, name, usual)))
         found = [one_set(corpus, given.get(which, "")) for which in "ab"]
         names = given.get("a_name", ""), given.get("b_name", "")
         return of_sets(about.name, corpus, found[0], found[1], names, at)

@@ -1,0 +1,114 @@
+"""Pages of corpora that are not as most are, in a real browser: long names and tokens, names that turn the direction of
+the text, many columns, runs without patches, without images. Nothing is wider than the window, nothing fails."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, expect
+
+from vlq.service.app import create_app
+from vlq.service.settings import Settings
+
+from ..doors import running
+from ..synthetic import make_cache, make_run, vocabulary_table
+from .browser import accessible, watched
+
+LONG = "n" * 200
+TURNED = "\u202eabc.png"
+"""Shown from right to left, up to where the direction is set again."""
+
+NAMES = [f"{LONG}.png", TURNED, '<script>alert("1")</script>.png', "a b%2f..%2f#?.png", "new\nline.png", "last.png"]
+TOKEN = 4
+
+
+def vocabulary() -> pa.Table:
+    """One token is a long word."""
+    table = vocabulary_table(make_run().vocabulary_size)
+    for name, word in (("piece", f"▁{LONG}"), ("text", f" {LONG}")):
+        values = table[name].to_pylist()
+        values[TOKEN] = word
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.string()))
+    return table
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("odd")
+    columns = {
+        "first_layer": [f"{LONG}{i}" for i in range(6)],
+        "nested": [{"a": i, "b": {"c": [LONG]}} for i in range(6)],
+        "nothing": [None, "x", None, None, "x", None],
+        **{f"column {i}": [f"some words of column {i}"] * 6 for i in range(12)},
+    }
+    make_cache(folder / "odd", images=6, failed=[5], names=NAMES, columns=columns, vocabulary=vocabulary())
+    make_cache(folder / "text", make_run(at=("prompt",)), images=3)
+    make_cache(folder / "none", images=2, failed=[0, 1])
+    sink = io.BytesIO()
+    Image.new("RGB", (112, 112), (60, 70, 140)).save(sink, "PNG")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("api.images", "pages.image_page"):
+            patch.setattr(f"vlq.service.{module}.picture", lambda image, side: (sink.getvalue(), "image/png"))
+        with running(create_app(Settings({name: str(folder / name) for name in ("odd", "text", "none")}))) as found:
+            yield found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/odd/?q=images()",
+        "/odd/images/0",
+        "/odd/images/5",
+        f"/odd/tokens/{TOKEN}",
+        f"/odd/tokens/{TOKEN + 1}",
+        "/odd/compare",
+        "/text/images/0",
+        "/text/compare",
+        "/none/",
+        "/none/compare",
+    ],
+)
+def test_nothing_fails_and_nothing_is_too_wide(chromium: Browser, url: str, path: str) -> None:
+    with watched(chromium, url + path, viewport={"width": 1400, "height": 900}) as page:
+        page.wait_for_load_state("networkidle")
+        accessible(page)
+        for width in (1400, 360):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+
+
+def test_a_name_turns_nothing_but_itself(chromium: Browser, url: str) -> None:
+    """What stands behind a name stands to its right."""
+    with watched(chromium, f"{url}/odd/images/1") as page:
+        places = page.evaluate("""() => {
+            const text = document.querySelector("h1 small").firstChild, range = document.createRange();
+            const left = (from) => {
+              range.setStart(text, from);
+              range.setEnd(text, from + 1);
+              return range.getBoundingClientRect().left;
+            };
+            return [document.querySelector("h1 bdi").getBoundingClientRect().right - 1, left(0), left(5)];
+        }""")
+        assert places == sorted(places)
+
+
+def test_no_column_is_squeezed(chromium: Browser, url: str) -> None:
+    with watched(chromium, f"{url}/odd/?q=images()", viewport={"width": 1400, "height": 900}) as page:
+        cells = page.locator("table.rows tbody tr").nth(1).locator("td:not(.pick, .number)")
+        widths = cells.evaluate_all("cells => cells.map((cell) => cell.getBoundingClientRect().width)")
+        assert len(widths) > 12
+        assert min(widths) > 60
+
+
+def test_a_run_without_patches_compares_those_that_have_some(chromium: Browser, url: str) -> None:
+    with watched(chromium, f"{url}/text/compare") as page:
+        expect(page.locator("[data-side=a] .name a")).to_have_attribute("href", "/odd/images/0?layer=4")
+        page.locator("#tokens").scroll_into_view_if_needed()
+        expect(page.locator("#tokens .headline")).to_contain_text("decoded to on both sides")
+        page.goto(f"{url}/text/compare?a=images()&b=images()")
+        expect(page.locator("#counts .headline")).to_contain_text("3 and 3 of 3 images")
+        expect(page.locator("#readings")).to_have_count(0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,6 +57,7 @@ def serve(
     waiting: Annotated[int, typer.Option(help="Questions that may wait for their turn.", min=0)] = 64,
 ) -> None:
     """Serve caches over HTTP: pages to browse, click and ask, and an API for programs (its description: /docs)."""
+    check_address(host, port)
     from vlq.query.cache import default_url
     from vlq.query.limits import size_of
     from vlq.service.app import create_app
@@ -118,6 +121,23 @@ def _tell(what: str) -> None:
     """On a terminal, what is done now: it may take minutes."""
     if sys.stderr.isatty():
         print(f"Writing: {what}", file=sys.stderr)
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises InputError if nothing can listen there."""
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as asyncio's servers are
+                tried.bind(address)
+    except OSError as error:
+        why = error.strerror or str(error)
+        hint = "Is another service running? --port 0 takes a free port." if error.errno == errno.EADDRINUSE else None
+        raise InputError(f"{host}, port {port}, cannot be listened on: {why}.", hint) from error
 
 
 def token(file: Path | None, variable: str) -> str | None:

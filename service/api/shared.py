@@ -41,7 +41,8 @@ def tag_of(*parts: object) -> str:
 def unchanged(request: Request, tag: str) -> Response | None:
     """The answer to who has it already."""
     known = request.headers.get("if-none-match", "")
-    if tag in (part.strip() for part in known.split(",")):
+    # Weak comparison (RFC 9110, 13.1.2): whoever stored it may have left out the W/.
+    if tag.removeprefix("W/") in (part.strip().removeprefix("W/") for part in known.split(",")):
         return Response(status_code=304, headers=headers_of(tag))
     return None
 

@@ -17,7 +17,7 @@ import pytest
 import vlq
 from vlq.query.errors import Busy, InputError, LimitReached, NotAllowed, ServiceError
 from vlq.service.app import create_app
-from vlq.service.command import token
+from vlq.service.command import check_address, token
 from vlq.service.guard import COOKIE, ticket_of
 from vlq.service.names import name_of, named
 from vlq.service.settings import Settings
@@ -340,6 +340,21 @@ def test_names_of_caches() -> None:
         named(["/a/coco", "/b/coco"])
     with pytest.raises(InputError, match="cannot be called v1"):
         named(["v1=/a"])
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"127.0.0.1, port {port}, cannot be listened on") as caught:
+            check_address("127.0.0.1", port)
+    assert caught.value.hint is not None
+    assert "--port 0" in caught.value.hint
+    check_address("127.0.0.1", port)
+    check_address("127.0.0.1", 0)
+    with pytest.raises(InputError, match="port 80, cannot be listened on"):
+        check_address("no.such.host.invalid", 80)
 
 
 def test_token_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

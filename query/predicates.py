@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -26,10 +28,14 @@ class Column:
 
     @property
     def kind(self) -> str | None:
-        """text, number, truth, list (of what `in` can look for), or None for what has no literals."""
+        """text, number, truth, date, list (of what `in` can look for), list of structs, struct; None if it is rarer."""
         if self.type.endswith("[]"):
-            return "list" if not self.type.startswith("STRUCT(") or self._is_labelled else None
+            return "list" if not self.type.startswith("STRUCT(") or self._is_labelled else "list of structs"
         head = self.type.partition("(")[0]
+        if head in ("STRUCT", "MAP", "UNION"):
+            return "struct"
+        if head == "DATE" or (head.startswith("TIMESTAMP") and head != "TIMESTAMP WITH TIME ZONE"):
+            return "date"
         if head == "VARCHAR":
             return "text"
         if head == "BOOLEAN":
@@ -132,9 +138,15 @@ class Predicate:
     def _check(self, left: Node, operator: str, right: Node, kind: str | None) -> None:
         """Raises BadArgument if the left side is of another kind than what it is held against."""
         found = self._kind(left)
+        if "struct" in (found, kind) and found == kind and self._type(left) != self._type(right):
+            kind = "struct of other fields"
         if found is not None and kind is not None and found != kind:
             where = next((side for side in (right, left) if isinstance(side, Literal)), left)
             near = f"{right} in {left}" if (found, operator) == ("list", "==") else None
+            if {found, kind} == {"date", "text"}:
+                if isinstance(where, Literal) and is_date(where.value, *map(self._type, (left, right))):
+                    return
+                near = f"{left} {operator} '2024-01-31'" if found == "date" else f"'2024-01-31' {operator} {right}"
             sides = {"left": left, "operator": operator, "right": right}
             raise self.scope.error(KINDS, where, **sides, found=found, expected=kind, near=near)
 
@@ -163,8 +175,26 @@ class Predicate:
                 return self._column(node).kind
         return None
 
+    def _type(self, node: Node) -> str | None:
+        return self._column(node).type if isinstance(node, Name) else None
+
     def _column(self, node: Name) -> Column:
         return find_column(node.name, self.columns, node, self.scope)
+
+
+DATE = re.compile(r"\d{4}-\d\d-\d\d(?P<time>[ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?")
+
+
+def is_date(value: object, *types: str | None) -> bool:
+    """Whether DuckDB reads a text as a date, or as a date with a time where none of the columns' types is DATE."""
+    match = DATE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or (match["time"] and "DATE" in types):
+        return False
+    try:
+        datetime.fromisoformat(match[0])
+    except ValueError:
+        return False
+    return True
 
 
 def find_column(name: str, columns: Mapping[str, Column], node: Node, scope: Scope) -> Column:

@@ -94,6 +94,7 @@ KINDS = Mistake(
             "objects == 'dog' compares a list with a text.",
             "Did you mean 'dog' in objects?",
         ),
+        Example("images().where(grid == ⟦3⟧)", "grid == 3 compares a struct with a number."),
     ),
     near="Did you mean {near}?",
 )

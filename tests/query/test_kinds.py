@@ -1,0 +1,99 @@
+"""Conditions on image columns of every kind: an answer as Python gives it, or a mistake; never anything else."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vlq
+from vlq.query.corpus import Corpus
+from vlq.query.errors import BadArgument, VlqError
+
+from ..synthetic import make_cache
+
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">=": operator.ge,
+}
+
+COLUMNS: dict[str, list[Any]] = {
+    "text": ["a", "b", "a", "c"],
+    "whole": [1, 2, 3, 4],
+    "real": [0.5, 1.5, 2.5, 3.5],
+    "truth": [True, False, True, False],
+    "day": [date(2024, 1, 5), date(2024, 2, 29), date(2023, 12, 31), date(2024, 1, 6)],
+    "moment": [
+        datetime(2024, 1, 5, 10),
+        datetime(2024, 2, 29),
+        datetime(2023, 12, 31, 23, 59, 59),
+        datetime(2024, 1, 6),
+    ],
+    "texts": [["a"], ["a", "b"], ["b"], ["c"]],
+    "struct": [{"a": i, "b": {"c": "x"}} for i in range(4)],
+    "structs": [[{"a": i}] for i in range(4)],
+}
+
+LITERALS = ["3", "1.5", "'a'", "True", "None", "'2024-01-05'", "['a', 'b']", "('a', 3)", "-1"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder: Path = tmp_path_factory.mktemp("kinds")
+    make_cache(folder, images=4, columns=COLUMNS)
+    return vlq.open(str(folder))
+
+
+def found(corpus: Corpus, condition: str) -> list[int]:
+    return sorted(row["image_id"] for row in corpus.query(f"images().where({condition}).select(['image_id'])").rows)
+
+
+@pytest.mark.parametrize("column", [*COLUMNS, "grid", "transform"])
+def test_every_condition_is_answered_or_a_mistake(corpus: Corpus, column: str) -> None:
+    conditions = [f"{column} {sign} {literal}" for sign in (*OPERATORS, "in") for literal in LITERALS]
+    conditions += [f"{literal} in {column}" for literal in LITERALS]
+    conditions += [f"{column} {sign} {other}" for sign in OPERATORS for other in {*COLUMNS, column}]
+    conditions += [column, f"not {column}", f"{column} + 1 > 2", f"-1 < {column} < 3", f"{column} / 0 > 1"]
+    answered = []
+    for condition in conditions:
+        try:
+            found(corpus, condition)
+            answered.append(condition)
+        except VlqError:
+            pass
+    assert f"{column} == None" in answered
+    assert f"{column} == {column}" in answered
+    assert len(answered) < len(conditions) // 2
+
+
+@pytest.mark.parametrize(("column", "sign"), list(itertools.product(["day", "moment"], OPERATORS)))
+@pytest.mark.parametrize("text", ["2024-01-05", "2024-02-29", "2024-01-05 10:00", "2024-01-05T10:00:00.5"])
+def test_dates(corpus: Corpus, column: str, sign: str, text: str) -> None:
+    """A date is written as a text."""
+    condition = f"{column} {sign} '{text}'"
+    if column == "day" and len(text) > 10:
+        with pytest.raises(BadArgument, match="compares a date with a text"):
+            found(corpus, condition)
+        return
+    moment = datetime.fromisoformat(text)
+    values = COLUMNS[column] if column == "moment" else [datetime(d.year, d.month, d.day) for d in COLUMNS["day"]]
+    assert found(corpus, condition) == [i for i, value in enumerate(values) if OPERATORS[sign](value, moment)]
+
+
+@pytest.mark.parametrize("text", ["x", "2024", "2024-02-30", "2024-1-5", "05.01.2024", "20240105", "2024-01-05 25:00"])
+@pytest.mark.parametrize("column", ["day", "moment"])
+def test_what_is_no_date(corpus: Corpus, column: str, text: str) -> None:
+    for condition in (f"{column} == '{text}'", f"{column} in ('2024-01-05', '{text}')"):
+        with pytest.raises(BadArgument, match="compares a date with a text") as caught:
+            found(corpus, condition)
+        assert caught.value.hint == f"Did you mean {column} == '2024-01-31'?"
+    with pytest.raises(BadArgument) as caught:
+        found(corpus, f"'{text}' < {column}")
+    assert caught.value.hint == f"Did you mean '2024-01-31' < {column}?"

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/layers", tags=["layers"], responses=RESPONSES)
 AGREEMENTS = {"last": agreement_of_last, "patch": agreement_of_patches}
 
 At = Annotated[Literal["last", "patch"], Query(description="The last prompt token, or image patches.")]
-OneLayer = Annotated[int, Query(ge=0, description="A layer that was read.")]
+OneLayer = Annotated[int, Query(ge=0, description="A layer that was read.", examples=[0])]
 
 
 class Agreeing(BaseModel):

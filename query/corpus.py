@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 from vlq.query import builders
 from vlq.query.answer import Answer
 from vlq.query.asked import Asked, check_corpus
-from vlq.query.errors import BadArgument, NotFound
+from vlq.query.errors import NotFound
 from vlq.query.limits import Limits
+from vlq.query.mistakes.elsewhere import IMAGE
 from vlq.query.nodes import Call, Node, col
 from vlq.query.parse import parse
 from vlq.query.view import ImageView
@@ -103,20 +104,20 @@ class Corpus(ABC):
     def image(self, image: int | str) -> ImageView:
         """An image by its number or its name: notebooks show its page, `.save("image.html")` writes it.
 
-        Raises NotFound if there is none with readings, BadArgument if several have the name.
+        Raises NotFound if there is none with readings, or several have the name; BadArgument if it is neither.
         """
         if isinstance(image, str):
             column = "image"
         elif hasattr(image, "__index__") and not isinstance(image, bool):
             column, image = "image_id", index(image)  # whatever counts rows, as pandas' own numbers
         else:
-            raise BadArgument(f"image: expected a number or a name. Got {image!r}.")
+            raise IMAGE.error(got=image)
         found = self.images().where(col(column) == image).sort("image_id").rows
         if not found:
             raise NotFound(f"There is no image {image!r} with readings.", "The images and their numbers: images()")
         if len(found) > 1:
             numbers = ", ".join(str(row["image_id"]) for row in found[:5]) + (", …" if len(found) > 5 else "")
-            raise BadArgument(f"{len(found)} images are called {image!r}: {numbers}.", "Give the number of one.")
+            raise NotFound(f"{len(found)} images are called {image!r}: {numbers}.", "Give the number of one.")
         return ImageView(self, found[0]["image_id"], found[0]["image"])
 
     @abstractmethod

@@ -127,6 +127,18 @@ TYPE = Mistake(
         ),
     ),
 )
+IMAGE = Mistake(
+    BadArgument,
+    "image: expected a number or a name. Got {got!r}.",
+    "The images and their numbers: images()",
+    (
+        Example(
+            ">>> corpus.image(1.5)",
+            "image: expected a number or a name. Got 1.5.",
+            "The images and their numbers: images()",
+        ),
+    ),
+)
 TWO_CORPORA = Mistake(
     BadArgument,
     "Answers of two corpora cannot be combined.",

@@ -51,7 +51,7 @@ def test_several_have_the_name(tmp_path: Path) -> None:
     prompts = {"prompt": "USER: <image> {question} ASSISTANT:", "prompt_ids": (), "prompt_column": "question"}
     make_cache(tmp_path, make_run(**prompts), images=3, names=["a.png", "b.png", "a.png"])
     corpus = vlq.open(str(tmp_path))
-    with pytest.raises(BadArgument) as caught:
+    with pytest.raises(NotFound) as caught:
         corpus.image("a.png")
     assert str(caught.value) == "2 images are called 'a.png': 0, 2.\nGive the number of one."
     assert corpus.image("b.png").number == 1

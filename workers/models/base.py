@@ -166,6 +166,11 @@ class LensModel(ABC):
         """One forward pass without the head."""
         self.model.model(**batch, use_cache=False)
 
+    def entering(self, arguments: dict[str, Any]) -> dict[int, tuple[Tensor, Tensor]]:
+        """What a tower adds to later layers of one image's sequence, taken out of the decoder's arguments: by layer the
+        positions (position,), and what is added there (position, d)."""
+        return {}
+
     def position_ids(self, mask: Tensor) -> Tensor | None:
         """(image, sequence) the number of each token among those that the mask lets be seen. None: the model counts."""
         return (mask.cumsum(-1) - 1).clamp(min=0)
@@ -328,11 +333,11 @@ class LensModel(ABC):
             if layer == max(wanted) < len(self.blocks):
                 raise _SeenAll
 
-        with self._watched(visit_here, wanted), suppress(_SeenAll):
+        with self.watched(visit_here, wanted), suppress(_SeenAll):
             self.run_decoder(self.batch(images))
 
     @contextmanager
-    def _watched(self, visit: Visit, layers: Collection[int]) -> Iterator[None]:
+    def watched(self, visit: Visit, layers: Collection[int]) -> Iterator[None]:
         """Call `visit` with the states of these layers, on the lens' device, whenever the decoder runs."""
 
         def visit_here(layer: int, hidden: Tensor) -> None:
@@ -369,7 +374,7 @@ class LensModel(ABC):
         batch = self.batch(images)
         batch.pop("position_ids", None)  # `generate` counts by itself
         batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
-        with self._watched(visit_here, wanted):
+        with self.watched(visit_here, wanted):
             # One more than wanted, so that the last one's states are there, too.
             found = self.model.generate(**batch, generation_config=self._greedy(most + 1))
         new = found.sequences[:, batch["input_ids"].shape[1] :]  # (image, token)
@@ -383,7 +388,7 @@ class LensModel(ABC):
         states = torch.stack([torch.cat(of_layer, 1) for of_layer in seen.values()])  # (layer, image, token, d)
         answers = []
         for image, tokens in enumerate(new.tolist()):
-            length = next((at for at, id in enumerate(tokens[:most]) if id in self._ends), min(most, len(tokens)))
+            length = next((at for at, id in enumerate(tokens[:most]) if id in self.ends), min(most, len(tokens)))
             ids = tuple(tokens[:length])
             text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
             own = logprobs[image, :length].tolist()
@@ -391,7 +396,7 @@ class LensModel(ABC):
         return answers
 
     @cached_property
-    def _ends(self) -> frozenset[int]:
+    def ends(self) -> frozenset[int]:
         """The tokens that end an answer."""
         own = self.model.generation_config.eos_token_id
         if own is None:
@@ -402,7 +407,7 @@ class LensModel(ABC):
         """So many tokens, the most probable one each time, whatever the model's folder says of sampling."""
         from transformers import GenerationConfig
 
-        ends = sorted(self._ends)
+        ends = sorted(self.ends)
         self.model.generation_config = GenerationConfig(eos_token_id=ends or None)  # type: ignore[no-untyped-call]
         return GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=tokens,

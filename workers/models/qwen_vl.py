@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
@@ -83,3 +84,8 @@ class Qwen3VL(Qwen2VL):
     """
 
     family = "Qwen3VLForConditionalGeneration"
+
+    def entering(self, arguments: dict[str, Any]) -> dict[int, tuple[Tensor, Tensor]]:
+        mask, values = arguments.pop("visual_pos_masks"), arguments.pop("deepstack_visual_embeds")
+        places = mask[0].nonzero()[:, 0]
+        return {layer: (places, added) for layer, added in enumerate(values or (), start=1)}

@@ -149,7 +149,7 @@ def answered(model: LensModel, image: Image.Image, most: int, types: int = 0) ->
     while len(ids) < most:
         logprob = torch.log_softmax(model.model(**inputs, use_cache=False).logits[0, -1].double(), -1)
         id = int(logprob.argmax())
-        if id in model._ends:
+        if id in model.ends:
             break
         ids.append(id)
         logprobs.append(float(logprob[id]))

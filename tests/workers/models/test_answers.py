@@ -58,14 +58,14 @@ def test_an_answer_ends_where_the_model_ends_it(model: LensModel, monkeypatch: p
     # Whatever is answered third in the first image ends answers now.
     end = whole[0].ids[2]
     monkeypatch.setattr(model.model.generation_config, "eos_token_id", end)
-    monkeypatch.delitem(model.__dict__, "_ends")
+    monkeypatch.delitem(model.__dict__, "ends")
     ended = model.answer(encoded, 6, lambda layer, hidden: None)
     for before, after in zip(whole, ended, strict=True):
         length = before.ids.index(end) if end in before.ids else 6
         assert after.ids == before.ids[:length]
         assert after.states.shape[1] == length
         assert torch.allclose(after.states, before.states[:, :length], atol=1e-5)
-    monkeypatch.delitem(model.__dict__, "_ends")
+    monkeypatch.delitem(model.__dict__, "ends")
 
 
 def test_what_a_folder_says_of_sampling_is_of_no_account(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,8 @@ BATCH = 25
 PER_POSITION = ("inputs_embeds", "position_ids")
 """Of the decoder's arguments those that have a place for each position."""
 
-MASKED_BY_US = "sdpa"
-"""The attention that takes any mask; flash attention takes none."""
+MASKED = ("sdpa", "eager")
+"""Kinds of attention that take any mask. The first stands in for one that does not."""
 
 
 @dataclass(frozen=True)
@@ -346,12 +346,12 @@ def _ranks(logits: Tensor, ids: Sequence[int]) -> Tensor:
 
 @contextmanager
 def _masked(model: LensModel) -> Iterator[None]:
-    """Attention goes by masks: flash attention knows none but the causal one, so another kind stands in for it."""
+    """Attention goes by masks: flash attention knows none but the causal one, so that another kind stands in for it."""
     before = model.attention
-    if not before.startswith("flash"):
+    if before in MASKED:
         yield
         return
-    model.model.set_attn_implementation(MASKED_BY_US)
+    model.model.set_attn_implementation(MASKED[0])
     try:
         yield
     finally:

@@ -197,7 +197,8 @@ def some_changes(prompted: Prompted, seed: int) -> list[Plain]:
 
 def model_of(family: str, folder: Path, attention: str = "auto") -> LensModel:
     torch.set_num_threads(1)
-    model = load(str(MAKERS[family](folder / family)), attention=attention)
+    folder = folder / family
+    model = load(str(folder if folder.exists() else MAKERS[family](folder)), attention=attention)
     with torch.no_grad():  # an image's token in an answer cannot be read anew
         model.lm_head.weight[model.image_token_id] = 0  # type: ignore[index]
     return model

@@ -1,0 +1,43 @@
+"""Activation patching and steering: states of another run, or a token's own direction, put into a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vlq.workers.intervene.attribution import weight_of
+from vlq.workers.intervene.changes import Change
+from vlq.workers.intervene.prompted import Prompted
+
+
+def patched(states: Tensor, positions: Sequence[int], layer: int) -> Change:
+    """The change that puts states (position, d) at a layer."""
+    return Change(replaced={layer: (torch.tensor(positions), states)})
+
+
+@torch.no_grad()
+def direction(prompted: Prompted, ids: Sequence[int]) -> Tensor:
+    """(d,) of length 1: along which a state's logits of tokens grow, on average over these, as the norm in front of the
+    head weighs it."""
+    head: Tensor = prompted.model.lm_head.weight  # type: ignore[assignment]
+    along = head[list(ids)].detach().float().mean(0) * weight_of(prompted.model.final_norm)
+    length: Tensor = along.norm()
+    return along / length.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+@torch.no_grad()
+def steered(
+    prompted: Prompted, ids: Sequence[int], positions: Sequence[int], layers: Sequence[int], strength: float
+) -> Change:
+    """The change that adds a token's direction to states: as long as `strength` times what these states are long at
+    each layer, on average over the positions."""
+    along = direction(prompted, ids)
+    added = {}
+    plain = prompted.states(layers)
+    for layer in layers:
+        own = plain[layer][list(positions)].float()
+        length = own.norm(dim=-1).mean()
+        added[layer] = (torch.tensor(positions), (strength * length * along.to(own)).expand(len(positions), -1))
+    return Change(added=added)

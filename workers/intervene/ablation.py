@@ -65,17 +65,21 @@ def ablated(prompted: Prompted, taken: PatchSet, moments: Moments, mode: str, se
 
     `seed` is of noise: numbers that tell the study and the image.
     """
-    patches = torch.tensor(taken.patches, dtype=torch.long)
-    positions = prompted.patches.cpu()[patches]
+    patches = list(taken.patches)
+    positions = prompted.patches.cpu()[torch.tensor(patches, dtype=torch.long)]
+    # Where the model sees the image once more as a whole, the places that show the same are taken, too.
+    again = prompted.image.shown_again(patches)
     entering = {}
     for layer, mean in moments.mean.items():
-        values = torch.zeros_like(mean) if mode == "zero" else mean
-        found = values.expand(len(patches), -1)
+        where = torch.cat([positions, again]) if layer == 0 else positions
+        values = (torch.zeros_like(mean) if mode == "zero" else mean).expand(len(where), -1)
         if mode == "noise":
-            # Of each patch its own, whatever others are taken with it.
-            noise = [np.random.default_rng([*seed, layer, patch]).standard_normal(len(mean)) for patch in taken.patches]
-            found = mean + moments.deviation[layer] * torch.from_numpy(np.stack(noise)).float()
-        entering[layer] = (positions, found)
+            # Of each place its own, whatever others are taken with it.
+            noise = [
+                np.random.default_rng([*seed, layer, place]).standard_normal(len(mean)) for place in where.tolist()
+            ]
+            values = mean + moments.deviation[layer] * torch.from_numpy(np.stack(noise)).float() if noise else values
+        entering[layer] = (where, values)
     return Change(replaced={0: entering.pop(0)}, entering=entering)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from vlq.query.errors import ModelError
+from vlq.query.geometry import patch_edges
 from vlq.query.schema import MOST_POSITIONS, Transform
 from vlq.workers.models import PLACEHOLDER
 from vlq.workers.norms import fastest
@@ -45,6 +46,15 @@ SAMPLES = ((64, 64), (96, 48), (200, 160))
 
 
 @dataclass(frozen=True)
+class View:
+    """The whole image once more, smaller: image positions that are no patches, and show what patches do."""
+
+    grid: tuple[int, int]  # rows, columns
+    transform: Transform
+    places: Tensor  # (row * column,) which of the image positions they are
+
+
+@dataclass(frozen=True)
 class Layout:
     """How one image becomes patches.
 
@@ -57,6 +67,7 @@ class Layout:
     transform: Transform
     patches: Tensor | None = None
     count: int | None = None
+    view: View | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +79,24 @@ class Encoded:
     sites: Mapping[str, Tensor]  # patch, row by row, and prompt -> their positions in the sequence
     grid: tuple[int, int]
     transform: Transform
+    size: tuple[int, int]  # of the upright image: width, height
+    view: View | None = None  # its places are positions in the sequence
 
     @property
     def length(self) -> int:
         """Of the sequence."""
         return len(self.tokens["input_ids"])
+
+    def shown_again(self, patches: Sequence[int]) -> Tensor:
+        """Positions of the smaller view that these patches cover by half or more."""
+        if self.view is None:
+            return torch.zeros(0, dtype=torch.long)
+        mask = np.zeros(self.grid)
+        mask.flat[list(patches)] = 1
+        x, y = patch_edges(self.transform, self.size, self.grid)
+        view_x, view_y = patch_edges(self.view.transform, self.size, self.view.grid)
+        covered = _overlaps(view_y, y) @ mask @ _overlaps(view_x, x).T  # pixels
+        return self.view.places[torch.from_numpy((covered * 2 >= np.outer(np.diff(view_y), np.diff(view_x))).ravel())]
 
     def at_patches(self, patches: Sequence[int]) -> Encoded:
         """The same with these of its patches alone."""
@@ -266,7 +290,7 @@ class LensModel(ABC):
         sample = self._sample if prompt is None else self._sample_of(prompt)
         found = self.processor.image_processor(image, return_tensors="pt")
         values, layout = {name: found[name] for name in sample.values}, self.layout(*image.size)
-        return Encoded(sample.tokens, values, sample.sites, layout.grid, layout.transform)
+        return Encoded(sample.tokens, values, sample.sites, layout.grid, layout.transform, image.size)
 
     def transform(self, width: int, height: int) -> Transform:
         """What `encode` does to the coordinates of an image of this size."""
@@ -310,7 +334,8 @@ class LensModel(ABC):
         least = 0 if prompt is None else 1  # which a prompt of an image's own has, as its last token is stored
         if not least <= (length := len(sites["prompt"])) <= MOST_POSITIONS:
             raise ModelError(f"The prompt has {length:,} text tokens; VLQ reads {least} to {MOST_POSITIONS:,}.")
-        return Encoded(tokens, found, sites, layout.grid, layout.transform)
+        view = layout.view and replace(layout.view, places=places[layout.view.places])
+        return Encoded(tokens, found, sites, layout.grid, layout.transform, image.size, view)
 
     def prompt_places(self, input_ids: Tensor) -> Tensor:
         """Where the prompt's text is in the sequence: the same tokens for every image."""
@@ -491,6 +516,14 @@ def soft_capped(logits: Tensor, cap: float) -> Tensor:
     if logits.requires_grad:
         return torch.tanh(logits / cap) * cap
     return logits.div_(cap).tanh_().mul_(cap)
+
+
+def _overlaps(edges: Sequence[float], others: Sequence[float]) -> np.ndarray:
+    """(cell, other cell) by how much two divisions of an axis overlap."""
+    low = np.maximum.outer(edges[:-1], others[:-1])
+    high = np.minimum.outer(edges[1:], others[1:])
+    found: np.ndarray = np.maximum(high - low, 0)
+    return found
 
 
 def prompt_ids(image: Encoded) -> tuple[int, ...]:

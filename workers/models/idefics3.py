@@ -11,7 +11,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import MAX_IMAGE
 
 from vlq.query.errors import ModelError
 from vlq.query.schema import Transform
-from vlq.workers.models.base import Layout, LensModel
+from vlq.workers.models.base import Layout, LensModel, View
 
 
 class Idefics3(LensModel):
@@ -71,7 +71,9 @@ class Idefics3(LensModel):
             return Layout(grid, transform)
         # The sequence goes tile by tile, the grid row by row through the tiles that are beside each other.
         places = torch.arange(math.prod(grid)).reshape(rows, columns, side, side)
-        return Layout(grid, transform, places.transpose(1, 2).flatten(), math.prod(grid) + side**2)
+        whole = Transform(self._tile / width, self._tile / height, 0.0, 0.0, self._tile, self._tile)
+        view = View((side, side), whole, math.prod(grid) + torch.arange(side**2))
+        return Layout(grid, transform, places.transpose(1, 2).flatten(), math.prod(grid) + side**2, view)
 
     def _tiles(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of an image's tiles."""

@@ -8,7 +8,7 @@ import torch
 
 from vlq.query.errors import ModelError
 from vlq.query.schema import Transform
-from vlq.workers.models.base import Layout, LensModel
+from vlq.workers.models.base import Layout, LensModel, View
 
 
 class InternVL(LensModel):
@@ -67,7 +67,11 @@ class InternVL(LensModel):
         tiles = rows * columns
         # (tile row, tile column, row, column) -> row by row over all tiles
         places = torch.arange(tiles * cells**2).view(rows, columns, cells, cells).transpose(1, 2).flatten()
-        return Layout((rows * cells, columns * cells), transform, places, (tiles + (tiles > 1)) * cells**2)
+        if tiles == 1:
+            return Layout((cells, cells), transform, places, cells**2)
+        whole = Transform(tile / width, tile / height, 0.0, 0.0, tile, tile)
+        view = View((cells, cells), whole, tiles * cells**2 + torch.arange(cells**2))
+        return Layout((rows * cells, columns * cells), transform, places, (tiles + 1) * cells**2, view)
 
     def _tiles(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of tiles."""

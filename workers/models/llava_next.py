@@ -9,7 +9,7 @@ import torch
 
 from vlq.query.errors import ModelError
 from vlq.query.schema import Transform
-from vlq.workers.models.base import Layout, LensModel
+from vlq.workers.models.base import Layout, LensModel, View
 
 
 class LlavaNext(LensModel):
@@ -75,17 +75,18 @@ class LlavaNext(LensModel):
         bare_y, bare_x = _bare(tiles_y * self._cells, tiles_x * self._cells, width, height)
         seen_y, seen_x = tiles_y * self._cells - 2 * bare_y, tiles_x * self._cells - 2 * bare_x
         small = self._cells**2
+        side, scale = self._cells * self._patch, self._tile
+        whole = Transform(scale / width, scale / height, 0.0, 0.0, side, side)
+        view = View((self._cells, self._cells), whole, torch.arange(small))
         if not seen_y or not seen_x:
-            side, scale = self._cells * self._patch, self._tile
-            transform = Transform(scale / width, scale / height, 0.0, 0.0, side, side)
-            return Layout((self._cells, self._cells), transform, torch.arange(small), small + seen_y)
+            return Layout(view.grid, whole, view.places, small + seen_y)
         resized_width, resized_height = _fitted(canvas_width, canvas_height, width, height)
         scale_x, offset_x = self._axis(tiles_x, resized_width / width, (canvas_width - resized_width) // 2, bare_x)
         scale_y, offset_y = self._axis(tiles_y, resized_height / height, (canvas_height - resized_height) // 2, bare_y)
         transform = Transform(scale_x, scale_y, offset_x, offset_y, seen_x * self._patch, seen_y * self._patch)
         rows, columns = self._resampled(seen_y, seen_x)
         places = small + torch.arange(rows * (columns + 1)).view(rows, columns + 1)
-        return Layout((rows, columns), transform, places[:, :-1].flatten(), small + places.numel())
+        return Layout((rows, columns), transform, places[:, :-1].flatten(), small + places.numel(), view)
 
     def _axis(self, tiles: int, scale: float, before: int, bare: int) -> tuple[float, float]:
         """Scale and offset to where the first cell that is left begins at 0, and each is as long as a patch.

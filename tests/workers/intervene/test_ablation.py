@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import ImageDraw
 
-from vlq.workers.intervene.ablation import MomentSums, ablated, baseline_sets, integrated_gradients, measure
+from vlq.query.geometry import patch_box
+from vlq.workers.intervene.ablation import Moments, MomentSums, ablated, baseline_sets, integrated_gradients, measure
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.prompted import Prompted, Target
 from vlq.workers.intervene.sets import PatchSet
@@ -114,3 +119,51 @@ def test_what_sets_are_held_against(prompted: list[Prompted]) -> None:
     assert not {*found[0].patches, *found[1].patches, *found[2].patches} & {0, 1}
     scores = integrated_gradients(one, Target((5,)), sums.moments())
     assert {*found[3].patches} == {*np.argsort(scores)[-2:].tolist()}
+
+
+@pytest.mark.parametrize("family", ["llava_next", "llava_onevision", "internvl", "idefics3"])
+def test_a_smaller_view_of_the_image_is_covered_too(family: str, tmp_path: Path) -> None:
+    """What shows the same there as patches do is where their boxes cover it, and is where painting changes it."""
+    model, rng, tried = model_of(family, tmp_path), np.random.default_rng(0), 0
+    for size in ((120, 200), (200, 120), (150, 150)):
+        image = checks.noise(*size, seed=1)
+        before = Prompted(model, model.encode(image))
+        encoded = before.image
+        if encoded.view is None:
+            continue
+        view, patches = encoded.view, math.prod(encoded.grid)
+        for _ in range(3):
+            some = rng.choice(patches, rng.integers(1, patches), replace=False).tolist()
+            boxes = [patch_box(encoded.transform, encoded.size, encoded.grid, patch) for patch in some]
+            shares = []
+            for cell in range(math.prod(view.grid)):
+                x0, y0, x1, y1 = patch_box(view.transform, encoded.size, view.grid, cell)
+                points = [
+                    (x0 + (x1 - x0) * (i + 0.5) / 20, y0 + (y1 - y0) * (j + 0.5) / 20)
+                    for i in range(20)
+                    for j in range(20)
+                ]
+                inside = sum(any(a <= x < c and b <= y < d for a, b, c, d in boxes) for x, y in points)
+                shares.append(inside / len(points))
+            found = {*encoded.shown_again(some).tolist()}
+            for cell, share in enumerate(shares):
+                if abs(share - 0.5) > 0.06:
+                    assert (int(view.places[cell]) in found) == (share > 0.5)
+        cell = int(rng.integers(math.prod(view.grid)))
+        x0, y0, x1, y1 = patch_box(view.transform, encoded.size, view.grid, cell)
+        painted = image.copy()
+        ImageDraw.Draw(painted).rectangle([round(x0), round(y0), round(x1) - 1, round(y1) - 1], "red")
+        after = Prompted(model, model.encode(painted))
+        change = (after.states([0])[0] - before.states([0])[0]).norm(dim=-1)[view.places]
+        assert int(change.argmax()) == cell
+        taken = ablated(before, PatchSet("all", tuple(range(patches))), _moments(before), "zero", [0])
+        assert {*view.places.tolist()} <= {*taken.replaced[0][0].tolist()}
+        assert len(encoded.shown_again([])) == 0
+        tried += 1
+    assert tried
+
+
+def _moments(prompted: Prompted) -> Moments:
+    sums = MomentSums()
+    sums.add(prompted.entering_patches())
+    return sums.moments()

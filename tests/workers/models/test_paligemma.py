@@ -88,7 +88,7 @@ def test_the_prefix_is_seen_in_both_directions(model: LensModel) -> None:
     encoded = model.encode(checks.noise(50, 50))
     changed = dict(encoded.tokens) | {"input_ids": encoded.tokens["input_ids"].clone()}
     changed["input_ids"][-1] += 1
-    other = checks.Encoded(changed, encoded.values, encoded.sites, encoded.grid, encoded.transform)
+    other = checks.Encoded(changed, encoded.values, encoded.sites, encoded.grid, encoded.transform, encoded.size)
     found: list[torch.Tensor] = []
     for one in (encoded, other):
         model.forward([one], lambda layer, hidden: found.append(hidden[0, 0].clone()) if layer == 1 else None)

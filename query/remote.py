@@ -227,8 +227,8 @@ class RemoteCorpus(Corpus):
         raise self._elsewhere("cache")
 
     def _elsewhere(self, what: str) -> ServiceError:
-        cache = self.info()["cache"]
-        return ServiceError(f"{what} is not to be had through a service.", f"Open the cache itself: {cache}")
+        where = f"Open the cache of {self.name} itself: vlq.open, where its folder or bucket can be read."
+        return ServiceError(f"{what} is not to be had through a service.", where)
 
     def __repr__(self) -> str:
         (about,) = (about for about in self.service.json("/v1/corpora")["corpora"] if about["name"] == self.name)

@@ -532,7 +532,7 @@ def test_what_needs_the_cache_itself_says_where_it_is(site: Site) -> None:
         with pytest.raises(ServiceError) as caught:
             needs()
         assert caught.value.message == f"{name} is not to be had through a service."
-        assert caught.value.hint == f"Open the cache itself: {site.corpus.url}"
+        assert caught.value.hint == "Open the cache of one itself: vlq.open, where its folder or bucket can be read."
 
 
 def test_large_answers_come_in_parts(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

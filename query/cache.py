@@ -24,6 +24,7 @@ from vlq.query.schema import (
     VOCABULARY,
     Annotation,
     Commit,
+    Finished,
     Head,
     IndexFile,
     IndexManifest,
@@ -220,14 +221,22 @@ class Snapshot:
         """What the images were annotated with, the newest last."""
         return () if self.head is None else self.head.annotations
 
+    @property
+    def studies(self) -> tuple[Finished, ...]:
+        """The interventions whose effects are all there, the newest last."""
+        return () if self.head is None else self.head.studies
+
     def stored(self, table: str, keys: Collection[int] | None = None) -> list[IndexFile]:
-        """The objects that hold an index table (of `schema.TABLES`, or "images"), in the order of their rows' shards.
+        """The objects that hold an index table (of `schema.TABLES`, or "images"), in the order of their rows' shards;
+        the one that holds a study's effects (`Study.table`).
 
         With `keys` those that may hold rows of these, and one in any case.
         Those of the images are as they were cached: without `annotations`. Of `schema.DIVERGENCE` those of the
         manifest: it is not made for each shard. Raises CacheError if the index is older than the table.
         """
-        files: list[IndexFile] = []
+        files = [_unindexed(finished.effects) for finished in self.studies if finished.study.table == table]
+        if files:
+            return files
         lacking = False
         if self.manifest is not None and self.manifest.shards:
             files += self.manifest.tables.get(table, ())

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vlq.query.cache import latest_head
 from vlq.query.errors import CacheError
-from vlq.query.schema import Head, head_key
+from vlq.query.schema import Finished, Head, head_key
 from vlq.query.store import Store
 
 
@@ -39,5 +39,17 @@ def name_index(store: Store, head: Head, index: str, sealed: bool) -> Head:
 
     def change(newest: Head) -> Head:
         return replace(newest, index=index, sealed=sealed) if newest.plan == head.plan else newest
+
+    return renew(store, change)
+
+
+def name_study(store: Store, finished: Finished) -> Head:
+    """The head that names a study's effects, behind those of the others."""
+
+    def change(newest: Head) -> Head:
+        if finished in newest.studies:
+            return newest
+        others = (known for known in newest.studies if known.study != finished.study)
+        return replace(newest, studies=(*others, finished))
 
     return renew(store, change)

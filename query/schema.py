@@ -10,12 +10,13 @@
     postings/<shard>-<hash>/<table>.parquet   one shard's postings, sorted by token
     commits/<shard>.json              create-only: names the winner's objects with their checksums. It alone decides.
     commits/head-<number>.json        numbered, create-only: the plan, whether all of it is done, the compacted index,
-                                      what the images were annotated with. Beside the shards' records, so that one
-                                      listing tells a reader of all that is new
+                                      what the images were annotated with, the studies that are finished. Beside the
+                                      shards' records, so that one listing tells a reader of all that is new
     commits/index-<shards>-<hash>     empty: while a run goes on, its first so many shards are in index/<hash>.json
     index/<hash>/<table>-<part>.parquet     compacted postings, beside each where its blocks lie (.blocks);
                                       index/<hash>.json is their manifest
     annotations/<hash>.parquet        columns that were joined to the images later
+    studies/<hash>/                   interventions on the images, and their effects: `vlq.query.studies`
 
 Layers: 0 is the embedding that enters the decoder, l the residual stream after block l. `layers` counts them all
 (LLaVA-1.5-7B: 33). Positions: `patch` is row-major over the grid; `prompt` counts the prompt's text tokens without
@@ -107,6 +108,10 @@ def images_key(shard: int, digest: str) -> str:
 
 def postings_prefix(shard: int, digest: str) -> str:
     return f"postings/{shard:08d}-{digest}"
+
+
+STUDIES = "studies"
+"""What the keys of studies begin with."""
 
 
 def annotation_key(digest: str) -> str:
@@ -773,6 +778,68 @@ class Annotation:
 
 
 @dataclass(frozen=True)
+class Study:
+    """`studies/<digest>/study.json`: an intervention on the images, all that decides its effects.
+
+    Its digest names it, so that the same is done once. See `vlq.query.studies`.
+    """
+
+    run: str  # Run.digest
+    patches: str  # the query that chose the patches, as the language writes it
+    target: str  # the tokens that are measured, as the language writes them
+    target_ids: tuple[int, ...]
+    mode: str  # of studies.MODES
+    buffer: int  # rings of neighbours that are taken, too
+    combinations: str  # of studies.COMBINATIONS
+    baselines: tuple[str, ...]  # of studies.BASELINES
+    repeats: int  # random sets of each image
+    answer: int  # tokens of the answer at most
+    seed: int
+    format: int = FORMAT
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of(self.to_bytes())[:16]
+
+    @property
+    def prefix(self) -> str:
+        """Where it lies in the cache."""
+        return f"{STUDIES}/{self.digest}"
+
+    @property
+    def table(self) -> str:
+        """What `Snapshot.files` calls its effects."""
+        return f"effects_{self.digest}"
+
+    def to_bytes(self) -> bytes:
+        return record_bytes(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Study:
+        values = parse_record(data, where)
+        try:
+            return cls.of(values)
+        except (KeyError, TypeError) as error:
+            raise CorruptCache(
+                f"{where} is not a study: {error}.", "Run: vlq gc, and the same command again."
+            ) from error
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Study:
+        """Raises KeyError, TypeError where these are not its values."""
+        lists = {name: tuple(values[name]) for name in ("target_ids", "baselines")}
+        return cls(**{**values, **lists})
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study all of whose effects are there: one Parquet table of them, of `studies.EFFECTS`."""
+
+    study: Study
+    effects: Stored
+
+
+@dataclass(frozen=True)
 class Head:
     """`commits/head-<number>.json`. The newest one tells what the cache should hold and whether it does."""
 
@@ -783,15 +850,23 @@ class Head:
     sealed: bool  # all shards are committed and `index` covers them: nothing will change below this head
     index: str | None  # key of the index manifest
     annotations: tuple[Annotation, ...] = ()
+    studies: tuple[Finished, ...] = ()  # the newest last
     format: int = FORMAT
 
     def to_bytes(self) -> bytes:
-        return record_bytes(asdict(self))
+        values = asdict(self)
+        if not self.studies:
+            del values["studies"]  # the bytes of heads from before there were any stay so
+        return record_bytes(values)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Head:
         values = parse_record(data, where)
         try:
+            values["studies"] = tuple(
+                Finished(Study.of(finished["study"]), Stored(**finished["effects"]))
+                for finished in values.get("studies", ())
+            )
             values["annotations"] = tuple(
                 Annotation(Stored(**annotation["stored"]), tuple(annotation["columns"]))
                 for annotation in values.get("annotations", ())

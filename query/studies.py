@@ -6,16 +6,12 @@
     studies/<digest>/effects/<shard>-<hash>.parquet
 
 A head names a study's effects, in one table, when all of them are there (`Head.studies`): until then no query sees any.
+What a study is: `schema.Study`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import pyarrow as pa
-
-from vlq.query.errors import CorruptCache
-from vlq.query.schema import FORMAT, digest_of, parse_record, record_bytes
 
 MODES = ("mean", "zero", "noise")
 """What stands where a patch was: the corpus' mean patch, nothing, or noise with the corpus' mean and spread."""
@@ -44,44 +40,3 @@ EFFECTS = pa.schema(
 )
 """The columns of a study's effects, a row for each image and set. `before - after` is the effect: positive where taking
 the patches makes the target less probable."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """`study.json`: everything that decides its effects. Its digest names it, so that the same is done once."""
-
-    run: str  # Run.digest
-    patches: str  # the query that chose the patches, as the language writes it
-    target: str  # the tokens that are measured, as the language writes them
-    target_ids: tuple[int, ...]
-    mode: str  # of MODES
-    buffer: int  # rings of neighbours that are taken, too
-    combinations: str  # of COMBINATIONS
-    baselines: tuple[str, ...]  # of BASELINES
-    repeats: int  # random sets of each image
-    answer: int  # tokens of the answer at most
-    seed: int
-    format: int = FORMAT
-
-    @property
-    def digest(self) -> str:
-        return digest_of(self.to_bytes())[:16]
-
-    @property
-    def prefix(self) -> str:
-        """Where it lies in the cache."""
-        return f"studies/{self.digest}"
-
-    def to_bytes(self) -> bytes:
-        return record_bytes(asdict(self))
-
-    @classmethod
-    def from_bytes(cls, data: bytes, where: str) -> Study:
-        values = parse_record(data, where)
-        try:
-            values["target_ids"], values["baselines"] = tuple(values["target_ids"]), tuple(values["baselines"])
-            return cls(**values)
-        except (KeyError, TypeError) as error:
-            raise CorruptCache(
-                f"{where} is not a study: {error}.", "Run: vlq gc, and the same command again."
-            ) from error

@@ -16,13 +16,16 @@ from vlq.query.schema import (
     FORMAT,
     LENSES,
     VOCABULARY,
+    Annotation,
     Commit,
+    Finished,
     Head,
     IndexFile,
     IndexManifest,
     LensSpec,
     Run,
     Stored,
+    Study,
     array_specs,
     commit_key,
     digest_of,
@@ -31,6 +34,7 @@ from vlq.query.schema import (
     to_json,
     translator_key,
 )
+from vlq.query.studies import BASELINES, COMBINATIONS, MODES
 
 from ..synthetic import make_run
 
@@ -111,6 +115,20 @@ manifests = st.builds(
     errors=errors,
     tables=st.dictionaries(names, st.lists(files, max_size=2).map(tuple), max_size=3),
 )
+studies = st.builds(
+    Study,
+    run=names,
+    patches=names,
+    target=names,
+    target_ids=st.lists(whole, max_size=3).map(tuple),
+    mode=st.sampled_from(MODES),
+    buffer=whole,
+    combinations=st.sampled_from(COMBINATIONS),
+    baselines=st.lists(st.sampled_from(BASELINES), unique=True).map(tuple),
+    repeats=whole,
+    answer=whole,
+    seed=whole,
+)
 heads = st.builds(
     Head,
     number=whole,
@@ -119,10 +137,12 @@ heads = st.builds(
     images=whole,
     sealed=st.booleans(),
     index=st.one_of(st.none(), names),
+    annotations=st.lists(st.builds(Annotation, stored, st.just(("a",))), max_size=2).map(tuple),
+    studies=st.lists(st.builds(Finished, studies, stored), max_size=2).map(tuple),
 )
 
 
-@given(record=st.one_of(runs, commits, manifests, heads))
+@given(record=st.one_of(runs, commits, manifests, studies, heads))
 def test_records_survive_their_bytes(record: Any) -> None:
     data = record.to_bytes()
     again = type(record).from_bytes(data, "there")
@@ -133,6 +153,8 @@ def test_records_survive_their_bytes(record: Any) -> None:
     if isinstance(record, Run):
         unsaid = {name for name in Run.LATER if getattr(record, name) in (None, False, (), "topk")}
         unsaid |= {"read_layers"} if len(record.read_layers) == record.layers else set()
+    if isinstance(record, Head) and not record.studies:
+        unsaid = {"studies"}
     assert json.loads(data).keys() == {"checksum", *(field.name for field in fields(record))} - unsaid
     with pytest.raises(CorruptCache, match="there is not what was written"):
         type(record).from_bytes(data.replace(b"0", b"1", 1) if b"0" in data else data.replace(b"a", b"b", 1), "there")
@@ -142,6 +164,7 @@ RECORDS = [
     make_run(),
     Commit("r", 0, 0, 1, {"patch": 1}, "p", (), (), Stored("k", 1, "h"), {}),
     IndexManifest("r", 1, 1, (), {}),
+    Study("r", "q", "rock", (3,), "mean", 0, "all", ("random",), 3, 10, 0),
     Head(1, "plan", 1, 1, False, None),
 ]
 

@@ -131,7 +131,8 @@ def both_sides(summary: Summary) -> list[list[str]]:
     """The figures of both sides and their difference as the lines of a table, its head first; none without them."""
     if not summary.keys() >= {"against", "difference"}:
         return []
-    lines = [["", "images", "read", "share", "95% interval", "median layer", "95% interval"]]
+    names = ["measured", "word gone", "median effect"] if "gone" in summary else ["read", "share", "median layer"]
+    lines = [["", "images", *names[:2], "95% interval", names[2], "95% interval"]]
     for name, found in (("with", summary), ("without", summary["against"])):
         sizes = [f"{found['images']:,}", f"{found['matched']:,}"]
         lines.append([name, *sizes, *_figures(found)])

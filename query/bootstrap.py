@@ -138,6 +138,58 @@ def medians(rows: np.ndarray, layers: np.ndarray) -> np.ndarray:
     return np.where(total[:, 0] > 0, (layers[low] + layers[high]) / 2, np.nan)
 
 
+def drawn_medians(values: Sequence[float], generator: np.random.Generator) -> np.ndarray:
+    """(resample,) the median of each draw of images that have one number each; NaN of no images.
+
+    The middle two of n uniform numbers tell which of the ordered values are in the middle of a draw, and of a uniform
+    draw's order statistics the distribution is known (David and Nagaraja, Order Statistics (2003), section 2.5): the
+    k-th is Beta(k, n - k + 1), and what the next one is beyond it, of what is left, Beta(1, n - k).
+    """
+    ordered, n = np.sort(np.asarray(values, np.float64)), len(values)
+    if not n:
+        return np.full(RESAMPLES, np.nan)
+    k = (n + 1) // 2
+    low = generator.beta(k, n - k + 1, RESAMPLES)
+    middle = [low] if n % 2 else [low, low + (1 - low) * generator.beta(1, n - k, RESAMPLES)]
+    places = [np.minimum((n * place).astype(np.int64), n - 1) for place in middle]
+    found: np.ndarray = np.mean([ordered[place] for place in places], axis=0)
+    return found
+
+
+def median_interval(values: Sequence[float]) -> Interval:
+    """The interval of the median of images that have one number each."""
+    return percentiles(drawn_medians(values, np.random.default_rng(SEED)))
+
+
+def drawn_means(values: Sequence[float], generator: np.random.Generator) -> np.ndarray:
+    """(resample,) the mean of each draw of images that have one number each; NaN of no images."""
+    if not values:
+        return np.full(RESAMPLES, np.nan)
+    numbers, counts = np.unique(np.asarray(values, np.float64), return_counts=True)
+    found = np.empty(RESAMPLES)
+    for some in np.array_split(found, 1 + RESAMPLES * len(numbers) // 2**20):  # views of it
+        some[:] = generator.multinomial(len(values), counts / len(values), len(some)) @ numbers / len(values)
+    return found
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The interval of the mean of images that have one number each; of zeros and ones it is a share's."""
+    if {*values} <= {0, 1}:
+        return share_interval(int(sum(values)), len(values))
+    return percentiles(drawn_means(values, np.random.default_rng(SEED)))
+
+
+def difference(one: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
+    """By how much the median of the first numbers, one an image, is larger: `median` and `median_interval`."""
+    generator = np.random.default_rng(SEED)
+    drawn = [drawn_medians(values, generator) for values in (one, other)]
+    known = bool(one) and bool(other)
+    return {
+        "median": float(np.median(one) - np.median(other)) if known else None,
+        "median_interval": percentiles(drawn[0] - drawn[1]),
+    }
+
+
 def percentiles(figures: np.ndarray) -> Interval:
     """The interval of what was drawn (resample,)."""
     low, high = ends(figures[None])[:, 0]

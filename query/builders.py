@@ -256,6 +256,23 @@ def answer(token: Tokens | None = None, *, images: Node | None = None, pieces: b
     return _call("answer", locals())
 
 
+def effect(
+    ablate: Patches,
+    on: Tokens,
+    *,
+    mode: Literal["mean", "zero", "noise"] = "mean",
+    buffer: int = 0,
+    combinations: Literal["all", "regions", "singles"] | None = None,
+    by: Literal["image", "set"] = "image",
+    kind: Literal["all", "region", "regions", "patch", "random", "register", "gradient"] | None = None,
+    images: Node | None = None,
+    against: Node | None = None,
+    pieces: bool = False,
+) -> Call:
+    """What taking patches away does to a word in the answer, where `vlq ablate` measured it, in nats."""
+    return _call("effect", locals())
+
+
 def compare(a: str, b: str, query: Node) -> Call:
     """The same question asked of two caches, their answers side by side."""
     return _call("compare", locals())

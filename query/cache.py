@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 HEAD = HEADS.removeprefix(f"{COMMITS}/")
 INTERIM = INTERIMS.removeprefix(f"{COMMITS}/")
 
+EFFECTS = "effects"
+"""What the table of all studies' effects is called."""
+
 SERVICES = ("http://", "https://")
 """What the URLs of services begin with."""
 
@@ -255,10 +258,13 @@ class Snapshot:
     def files(self, table: str, keys: Collection[int] | None = None) -> list[str]:
         """The same as paths on this machine; the images' with what they were annotated with.
 
-        With `keys` only their rows can be relied on. Raises CorruptCache where an object is not what was written.
+        EFFECTS are those of all finished studies, in a table. With `keys` only their rows can be relied on. Raises
+        CorruptCache where an object is not what was written.
         """
         if table == "images" and self.annotations:
             return [self.cache.annotated(stored, self.annotations) for stored in self.stored(table)]
+        if table == EFFECTS:
+            return [self.cache.effects(self.studies)]
         store, copies, stored = self.cache.store, self.cache.copies, self.stored(table, keys)
         if keys is None:
             return at_once(store, copies.whole, stored)
@@ -427,6 +433,17 @@ class Cache:
             return annotated(self.local(images), parts)
 
         return self.copies.made(f"{digest_of(to_json(made_of))}.annotated.parquet", make)
+
+    def effects(self, studies: Sequence[Finished]) -> str:
+        """A file here of the effects of all studies, each with what was done in it."""
+        made_of = [[finished.effects.sha256, finished.study.digest] for finished in studies]
+
+        def make() -> bytes:
+            from vlq.query.tables import effects
+
+            return effects([(finished.study, self.local(finished.effects)) for finished in studies])
+
+        return self.copies.made(f"{digest_of(to_json(made_of))}.effects.parquet", make)
 
     def read(self, stored: Stored) -> bytes:
         """The object's bytes. Raises CorruptCache if they are not those that were written."""

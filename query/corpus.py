@@ -66,6 +66,7 @@ class Corpus(ABC):
     neighbours = _asking(builders.neighbours)
     locate = _asking(builders.locate)
     answer = _asking(builders.answer)
+    effect = _asking(builders.effect)
     images = _asking(builders.images)
     tokens = _asking(builders.tokens)
 

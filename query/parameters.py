@@ -324,6 +324,19 @@ class Position:
 
 
 @dataclass(frozen=True)
+class FromZero:
+    """A whole number of at least 0."""
+
+    expected: str = "a whole number from 0"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> int:
+        value = whole(node)
+        if value is None or value < 0:
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
+        return value
+
+
+@dataclass(frozen=True)
 class Text:
     """Any text."""
 

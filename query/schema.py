@@ -777,6 +777,17 @@ class Annotation:
     columns: tuple[str, ...]
 
 
+MODES = ("mean", "zero", "noise")
+"""What stands where a patch was: the corpus' mean patch, nothing, or noise with the corpus' mean and spread."""
+
+BASELINES = ("random", "register", "gradient")
+"""What taking the chosen patches away is held against: taking as many others at random; those whose embeddings are far
+longer than the others'; as many as integrated gradients name."""
+
+COMBINATIONS = ("all", "regions", "singles")
+"""How the chosen patches are taken: together; each region, and regions in every combination; each patch."""
+
+
 @dataclass(frozen=True)
 class Study:
     """`studies/<digest>/study.json`: an intervention on the images, all that decides its effects.
@@ -788,13 +799,14 @@ class Study:
     patches: str  # the query that chose the patches, as the language writes it
     target: str  # the tokens that are measured, as the language writes them
     target_ids: tuple[int, ...]
-    mode: str  # of studies.MODES
+    mode: str  # of MODES
     buffer: int  # rings of neighbours that are taken, too
-    combinations: str  # of studies.COMBINATIONS
-    baselines: tuple[str, ...]  # of studies.BASELINES
+    combinations: str  # of COMBINATIONS
+    baselines: tuple[str, ...]  # of BASELINES
     repeats: int  # random sets of each image
     answer: int  # tokens of the answer at most
     seed: int
+    images: str | None = None  # the condition on the images, as the language writes it; None: all
     format: int = FORMAT
 
     @cached_property

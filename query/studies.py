@@ -13,16 +13,6 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-MODES = ("mean", "zero", "noise")
-"""What stands where a patch was: the corpus' mean patch, nothing, or noise with the corpus' mean and spread."""
-
-BASELINES = ("random", "register", "gradient")
-"""What taking the chosen patches away is held against: taking as many others at random; those whose embeddings are far
-longer than the others'; as many as integrated gradients name."""
-
-COMBINATIONS = ("all", "regions", "singles")
-"""How the chosen patches are taken: together; each region, and regions in every combination; each patch."""
-
 EFFECTS = pa.schema(
     [
         ("image_id", pa.uint32()),

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vlq.query.errors import CorruptCache, InputError
-from vlq.query.schema import digest_of, plan_key
+from vlq.query.schema import Study, digest_of, plan_key
 from vlq.query.store import Store
 from vlq.query.stores.location import kind_of, refuse_secrets
 
@@ -71,6 +71,29 @@ def annotated(images: str, annotations: Iterable[tuple[str, Sequence[str]]]) -> 
         except (KeyError, pa.ArrowException) as error:
             raise CorruptCache(f"{path} is no annotation of images: {reason(error)}.", "Run: vlq verify") from error
     return parquet_bytes(table)
+
+
+def effects(studies: Iterable[tuple[Study, str]]) -> bytes:
+    """The Parquet file of the effects of several studies (`studies.EFFECTS`), each row with what was done in its study.
+
+    Raises CorruptCache if a file is none of these.
+    """
+    from vlq.query.studies import EFFECTS
+
+    texts = ("study", "ablate", "target", "mode", "combinations")
+    said = {**dict.fromkeys(texts, pa.string()), "buffer": pa.int64()}
+    schema = pa.schema([*said.items(), *EFFECTS])
+    parts = [schema.empty_table()]
+    for study, path in studies:
+        values = (study.digest, study.patches, study.target, study.mode, study.combinations, study.buffer)
+        rows = _read(path)
+        try:
+            own = zip(said.items(), values, strict=True)
+            columns = {name: pa.repeat(pa.scalar(value, kind), rows.num_rows) for (name, kind), value in own}
+            parts.append(pa.table({**columns, **{name: rows[name] for name in EFFECTS.names}}, schema))
+        except (KeyError, pa.ArrowException) as error:
+            raise CorruptCache(f"{path} holds no effects: {reason(error)}.", "Run: vlq verify") from error
+    return parquet_bytes(pa.concat_tables(parts))
 
 
 def _read(path: str) -> pa.Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vlq.query.cache import EFFECTS
 from vlq.query.compile import VOCABULARY
 from vlq.query.schema import Run
 
@@ -17,7 +18,7 @@ class View:
     documentation: str  # what a row is
     columns: Mapping[str, str]  # what each column holds, in words
     sql: str
-    table: str  # of the index, "images" or VOCABULARY: the one that it is read from
+    table: str  # of the index, "images", VOCABULARY or EFFECTS: the one that it is read from
     site: str | None = None  # where tokens must have been read
     tracks: bool = False  # whether it is of tracked tokens, so that there must be such
 
@@ -97,6 +98,39 @@ FROM read_parquet({patch_topk}) GROUP BY token, image""",
 )
 
 
+EFFECTS_OF_STUDIES = View(
+    "effects",
+    "a set of patches that was taken from an image, in a study that `vlq ablate` finished; none without studies",
+    {
+        "study": "what names the study",
+        "ablate": "the query that chose the patches",
+        "target": "the word that was measured",
+        "mode": "what stood in the patches' place: mean, zero or noise",
+        "combinations": "how the chosen patches were taken: all, regions or singles",
+        "buffer": "rings of neighbours that were taken with them",
+        "image_id": IMAGE,
+        "set": "all, region 2, regions 1+3, patch 41, random 0, register or gradient: unique in a study's image",
+        "kind": "its first word",
+        "patches": "those that were taken, rings included",
+        "effect": "before - after, in nats: above 0 where the word becomes less probable",
+        "before": "the target's log-probability at the answer's first token",
+        "after": "the same without the patches",
+        "rank_before": "the target's rank there",
+        "rank_after": "the same without the patches",
+        "answer_before": "the model's answer",
+        "answer": "the same without the patches",
+        "gone": "whether the answer held the target, and does no more; null where it never did",
+    },
+    """\
+SELECT study, ablate, target, mode, combinations, buffer, image_id::BIGINT AS image_id, "set", kind,
+  patches::INTEGER[] AS patches, before::DOUBLE - after::DOUBLE AS effect, before, after,
+  rank_before::BIGINT AS rank_before, rank_after::BIGINT AS rank_after, answer_before, answer, gone
+FROM read_parquet({effects})""",
+    EFFECTS,
+    "patch",
+)
+
+
 def _readings(site: str, name: str, place: str, position: tuple[str, str] | None) -> tuple[View, View, View]:
     """The tables of a site: every stored reading, what is decoded to, and tracked tokens at every reading. `position`
     is a column and its plural."""
@@ -155,6 +189,7 @@ VIEWS = (
     *_readings("prompt", "prompt_readings", "a text token of the prompt", ("position", "positions")),
     *_readings("last", "last_readings", "the prompt's last token", None),
     *_readings("answer", "answer_readings", "a token of the model's answer", ("position", "positions")),
+    EFFECTS_OF_STUDIES,
 )
 
 

@@ -40,7 +40,7 @@ def make_study(run: Run, **changes: object) -> Study:
 def random_effects(study: Study, images: Sequence[int], patches: int, seed: int = 0) -> list[Row]:
     """The effects on images of so many patches: of the chosen ones, of their parts, of the baselines."""
     rng = np.random.default_rng([seed, 5])
-    parts = {"all": [], "regions": ["regions 1", "regions 2", "regions 1+2"], "singles": ["patch 0", "patch 1"]}
+    parts = {"all": [], "regions": ["region 1", "region 2", "regions 1+2"], "singles": ["patch 0", "patch 1"]}
     rows = []
     for image in sorted(images):
         before, first = -rng.integers(0, 40) / 8, bool(rng.random() < 0.8)

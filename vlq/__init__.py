@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         defaults,
         divergence,
         divergence_layer,
+        effect,
         emergence,
         first_layer,
         images,
@@ -54,6 +55,7 @@ _HOMES = {
     "defaults": "query.builders",
     "divergence": "query.builders",
     "divergence_layer": "query.builders",
+    "effect": "query.builders",
     "emergence": "query.builders",
     "first_layer": "query.builders",
     "image_file": "service.pages.image_file",  # which a corpus here asks for: its room may import no other
@@ -86,6 +88,7 @@ __all__ = [
     "defaults",
     "divergence",
     "divergence_layer",
+    "effect",
     "emergence",
     "first_layer",
     "images",

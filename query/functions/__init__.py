@@ -5,6 +5,7 @@ from vlq.query.functions.compare import COMPARE
 from vlq.query.functions.defaults import DEFAULTS
 from vlq.query.functions.divergence import DIVERGENCE
 from vlq.query.functions.divergence_layer import DIVERGENCE_LAYER
+from vlq.query.functions.effect import EFFECT
 from vlq.query.functions.emergence import EMERGENCE
 from vlq.query.functions.images import IMAGES
 from vlq.query.functions.known import PROB, RANK
@@ -37,6 +38,7 @@ FUNCTIONS = {
         NEIGHBOURS,
         LOCATE,
         ANSWER,
+        EFFECT,
         COMPARE,
         IMAGES,
         TOKENS,

@@ -247,6 +247,31 @@ NO_LABEL = Mistake(
     ),
     near="Did you mean {near}?",
 )
+NO_STUDY = Mistake(
+    BadArgument,
+    "Nobody has measured what taking {patches} away does to {target} ({how}).",
+    "Run: {command}{known}",
+    (
+        Example(
+            "⟦effect(ablate=readings('dog'), on='dog')⟧",
+            "Nobody has measured what taking readings('dog') away does to 'dog' (mode='mean' buffer=0).",
+            "Run: vlq ablate \"readings('dog')\" --target dog --cache demo",
+        ),
+        Example(
+            "⟦effect('dog', ['dog', 'puppy'], mode='zero', buffer=1)⟧ > 2",
+            "Nobody has measured what taking 'dog' away does to ['dog', 'puppy'] (mode='zero' buffer=1).",
+            "Run: vlq ablate --objects dog --target \"['dog', 'puppy']\" --mode zero --buffer 1 --cache demo",
+        ),
+        Example(
+            "⟦effect(readings('cat'), 'cat', by='set', kind='region')⟧",
+            "Nobody has measured what taking readings('cat') away does to 'cat' (mode='mean' buffer=0).",
+            "Run: vlq ablate \"readings('cat')\" --target cat --combinations regions --cache studied\n"
+            "There is effect('cat', 'cat', buffer=1)\n"
+            "There is effect(readings('cat'), 'cat')",
+            cache="studied",
+        ),
+    ),
+)
 EMPTY_CACHE = Mistake(
     CacheError,
     "{url} holds no readings yet.",
@@ -306,6 +331,12 @@ MISSING_BY = Mistake(
     "missing: goes with by='image'.",
     "Leave out missing=, or by=.",
     (Example("first_layer('dog', by='corpus', missing=⟦'never'⟧)"),),
+)
+KIND_BY = Mistake(
+    BadArgument,
+    "kind: goes with by='set'.",
+    "Of an image it is always all chosen patches together. Write by='set', or leave out kind=.",
+    (Example("effect('dog', 'dog', kind=⟦'random'⟧)"),),
 )
 TOO_FEW_PATCHES = Mistake(
     BadArgument,

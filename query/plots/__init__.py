@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vlq.query.bind import Bound
 from vlq.query.groups import OfGroups
 from vlq.query.histogram import Histogram
 from vlq.query.plots import charts, images, tokens
@@ -30,6 +31,8 @@ def kind(answer: Answer) -> Callable[[Answer], Plot]:
         if isinstance(table, Histogram):
             return charts.grouped_histogram if table.by else charts.histogram
         return charts.groups
+    if isinstance(table, Bound) and table.function.name == "effect" and len(answer.rows) > 1:
+        return charts.effects
     if {"rank", "token"} <= {*answer.columns} and "rank" in keys:
         return tokens.read
     if "patch" in keys and (value != "layer" or len(answer.images) == 1):

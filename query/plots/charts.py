@@ -346,6 +346,33 @@ def numbers(answer: Answer) -> Plot:
     return plot
 
 
+def effects(answer: Answer) -> Plot:
+    """The effects of the chosen patches as a histogram, beside those of what they are held against as lines."""
+    found: dict[str, list[float]] = {}
+    for row in answer.rows:
+        found.setdefault(row.get("kind", "chosen"), []).append(row["effect"])
+        if row.get("random") is not None:
+            found.setdefault("random", []).append(row["random"])
+    ordered = sorted(found, key=lambda kind: (kind == "random", list(found).index(kind)))
+    edges = _edges(np.array([effect for effects in found.values() for effect in effects]))
+    plot = figure(answer.title)
+    axes = plot.add_subplot()
+    for place, kind in enumerate(ordered):
+        if place == 0:
+            axes.hist(found[kind], edges, color=COLOURS[0], edgecolor="white", label=kind)
+        else:
+            style = {name: value for name, value in line(place).items() if not name.startswith("mark")}
+            axes.stairs(np.histogram(found[kind], edges)[0], edges, label=kind, **style)
+    axes.axvline(0, color=FAINT, linestyle=":")
+    axes.set_xlabel("effect in nats: how much less probable the word becomes")
+    axes.set_ylabel("sets" if "set" in answer.keys else "images")
+    axes.grid(axis="y")
+    whole_axis(axes.yaxis)
+    if len(found) > 1:
+        legend(axes)
+    return plot
+
+
 def _edges(values: np.ndarray) -> list[float]:
     """Edges of bins: around each whole number if these are not too many."""
     if not values.size:

@@ -27,6 +27,7 @@ from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, digest_of
 from vlq.query.store import open_store
 from vlq.workers.models.vocabulary import vocabulary_hash
 
+from ..studies import finish, make_study, random_effects
 from ..synthetic import make_cache, make_run, parquet
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,13 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "prompts", vocabulary, text, at=("prompt",), images=2)
     save(folder / "empty", vocabulary, text)
     make_cache(folder / "other", make_run(prompt_ids=(0, 1)), images=2, columns={"label": [1, 2]})
+    columns = {"objects": objects[1:]}
+    save(folder / "studied", vocabulary, text, images=2, columns=columns)
+    store, run = open_store(str(folder / "studied")), make_run()
+    (cat,) = (id for id, piece in enumerate(vocabulary["piece"].to_pylist()) if piece == "▁cat")
+    for patches, buffer in (("readings('cat')", 0), ("'cat'", 1)):
+        study = make_study(run, patches=patches, target="'cat'", target_ids=(cat,), buffer=buffer)
+        finish(store, study, random_effects(study, [0], 12))
     pieces = {"▁": 0, "▁dog": 1, "d": 2, "o": 3, "g": 4}
     save(folder / "layers", vocabulary, text, layers=33, read_layers=(0, 8, *range(16, 33)), images=2)
     save(folder / "tracked", vocabulary, text, k=20, images=2, tracked=(286, 287), tracked_pieces=("▁dog", "▁ear"))

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 from vlq.query.errors import CorruptCache, NewerFormat, OlderFormat
 from vlq.query.schema import (
+    BASELINES,
+    COMBINATIONS,
     FORMAT,
     LENSES,
+    MODES,
     VOCABULARY,
     Annotation,
     Commit,
@@ -34,7 +37,6 @@ from vlq.query.schema import (
     to_json,
     translator_key,
 )
-from vlq.query.studies import BASELINES, COMBINATIONS, MODES
 
 from ..synthetic import make_run
 

@@ -273,6 +273,13 @@ def effect(
     return _call("effect", locals())
 
 
+def prominence(
+    words: Tokens | None = None, *, layers: Layers = None, images: Node | None = None, pieces: bool = False
+) -> Call:
+    """Of each image's objects: area, patches that read it, place in the answer, effect of removing it."""
+    return _call("prominence", locals())
+
+
 def compare(a: str, b: str, query: Node) -> Call:
     """The same question asked of two caches, their answers side by side."""
     return _call("compare", locals())

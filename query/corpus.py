@@ -67,6 +67,7 @@ class Corpus(ABC):
     locate = _asking(builders.locate)
     answer = _asking(builders.answer)
     effect = _asking(builders.effect)
+    prominence = _asking(builders.prominence)
     images = _asking(builders.images)
     tokens = _asking(builders.tokens)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,12 +112,7 @@ def _read(row: dict[str, Any]) -> tuple[np.ndarray, Places, Transform]:
     """An object's mask, and its image's patches. Raises InputError."""
     height, width, transform = row["height"], row["width"], Transform(**row["transform"])
     grid = row["grid"]["rows"], row["grid"]["columns"]
-    try:
-        mask = decoded(row["mask_rle"], height, width)
-    except ValueError as error:
-        what = f"The mask_rle of an object {row['label']!r} in {row['name']} cannot be read: {error}."
-        raise InputError(what, HINT) from error
-    return mask, Places.of(transform, height, width, grid), transform
+    return _mask(row), Places.of(transform, height, width, grid), transform
 
 
 def covered_patches(share: float, objects: pyarrow.Table) -> pyarrow.Table:
@@ -152,3 +148,59 @@ def judged(objects: pyarrow.Table) -> pyarrow.Table:
         found["inside"].append(bool(within and mask[int(y), int(x)]))
     kinds = {"image": pa.uint32(), "iou": pa.float64(), "inside": pa.bool_()}
     return pa.table({name: pa.array(values, kinds[name]) for name, values in found.items()})
+
+
+def areas(objects: pyarrow.Table) -> pyarrow.Table:
+    """image, object, area: the share of an image that the objects of one name cover together, by their masks where they
+    have some, else by their boxes. Null where none has a place. Rows of one image and name lie together.
+
+    Raises InputError if a mask cannot be read.
+    """
+    import pyarrow as pa
+
+    found: dict[str, list[Any]] = {"image": [], "object": [], "area": []}
+    rows = objects.to_pylist()
+    for (image, name), some in groupby(rows, key=lambda row: (row["image"], row["object"])):
+        found["image"].append(image)
+        found["object"].append(name)
+        found["area"].append(_covered_share([*some]))
+    kinds = {"image": pa.uint32(), "object": pa.string(), "area": pa.float64()}
+    return pa.table({name: pa.array(values, kinds[name]) for name, values in found.items()})
+
+
+def _covered_share(rows: list[dict[str, Any]]) -> float | None:
+    """What of an image objects cover. Among masks a box covers the pixels whose middles are in it."""
+    height, width = rows[0]["height"], rows[0]["width"]
+    masks = [_mask(row) for row in rows if row["mask_rle"] is not None]
+    boxes = [_clipped(row["box"], height, width) for row in rows if row["mask_rle"] is None and _is_placed(row["box"])]
+    if not masks and not boxes:
+        return None
+    if masks:
+        y, x = np.arange(height)[:, None] + 0.5, np.arange(width) + 0.5
+        inside = [(x0 <= x) & (x < x1) & (y0 <= y) & (y < y1) for x0, y0, x1, y1 in boxes]
+        return float(np.any([*masks, *inside], axis=0).mean())
+    # Between all edges there are only cells that are covered whole or not at all.
+    x0, y0, x1, y1 = np.array(boxes).T
+    across, down = np.unique([x0, x1]), np.unique([y0, y1])
+    left, top = across[:-1], down[:-1, None]
+    covered = np.zeros((len(top), len(left)), bool)
+    for box in boxes:
+        covered |= (box[0] <= left) & (left < box[2]) & (box[1] <= top) & (top < box[3])
+    return float((np.diff(down) @ covered @ np.diff(across)) / (height * width))
+
+
+def _is_placed(box: list[float] | None) -> bool:
+    return box is not None and len(box) == 4 and None not in box
+
+
+def _clipped(box: list[float], height: int, width: int) -> np.ndarray:
+    return np.clip(np.array(box, np.float64), 0, [width, height, width, height])
+
+
+def _mask(row: dict[str, Any]) -> np.ndarray:
+    """An object's mask. Raises InputError."""
+    try:
+        return decoded(row["mask_rle"], row["height"], row["width"])
+    except ValueError as error:
+        what = f"The mask_rle of an object {row['label']!r} in {row['name']} cannot be read: {error}."
+        raise InputError(what, HINT) from error

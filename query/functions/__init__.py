@@ -14,6 +14,7 @@ from vlq.query.functions.locate import LOCATE
 from vlq.query.functions.neighbours import NEIGHBOURS
 from vlq.query.functions.overlap import OVERLAP
 from vlq.query.functions.precursors import PRECURSORS
+from vlq.query.functions.prominence import PROMINENCE
 from vlq.query.functions.readings import READINGS
 from vlq.query.functions.token_sets import MATCHING, PREFIX
 from vlq.query.functions.tokens import TOKENS
@@ -39,6 +40,7 @@ FUNCTIONS = {
         LOCATE,
         ANSWER,
         EFFECT,
+        PROMINENCE,
         COMPARE,
         IMAGES,
         TOKENS,

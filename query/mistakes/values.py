@@ -247,6 +247,12 @@ NO_LABEL = Mistake(
     ),
     near="Did you mean {near}?",
 )
+NO_WORDS = Mistake(
+    BadArgument,
+    "Which words? Images without a column `objects` of labels and boxes do not tell what is in them.",
+    "Name some: prominence(['dog', 'rock'])",
+    (Example("⟦prominence()⟧", cache="other"),),
+)
 NO_STUDY = Mistake(
     BadArgument,
     "Nobody has measured what taking {patches} away does to {target} ({how}).",

@@ -59,6 +59,7 @@ FITTING = {
     "b": TOKENS,
     "ablate": ("readings('dog')", "'dog'", "[0, 1]"),
     "on": TOKENS,
+    "words": (*TOKENS, "None"),
     "mode": ("'mean'", "'zero'"),
     "buffer": ("0", "1"),
     "kind": ("'all'", "'random'"),

@@ -219,7 +219,7 @@ def test_tables_that_a_cache_has_not(tmp_path: Path) -> None:
     with pytest.raises(SqlMistake) as caught:
         vlq.open(str(tmp_path)).sql("SELECT * FROM prompt_readings")
     assert caught.value.message == "There is no table prompt_readings."
-    assert "There is images, tokens, readings, readings_top1, summary." in str(caught.value.hint)
+    assert "There is images, tokens, readings, readings_top1, summary, effects." in str(caught.value.hint)
     with pytest.raises(SqlMistake, match="There is no table tracked"):
         vlq.open(str(tmp_path)).sql("SELECT * FROM tracked")
 

@@ -243,7 +243,8 @@ def headline(bound: Bound, summary: Summary) -> str:
     shares = [
         f"{what} in {percent(share)}"
         for name, what in leads.items()
-        if (share := summary[f"first_by_{name}"]) is not None
+        # Where no study tells, it is the first that is named by choice.
+        if (share := summary[f"first_by_{name}"]) is not None and (name != "mention" or summary["measured"])
     ]
     if shares:
         said += f"; of several, the first one is {', '.join(shares)} of {count(summary['chosen'], 'image')}"

@@ -49,6 +49,10 @@ UNITS = {
     "divergence": "nats",
     "rise": "nats",
     "corpus_rise": "nats",
+    "effect": "nats",
+    "before": "nats",
+    "after": "nats",
+    "random": "nats",
     "box": "px",
     "width": "px",
     "height": "px",
@@ -57,6 +61,8 @@ UNITS = {
     "cumulative": "0 to 1",
     "area": "0 to 1",
     "iou": "0 to 1",
+    "random_gone": "0 to 1",
+    "mention": "0 to 1",
 }
 """What a column's numbers are in."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vlq.query.client import LocalCorpus
+from vlq.query.effects import asked_of
 from vlq.query.errors import VlqError
 from vlq.query.nodes import Call, node_of
 from vlq.query.parse import parse
@@ -44,6 +46,10 @@ def examples(corpus: LocalCorpus, counts: Counts) -> list[Example]:
     elif site == "patch":
         found.append(("What do patches default to?", call("defaults", [], [("at", node_of("patch"), None)])))
     found.append(("Which tokens does it read?", call("tokens", [""], at)))
+    for finished in corpus.cache.snapshot().studies[-1:]:
+        with suppress(VlqError):  # another VLQ's language
+            study = finished.study
+            found.append((f"What does {study.target} lose without {study.patches}?", asked_of(study)))
     asked = []
     for question, query in found:
         try:

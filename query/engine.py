@@ -38,6 +38,7 @@ class Engine:
             config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         )
         self._image_columns: dict[tuple[str, ...], Mapping[str, str]] = {}
+        self._labels: dict[tuple[str, ...], list[str]] = {}
         self._thread = threading.local()  # `deadline`: its questions', if they have one
         # Files are immutable, so what was read of their footers holds.
         self._connection.execute("SET GLOBAL parquet_metadata_cache = true")
@@ -96,8 +97,12 @@ class Engine:
 
     def labels(self, snapshot: Snapshot) -> list[str]:
         """What objects are labelled, each label once. The image table must have objects."""
-        statement = Statement(labels_sql("read_parquet($images)"), {}, {"images": None})
-        return [label for (label,) in self.rows(statement, snapshot)[1] if label is not None]
+        files = tuple(snapshot.files("images"))
+        if files not in self._labels:
+            statement = Statement(labels_sql("read_parquet($images)"), {}, {"images": None})
+            found = [label for (label,) in self.rows(statement, snapshot)[1] if label is not None]
+            self._labels = {files: found}
+        return self._labels[files]
 
     def find_image(self, image: str | int, snapshot: Snapshot) -> list[int]:
         """The numbers of the images of that name or number that have readings."""

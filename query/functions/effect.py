@@ -197,10 +197,9 @@ def contrast(bound: Bound, summary: Summary, rows: Rows, others: Others) -> Summ
 
 def headline(bound: Bound, summary: Summary) -> str:
     patches: PatchSet = bound["ablate"]
-    how = [f"{bound['mode']} in their place"] if bound["mode"] != "mean" else []
-    how += [f"with {count(bound['buffer'], 'ring')} around"] if bound["buffer"] else []
-    options = f" ({', '.join(how)})" if how else ""
-    taken = f"taking {patches.phrase} away{options}{qualified(bound)}"
+    rings = f" and {count(bound['buffer'], 'ring')} around them" if bound["buffer"] else ""
+    mode = f", {bound['mode']} in their place" if bound["mode"] != "mean" else ""
+    taken = f"taking {patches.phrase}{rings} away{mode}{qualified(bound)}"
     if not summary["matched"]:
         return f"{taken}: measured in none of {count(summary['images'], 'image')}"
     if bound["by"] == "set":
@@ -234,9 +233,10 @@ def _said(found: Summary, whole: bool = True) -> str:
     said = f"{nats(found['median'])} nats (95% {nats(low)} to {nats(high)})"
     if not found["held"]:
         return f"{said}, no answer held the word"
+    held = count(found["held"], "answer")
     if whole:
-        return f"{said}, the word goes in {found['gone']:,} of {found['held']:,} answers"
-    return f"{said}, the word goes in {percent(found['share'])} of {found['held']:,} answers"
+        return f"{said}, the word goes in {found['gone']:,} of {held}"
+    return f"{said}, the word goes in {percent(found['share'])} of {held}"
 
 
 def nats(value: float) -> str:

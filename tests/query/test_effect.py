@@ -366,8 +366,12 @@ def test_sql(studied: dict[str, Studied]) -> None:
 def test_sentences(studied: dict[str, Studied]) -> None:
     case = studied["one grid"]
     headline = case.corpus.query("effect(readings('rock'), 'rock', mode='zero')").headline
-    assert headline.startswith("taking patches of readings('rock') away (zero in their place), in ")
+    assert headline.startswith("taking patches of readings('rock') away, zero in their place, in ")
     assert "random" not in headline
+    headline = case.corpus.query("effect(readings('rock'), 'rock', mode='zero', buffer=1)").headline
+    assert headline.startswith(
+        "taking patches of readings('rock') and 1 ring around them away, zero in their place, in "
+    )
     headline = case.corpus.query("effect('rock', 'rock', by='set')").headline
     assert headline.startswith("taking patches of objects labelled 'rock' away: median effect on rock in ")
     assert "; regions " in headline

@@ -62,6 +62,11 @@ class Where(Shown):
     def subject(self) -> str:
         return f"{self.table.subject} where {self.argument('condition')}"
 
+    @property
+    def whole(self) -> Table:
+        """A summary needs columns that may not have been selected."""
+        return unselected(self)
+
     def headline(self, summary: Summary) -> str:
         return f"{self.table.headline(summary)} (where {self.argument('condition')})"
 
@@ -115,6 +120,16 @@ class Select(Cut):
     def relation(self, compiler: Compiler) -> Relation:
         relation = self.table.relation(compiler)
         return replace(relation, shown=tuple((column.sql, name) for name, column in self.named(relation, "columns")))
+
+
+def unselected(table: Table) -> Table:
+    """The same rows with all columns: the table itself if none were selected."""
+    if isinstance(table, Select):
+        return unselected(table.table)
+    if isinstance(table, Where | Cut):
+        inner = unselected(table.table)
+        return table if inner is table.table else replace(table, table=inner)
+    return table
 
 
 METHODS = {

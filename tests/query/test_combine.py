@@ -316,6 +316,17 @@ def test_select(corpus: Corpus) -> None:
     assert "rock: read in" in str(result)
 
 
+@pytest.mark.parametrize("between", ["", ".sort(layer)", ".limit(5)", ".where(layer >= 1).select(image)"])
+def test_what_is_asked_of_selected_columns_is_summed_up_as_of_all(corpus: Corpus, between: str) -> None:
+    whole = between.replace(".select(image)", "")
+    for ask in ("first_layer('rock')", "divergence_layer()", "readings('rock')"):
+        selected = corpus.query(f"{ask}.select([image]){between}.where(layer <= 3)")
+        other = corpus.query(f"{ask}{whole}.where(layer <= 3)")
+        assert selected.summary == other.summary
+        assert [row["image"] for row in selected.rows] == [row["image"] for row in other.rows]
+        assert selected.columns == ["image"]
+
+
 def test_a_sample_is_the_same_for_the_same_seed(corpus: Corpus) -> None:
     rows = corpus.first_layer("cat").rows
     one, again, other = (corpus.query(f"first_layer('cat').sample(6, seed={seed})").rows for seed in (1, 1, 2))

@@ -79,7 +79,7 @@ def study_of(bound: Bound) -> Study:
     known = "".join(f"\nThere is {text}" for text in dict.fromkeys(others[:LISTED]))
     if len(others) > LISTED:
         known += f"\nand {count(len(others) - LISTED, 'other')}"
-    said = " ".join(f"{name}={value!r}" for name, value in options.items() if name != "combinations")
+    said = ", ".join(f"{name}={value!r}" for name, value in options.items() if name != "combinations")
     raise scope.error(NO_STUDY, bound.call, patches=patches, target=target, how=said, command=run, known=known)
 
 

@@ -260,17 +260,17 @@ NO_STUDY = Mistake(
     (
         Example(
             "⟦effect(ablate=readings('dog'), on='dog')⟧",
-            "Nobody has measured what taking readings('dog') away does to 'dog' (mode='mean' buffer=0).",
+            "Nobody has measured what taking readings('dog') away does to 'dog' (mode='mean', buffer=0).",
             "Run: vlq ablate \"readings('dog')\" --target dog --cache demo",
         ),
         Example(
             "⟦effect('dog', ['dog', 'puppy'], mode='zero', buffer=1)⟧ > 2",
-            "Nobody has measured what taking 'dog' away does to ['dog', 'puppy'] (mode='zero' buffer=1).",
+            "Nobody has measured what taking 'dog' away does to ['dog', 'puppy'] (mode='zero', buffer=1).",
             "Run: vlq ablate --objects dog --target \"['dog', 'puppy']\" --mode zero --buffer 1 --cache demo",
         ),
         Example(
             "⟦effect(readings('cat'), 'cat', by='set', kind='region')⟧",
-            "Nobody has measured what taking readings('cat') away does to 'cat' (mode='mean' buffer=0).",
+            "Nobody has measured what taking readings('cat') away does to 'cat' (mode='mean', buffer=0).",
             "Run: vlq ablate \"readings('cat')\" --target cat --combinations regions --cache studied\n"
             "There is effect('cat', 'cat', buffer=1)\n"
             "There is effect(readings('cat'), 'cat')",

@@ -12,6 +12,7 @@ from vlq.query.against import percent, unknown
 from vlq.query.bind import Bound, Others, Scope
 from vlq.query.compile import Compiler, Relation
 from vlq.query.effects import KINDS, PARTS, USUAL, asked_of, command, kinds_of, made_by, same_patches
+from vlq.query.errors import VlqError
 from vlq.query.functions.phrases import qualified
 from vlq.query.functions.shared import AGAINST, IMAGES, PIECES
 from vlq.query.mistakes.values import KIND_BY, NO_STUDY
@@ -22,7 +23,7 @@ from vlq.query.schema import COMBINATIONS, MODES
 from vlq.query.summary import Rows, Summary, count
 
 if TYPE_CHECKING:
-    from vlq.query.schema import Study
+    from vlq.query.schema import Finished, Study
 
 LISTED = 4
 """So many studies are named where none is what was asked for."""
@@ -75,12 +76,20 @@ def study_of(bound: Bound) -> Study:
     if kind in ("register", "gradient"):
         more["baseline"] = f"random,{kind}"
     run = command(patches, target, scope.snapshot.cache.url, **more)
-    others = [str(asked_of(finished.study)) for finished in reversed(scope.snapshot.studies)]
-    known = "".join(f"\nThere is {text}" for text in dict.fromkeys(others[:LISTED]))
+    others = list(dict.fromkeys(filter(None, map(_asked, reversed(scope.snapshot.studies)))))
+    known = "".join(f"\nThere is {text}" for text in others[:LISTED])
     if len(others) > LISTED:
         known += f"\nand {count(len(others) - LISTED, 'other')}"
     said = ", ".join(f"{name}={value!r}" for name, value in options.items() if name != "combinations")
     raise scope.error(NO_STUDY, bound.call, patches=patches, target=target, how=said, command=run, known=known)
+
+
+def _asked(finished: Finished) -> str | None:
+    """The question that asks for a study's effects; None if it is written in another VLQ's language."""
+    try:
+        return str(asked_of(finished.study))
+    except VlqError:
+        return None
 
 
 def check(bound: Bound, scope: Scope) -> None:

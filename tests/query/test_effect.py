@@ -423,6 +423,24 @@ def test_the_newest_of_several_counts_and_an_unfinished_one_does_not(tmp_path: P
     assert result.notes[0] == f"2 studies measured this: these are the effects of {new.digest}."
 
 
+def test_studies_that_there_are_instead_are_named(tmp_path: Path) -> None:
+    store, run, _ = make_cache(tmp_path, images=4)
+    for number, word in enumerate(
+        ("'dog'", "'cat'", "'ear'", "later_function('ear')", "'sky'", "'sky'", "'nose'", "'tree'")
+    ):
+        finish(store, make_study(run, patches=word, seed=number), [])
+    finish(store, make_study(run, patches="'sky'", seed=7, mode="noise", buffer=2), [])
+    with pytest.raises(BadArgument) as caught:
+        vlq.open(str(tmp_path)).effect(vlq.readings("rock"), "rock")
+    assert str(caught.value.hint).splitlines()[1:] == [
+        "There is effect('sky', 'rock', mode='noise', buffer=2)",
+        "There is effect('tree', 'rock')",
+        "There is effect('nose', 'rock')",
+        "There is effect('sky', 'rock')",
+        "and 3 others",
+    ]
+
+
 def test_another_word_is_another_study(tmp_path: Path) -> None:
     store, run, _ = make_cache(tmp_path, images=4)
     study = make_study(run)

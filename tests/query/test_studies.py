@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import vlq
 from vlq.query.annotate import annotate
 from vlq.query.cache import Cache, latest_head
 from vlq.query.errors import CorruptCache
@@ -14,10 +15,12 @@ from vlq.query.heads import name_study
 from vlq.query.schema import Head, Run, head_key
 from vlq.query.store import Store
 from vlq.workers.index import rebuild
+from vlq.workers.plan import settle
 
 from ..counting import CountingStore
 from ..studies import finish, make_study, random_effects
-from ..synthetic import make_cache
+from ..synthetic import make_cache, planned
+from .test_cache import add_shard
 
 
 @pytest.fixture
@@ -67,6 +70,22 @@ def test_other_writers_keep_them(made: tuple[Store, Run]) -> None:
     assert (head_of(store).number, head_of(store).studies) == (10, (finished,))
     finish(store, make_study(run, seed=1), [])
     assert len(head_of(store).annotations) == 1
+
+
+def test_images_that_are_cached_later_have_no_effects(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(12)]
+    store, run, _ = make_cache(tmp_path, names=names[:8], images=8)
+    study = make_study(run, patches="[0]")
+    finished = finish(store, study, random_effects(study, range(8), 12))
+    assert vlq.open(store.url).query("effect([0], 'rock')").notes == []
+    more = planned(names, {}, run.shard_size).drop_columns("shard")
+    head, _ = settle(store, run, more, lambda text: None)
+    assert (head.images, head.studies) == (12, (finished,))
+    add_shard(store, 2, 4)
+    result = vlq.open(store.url).query("effect([0], 'rock')")
+    assert len(result.rows) == 8
+    assert result.notes[0].startswith("4 images with such patches have no effects: not in the study, cached since, ")
+    assert result.notes[0].endswith(f"To measure them: vlq ablate --patches 0 --target rock --cache {store.url}")
 
 
 def test_effects_are_fetched_once_and_checked(

@@ -75,7 +75,7 @@ def study_of(bound: Bound) -> Study:
     more = {name: value for name, value in options.items() if value != USUAL[name]}
     if kind in ("register", "gradient"):
         more["baseline"] = f"random,{kind}"
-    run = command(patches, target, scope.snapshot.cache.url, **more)
+    run = command(patches, target, scope.snapshot.cache.called, **more)
     others = list(dict.fromkeys(filter(None, map(_asked, reversed(scope.snapshot.studies)))))
     known = "".join(f"\nThere is {text}" for text in others[:LISTED])
     if len(others) > LISTED:
@@ -263,9 +263,10 @@ def notes(bound: Bound) -> list[str]:
     if study.images is not None:
         found.append(f"The study is of images with {study.images}.")
     if missing := lacking(bound, study):
+        run = made_by(study, bound.scope.snapshot.cache.called)
         found.append(
             f"{count(missing, 'image')} with such patches {'has' if missing == 1 else 'have'} no effects: not in the "
-            f"study, cached since, or failed in it. To measure them: {made_by(study, bound.scope.snapshot.cache.url)}"
+            f"study, cached since, or failed in it. To measure them: {run}"
         )
     return found
 

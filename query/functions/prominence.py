@@ -265,8 +265,8 @@ def notes(bound: Bound) -> list[str]:
     lacking = [word for word in words if word.ids and word.name not in studies]
     if lacking:
         node = Literal(lacking[0].name)
-        run = command(node, node, bound.scope.snapshot.cache.url) if truth_of(bound.scope) else None
-        run = run or command(parse(f"readings({node})"), node, bound.scope.snapshot.cache.url)
+        patches = node if truth_of(bound.scope) else parse(f"readings({node})")
+        run = command(patches, node, bound.scope.snapshot.cache.called)
         found.append(f"No study removes {_listed([word.name for word in lacking])}. Such as: {run}")
     return found
 

@@ -58,12 +58,12 @@ def _collector_paused() -> Iterator[None]:
         gc.enable()
 
 
-def _scope(corpus: LocalCorpus, snapshot: Snapshot, text: str, spans_are_places: bool) -> Scope:
+def scope_of(corpus: LocalCorpus, snapshot: Snapshot, text: str, spans_are_places: bool) -> Scope:
     """A text held against a corpus."""
 
     def other(url: str) -> Scope:
         found = corpus.other(url)
-        return _scope(found, found.cache.snapshot(), text, spans_are_places)
+        return scope_of(found, found.cache.snapshot(), text, spans_are_places)
 
     return Scope(
         corpus.cache.run,
@@ -92,7 +92,7 @@ class Result(Asked):
         self.snapshot = corpus.cache.snapshot()
         self._made: Made = []
         self._checked: list[Table] = []
-        self.table = bind(node, _scope(corpus, self.snapshot, str(node) if text is None else text, text is not None))
+        self.table = bind(node, scope_of(corpus, self.snapshot, str(node) if text is None else text, text is not None))
         # A mistake in a condition shows when it is compiled; groups wait for what is wanted of each.
         if not isinstance(self.table, Grouped):
             _ = self.statement

@@ -49,7 +49,7 @@ def beginning_of(options: RunOptions, tracker: Tracker) -> Beginning:
     Raises InputError, StoreError, ModelError; BadArgument or UnknownToken if a new cache's model has no such layer or
     word; CacheMismatch if the cache holds another run.
     """
-    options, corpus = corpus_of(replace(options, model=_absolute(options.model)))
+    options, corpus = corpus_of(replace(options, model=absolute(options.model)))
     store = _existing(options.cache)
     run = None if store is None else read_run(store)
     lens = choose(options.lens, run)
@@ -63,7 +63,7 @@ def beginning_of(options: RunOptions, tracker: Tracker) -> Beginning:
     return Beginning(options, corpus, store, run, lens)
 
 
-def _absolute(model: str) -> str:
+def absolute(model: str) -> str:
     """A folder's full path: workers may run elsewhere. A hub id as it is."""
     path = os.path.abspath(os.path.expanduser(model))
     return path if os.path.isdir(path) else model

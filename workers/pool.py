@@ -47,6 +47,10 @@ class Worker:
     tasks: list[Task] = field(default_factory=list)
 
 
+Begin = Callable[[Any, int], Any]
+"""Has an actor, which is a worker, begin a shard: the call, which ends with a `Done`."""
+
+
 class Watch(Protocol):
     """Told what happens to shards."""
 
@@ -73,6 +77,7 @@ class Pool:
         self._ended: list[Any] = []  # those of the calls that are known to have ended
         self._failures_in_a_row = 0
         self._model_loads = False  # whether any worker was ever ready
+        self._first: Run | None = None  # what the first worker to be ready said that it would begin
         self._looked = 0.0  # when it was last asked how many workers there may be
         self._started_ray = False
 
@@ -157,6 +162,7 @@ class Pool:
                 self._ready(worker, result)
                 # Later workers get the same files, should the hub's branch go on.
                 self._setup = replace(setup, revision=result.run.revision)
+                self._first = result.run
                 return result
             self._lost(worker, result)
 
@@ -255,21 +261,29 @@ class Pool:
     def extract(
         self, url: str, run: Run, shards: Sequence[int], rows: Callable[[int], pa.Table], watch: Watch
     ) -> list[Failure]:
-        """Read and commit shards, each with its `rows` of the plan. Returns those that were given up.
+        """Read and commit shards, each with its `rows` of the plan: `work` that workers `extract`."""
+        record = run.to_bytes()
+        return self.work(
+            shards, lambda actor, shard: actor.extract.remote(url, record, shard, packed(rows(shard))), watch
+        )
+
+    def work(self, shards: Sequence[int], begin: Begin, watch: Watch) -> list[Failure]:
+        """Have workers do shards, each of which one begins. Returns those that were given up.
 
         A shard that fails is tried again after a while, alone on its worker, so that it cannot take another one down.
         Raises RunError if everything fails, StoreStopped, ModelError if a worker holds another model.
         """
-        queue, record = Queue(shards), run.to_bytes()
+        queue = Queue(shards)
+        self._tell(watch)
         while queue.unfinished:
             self._look_around(queue, watch)
-            self._fill(queue, url, record, rows, watch)
+            self._fill(queue, begin, watch)
             if (ended := self._next(queue.wait(TICK))) is None:
                 continue
             worker, task, result = ended
             if task is None:
                 if isinstance(result, Description):
-                    self._check_same(run, result.run)
+                    self._check_same(result.run)
                     self._ready(worker, result)
                 else:
                     self._lost(worker, result)
@@ -299,7 +313,7 @@ class Pool:
         ready = sum(1 for worker in self._workers if worker.node)
         watch.workers(ready, len(self._workers) - ready)
 
-    def _fill(self, queue: Queue, url: str, record: bytes, rows: Callable[[int], pa.Table], watch: Watch) -> None:
+    def _fill(self, queue: Queue, begin: Begin, watch: Watch) -> None:
         """Give every worker what it can have under way at once, those that have least first."""
         for has in range(self._setup.calls):
             for worker in self._workers:
@@ -308,8 +322,7 @@ class Pool:
                 if task.holders > 1:
                     watch.reissued(task.shard)
                 worker.tasks.append(task)
-                call = worker.actor.extract.remote(url, record, task.shard, packed(rows(task.shard)))
-                self._calls[call] = worker, task
+                self._calls[begin(worker.actor, task.shard)] = worker, task
 
     def _failed(self, worker: Worker, task: Task, error: Exception, queue: Queue, watch: Watch) -> None:
         from ray.exceptions import RayError
@@ -331,7 +344,8 @@ class Pool:
             self._lost(worker, error)
             self._tell(watch)
 
-    def _check_same(self, run: Run, other: Run) -> None:
+    def _check_same(self, other: Run) -> None:
+        run = self._first or other
         differing = [name for name, value in run.identity().items() if other.identity()[name] != value]
         if differing:
             raise RunError(

@@ -43,8 +43,10 @@ class RunWatch:
         errors: int,
         committed: Callable[[int], None] = lambda shard: None,
         clock: Callable[[], float] = time.monotonic,
+        lacking: str = "readings",
     ) -> None:
-        """`committed` is told of each shard that is."""
+        """`committed` is told of each shard that is; `lacking` is what an image with an error has none of."""
+        self._lacking = lacking
         self._committed = committed
         self._tracker, self._clock = tracker, clock
         self._cached, self._total, self._errors = cached, total, errors
@@ -102,7 +104,7 @@ class RunWatch:
         log.info("shard %d %s", shard.shard, what, extra={"fields": fields | {"seconds": seconds}})
         for number, name, reason in shard.errors:
             about = {"shard": shard.shard, "image_id": number, "image": name, "reason": reason}
-            log.info("%s has no readings: %s", name, reason, extra={"fields": about})
+            log.info("%s has no %s: %s", name, self._lacking, reason, extra={"fields": about})
         self._tracker.images(self.cached, self._total, self._errors, self.fresh)
         self._committed(shard.shard)
 

@@ -7,7 +7,7 @@ those of the plain run. Whether a model does is found by trying.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -85,8 +85,10 @@ class Prompted:
 
         def visit(layer: int, hidden: Tensor) -> None:
             found[layer] = hidden[0].clone()
+            if layer == max(layers) < len(self.model.blocks):
+                raise _SeenAll  # what follows need not run
 
-        with self._adding([Change()], 0), self.model.watched(visit, layers):
+        with self._adding([Change()], 0), self.model.watched(visit, layers), suppress(_SeenAll):
             self._decode(self._embeds, 0, 1, None)
         return found
 
@@ -271,6 +273,10 @@ class Prompted:
 
 
 # --- what the decoder is given -----------------------------------------------------------------------------------
+
+
+class _SeenAll(Exception):
+    """All states that are asked for are known; the rest of the decoder need not run."""
 
 
 class _AtTheDoor(Exception):

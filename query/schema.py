@@ -806,7 +806,11 @@ class Study:
     repeats: int  # random sets of each image
     answer: int  # tokens of the answer at most
     seed: int
+    plan: str = ""  # SHA-256 of its plan: which patches of which images these were
     images: str | None = None  # the condition on the images, as the language writes it; None: all
+    moments: str | None = None  # key of what patches' embeddings are like over the corpus, if that counts
+    device: str = "cpu"  # kind: cpu or cuda. With the number of changed runs side by side it decides last bits
+    batch: int = 25
     format: int = FORMAT
 
     @cached_property

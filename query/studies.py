@@ -1,9 +1,12 @@
 """Studies: interventions on a cache's images, and their effects, which are rows that queries ask for.
 
     studies/<digest>/study.json               what is done, to which patches, what is measured
-    studies/<digest>/plan.parquet             the images that it is done to, and the patches of each
-    studies/<digest>/commits/<shard>.json     what came of so many of these, in
+    studies/<digest>/plan.parquet             the images that it is done to, their shards, and the patches of each
+    studies/<digest>/commits/<shard>.json     create-only: what came of a shard's images, in
     studies/<digest>/effects/<shard>-<hash>.parquet
+    studies/<digest>/effects-<hash>.parquet   all of it
+    moments/<shard>.safetensors               create-only: a shard's patches' embeddings summed, and their squares
+    moments/<shards>-<hash>.safetensors       of all these their mean and deviation; `<shards>` tells which ones
 
 A head names a study's effects, in one table, when all of them are there (`Head.studies`): until then no query sees any.
 What a study is: `schema.Study`.
@@ -11,7 +14,17 @@ What a study is: `schema.Study`.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlq.query.errors import CorruptCache
+from vlq.query.schema import FORMAT, STUDIES, Finished, Stored, Study, digest_of, parse_record, record_bytes, to_json
+from vlq.query.store import Store
 
 EFFECTS = pa.schema(
     [
@@ -30,3 +43,111 @@ EFFECTS = pa.schema(
 )
 """The columns of a study's effects, a row for each image and set. `before - after` is the effect: positive where taking
 the patches makes the target less probable."""
+
+
+# --- where they are --------------------------------------------------------------------------------------------
+
+
+def study_key(study: Study) -> str:
+    return f"{study.prefix}/study.json"
+
+
+def plan_key(study: Study) -> str:
+    return f"{study.prefix}/plan.parquet"
+
+
+def commits_prefix(study: Study) -> str:
+    return f"{study.prefix}/commits"
+
+
+def commit_key(study: Study, shard: int) -> str:
+    return f"{commits_prefix(study)}/{shard:08d}.json"
+
+
+def shard_effects_key(study: Study, shard: int, digest: str) -> str:
+    return f"{study.prefix}/effects/{shard:08d}-{digest[:16]}.parquet"
+
+
+def effects_key(study: Study, digest: str) -> str:
+    return f"{study.prefix}/effects-{digest[:16]}.parquet"
+
+
+MOMENTS = "moments"
+"""What the keys begin with of what patches' embeddings are like."""
+
+
+def sums_key(shard: int) -> str:
+    return f"{MOMENTS}/{shard:08d}.safetensors"
+
+
+def moments_prefix(shards: Sequence[int]) -> str:
+    """What the keys of the moments of these shards begin with."""
+    return f"{MOMENTS}/{digest_of(to_json(list(shards)))[:16]}-"
+
+
+_MOMENTS = re.compile(rf"{MOMENTS}/[0-9a-f]{{16}}-([0-9a-f]{{16}})\.safetensors")
+
+
+def moments_of(key: str) -> str | None:
+    """The first digits of the SHA-256 of the moments that are to lie at a key; None if these are no moments' key."""
+    match = _MOMENTS.fullmatch(key)
+    return None if match is None else match[1]
+
+
+# --- their records ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StudyCommit:
+    """`studies/<digest>/commits/<shard>.json`: the shard is done, and these are its effects."""
+
+    study: str  # Study.digest
+    shard: int
+    images: int
+    errors: tuple[tuple[int, str, str], ...]  # image id, name, reason
+    effects: Stored
+    format: int = FORMAT
+
+    def to_bytes(self) -> bytes:
+        return record_bytes(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> StudyCommit:
+        values = parse_record(data, where)
+        try:
+            values["errors"] = tuple(tuple(error) for error in values["errors"])
+            values["effects"] = Stored(**values["effects"])
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise CorruptCache(f"{where} is no record of effects: {error}.", AGAIN) from error
+
+
+AGAIN = "Run the same `vlq ablate` again: it does what is missing or damaged."
+
+
+@dataclass(frozen=True)
+class Underway:
+    """A study that is not finished, and how far it is."""
+
+    study: Study
+    done: int  # shards
+    shards: int
+
+
+def underway(store: Store, finished: Sequence[Finished]) -> list[Underway]:
+    """The studies that were begun and are not finished, by their digests. One listing, and of each its record and its
+    plan are read."""
+    known = {one.study.digest for one in finished}
+    done: dict[str, int] = {}
+    for entry in store.list(STUDIES):
+        _, digest, *rest = entry.key.split("/")
+        if digest not in known:
+            done[digest] = done.get(digest, 0) + (rest[0] == "commits")
+    found = []
+    for digest, shards in sorted(done.items()):
+        key = f"{STUDIES}/{digest}/study.json"
+        with suppress(FileNotFoundError, CorruptCache, pa.ArrowException):  # which `vlq gc` removes
+            study = Study.from_bytes(store.read(key), key)
+            plan = pq.read_table(pa.BufferReader(store.read(plan_key(study))), columns=["shard"])
+            found.append(Underway(study, shards, plan["shard"][-1].as_py() + 1))
+    return found

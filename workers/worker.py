@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from vlq.query.errors import BadArgument, RunError
-from vlq.query.schema import LOGIT_LENS, RUN, TOKENIZER, VOCABULARY, Commit, LensSpec, Run, digest_of, unembed_key
+from vlq.query.schema import (
+    LOGIT_LENS,
+    RUN,
+    TOKENIZER,
+    VOCABULARY,
+    Commit,
+    LensSpec,
+    Run,
+    Study,
+    digest_of,
+    unembed_key,
+)
 from vlq.query.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -76,13 +87,17 @@ class Description:
     beside: int = 0  # bytes of what workers put beside the shards: what makes logits of the states that are kept
 
 
+Errors = tuple[tuple[int, str, str], ...]
+"""Image id, name, reason."""
+
+
 @dataclass(frozen=True)
 class Done:
     """A committed shard, and what it took. Seconds are 0 where another run had committed it before."""
 
     shard: int
     images: int
-    errors: tuple[tuple[int, str, str], ...] = ()  # image id, name, reason
+    errors: Errors = ()
     size: int = 0  # bytes of its objects
     fresh: bool = True  # whether this worker's commit is the one that holds
     lost_race: bool = False  # read here and committed by another run meanwhile
@@ -90,6 +105,29 @@ class Done:
     busy: float = 0.0  # in the model and the lens
     starved: float = 0.0  # in which the model waited for images
     writing: float = 0.0
+
+
+@dataclass
+class Turn:
+    """When a call had the model to itself."""
+
+    came: float
+    began: float = 0.0
+    ended: float = 0.0
+
+    def done(self, shard: int, images: int, errors: Errors, is_ours: bool, size: int = 0) -> Done:
+        """What there is to tell of its shard."""
+        spent = {"queued": self.began - self.came, "busy": self.ended - self.began}
+        return Done(
+            shard,
+            images,
+            errors,
+            size,
+            fresh=is_ours,
+            lost_race=not is_ours,
+            writing=time.perf_counter() - self.ended,
+            **spent,
+        )
 
 
 class Stopwatch:
@@ -197,6 +235,52 @@ class ShardWorker:
             starved=read - began - busy.seconds,
             writing=time.perf_counter() - read,
         )
+
+    def add_up(self, url: str, run_record: bytes, shard: int, packed_rows: bytes) -> Done:
+        """Put what a shard's patches add to the corpus' moments, unless somebody has done so."""
+        from vlq.workers.intervene.moments import find_sums, put_sums
+        from vlq.workers.intervene.shards import encode_ahead, fitting, sums_of
+
+        run, rows = run_of(run_record), unpacked(packed_rows)
+        store = open_store(url)
+        with suppress(FileNotFoundError):
+            find_sums(store, shard)
+            return Done(shard, rows.num_rows, fresh=False)
+        images = encode_ahead(self._model, rows, self._decoders)
+        with self._turn(run, fitting(1)) as turn:
+            sums, errors = sums_of(self._model, rows, images)
+        is_ours = put_sums(store, shard, sums)
+        return turn.done(shard, rows.num_rows, errors, is_ours)
+
+    def ablate(self, url: str, run_record: bytes, study_record: bytes, shard: int, packed_rows: bytes) -> Done:
+        """Do a study's shard and commit its effects, unless somebody has done so."""
+        from vlq.workers.intervene.moments import moments_at
+        from vlq.workers.intervene.shards import commit, effects_of, encode_ahead, find_commit, fitting
+
+        run, study = run_of(run_record), Study.from_bytes(study_record, "the study")
+        store, rows = open_store(url), unpacked(packed_rows)
+        if found := find_commit(store, study, shard):
+            return Done(shard, found.images, found.errors, found.effects.size, fresh=False)
+        images = encode_ahead(self._model, rows, self._decoders)
+        with self._turn(run, fitting(study.batch)) as turn:
+            if found := find_commit(store, study, shard):
+                return Done(shard, found.images, found.errors, found.effects.size, fresh=False)
+            moments = None if study.moments is None else moments_at(store, study.moments)
+            effects = effects_of(self._model, study, moments, rows, images)
+        record, is_ours = commit(store, study, shard, rows.num_rows, effects)
+        return turn.done(shard, record.images, record.errors, is_ours, record.effects.size)
+
+    @contextmanager
+    def _turn(self, run: Run, fitting: AbstractContextManager[None]) -> Iterator[Turn]:
+        """The model is this call's."""
+        import torch
+
+        turn = Turn(time.perf_counter())
+        with self._using_model, fitting:
+            turn.began = time.perf_counter()
+            torch.set_num_threads(run.threads)  # counts for the calling thread
+            yield turn
+            turn.ended = time.perf_counter()
 
     def _lens_of(self, run: Run, store: Store) -> Lens:
         """The run's lens, made once; before anything is read, what states need that are kept lies beside them."""

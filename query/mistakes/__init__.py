@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from vlq.query.mistakes import calls, combined, conditions, elsewhere, syntax, tokens, values
+from vlq.query.mistakes import ablation, calls, combined, conditions, elsewhere, syntax, tokens, values
 from vlq.query.mistakes.table import Mistake
 
 CHAPTERS = {
@@ -17,6 +17,7 @@ CHAPTERS = {
     "Values": values,
     "Conditions and columns": conditions,
     "Answers taken together": combined,
+    "What is taken away": ablation,
     "The command line and Python": elsewhere,
 }
 """The table's parts by what they are about."""

@@ -31,6 +31,7 @@ COMMANDS = [
     "help",
     "sql",
     "annotate",
+    "ablate",
     "compact",
     "demo",
     "export",

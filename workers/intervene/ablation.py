@@ -42,6 +42,13 @@ class MomentSums:
             self.total[layer] = self.total.get(layer, 0) + numbers.sum(0)
             self.squares[layer] = self.squares.get(layer, 0) + numbers.square().sum(0)
 
+    def add_sums(self, other: MomentSums) -> None:
+        """What another one added up."""
+        self.count += other.count
+        for own, more in ((self.total, other.total), (self.squares, other.squares)):
+            for layer, values in more.items():
+                own[layer] = own.get(layer, 0) + values
+
     def moments(self) -> Moments:
         """Of all that were added."""
         mean = {layer: total / self.count for layer, total in self.total.items()}

@@ -1,0 +1,113 @@
+"""Which patches of which images a study takes: those that a query's rows name, a label's objects, or some by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from vlq.query.compile import Compiler, indented, quoted
+from vlq.query.geometry import COLUMNS, ROWS
+from vlq.query.mistakes.ablation import NO_PATCHES, NONE_CHOSEN
+from vlq.query.nodes import Literal, Node
+from vlq.query.parameters import Images, Tokens
+from vlq.query.parse import parse
+from vlq.query.patches import Patches
+from vlq.query.result import scope_of
+from vlq.query.tokens import TokenSet
+
+if TYPE_CHECKING:
+    from vlq.query.bind import Scope
+    from vlq.query.client import LocalCorpus
+
+PROMPT = "prompt"
+"""The column of what an image is asked, where images have prompts of their own."""
+
+CHOSEN = pa.schema(
+    [
+        ("image_id", pa.uint32()),
+        ("image", pa.string()),
+        ("uri", pa.string()),
+        ("sha256", pa.string()),
+        ("rows", pa.uint16()),  # of its grid
+        ("columns", pa.uint16()),
+        (PROMPT, pa.string()),  # null: the run's
+        ("patches", pa.list_(pa.uint16())),  # ascending
+    ]
+)
+"""The images that a study is about, and the chosen patches of each."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A part of a question with the text that it was written as, in which mistakes are pointed at."""
+
+    node: Node
+    text: str
+
+    @classmethod
+    def of(cls, text: str) -> Written:
+        """A query, or a condition. Raises QueryError."""
+        return cls(parse(text), text)
+
+    @classmethod
+    def word(cls, text: str) -> Written:
+        """A word as it is; a token that is written as in a query: a number, a quoted piece, a list, a call."""
+        bare = text.strip()
+        as_in_queries = bare.isdigit() or bare[:1] in ("'", '"', "[") or bare.endswith(")")
+        return cls.of(text) if as_in_queries else cls(Literal(bare, span=(0, len(text))), text)
+
+    def __str__(self) -> str:
+        return str(self.node)
+
+    def scope(self, corpus: LocalCorpus) -> Scope:
+        return scope_of(corpus, corpus.cache.snapshot(), self.text, True)
+
+
+def tokens_of(corpus: LocalCorpus, target: Written) -> TokenSet:
+    """The tokens that a target means, as queries read it. Raises UnknownToken, BadArgument."""
+    found: TokenSet = Tokens().bind(target.node, "target", target.scope(corpus))
+    return found
+
+
+def chosen(corpus: LocalCorpus, patches: Written, images: Written | None = None, limit: int | None = None) -> pa.Table:
+    """The patches of each image that has any (CHOSEN), by the images' numbers: of those for which a condition on their
+    columns holds, and of these so many at most.
+
+    `patches` is what `patches=` takes in a query. Raises QueryError where it does not choose patches, or none.
+    """
+    scope = patches.scope(corpus)
+    found = Patches().bind(patches.node, "patches", scope)
+    if found is None:
+        raise NO_PATCHES.error(patches.text, None, got=patches.node)
+    compiler = Compiler()
+    cells = f"(\n  {indented(found.cells(compiler))}\n) AS cells"
+    where = ["error IS NULL", f"patch < {ROWS} * {COLUMNS}"]
+    if images is not None and (condition := Images().bind(images.node, "images", images.scope(corpus))) is not None:
+        where.append(f"({condition.sql(compiler)})")
+    own = scope.run.prompt_column
+    prompt = "NULL::VARCHAR" if own is None else f"images.{quoted(own)}::VARCHAR"
+    sql = f"""\
+SELECT image_id, images.image, uri, sha256, {ROWS} AS rows, {COLUMNS} AS columns, {prompt} AS {PROMPT},
+  list(DISTINCT patch ORDER BY patch) AS patches
+FROM {compiler.table("images")} AS images JOIN {cells} ON {"image_id = cells.image" if found.by_image else "true"}
+WHERE {" AND ".join(where)}
+GROUP BY ALL ORDER BY image_id"""
+    table = corpus.engine.arrow(compiler.ask(sql), scope.snapshot, [])
+    if not table.num_rows:
+        which = "" if images is None else f" for which {images} holds"
+        raise NONE_CHOSEN.error(None, None, got=patches.node, which=which)
+    table = table.slice(0, table.num_rows if limit is None else limit)
+    return pa.table([table[field.name].cast(field.type) for field in CHOSEN], schema=CHOSEN)
+
+
+def numbered(numbers: Sequence[int]) -> Written:
+    """Patches by number."""
+    return Written.of(f"[{', '.join(map(str, numbers))}]")
+
+
+def labelled(label: str) -> Written:
+    """The patches that objects of a label cover."""
+    return Written(Literal(label, span=(0, len(label))), label)

@@ -1,0 +1,389 @@
+"""A study from beginning to end: what is to be taken, the corpus' moments, shard after shard on Ray workers, and a head
+that names the effects. The same command goes on where it ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlq.query.cache import Cache, committed_shards
+from vlq.query.chosen import PROMPT, Written, chosen, tokens_of
+from vlq.query.client import LocalCorpus
+from vlq.query.compile import Statement, quoted
+from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError, RunError, StoreStopped
+from vlq.query.heads import name_study
+from vlq.query.schema import LOGIT_LENS, Finished, Run, Study, digest_of
+from vlq.query.store import Store, at_once, put
+from vlq.query.studies import EFFECTS, StudyCommit, commit_key, commits_prefix, effects_key, plan_key, study_key
+from vlq.query.tables import parquet_bytes
+from vlq.query.tokens import TokenSet
+from vlq.workers.beginning import absolute
+from vlq.workers.intervene.moments import known_moments, put_moments
+from vlq.workers.intervene.prompted import BATCH
+from vlq.workers.intervene.shards import find_commit
+from vlq.workers.job import arrange, given_up, interruptible
+from vlq.workers.lenses.choice import Choice
+from vlq.workers.models.files import may_be_elsewhere, model_hash, resolve
+from vlq.workers.plan import Plan, RunOptions, revision_for
+from vlq.workers.pool import Pool
+from vlq.workers.progress import Tracker
+from vlq.workers.watch import RunWatch
+from vlq.workers.worker import Description, Errors, packed
+
+SHARD = 8
+"""Images of a shard at most: each takes as many runs as it has sets."""
+
+SAME = ("model_hash", "prompt", "layers", "grid", "patches", "vocabulary_hash", "dtype", "quantized")
+"""In what a loaded model must be the run's."""
+
+ANSWER = 16
+"""Tokens of an answer where the run asked for none."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What the user asked for. None: not said."""
+
+    cache: str
+    patches: Written
+    target: Written
+    images: Written | None = None
+    mode: str = "mean"
+    buffer: int = 0
+    baselines: tuple[str, ...] = ("random",)
+    combinations: str = "all"
+    repeats: int = 3
+    answer: int | None = None
+    seed: int = 0
+    limit: int | None = None
+    batch: int = BATCH
+    model: str | None = None
+    device: str | None = None
+    workers: int | None = None
+    ray_address: str | None = None
+    gpus_per_worker: float = 1.0
+    device_map: str | None = None
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether what patches' embeddings are like over the corpus counts."""
+        return self.mode != "zero" or "gradient" in self.baselines
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What is to be done, as far as the cache tells."""
+
+    options: Ablation
+    corpus: LocalCorpus
+    tokens: TokenSet
+    plan: Plan
+    shards: tuple[int, ...]  # of the cache, which the moments are of
+    study: Study  # without the moments' key, if there are none yet
+
+    @property
+    def store(self) -> Store:
+        return self.corpus.cache.store
+
+    @property
+    def run(self) -> Run:
+        return self.corpus.cache.run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished study."""
+
+    study: Study
+    tokens: TokenSet
+    effects: pa.Table  # EFFECTS
+    errors: Errors
+    names: dict[int, str] = field(repr=False)  # of the images
+    fresh: int = 0  # images that were done now
+    notes: tuple[str, ...] = ()
+
+
+def begin(options: Ablation) -> Beginning:
+    """Look at the cache, and find what is to be taken. Nothing is written.
+
+    Raises NoCache, CacheError if nothing is cached, QueryError where the patches, the images or the target are not what
+    they may be.
+    """
+    cache = Cache.open(options.cache)
+    corpus = LocalCorpus(cache)
+    tokens = tokens_of(corpus, options.target)
+    table = chosen(corpus, options.patches, options.images, options.limit)
+    size = min(SHARD, cache.run.shard_size)
+    plan = Plan(table.add_column(1, "shard", pa.array([i // size for i in range(table.num_rows)], pa.uint32())))
+    study = Study(
+        run=cache.run.digest,
+        patches=str(options.patches),
+        target=str(options.target),
+        target_ids=tokens.ids,
+        mode=options.mode,
+        buffer=options.buffer,
+        combinations=options.combinations,
+        baselines=options.baselines,
+        repeats=options.repeats if "random" in options.baselines else 0,
+        answer=options.answer or cache.run.answer or ANSWER,
+        seed=options.seed,
+        plan=digest_of(parquet_bytes(plan.table)),
+        images=None if options.images is None else str(options.images),
+        device=options.device or cache.run.device,
+        batch=options.batch,
+    )
+    head = corpus.cache.snapshot().head
+    shards = tuple(shard for shard in committed_shards(cache.store) if head is not None and shard < head.shards)
+    if options.needs_moments:
+        study = replace(study, moments=known_moments(cache.store, shards)[0])
+    return Beginning(options, corpus, tokens, plan, shards, study)
+
+
+def run_study(options: Ablation, tracker: Tracker) -> Outcome:
+    """Bring a cache to the effects that are asked for.
+
+    Raises what `begin` does; ModelError if the run's model cannot be loaded, CacheMismatch if it is another one;
+    RunError if shards were given up; what was committed stays.
+    """
+    found = begin(options)
+    if (outcome := _finished(found)) is not None or (outcome := _gathered(found)) is not None:
+        return outcome
+    run = check_model(found)
+    with Pool(options.ray_address) as pool, interruptible():
+        if found.study.device == "cuda" and options.ray_address is None and not pool.gpus():
+            raise RunError("There is no GPU.", "Run with --device cpu: that is a study of its own.")
+        tracker.phase("loading the model")
+        setup, room = arrange(_as_run(found), Choice(LOGIT_LENS), run, pool)
+        description = pool.start(setup, room, found.plan.shards)
+        _meet(found, description, tracker)
+        if options.needs_moments and found.study.moments is None:
+            found = replace(found, study=replace(found.study, moments=_moments(found, pool, tracker)))
+        if (outcome := _finished(found)) is not None:  # moments are there that it was made with
+            return outcome
+        fresh = _dispatch(found, pool, tracker)
+    return replace(_finish(found), fresh=fresh)
+
+
+# --- the model -------------------------------------------------------------------------------------------------
+
+
+def check_model(found: Beginning) -> Run:
+    """The run as it is to be loaded again. A model that workers may have, and this machine has not, tells later.
+
+    Raises ModelError if there is no such model, CacheMismatch if it is another one.
+    """
+    options, run = found.options, found.run
+    name = options.model or run.model
+    try:
+        folder = resolve(name, revision=run.revision if name == run.model else None)
+    except ModelError as error:
+        if options.ray_address is None or not may_be_elsewhere(name):
+            raise ModelError(
+                error.message, f"Say where the model of this cache is: --model FOLDER_OR_ID\n{error.hint or ''}".strip()
+            ) from error
+    else:
+        if (known := model_hash(folder)) != run.model_hash:
+            raise CacheMismatch(
+                f"{name} is not the model of {options.cache}: its hash is {known[:12]}, the run's "
+                f"{run.model_hash[:12]}.",
+                "Say where the run's model is: --model FOLDER_OR_ID",
+            )
+    device = found.study.device
+    # Blocks that see whole sequences are all that compiled ones are for.
+    return replace(run, device=device, attention=run.attention if device == run.device else "auto", compiled=False)
+
+
+def _as_run(found: Beginning) -> RunOptions:
+    """The options that load the run's model again."""
+    options, run = found.options, found.run
+    asked = RunOptions(
+        images="",
+        model=run.model if options.model is None else absolute(options.model),
+        cache=options.cache,
+        prompt=run.prompt,
+        k=1,
+        answer=found.study.answer,
+        workers=options.workers,
+        quantize=run.quantized,
+        ray_address=options.ray_address,
+        gpus_per_worker=options.gpus_per_worker,
+        device_map=options.device_map,
+    )
+    return replace(asked, revision=revision_for(asked, run))
+
+
+def _meet(found: Beginning, description: Description, tracker: Tracker) -> None:
+    """Say what the user should know of the loaded model. Raises CacheMismatch if it is not the run's."""
+    if description.note:
+        tracker.say(description.note)
+    own, loaded = found.run, description.run
+    differing = [name for name in SAME if getattr(own, name) != getattr(loaded, name)]
+    if differing:
+        raise CacheMismatch(
+            f"The model that workers loaded is not the one of {found.options.cache}: {', '.join(differing)} differ.",
+            "Say where the run's model is: --model FOLDER_OR_ID",
+        )
+
+
+# --- the moments -----------------------------------------------------------------------------------------------
+
+
+def _moments(found: Beginning, pool: Pool, tracker: Tracker) -> str:
+    """The key of the corpus' moments, which are made where they are not there."""
+    store = found.store
+    key, missing = known_moments(store, found.shards)
+    if key is not None:
+        return key
+    tracker.phase("the corpus' mean patch")
+    corpus = corpus_rows(found.corpus)
+    shards = np.asarray(corpus["shard"])
+    record, url = found.run.to_bytes(), _url(store)
+
+    def begin(actor: Any, shard: int) -> Any:
+        rows = corpus.slice(int(np.searchsorted(shards, shard)), int(np.count_nonzero(shards == shard)))
+        return actor.add_up.remote(url, record, shard, packed(rows))
+
+    of_missing = int(np.isin(shards, missing).sum())
+    watch = RunWatch(tracker, corpus.num_rows - of_missing, corpus.num_rows, 0, lacking="part in the mean patch")
+    if failures := pool.work(missing, begin, watch):
+        raise given_up(failures)
+    return put_moments(store, found.shards)
+
+
+def corpus_rows(corpus: LocalCorpus) -> pa.Table:
+    """Every image with readings: image_id, image, uri, sha256, its prompt, and its shard in the cache."""
+    cache = corpus.cache
+    snapshot = cache.snapshot()
+    own = cache.run.prompt_column
+    prompt = "NULL::VARCHAR" if own is None else f"{quoted(own)}::VARCHAR"
+    sql = f"""\
+SELECT image_id, image, uri, sha256, {prompt} AS {PROMPT} FROM read_parquet($images)
+WHERE error IS NULL ORDER BY image_id"""
+    table = corpus.engine.arrow(Statement(sql, {}, {"images": None}), snapshot, [])
+    commits = sorted(snapshot.commits, key=lambda commit: commit.first_image)
+    firsts = [commit.first_image for commit in commits]
+    places = np.searchsorted(firsts, table["image_id"].to_numpy(), side="right") - 1
+    return table.append_column("shard", pa.array([commits[place].shard for place in places], pa.uint32()))
+
+
+# --- the shards ------------------------------------------------------------------------------------------------
+
+
+def _dispatch(found: Beginning, pool: Pool, tracker: Tracker) -> int:
+    """Have the missing shards done; how many images were. Raises RunError if some were given up."""
+    store, study, plan = found.store, found.study, found.plan
+    put(store, study_key(study), study.to_bytes())
+    put(store, plan_key(study), parquet_bytes(plan.table))
+    done = sound_commits(store, study)
+    wanted = [shard for shard in range(plan.shards) if shard not in done]
+    images, errors = sum(commit.images for commit in done.values()), sum(len(c.errors) for c in done.values())
+    if images:
+        tracker.say(f"Going on: {images} of {plan.images} images are done.")
+    url, run, record = _url(store), found.run.to_bytes(), study.to_bytes()
+    watch = RunWatch(tracker, images, plan.images, errors, lacking="effects")
+
+    def begin(actor: Any, shard: int) -> Any:
+        return actor.ablate.remote(url, run, record, shard, packed(plan.rows_of(shard)))
+
+    try:
+        failures = pool.work(wanted, begin, watch)
+    except (KeyboardInterrupt, StoreStopped):
+        tracker.say(f"{watch.cached:,} of {plan.images:,} images are done.")
+        raise
+    if failures:
+        raise given_up(failures)
+    return watch.fresh
+
+
+def sound_commits(store: Store, study: Study) -> dict[int, StudyCommit]:
+    """The records of the shards that are done, by shard. A damaged one, or one whose effects are damaged, is removed:
+    it is done again."""
+    keys = [entry.key for entry in store.list(commits_prefix(study))]
+    found = {}
+    for key, commit in zip(keys, at_once(store, lambda key: _sound(store, key), keys), strict=True):
+        if commit is None:
+            store.delete(key)
+        else:
+            found[commit.shard] = commit
+    return found
+
+
+def _sound(store: Store, key: str) -> StudyCommit | None:
+    try:
+        commit = StudyCommit.from_bytes(store.read(key), key)
+        data = store.read(commit.effects.key)
+    except (FileNotFoundError, CorruptCache):
+        return None
+    return commit if digest_of(data) == commit.effects.sha256 else None
+
+
+def _url(store: Store) -> str:
+    return store.url if "://" in store.url else os.path.abspath(os.path.expanduser(store.url))
+
+
+# --- all of it -------------------------------------------------------------------------------------------------
+
+
+def _finish(found: Beginning) -> Outcome:
+    """Put all effects as one table, and have a head name it. Raises RunError if a shard is not there any more."""
+    store, study = found.store, found.study
+    commits = [find_commit(store, study, shard) for shard in range(found.plan.shards)]
+    tables: list[pa.Table] = []
+    errors: list[tuple[int, str, str]] = []
+    for shard, commit in enumerate(commits):
+        if commit is None:
+            raise RunError(f"{commit_key(study, shard)} is not there any more.", "Run the same command again.")
+        tables.append(pq.read_table(pa.BufferReader(store.read(commit.effects.key))).cast(EFFECTS))
+        errors += commit.errors
+    table = pa.concat_tables(tables)
+    if not table.num_rows:
+        reasons = "; ".join(f"{name}: {reason}" for _, name, reason in errors[:3])
+        raise InputError(
+            f"None of the {len(errors):,} images is as the run read it. {reasons}",
+            "Put the files back, and take another --seed: what is recorded stays.",
+        )
+    data = parquet_bytes(table)
+    name_study(store, Finished(study, put(store, effects_key(study, digest_of(data)), data)))
+    found.corpus.cache.forget()
+    return _outcome(found, table, errors)
+
+
+def _finished(found: Beginning) -> Outcome | None:
+    """The outcome, if a head names it and all that it names is there as it was written."""
+    if found.options.needs_moments and found.study.moments is None:
+        return None
+    store, study = found.store, found.study
+    for finished in found.corpus.cache.snapshot().studies:
+        if finished.study == study:
+            commits = sound_commits(store, study)
+            try:
+                data = store.read(finished.effects.key)
+            except FileNotFoundError:
+                return None
+            if digest_of(data) != finished.effects.sha256 or len(commits) < found.plan.shards:
+                return None
+            table = pq.read_table(pa.BufferReader(data)).cast(EFFECTS)
+            errors = [error for _, commit in sorted(commits.items()) for error in commit.errors]
+            return _outcome(found, table, errors)
+    return None
+
+
+def _gathered(found: Beginning) -> Outcome | None:
+    """The outcome, if all shards are done and no head names it: whoever did them was stopped, or the head is lost."""
+    if found.options.needs_moments and found.study.moments is None:
+        return None
+    done = sound_commits(found.store, found.study)
+    return _finish(found) if len(done) == found.plan.shards else None
+
+
+def _outcome(found: Beginning, table: pa.Table, errors: Sequence[tuple[int, str, str]]) -> Outcome:
+    plan = found.plan.table
+    names = dict(zip(plan["image_id"].to_pylist(), plan["image"].to_pylist(), strict=True))
+    notes = tuple(found.corpus.cache.snapshot().notes)
+    return Outcome(found.study, found.tokens, table, tuple(errors), names, 0, notes)

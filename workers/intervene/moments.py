@@ -1,0 +1,112 @@
+"""The moments of a corpus' patches in its cache: summed shard by shard, each shard once; of the sums one object.
+
+A shard's sums do not depend on others, and they are added up in the shards' order: the same shards have the same
+moments, whoever adds them up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from vlq.query.errors import CorruptCache, InputError
+from vlq.query.schema import digest_of
+from vlq.query.store import Store, put
+from vlq.query.studies import AGAIN, MOMENTS, moments_of, moments_prefix, sums_key
+from vlq.workers.intervene.ablation import Moments, MomentSums
+
+
+def put_sums(store: Store, shard: int, sums: MomentSums) -> bool:
+    """Put a shard's sums; False if they are there."""
+    tensors = {f"total.{layer}": values for layer, values in sums.total.items()}
+    tensors |= {f"squares.{layer}": values for layer, values in sums.squares.items()}
+    tensors["count"] = torch.tensor(sums.count)
+    return store.create(sums_key(shard), save(tensors, {"sha256": _checksum(tensors)}))
+
+
+def find_sums(store: Store, shard: int) -> MomentSums:
+    """A shard's sums. Raises CorruptCache; FileNotFoundError if there are none."""
+    key = sums_key(shard)
+    data = store.read(key)
+    tensors = _loaded(data, key)
+    if _metadata(data).get("sha256") != _checksum(tensors):
+        raise CorruptCache(f"{key} is not what was written.", AGAIN)
+    sums = MomentSums()
+    sums.count = int(tensors.pop("count"))
+    for name, values in tensors.items():
+        kind, _, layer = name.partition(".")
+        (sums.total if kind == "total" else sums.squares)[int(layer)] = values
+    return sums
+
+
+def put_moments(store: Store, shards: Sequence[int]) -> str:
+    """Put the moments of these shards, whose sums are all there: the key.
+
+    Sums that are damaged are removed, so that they are made again. Raises CorruptCache then; InputError if no image had
+    any patch.
+    """
+    added = MomentSums()
+    for shard in shards:
+        try:
+            added.add_sums(find_sums(store, shard))
+        except CorruptCache:
+            store.delete(sums_key(shard))
+            raise
+    if not added.count:
+        raise InputError("No image could be read again: there is no mean patch.", "Put the files back, or: --mode zero")
+    moments = added.moments()
+    tensors = {f"mean.{layer}": values for layer, values in moments.mean.items()}
+    tensors |= {f"deviation.{layer}": values for layer, values in moments.deviation.items()}
+    data = save(tensors)
+    return put(store, f"{moments_prefix(shards)}{digest_of(data)[:16]}.safetensors", data).key
+
+
+def moments_at(store: Store, key: str) -> Moments:
+    """The moments that lie at a key. Raises CorruptCache."""
+    try:
+        data = store.read(key)
+    except FileNotFoundError as error:
+        raise CorruptCache(f"{key} is missing from {store.url}.", AGAIN) from error
+    if not is_sound(key, data):
+        raise CorruptCache(f"{key} is not what was written.", AGAIN)
+    found: dict[str, dict[int, Tensor]] = {"mean": {}, "deviation": {}}
+    for name, values in _loaded(data, key).items():
+        kind, _, layer = name.partition(".")
+        found[kind][int(layer)] = values
+    return Moments(**found)
+
+
+def is_sound(key: str, data: bytes) -> bool:
+    """Whether these are the moments that their key names."""
+    return moments_of(key) == digest_of(data)[:16]
+
+
+def known_moments(store: Store, shards: Sequence[int]) -> tuple[str | None, list[int]]:
+    """The key of the moments of these shards, if they are there; else the shards that have no sums yet."""
+    keys = [entry.key for entry in store.list(MOMENTS)]
+    for key in keys:
+        if key.startswith(moments_prefix(shards)) and is_sound(key, store.read(key)):
+            return key, []
+    return None, [shard for shard in shards if sums_key(shard) not in {*keys}]
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    return digest_of(b"".join(name.encode() + values.numpy().tobytes() for name, values in sorted(tensors.items())))
+
+
+def _loaded(data: bytes, key: str) -> dict[str, Tensor]:
+    try:
+        return dict(load(data))
+    except Exception as error:  # whatever safetensors makes of bytes that are none
+        raise CorruptCache(f"{key} is not what was written.", AGAIN) from error
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    start = 8 + int.from_bytes(data[:8], "little")
+    found: dict[str, Any] = json.loads(data[8:start]).get("__metadata__", {})
+    return found

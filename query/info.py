@@ -11,6 +11,7 @@ from vlq.query.schema import READ_COLUMNS, LensSpec, layers_phrase
 
 if TYPE_CHECKING:
     from vlq.query.cache import Cache, Snapshot
+    from vlq.query.schema import Finished
 
 
 def info(cache: Cache) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def info(cache: Cache) -> dict[str, Any]:
         "errors": [{"image": name, "reason": reason} for _, name, reason in snapshot.errors],
         "columns": user_columns(snapshot),
         "annotated": [name for annotation in snapshot.annotations for name in annotation.columns],
+        "studies": [as_values(finished) for finished in snapshot.studies],
         "size": {
             "total": sizes.total(),
             "arrays": sizes["shards"],
@@ -61,6 +63,26 @@ def info(cache: Cache) -> dict[str, Any]:
         },
         "versions": dict(run.versions),
     }
+
+
+def as_values(finished: Finished) -> dict[str, Any]:
+    """What was taken in a study, what was measured, and how large its effects are."""
+    study = finished.study
+    names = ("digest", "patches", "target", "mode", "buffer", "combinations", "images", "seed")
+    return {
+        **{name: getattr(study, name) for name in names},
+        "baselines": list(study.baselines),
+        "bytes": finished.effects.size,
+    }
+
+
+def study_phrase(study: Mapping[str, Any]) -> str:
+    """A study of `as_values`, in a line."""
+    said = [f"{study['digest'][:8]}: {study['patches']} taken, {study['mode']} in their place"]
+    said += [f"with {study['buffer']} ring{'s' if study['buffer'] > 1 else ''}"] if study["buffer"] else []
+    said += [study["combinations"]] if study["combinations"] != "all" else []
+    said += [f"images with {study['images']}"] if study["images"] else []
+    return f"{', '.join(said)}: on {study['target']}"
 
 
 def index_state(snapshot: Snapshot) -> str:
@@ -129,6 +151,7 @@ def as_text(values: dict[str, Any]) -> str:
         ("columns", ", ".join(named) or "none of your own"),
         ("size", sizes_as_text(values["size"], values["cached"])),
         ("index", f"{values['index']['state']}, {values['index']['files']} files"),
+        *[("study", study_phrase(study)) for study in values["studies"]],
     ]
     text = [f"{name:<8} {value}" for name, value in lines]
     text += [f"  {error['image']}: {error['reason']}" for error in values["errors"]]

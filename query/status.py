@@ -7,6 +7,7 @@ from typing import Any
 
 from vlq.query.cache import Cache, committed_shards
 from vlq.query.info import as_bytes
+from vlq.query.studies import underway
 
 SHOWN_RANGES = 12
 """How many stretches of missing shards are named."""
@@ -29,6 +30,16 @@ def status_of(cache: Cache) -> dict[str, Any]:
         "cached": snapshot.cached,
         "errors": len(errors),
         "bytes": sum(commit.size for commit in commits),
+        "studies": [
+            {
+                "digest": one.study.digest,
+                "patches": one.study.patches,
+                "target": one.study.target,
+                "shards": one.shards,
+                "committed": one.done,
+            }
+            for one in underway(cache.store, snapshot.studies)
+        ],
         "missing": {"shards": sum(last - first + 1 for first, last in absent), "ranges": absent},
     }
 
@@ -71,8 +82,17 @@ def as_text(values: dict[str, Any]) -> str:
         ("images", f"{values['cached']:,} of {values['images']:,} cached, {values['errors']:,} with errors"),
         ("bytes", f"{as_bytes(values['bytes'])}{an_image}"),
         ("missing", missing),
+        *[
+            (
+                "study",
+                f"{one['patches']} taken, on {one['target']}: {one['committed']:,} of {one['shards']:,} shards",
+            )
+            for one in values["studies"]
+        ],
     ]
     text = [f"{name:<8} {value}" for name, value in lines]
+    if values["studies"]:
+        text.append("The same `vlq ablate` goes on with a study that was stopped.")
     if values["state"] != "complete":
         text.append("The same `vlq run` reads what is missing; why a shard was given up, its output and its log say.")
     return "\n".join(text)

@@ -10,6 +10,9 @@ decides nothing. Each kind goes only once no writer can want it any more:
     commits/index-*               once another in use covers more shards, or its run is complete for so long
     plans/                        once the newest head's plan is another of as many images or more: plans only grow
     annotations/                  once no head in use names it; if one comes to name it at that moment, it is put back
+    studies/                      of one that a head in use names what none of its records does; of another all of it,
+                                  once nothing was put there for so long: the same command does it anew
+    moments/<shards>-*            once no study that is finished or under way was made with it
 
 and only once it is older than the grace period. The heads in use are the newest, those younger than the grace period,
 and the newest that is older: readers may hold each of these. All other records (run.json, commits/) stay,
@@ -24,6 +27,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +37,9 @@ import pyarrow.parquet as pq
 from vlq.query.cache import Cache, committed, latest_head
 from vlq.query.errors import BadArgument, CorruptCache
 from vlq.query.heads import planned
-from vlq.query.schema import HEADS, INTERIMS, LENS, Commit, Head, IndexManifest, head_key, manifest_key
+from vlq.query.schema import HEADS, INTERIMS, LENS, STUDIES, Commit, Head, IndexManifest, Study, head_key, manifest_key
 from vlq.query.store import Entry, Store
+from vlq.query.studies import StudyCommit, commits_prefix, moments_of, plan_key, study_key
 
 GRACE = 24 * 3600.0
 """Seconds for which what nobody names is left alone, unless another time is asked for."""
@@ -42,6 +47,7 @@ GRACE = 24 * 3600.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _OF_SHARD = re.compile(r"(?:shards|images|postings)/(\d{8})-[0-9a-f]{16}[/.]")
 _OF_INDEX = re.compile(r"index/([0-9a-f]{16})[/.]")
+_OF_STUDY = re.compile(rf"{STUDIES}/([0-9a-f]{{16}})/")
 _HALF_PUT = re.compile(r".+#\d+")  # what a put that was killed leaves beside its object, on a disk
 
 
@@ -102,6 +108,7 @@ class Named:
     commits: dict[int, Commit]
     keys: frozenset[str]  # named by a commit record, by a head in use, or by its manifest
     superseded: frozenset[str]  # hashes of indexes that no writer will name again
+    underway: frozenset[str]  # digests of studies that are not finished, and that somebody may be at work on
 
     @classmethod
     def of(cls, cache: Cache, newest: Head, old: dict[str, bool]) -> Named:
@@ -110,7 +117,7 @@ class Named:
         keys = {stored.key for commit in commits.values() for stored in commit.named}
         heads = [key for key in sorted(old) if key.startswith(HEADS)]
         in_use = [key for key in heads if not old[key]] + [key for key in heads if old[key]][-1:]
-        indexes = set()
+        indexes, finished = set(), set[str]()
         interims = [key for key in sorted(old) if key.startswith(INTERIMS)]
         held = (
             [] if newest.sealed and old.get(head_key(newest.number), False) else [key for key in interims if old[key]]
@@ -122,6 +129,9 @@ class Named:
             keys |= {key, manifest, *_files(store, manifest)}
         for head in (newest, *(Head.from_bytes(store.read(key), key) for key in in_use)):
             keys |= {head.plan, *(annotation.stored.key for annotation in head.annotations)}
+            for known in head.studies:
+                finished.add(known.study.digest)
+                keys |= {known.effects.key, *_of_study(store, known.study)}
             if head.index and (match := _OF_INDEX.match(head.index)):
                 indexes.add(match[1])
                 keys |= {head.index, *_files(store, head.index)}
@@ -135,7 +145,10 @@ class Named:
             and (newest.sealed or (key.endswith(".json") and _shards(store, key) < shards))
         }
         keys |= cache.run.checksums.keys()
-        return cls(newest, commits, frozenset(keys), frozenset(superseded - indexes))
+        begun = {match[1] for key in old if not old[key] and (match := _OF_STUDY.match(key))}
+        for digest in begun - finished:
+            keys |= _moments_of(store, digest)
+        return cls(newest, commits, frozenset(keys), frozenset(superseded - indexes), frozenset(begun - finished))
 
     def unwanted(self, entry: Entry, store: Store) -> str | None:
         """Why an object may go, None if it must stay."""
@@ -152,6 +165,10 @@ class Named:
             return "another plan holds" if images is None or images <= self.newest.images else None
         if entry.key.startswith("annotations/"):
             return "no head in use names it"
+        if match := _OF_STUDY.match(entry.key):
+            return None if match[1] in self.underway else "no study in use names it"
+        if moments_of(entry.key):
+            return "no study in use was made with it"
         if entry.key.startswith(f"{LENS}/"):
             return "not the run's lens"
         return None
@@ -164,6 +181,25 @@ def _files(store: Store, key: str) -> Iterator[str]:
     except FileNotFoundError:
         return  # an old head's, whose index went when it was newest no more; or `vlq verify` tells of it
     yield from (stored.key for stored in manifest.objects)
+
+
+def _moments_of(store: Store, digest: str) -> set[str]:
+    """The key of the moments that a study is made with, if that can be told and if there are any."""
+    key = f"{STUDIES}/{digest}/study.json"
+    try:
+        moments = Study.from_bytes(store.read(key), key).moments
+    except (FileNotFoundError, CorruptCache):
+        return set()
+    return set() if moments is None else {moments}
+
+
+def _of_study(store: Store, study: Study) -> Iterator[str]:
+    """Keys of a finished study's records, and of what they name."""
+    yield from (study_key(study), plan_key(study), *filter(None, [study.moments]))
+    for entry in store.list(commits_prefix(study)):
+        yield entry.key
+        with suppress(CorruptCache, FileNotFoundError):  # `vlq verify` tells of it
+            yield StudyCommit.from_bytes(store.read(entry.key), entry.key).effects.key
 
 
 def _shards(store: Store, manifest: str) -> int:

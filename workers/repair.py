@@ -62,7 +62,7 @@ from vlq.workers.lenses.files import Found
 from vlq.workers.plan import Plan
 from vlq.workers.postings import postings_bytes, readings_of
 from vlq.workers.shard import content_digest, put_postings, record_of
-from vlq.workers.verify import RUN_AGAIN, Finding, damaged, verify_annotations, verify_index
+from vlq.workers.verify import RUN_AGAIN, Finding, damaged, verify_annotations, verify_index, verify_studies
 
 _SHARD = re.compile(r"shards/(\d{8})-([0-9a-f]{16})/(.+)")
 
@@ -112,6 +112,7 @@ def repair(cache: Cache, model: str | None, progress: Progress) -> Told:
         yield from _shards(cache, head, progress)
         yield from _plan(cache, head)
         yield from verify_annotations(cache, head)
+        yield from verify_studies(cache, head)
         commits = committed(cache.store)
         yield from _interims(cache, commits, progress)
         yield from _index(cache, head, commits, progress)

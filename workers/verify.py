@@ -12,12 +12,15 @@ import pyarrow.parquet as pq
 from vlq.query.cache import Cache, committed_shards, latest_head, read_commit, read_head, records
 from vlq.query.errors import CorruptCache
 from vlq.query.schema import HEADS, Commit, Head, Stored, commit_key, digest_of, head_key, plan_key
+from vlq.query.studies import StudyCommit, commits_prefix, moments_of, study_key
+from vlq.query.studies import plan_key as plan_key_of
 from vlq.workers.index import Progress, postings_from_arrays, whole_tables
 from vlq.workers.merge import Rows, merged
 from vlq.workers.postings import blocks_of
 
 RUN_AGAIN = "run the same `vlq run` again"
 REPAIR = "vlq repair"
+ABLATE_AGAIN = "run the same `vlq ablate` again"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
     yield from _verify_heads(cache)
     yield from _verify_plan(cache, head)
     yield from verify_annotations(cache, head)
+    yield from verify_studies(cache, head)
     present = committed_shards(cache.store)
     for shard in sorted(set(range(head.shards)) - set(present)):
         what, mend = ("missing", REPAIR) if head.sealed else ("not done yet", f"{RUN_AGAIN}: it does this shard")
@@ -75,6 +79,29 @@ def verify_annotations(cache: Cache, head: Head) -> Iterator[Finding]:
     """What is wrong with the tables that a head's images are annotated with."""
     tables = (annotation.stored for annotation in head.annotations)
     yield from damaged(cache, tables, "vlq annotate the same table again, --replace")
+
+
+def verify_studies(cache: Cache, head: Head) -> Iterator[Finding]:
+    """What is wrong with the studies that a head names."""
+    store = cache.store
+    for finished in head.studies:
+        study = finished.study
+        yield from damaged(cache, [finished.effects], ABLATE_AGAIN)
+        records = [(study_key(study), digest_of(study.to_bytes())), (plan_key_of(study), study.plan)]
+        yield from damaged(cache, [Stored(key, 0, checksum) for key, checksum in records], ABLATE_AGAIN)
+        if study.moments is not None:
+            try:
+                if moments_of(study.moments) != digest_of(store.read(study.moments))[:16]:
+                    yield Finding(study.moments, "not what was written", ABLATE_AGAIN)
+            except FileNotFoundError:
+                yield Finding(study.moments, "missing", ABLATE_AGAIN)
+        for entry in store.list(commits_prefix(study)):
+            try:
+                commit = StudyCommit.from_bytes(store.read(entry.key), entry.key)
+            except CorruptCache as error:
+                yield Finding(entry.key, error.message, ABLATE_AGAIN)
+                continue
+            yield from damaged(cache, [commit.effects], ABLATE_AGAIN)
 
 
 def _verify_heads(cache: Cache) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ NAMES = (
     "functions",
     "load",
     "image_page",
+    "ablate",
 )
 
 

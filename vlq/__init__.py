@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     from vlq.query.parse import parse
     from vlq.query.result import Result
     from vlq.service.pages.image_file import image_file as image_file
+    from vlq.workers.intervene.lab import Lab
     from vlq.workers.look.corpus import look
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Corpus": "query.corpus",
+    "Lab": "workers.intervene.lab",
     "Result": "query.result",
     "VlqError": "query.errors",
     "col": "query.nodes",
@@ -82,6 +84,7 @@ _HOMES = {
 
 __all__ = [
     "Corpus",
+    "Lab",
     "Result",
     "VlqError",
     "answer",

@@ -1,0 +1,355 @@
+"""One image at a time: its model's attention cut, states put into it, and what its logits are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from vlq.query.answer import Answer
+from vlq.query.chosen import Written, chosen, tokens_of
+from vlq.query.errors import BadArgument, CacheMismatch, ModelError
+from vlq.query.nodes import col
+from vlq.query.one import OneImage, one_image
+from vlq.query.summary import Rows, Summary
+from vlq.query.tokens import TokenSet
+from vlq.workers.extract import prepare
+from vlq.workers.intervene.attribution import attribution
+from vlq.workers.intervene.changes import Change
+from vlq.workers.intervene.knockout import TO, knocked_out, windows
+from vlq.workers.intervene.patching import patched, steered
+from vlq.workers.intervene.prompted import Outcome, Prompted, Target
+from vlq.workers.rerun import model_of
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from vlq.query.client import LocalCorpus
+    from vlq.workers.models.base import LensModel
+
+ANSWER = 16
+"""Tokens of an answer at most, where the run asked for none."""
+
+STRENGTHS = (0.0, 0.5, 1.0, 2.0)
+"""How long a steering direction is, in lengths of the states that it is added to."""
+
+PLACES = ("last", "patches")
+"""Where states are put or added: at the prompt's last token, or at all patches; or patches as a query's `patches=`
+names them."""
+
+
+@dataclass(frozen=True)
+class Findings(Answer):
+    """What came of changes to one image's run, as rows like any answer's."""
+
+    asked: str
+    said: str
+    found: list[dict[str, Any]]
+    about: list[dict[str, Any]]  # the target's tokens
+    more: dict[str, Any] = field(default_factory=dict)  # figures of all rows
+    known: list[str] = field(default_factory=list)  # notes
+
+    @property
+    def query(self) -> str:
+        return self.asked
+
+    @property
+    def columns(self) -> list[str]:
+        return [*self.found[0]] if self.found else []
+
+    @property
+    def rows(self) -> Rows:
+        return self.found
+
+    @property
+    def summary(self) -> Summary:
+        return self.more
+
+    @property
+    def headline(self) -> str:
+        return self.said
+
+    @property
+    def tokens(self) -> list[dict[str, Any]]:
+        return self.about
+
+    @property
+    def notes(self) -> list[str]:
+        return self.known
+
+    def arrow(self) -> pyarrow.Table:
+        import pyarrow as pa
+
+        return pa.Table.from_pylist(self.found)
+
+
+class Lab:
+    """A cache's images with the model that they were read with, loaded.
+
+    Raises ModelError if it cannot be loaded, CacheMismatch if `model`, where it is now, is another one.
+    """
+
+    def __init__(self, corpus: LocalCorpus, model: str | None = None, device: str | None = None) -> None:
+        self.corpus = corpus
+        self._where = model, device
+        self._prompted: dict[int, Prompted] = {}
+
+    @cached_property
+    def model(self) -> LensModel:
+        name, device = self._where
+        return model_of(self.corpus.cache.run, name, self.corpus.url, device)
+
+    # --- what is asked -----------------------------------------------------------------------------------------
+
+    def knockout(
+        self,
+        image: int | str,
+        patches: str | Sequence[int],
+        target: str | int,
+        *,
+        to: str = "last",
+        layers: tuple[int, int] | None = None,
+        window: int | None = None,
+        others: bool = False,
+        answer: int | None = None,
+    ) -> Findings:
+        """What becomes of the answer where `to`, one of TO, no longer sees some patches, or with `others` all but
+        these: in layers `layers` (both ends included; all), or in windows of so many that slide over them.
+
+        A row for each window: the target's log-probability at the answer's first token before and after, in nats, its
+        rank, and the answer. Raises BadArgument, UnknownToken, and what else a query may.
+        """
+        if to not in TO:
+            raise BadArgument(f"to is one of {', '.join(TO)}. Got {to!r}.")
+        one, prompted = self._image(image)
+        some, ids = self._patches(one, patches), self._tokens(target)
+        found = windows(prompted.model.layers, window, layers)
+        changes = [knocked_out(prompted, some, to, where, others=others) for where in found]
+        plain, *outcomes = self._run(prompted, [Change(), *changes], ids, answer)
+        rows: list[dict[str, Any]] = [
+            {
+                "layers": str(where),
+                "before": plain.logprob[0],
+                "after": outcome.logprob[0],
+                "effect": plain.logprob[0] - outcome.logprob[0],
+                "rank": outcome.rank[0],
+                "answer": self._text(outcome),
+            }
+            for where, outcome in zip(found, outcomes, strict=True)
+        ]
+        most = max(rows, key=lambda row: row["effect"])
+        who = {"last": "the last token", "last-row": "the last row of patches", "prompt": "the prompt"}[to]
+        which = f"all but {_count(some)}" if others else _count(some)
+        said = (
+            f"{one.name}: {who} cut off from {which}, {ids.label} loses most in layers {most['layers']}: "
+            f"{most['effect']:.3f} nats"
+        )
+        return self._findings(f"knockout of {patches} in {one.name}", said, rows, ids, plain, {"patches": some})
+
+    def patch(
+        self,
+        image: int | str,
+        source: int | str,
+        target: str | int,
+        *,
+        at: str | Sequence[int] = "last",
+        layers: Sequence[int] | None = None,
+        answer: int | None = None,
+    ) -> Findings:
+        """What becomes of an image's answer with another image's states put into its run, layer by layer: at its last
+        prompt token, at all `patches`, or at some of them, in the same places of both.
+
+        A row for each layer. `share` is how far the target's log-probability went from the image's own to the source's.
+        Raises BadArgument if the two have other grids or prompts where that counts.
+        """
+        one, prompted = self._image(image)
+        other, giver = self._image(source)
+        places, theirs = self._places(one, prompted, at), self._places(other, giver, at)
+        if at != "last" and one.grid != other.grid:
+            raise BadArgument(
+                f"{one.name} has {one.grid[0]} x {one.grid[1]} patches, {other.name} {other.grid[0]} x "
+                f"{other.grid[1]}: no patch of one is at the place of one of the other.",
+                "Take two of one shape, or the last token: --at last",
+            )
+        ids, wanted = self._tokens(target), self._layers(layers)
+        states = giver.states(wanted)
+        changes = [patched(states[layer][theirs], places, layer) for layer in wanted]
+        plain, *outcomes = self._run(prompted, [Change(), *changes], ids, answer)
+        (given,) = self._run(giver, [Change()], ids, answer)
+        between = given.logprob[0] - plain.logprob[0]
+        rows: list[dict[str, Any]] = []
+        for layer, outcome in zip(wanted, outcomes, strict=True):
+            moved = outcome.logprob[0] - plain.logprob[0]
+            rows.append(
+                {
+                    "layer": layer,
+                    "before": plain.logprob[0],
+                    "after": outcome.logprob[0],
+                    "source": given.logprob[0],
+                    "share": moved / between if between else None,
+                    "rank": outcome.rank[0],
+                    "answer": self._text(outcome),
+                }
+            )
+        half = next((row["layer"] for row in rows if row["share"] is not None and row["share"] >= 0.5), None)
+        reached = "at no layer half" if half is None else f"from layer {half} on half"
+        said = f"{one.name} with states of {other.name} at {_where(at)}: {reached} of the way to its {ids.label}"
+        more = {"answer_source": self._text(given)}
+        return self._findings(f"{other.name} into {one.name}", said, rows, ids, plain, more)
+
+    def steer(
+        self,
+        image: int | str,
+        token: str | int,
+        *,
+        at: str | Sequence[int] = "last",
+        layers: Sequence[int] | None = None,
+        strengths: Sequence[float] = STRENGTHS,
+        answer: int | None = None,
+    ) -> Findings:
+        """What becomes of an image's answer where a token's own direction is added to states, at some layers together:
+        as long as `strengths` times the states there.
+
+        A row for each strength.
+        """
+        one, prompted = self._image(image)
+        ids, wanted, places = self._tokens(token), self._layers(layers), self._places(one, prompted, at)
+        changes = [steered(prompted, ids.ids, places, wanted, strength) for strength in strengths]
+        plain, *outcomes = self._run(prompted, [Change(), *changes], ids, answer)
+        rows: list[dict[str, Any]] = [
+            {
+                "strength": float(strength),
+                "before": plain.logprob[0],
+                "after": outcome.logprob[0],
+                "rank": outcome.rank[0],
+                "answer": self._text(outcome),
+            }
+            for strength, outcome in zip(strengths, outcomes, strict=True)
+        ]
+        first = next((row["strength"] for row in rows if row["rank"] == 1 < plain.rank[0]), None)
+        what = "the answer begins with it anyway" if plain.rank[0] == 1 else "the answer does not begin with it"
+        said = f"{one.name} steered to {ids.label} at {_where(at)}: " + (
+            what if first is None else f"from strength {first:g} on the answer begins with it"
+        )
+        return self._findings(f"{ids.label} added to {one.name}", said, rows, ids, plain, {})
+
+    def attribute(self, image: int | str, target: str | int, *, at: str | int = "last") -> Findings:
+        """How much each layer's attention and MLP write towards a token, at the last prompt token or at a patch.
+
+        A row for each layer, layer 0 the embedding, in logits above the vocabulary's mean; they add up to the token's.
+        Raises BadArgument if the target is several tokens.
+        """
+        one, prompted = self._image(image)
+        ids = self._tokens(target)
+        place = prompted.length - 1 if at == "last" else self._places(one, prompted, [_number(at)])[0]
+        best = min(attribution(prompted, ids.ids, place), key=lambda found: -found.total)
+        rows: list[dict[str, Any]] = [{"layer": 0, "attention": None, "mlp": None, "sum": best.embedding}]
+        for write in best.writes:
+            whole = write.attention + write.mlp + write.tower
+            rows.append({"layer": write.layer, "attention": write.attention, "mlp": write.mlp, "sum": whole})
+        most = max(best.writes, key=lambda write: write.attention + write.mlp)
+        piece = self.corpus.vocabulary.token(best.token)
+        said = (
+            f"{one.name} at {_where(at)}: {best.total:.3f} logits towards {piece.piece or piece.id} above the mean, "
+            f"most of it from layer {most.layer}"
+        )
+        known = ["Layer 0 is the embedding; the norm in front of the head is taken as what it does to this state."]
+        if any(write.tower for write in best.writes):
+            known.append("The sum of a layer holds what the tower adds behind it.")
+        if len(ids.ids) > 1:
+            known.append(f"Of the {len(ids.ids)} tokens it is of the one with the highest logit there.")
+        more = {"total": best.total, "bias": best.bias, "token": best.token}
+        return Findings(f"attribution of {ids.label} in {one.name}", said, rows, _described(ids), more, known)
+
+    # --- how it is found out -----------------------------------------------------------------------------------
+
+    def _image(self, image: int | str) -> tuple[OneImage, Prompted]:
+        """An image by its number or its name. Raises BadArgument if there is none, CacheMismatch if its file is another
+        one now, OSError if it cannot be fetched."""
+        number = image if isinstance(image, int) else self._number_of(image)
+        try:
+            one = one_image(self.corpus, number)
+        except KeyError:
+            raise BadArgument(f"There are no readings of an image {number}.", 'See: vlq "images()"') from None
+        if number not in self._prompted:
+            run = self.corpus.cache.run
+            prompt = None
+            if run.prompt_column is not None:
+                (row,) = self.corpus.images(col("image_id") == number).rows
+                prompt = row[run.prompt_column]
+            found = prepare(self.model, one.uri, prompt)
+            if found.encoded is None:
+                raise ModelError(f"{one.name} cannot be read: {found.error}.")
+            if found.sha256 != one.sha256:
+                raise CacheMismatch(f"{one.name} is another file than the one that was read.", f"Bring {one.uri} back.")
+            self._prompted = {number: Prompted(self.model, found.encoded), **dict([*self._prompted.items()][:3])}
+        return one, self._prompted[number]
+
+    def _number_of(self, name: str) -> int:
+        rows = self.corpus.images(col("image") == name).rows
+        if rows:
+            return int(rows[0]["image_id"])
+        if name.isdecimal():
+            return int(name)
+        raise BadArgument(f"There is no image {name!r} with readings.", 'See: vlq "images()"')
+
+    def _patches(self, one: OneImage, patches: str | Sequence[int]) -> list[int]:
+        written = Written.of(patches if isinstance(patches, str) else f"[{', '.join(map(str, patches))}]")
+        rows = chosen(self.corpus, written, Written.of(f"image_id == {one.number}")).to_pylist()
+        return list(rows[0]["patches"])
+
+    def _tokens(self, target: str | int) -> TokenSet:
+        return tokens_of(self.corpus, Written.word(str(target)))
+
+    def _places(self, one: OneImage, prompted: Prompted, at: str | Sequence[int]) -> list[int]:
+        """Positions in the sequence."""
+        if at == "last":
+            return [prompted.length - 1]
+        positions = prompted.patches.tolist()
+        if at == "patches":
+            return positions
+        return [positions[patch] for patch in self._patches(one, at)]
+
+    def _layers(self, layers: Sequence[int] | None) -> list[int]:
+        count = self.corpus.cache.run.layers
+        found = list(range(count)) if layers is None else sorted({*layers})
+        if not found or found[0] < 0 or found[-1] >= count:
+            raise BadArgument(f"Layers are 0 (the embedding) to {count - 1}. Got {layers}.")
+        return found
+
+    def _run(self, prompted: Prompted, changes: Sequence[Change], ids: TokenSet, answer: int | None) -> list[Outcome]:
+        most = answer if answer is not None else self.corpus.cache.run.answer or ANSWER
+        return prompted.outcomes(changes, [Target(ids.ids)], most)
+
+    def _text(self, outcome: Outcome) -> str:
+        return str(self.model.tokenizer.decode(outcome.answer, skip_special_tokens=True)).strip()
+
+    def _findings(
+        self, asked: str, said: str, rows: list[dict[str, Any]], ids: TokenSet, plain: Outcome, more: dict[str, Any]
+    ) -> Findings:
+        own = {"before": plain.logprob[0], "rank_before": plain.rank[0], "answer_before": self._text(plain)}
+        known = [f"The plain run answers {own['answer_before']!r}; {ids.label} has rank {plain.rank[0]} there."]
+        return Findings(asked, said, rows, _described(ids), {**own, **more}, known)
+
+
+def _described(ids: TokenSet) -> list[dict[str, Any]]:
+    return [{"id": token.id, "piece": token.piece, "text": token.text} for token in ids.tokens]
+
+
+def _count(patches: Sequence[int]) -> str:
+    return f"{len(patches)} patch{'' if len(patches) == 1 else 'es'}"
+
+
+def _where(at: str | int | Sequence[int]) -> str:
+    if at == "last":
+        return "the last token"
+    if at == "patches":
+        return "all patches"
+    return f"patch {at}" if isinstance(at, int) or (isinstance(at, str) and at.isdecimal()) else f"patches {at}"
+
+
+def _number(at: str | int) -> int:
+    if isinstance(at, int) or at.isdecimal():
+        return int(at)
+    raise BadArgument(f"at: expected last, or a patch's number. Got {at!r}.")

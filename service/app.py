@@ -13,7 +13,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from vlq import __version__
 from vlq.service.answers import LEAST_COMPRESSED, LEVEL
-from vlq.service.api import corpora, images, layers, narrow, query, runs, tokens
+from vlq.service.api import ablation, corpora, images, layers, narrow, query, runs, tokens
 from vlq.service.errors import Accidents, tell_errors
 from vlq.service.guard import Guard, Heads
 from vlq.service.metrics import Metrics
@@ -68,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.served = served
     app.state.settings = settings
     tell_errors(app, site.trouble)
-    for room in (query, corpora, images, tokens, layers, runs, narrow):
+    for room in (query, corpora, images, ablation, tokens, layers, runs, narrow):
         app.include_router(room.router)
     app.include_router(metrics.router)
     for pages in (site, corpus, images_page, token, layers_page, compare):

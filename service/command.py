@@ -7,12 +7,14 @@ import os
 import re
 import socket
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlq.query.errors import InputError
+from vlq.query.extras import missing_extra
 
 if TYPE_CHECKING:
     pass
@@ -55,9 +57,17 @@ def serve(
         str, typer.Option(help="Address of a Ray cluster's jobs, where runs are started; default this machine.")
     ] = "",
     waiting: Annotated[int, typer.Option(help="Questions that may wait for their turn.", min=0)] = 64,
+    intervene: Annotated[
+        bool,
+        typer.Option(
+            "--intervene", help="Load a corpus' model when somebody takes patches from an image; needs vlq[workers]."
+        ),
+    ] = False,
 ) -> None:
     """Serve caches over HTTP: pages to browse, click and ask, and an API for programs (its description: /docs)."""
     check_address(host, port)
+    if intervene:
+        check_workers()
     from vlq.query.cache import default_url
     from vlq.query.limits import size_of
     from vlq.service.app import create_app
@@ -81,6 +91,7 @@ def serve(
         at_once=at_once,
         waiting=waiting,
         ray_jobs=ray_jobs or None,
+        intervene=intervene,
     )
     app = create_app(settings)
     if settings.readers_token is None and host not in LOOPBACK:
@@ -138,6 +149,15 @@ def check_address(host: str, port: int) -> None:
         why = error.strerror or str(error)
         hint = "Is another service running? --port 0 takes a free port." if error.errno == errno.EADDRINUSE else None
         raise InputError(f"{host}, port {port}, cannot be listened on: {why}.", hint) from error
+
+
+def check_workers() -> None:
+    """Raises MissingExtra if no model can be loaded here. Nothing is loaded."""
+    for package in ("torch", "transformers", "safetensors"):
+        if find_spec(package) is None:
+            error = missing_extra(ModuleNotFoundError(name=package))
+            assert error is not None
+            raise error
 
 
 def token(file: Path | None, variable: str) -> str | None:

@@ -19,6 +19,7 @@ from vlq.query.errors import (
     Busy,
     CacheError,
     Forbidden,
+    ModelError,
     NotAllowed,
     NotFound,
     StoreError,
@@ -48,6 +49,7 @@ STATUS: Mapping[type[VlqError], int] = {
     NotAllowed: 401,
     Busy: 429,
     CacheError: 503,
+    ModelError: 503,
     StoreError: 503,
 }
 """What is none of these is a mistake of who asks: 400."""
@@ -57,7 +59,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     401: {"model": Told, "description": "A token is missing, or it is a wrong one."},
     404: {"model": Told, "description": "There is nothing of that name."},
     429: {"model": Told, "description": "Too many questions are waiting. Ask again."},
-    503: {"model": Told, "description": "The cache or its storage is in trouble."},
+    503: {"model": Told, "description": "The cache, its storage or its model is in trouble."},
 }
 """Errors as the API's description shows them."""
 

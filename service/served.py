@@ -20,6 +20,7 @@ from vlq.query.copies import local_files
 from vlq.query.deadline import Deadline
 from vlq.query.errors import Busy, NotFound, VlqError
 from vlq.service.answers import Answers
+from vlq.service.models import Models
 from vlq.service.runs import Here, RayJobs, Runs
 from vlq.service.settings import Settings
 
@@ -62,6 +63,7 @@ class Served:
         self.engine = next(iter(self.corpora.values())).engine
         self.engine.limit(settings.memory)
         self.runs = Runs(Here() if settings.ray_jobs is None else RayJobs(settings.ray_jobs))
+        self.models = Models(settings) if settings.intervene else None
         self.answers = Answers()
         self.waiting = 0
         self._turns = asyncio.Semaphore(settings.at_once)
@@ -73,6 +75,8 @@ class Served:
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
         self.runs.launcher.close()
+        if self.models is not None:
+            self.models.close()
 
     def corpus(self, name: str | None) -> LocalCorpus:
         """The corpus of a name, by default the first one. Raises NotFound."""

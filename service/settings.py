@@ -16,6 +16,7 @@ class Settings:
     ray_jobs: str | None = None  # where a Ray cluster takes jobs, http://head:8265; else runs are processes here
     hosts: tuple[str, ...] = ()  # the host names that it is reached by; () for any
     origins: tuple[str, ...] = ()  # of pages of others that may ask, such as https://notebook.example
+    intervene: bool = False  # whether a corpus' model is loaded when somebody wants to intervene in it
     timeout: float = 30.0  # seconds of one question
     memory: int = 4 * 10**9  # bytes that all questions together may take in DuckDB
     temp: int = 0  # bytes on disk that a statement of SQL may take for what does not fit into memory

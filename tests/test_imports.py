@@ -110,3 +110,11 @@ def test_an_images_page_needs_no_service(tmp_path: Path) -> None:
     loaded = loaded_by(code)
     assert {"jinja2", "duckdb"} <= loaded
     assert not loaded & {*HEAVY, "starlette", "pydantic", "uvicorn", "prometheus_client"}
+
+
+def test_a_service_loads_no_model_until_one_is_asked_for(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    started = "from vlq.service.app import create_app; from vlq.service.settings import Settings"
+    loaded = loaded_by(f"{started}; create_app(Settings({{'one': {str(tmp_path)!r}}}, intervene=True))")
+    assert "fastapi" in loaded
+    assert not loaded & {"torch", "ray", "transformers", "safetensors"}

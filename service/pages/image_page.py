@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +62,13 @@ class ImagePage:
     previous: int | None  # the image before it that has readings
     following: int | None
     one: OnePatch | None  # the patch that was asked for
+    target: str | None  # the word that the loss of patches is measured by; None where no model is loaded for that
     modules: tuple[str, ...]  # scripts that the page will need, so that a browser fetches them at once
 
 
-def image_page(corpus: LocalCorpus, id: int, patch: str = "") -> ImagePage:
-    """What the page of an image says. Raises NotFound if there is none of that number."""
+def image_page(corpus: LocalCorpus, id: int, patch: str = "", intervene: bool = False) -> ImagePage:
+    """What the page of an image says; `intervene`: patches can be taken from it. Raises NotFound if there is none of
+    that number."""
     about = described(corpus, id)
     run = corpus.cache.run
     failed = about["error"] is not None
@@ -93,8 +96,18 @@ def image_page(corpus: LocalCorpus, id: int, patch: str = "") -> ImagePage:
         previous=about["previous"],
         following=about["next"],
         one=_one_patch(corpus, id, patch, about["patches_read"]) if "patch" in sites else None,
+        target=_first_word(corpus, about) if intervene and "patch" in sites else None,
         modules=tuple(sorted(path for path in static_files() if path.startswith("image/") and path.endswith(".js"))),
     )
+
+
+def _first_word(corpus: LocalCorpus, about: Mapping[str, Any]) -> str:
+    """What the answer begins with: a word that means its first token, or that token's id; "" where there is none."""
+    if not about["answer_tokens"]:
+        return ""
+    first = corpus.vocabulary.token(about["answer_tokens"][0]["id"])
+    word = (first.text or "").strip()
+    return word if word and first.id in corpus.vocabulary.by_word(word, pieces=False) else str(first.id)
 
 
 def _said(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
+from vlq.service.api.ablation import may_intervene
 from vlq.service.api.images import Number
 from vlq.service.api.shared import ServedHere
 from vlq.service.pages.image_page import image_page
@@ -25,5 +26,6 @@ async def image(
 ) -> Response:
     """The page of an image. `patch` is one whose readings stand in a table, for browsers without script."""
     corpus = served.corpus(name)
-    context, _ = await served.ask(request, lambda: image_page(corpus, id, patch))
+    intervene = may_intervene(request, served)
+    context, _ = await served.ask(request, lambda: image_page(corpus, id, patch, intervene))
     return page(frame(request, served, context.name, "image", name), "image.html", context)

@@ -14,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+import vlq
 from vlq.query.cache import Cache
 from vlq.query.client import LocalCorpus
 from vlq.service.app import create_app
@@ -48,6 +49,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     app = create_app(Settings({"one": str(folder / "one"), "two": str(folder / "two")}))
     with running(app) as url, httpx2.Client(base_url=url, timeout=30) as client:
         yield Site(url, app, LocalCorpus(Cache.open(str(folder / "one"))), arrays, client)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of a few of the demo's scenes, which its model read and answered: the images lie beside it."""
+    from vlq.workers.demo.dialogues import MAIN_PROMPT
+    from vlq.workers.demo.manifest import write_scenes
+    from vlq.workers.demo.scenes import DEMO, compose
+
+    from ..workers.here import printed
+
+    folder = tmp_path_factory.mktemp("scenes")
+    images = write_scenes(folder / "images", [compose(DEMO, number) for number in range(8)])
+    model = Path(vlq.__file__).parent / "workers" / "demo" / "model"
+    asked = {"model": model, "cache": folder / "cache", "prompt": MAIN_PROMPT, "answer": 4, "k": 5, "shard-size": 4}
+    more = {"at": "patch,prompt", "workers": 1, "device": "cpu"}
+    printed("run", images, *(f"--{name}={value}" for name, value in {**asked, **more}.items()))
+    return folder / "cache"
 
 
 def picture(path: Path, size: tuple[int, int], seed: int = 0) -> str:

@@ -24,6 +24,7 @@ from vlq.query.studies import EFFECTS, StudyCommit, commit_key, commits_prefix, 
 from vlq.query.tables import parquet_bytes
 from vlq.query.tokens import TokenSet
 from vlq.workers.beginning import absolute
+from vlq.workers.intervene.ablation import ANSWER
 from vlq.workers.intervene.moments import known_moments, put_moments
 from vlq.workers.intervene.prompted import BATCH
 from vlq.workers.intervene.shards import find_commit
@@ -41,9 +42,6 @@ SHARD = 8
 
 SAME = ("model_hash", "prompt", "layers", "grid", "patches", "vocabulary_hash", "dtype", "quantized")
 """In what a loaded model must be the run's."""
-
-ANSWER = 16
-"""Tokens of an answer where the run asked for none."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from vlq.query.one import OneImage, one_image
 from vlq.query.summary import Rows, Summary
 from vlq.query.tokens import TokenSet
 from vlq.workers.extract import prepare
+from vlq.workers.intervene.ablation import ANSWER
 from vlq.workers.intervene.attribution import attribution
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.knockout import TO, knocked_out, windows
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
     from vlq.query.client import LocalCorpus
     from vlq.workers.models.base import LensModel
-
-ANSWER = 16
-"""Tokens of an answer at most, where the run asked for none."""
 
 STRENGTHS = (0.0, 0.5, 1.0, 2.0)
 """How long a steering direction is, in lengths of the states that it is added to."""

@@ -3,7 +3,7 @@ its patches' embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,7 +104,6 @@ def _effect(
             f"{row['image']}: with the patches of '{taken.name}' taken the model's logits are not finite.",
             "Try another --mode.",
         )
-    named = {*study.target_ids}
     return {
         "image_id": row["image_id"],
         "set": taken.name,
@@ -116,8 +115,14 @@ def _effect(
         "rank_after": after.rank[0],
         "answer_before": text_of(model, before),
         "answer": text_of(model, after),
-        "gone": named.isdisjoint(after.answer) if not named.isdisjoint(before.answer) else None,
+        "gone": is_gone(study.target_ids, before, after),
     }
+
+
+def is_gone(target: Sequence[int], before: Outcome, after: Outcome) -> bool | None:
+    """Whether the answer held the target and does no more; None where it never did."""
+    named = {*target}
+    return named.isdisjoint(after.answer) if not named.isdisjoint(before.answer) else None
 
 
 def text_of(model: LensModel, outcome: Outcome) -> str:

@@ -19,6 +19,7 @@ import { rectangle, spans, unspanned } from "./pins.js";
 import { imageQuery } from "./query.js";
 import { Table } from "./table.js";
 import { Tip } from "./tip.js";
+import { usual, Without } from "./without.js";
 import { fill, whole as wholePanel } from "../whole.js";
 
 const SOON = 5; // tokens of each reading that are asked for behind the first ones: what a tooltip shows
@@ -48,6 +49,9 @@ export class ImagePage {
       area: { usual: [], read: (value) => (model.patches ? unspanned(value, most) : []), write: spans },
       all: flag(), // tokens of the legend
       play: flag(),
+      target: text(usual()),
+      mode: choice("mean", ["mean", "zero"]),
+      ring: whole(0, 0, 2),
       whole: wholePanel(),
     });
     fill(this.state);
@@ -64,6 +68,7 @@ export class ImagePage {
     this.legend = new Legend(element("legend"), this);
     this.chosen = new Chosen(element("chosen"), this);
     this.curves = new Curves(element("curves"), this);
+    this.without = new Without(this);
     this.tip = new Tip(this);
     element("copies").append(copies(() => this.query(), () => this.state.settle()));
     dress(document);

@@ -453,7 +453,9 @@ class Watch:
         while not self._done:
             for child in set(children()) - self._before:
                 with suppress(OSError, IndexError):
-                    self.bytes = max(self.bytes, int(Path(f"/proc/{child}/statm").read_text().split()[1]) * 4096)
+                    # What was only forked has this process' memory, and its name.
+                    if b"vlq.query.door" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        self.bytes = max(self.bytes, int(Path(f"/proc/{child}/statm").read_text().split()[1]) * 4096)
             time.sleep(0.02)
 
     def __exit__(self, *error: object) -> None:

@@ -330,8 +330,11 @@ def drag(page: Page, shown: Shown, path: list[tuple[float, float]]) -> None:
 
 
 def counts_of(page: Page, list: str) -> dict[str, int]:
-    texts = page.locator(f"{list} .counts li").all_inner_texts()
-    return {" ".join(text.split()[:-1]): int(text.split()[-1]) for text in texts}
+    # At once: entries are made anew while the page goes on.
+    texts = page.locator(f"{list} .counts li").evaluate_all(
+        "all => all.map(one => [...one.children].map(part => part.innerText))"
+    )
+    return {" ".join(token.split()): int(count) for token, count in texts}
 
 
 def has_counts(page: Page, list: str, expected: Mapping[str, int]) -> None:

@@ -89,7 +89,7 @@ NAMES = ("one", "two", "coarse")
 
 @pytest.fixture(scope="module")
 def site(kept: Path) -> Iterator[tuple[FastAPI, httpx2.Client]]:
-    app = create_app(Settings({name: str(kept / name) for name in NAMES}))
+    app = create_app(Settings({name: str(kept / name) for name in NAMES}, intervene=True))
     with running(app) as url, httpx2.Client(base_url=url, timeout=60) as client:
         yield app, client
 
@@ -125,6 +125,9 @@ def requests() -> dict[str, list[tuple[str, str, Any]]]:
         "/v1/images/{id}/lens": get(*(f"/v1/images/{id}/lens" for id in images), "/v1/images/0/lens?format=json"),
         "/v1/images/{id}/page": get(*(f"/v1/images/{id}/page" for id in images)),
         "/v1/images/{id}/pixels": get(*(f"/v1/images/{id}/pixels" for id in images)),
+        "/v1/images/{id}/ablation": [  # whose model, that of a made-up run, is nowhere
+            ("POST", f"/v1/images/{id}/ablation", {"patches": [0], "target": "dog"}) for id in images
+        ],
         "/v1/tokens": get("/v1/tokens?q=do"),
         "/v1/tokens/{id}": get("/v1/tokens/0", "/v1/tokens/99999"),
         **{f"/v1/tokens/{{id}}/{part}": get(f"/v1/tokens/0/{part}") for part in parts},

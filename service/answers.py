@@ -39,6 +39,11 @@ class Kept:
         return cls(gzip.compress(body, LEVEL, mtime=0), tag, True)
 
     @property
+    def size(self) -> int:
+        """Bytes that it takes, about."""
+        return len(self.data) + BESIDE
+
+    @property
     def body(self) -> bytes:
         return gzip.decompress(self.data) if self.is_compressed else self.data
 
@@ -63,8 +68,8 @@ class Answers:
             return
         with self._lock:
             if (before := self._kept.pop(key, None)) is not None:
-                self.size -= len(before.data) + BESIDE
+                self.size -= before.size
             self._kept[key] = answer
-            self.size += len(answer.data) + BESIDE
+            self.size += answer.size
             while self.size > MOST:
-                self.size -= len(self._kept.popitem(last=False)[1].data) + BESIDE
+                self.size -= self._kept.popitem(last=False)[1].size

@@ -198,7 +198,7 @@ def dispatch(
     errors = sum(len(commit.errors) for shard, commit in before.items() if shard < plan.shards)
     if cached:
         tracker.say(f"Going on: {cached} of {plan.images} images are cached.")
-    url = store.url if "://" in store.url else os.path.abspath(os.path.expanduser(store.url))
+    url = url_for_workers(store)
     compactor = Compactor(store, url, run, head, before)
     watch = RunWatch(tracker, cached, plan.images, errors, compactor.committed)
     try:
@@ -210,6 +210,11 @@ def dispatch(
         raise
     finally:
         compactor.stop()
+
+
+def url_for_workers(store: Store) -> str:
+    """A store's URL; of a folder the full path: workers may run elsewhere."""
+    return store.url if "://" in store.url else os.path.abspath(os.path.expanduser(store.url))
 
 
 def given_up(failures: list[Failure]) -> RunError:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,12 +70,7 @@ def model_of(run: Run, model: str | None, cache: str, device: str | None = None)
     """
     name = model or run.model
     revision = run.revision if name == run.model else None
-    found = model_hash(resolve(name, revision=revision))
-    if found != run.model_hash:
-        raise CacheMismatch(
-            f"{name} is not the model of {cache}: its hash is {found[:12]}, the run's {run.model_hash[:12]}.",
-            "Say where the run's model is: --model FOLDER_OR_ID",
-        )
+    check_hash(name, resolve(name, revision=revision), run, cache)
     if device is None:
         device = "cuda" if run.device == "cuda" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(run.threads)
@@ -89,6 +85,16 @@ def model_of(run: Run, model: str | None, cache: str, device: str | None = None)
         quantize=run.quantized,
         answer=run.answer > 0,
     )
+
+
+def check_hash(name: str, folder: Path, run: Run, cache: str) -> None:
+    """Raises CacheMismatch if a model, whose files are in a folder, is not the one of a cache's run."""
+    found = model_hash(folder)
+    if found != run.model_hash:
+        raise CacheMismatch(
+            f"{name} is not the model of {cache}: its hash is {found[:12]}, the run's {run.model_hash[:12]}.",
+            "Say where the run's model is: --model FOLDER_OR_ID",
+        )
 
 
 def _chosen(cache: Cache, sample: int, seed: int) -> list[tuple[Commit, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -137,7 +138,7 @@ async def ablation(
     found = await models.ask(request, corpus, work)
     before, after = found.before.logprob[0], found.after.logprob[0]
     told: dict[str, Any] = {
-        "tokens": [{"id": token.id, "piece": token.piece, "text": token.text} for token in tokens],
+        "tokens": [asdict(token) for token in tokens],
         "patches": found.taken,
         "mean_of": found.mean_of,
         "before": before,

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlq.query.masks import around
 from vlq.workers.demo.dialogues import (
     BACKGROUND_QUESTION,
     CAPTION_QUESTION,
@@ -129,7 +130,7 @@ def ablations(answers: Answers, scenes: list[Scene]) -> dict[str, Any]:
         control[rng.permutation(empty)[: own.sum()]] = True
         chosen.append((scene, labels[i]))
         masks["ablated"].append(own.ravel())
-        masks["ablated_ring"].append(_grown(own).ravel())
+        masks["ablated_ring"].append((own | around(own[None])[0]).ravel())
         masks["ablated_background"].append(control)
     if not chosen:  # a model that names nothing right has nothing to lose
         return dict.fromkeys(masks, 0.0)
@@ -141,16 +142,6 @@ def ablations(answers: Answers, scenes: list[Scene]) -> dict[str, Any]:
         left = sum(word not in named_objects(text) for text, (_, word) in zip(given, chosen, strict=True))
         figures[name] = _share(left, len(some))
     return figures
-
-
-def _grown(mask: np.ndarray) -> np.ndarray:
-    """A mask (row, column) and the eight neighbours of each of its cells."""
-    padded = np.pad(mask, 1)
-    height, width = mask.shape
-    grown: np.ndarray = np.any(
-        [padded[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)], axis=0
-    )
-    return grown
 
 
 def _share(part: int, whole: int) -> float:

@@ -3,7 +3,6 @@ that names the effects. The same command goes on where it ended."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,12 +27,13 @@ from vlq.workers.intervene.ablation import ANSWER
 from vlq.workers.intervene.moments import known_moments, put_moments
 from vlq.workers.intervene.prompted import BATCH
 from vlq.workers.intervene.shards import find_commit
-from vlq.workers.job import arrange, given_up, interruptible
+from vlq.workers.job import arrange, given_up, interruptible, url_for_workers
 from vlq.workers.lenses.choice import Choice
-from vlq.workers.models.files import may_be_elsewhere, model_hash, resolve
+from vlq.workers.models.files import may_be_elsewhere, resolve
 from vlq.workers.plan import Plan, RunOptions, revision_for
 from vlq.workers.pool import Pool
 from vlq.workers.progress import Tracker
+from vlq.workers.rerun import check_hash
 from vlq.workers.watch import RunWatch
 from vlq.workers.worker import Description, Errors, packed
 
@@ -186,12 +186,7 @@ def check_model(found: Beginning) -> Run:
                 error.message, f"Say where the model of this cache is: --model FOLDER_OR_ID\n{error.hint or ''}".strip()
             ) from error
     else:
-        if (known := model_hash(folder)) != run.model_hash:
-            raise CacheMismatch(
-                f"{name} is not the model of {options.cache}: its hash is {known[:12]}, the run's "
-                f"{run.model_hash[:12]}.",
-                "Say where the run's model is: --model FOLDER_OR_ID",
-            )
+        check_hash(name, folder, run, options.cache)
     device = found.study.device
     # Blocks that see whole sequences are all that compiled ones are for.
     return replace(run, device=device, attention=run.attention if device == run.device else "auto", compiled=False)
@@ -241,7 +236,7 @@ def _moments(found: Beginning, pool: Pool, tracker: Tracker) -> str:
     tracker.phase("the corpus' mean patch")
     corpus = corpus_rows(found.corpus)
     shards = np.asarray(corpus["shard"])
-    record, url = found.run.to_bytes(), _url(store)
+    record, url = found.run.to_bytes(), url_for_workers(store)
 
     def begin(actor: Any, shard: int) -> Any:
         rows = corpus.slice(int(np.searchsorted(shards, shard)), int(np.count_nonzero(shards == shard)))
@@ -283,7 +278,7 @@ def _dispatch(found: Beginning, pool: Pool, tracker: Tracker) -> int:
     images, errors = sum(commit.images for commit in done.values()), sum(len(c.errors) for c in done.values())
     if images:
         tracker.say(f"Going on: {images} of {plan.images} images are done.")
-    url, run, record = _url(store), found.run.to_bytes(), study.to_bytes()
+    url, run, record = url_for_workers(store), found.run.to_bytes(), study.to_bytes()
     watch = RunWatch(tracker, images, plan.images, errors, lacking="effects")
 
     def begin(actor: Any, shard: int) -> Any:
@@ -319,10 +314,6 @@ def _sound(store: Store, key: str) -> StudyCommit | None:
     except (FileNotFoundError, CorruptCache):
         return None
     return commit if digest_of(data) == commit.effects.sha256 else None
-
-
-def _url(store: Store) -> str:
-    return store.url if "://" in store.url else os.path.abspath(os.path.expanduser(store.url))
 
 
 # --- all of it -------------------------------------------------------------------------------------------------

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.answer import Answer
-from vlq.query.chosen import Written, chosen, tokens_of
-from vlq.query.errors import BadArgument, CacheMismatch, ModelError
+from vlq.query.chosen import Written, chosen, numbered, tokens_of
+from vlq.query.errors import BadArgument
 from vlq.query.nodes import col
 from vlq.query.one import OneImage, one_image
 from vlq.query.summary import Rows, Summary
 from vlq.query.tokens import TokenSet
-from vlq.workers.extract import prepare
 from vlq.workers.intervene.ablation import ANSWER
 from vlq.workers.intervene.attribution import attribution
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.knockout import TO, knocked_out, windows
 from vlq.workers.intervene.patching import patched, steered
 from vlq.workers.intervene.prompted import Outcome, Prompted, Target
+from vlq.workers.intervene.shards import text_of
+from vlq.workers.intervene.single import Changed, Source, read_again
 from vlq.workers.rerun import model_of
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
 STRENGTHS = (0.0, 0.5, 1.0, 2.0)
 """How long a steering direction is, in lengths of the states that it is added to."""
-
-PLACES = ("last", "patches")
-"""Where states are put or added: at the prompt's last token, or at all patches; or patches as a query's `patches=`
-names them."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ class Lab:
                 "after": outcome.logprob[0],
                 "effect": plain.logprob[0] - outcome.logprob[0],
                 "rank": outcome.rank[0],
-                "answer": self._text(outcome),
+                "answer": text_of(self.model, outcome),
             }
             for where, outcome in zip(found, outcomes, strict=True)
         ]
@@ -187,13 +184,13 @@ class Lab:
                     "source": given.logprob[0],
                     "share": moved / between if between else None,
                     "rank": outcome.rank[0],
-                    "answer": self._text(outcome),
+                    "answer": text_of(self.model, outcome),
                 }
             )
         half = next((row["layer"] for row in rows if row["share"] is not None and row["share"] >= 0.5), None)
         reached = "at no layer half" if half is None else f"from layer {half} on half"
         said = f"{one.name} with states of {other.name} at {_where(at)}: {reached} of the way to its {ids.label}"
-        more = {"answer_source": self._text(given)}
+        more = {"answer_source": text_of(self.model, given)}
         return self._findings(f"{other.name} into {one.name}", said, rows, ids, plain, more)
 
     def steer(
@@ -221,7 +218,7 @@ class Lab:
                 "before": plain.logprob[0],
                 "after": outcome.logprob[0],
                 "rank": outcome.rank[0],
-                "answer": self._text(outcome),
+                "answer": text_of(self.model, outcome),
             }
             for strength, outcome in zip(strengths, outcomes, strict=True)
         ]
@@ -236,12 +233,12 @@ class Lab:
         """How much each layer's attention and MLP write towards a token, at the last prompt token or at a patch.
 
         A row for each layer, layer 0 the embedding, in logits above the vocabulary's mean; they add up to the token's.
-        Raises BadArgument if the target is several tokens.
+        Of several tokens it is of the one with the highest logit there.
         """
         one, prompted = self._image(image)
         ids = self._tokens(target)
         place = prompted.length - 1 if at == "last" else self._places(one, prompted, [_number(at)])[0]
-        best = min(attribution(prompted, ids.ids, place), key=lambda found: -found.total)
+        best = max(attribution(prompted, ids.ids, place), key=lambda found: found.total)
         rows: list[dict[str, Any]] = [{"layer": 0, "attention": None, "mlp": None, "sum": best.embedding}]
         for write in best.writes:
             whole = write.attention + write.mlp + write.tower
@@ -258,13 +255,20 @@ class Lab:
         if len(ids.ids) > 1:
             known.append(f"Of the {len(ids.ids)} tokens it is of the one with the highest logit there.")
         more = {"total": best.total, "bias": best.bias, "token": best.token}
-        return Findings(f"attribution of {ids.label} in {one.name}", said, rows, _described(ids), more, known)
+        return Findings(
+            f"attribution of {ids.label} in {one.name}",
+            said,
+            rows,
+            [asdict(token) for token in ids.tokens],
+            more,
+            known,
+        )
 
     # --- how it is found out -----------------------------------------------------------------------------------
 
     def _image(self, image: int | str) -> tuple[OneImage, Prompted]:
-        """An image by its number or its name. Raises BadArgument if there is none, CacheMismatch if its file is another
-        one now, OSError if it cannot be fetched."""
+        """An image by its number or its name. Raises BadArgument if there is none, Changed if its file is another one
+        now, or not there, RunError if it cannot be read."""
         number = image if isinstance(image, int) else self._number_of(image)
         try:
             one = one_image(self.corpus, number)
@@ -276,12 +280,11 @@ class Lab:
             if run.prompt_column is not None:
                 (row,) = self.corpus.images(col("image_id") == number).rows
                 prompt = row[run.prompt_column]
-            found = prepare(self.model, one.uri, prompt)
-            if found.encoded is None:
-                raise ModelError(f"{one.name} cannot be read: {found.error}.")
-            if found.sha256 != one.sha256:
-                raise CacheMismatch(f"{one.name} is another file than the one that was read.", f"Bring {one.uri} back.")
-            self._prompted = {number: Prompted(self.model, found.encoded), **dict([*self._prompted.items()][:3])}
+            try:
+                encoded = read_again(self.model, Source(one.uri, one.sha256, prompt))
+            except Changed as error:
+                raise Changed(f"{one.name}: {error.message}", f"Bring {one.uri} back.") from error
+            self._prompted = {number: Prompted(self.model, encoded), **dict([*self._prompted.items()][:3])}
         return one, self._prompted[number]
 
     def _number_of(self, name: str) -> int:
@@ -293,7 +296,7 @@ class Lab:
         raise BadArgument(f"There is no image {name!r} with readings.", 'See: vlq "images()"')
 
     def _patches(self, one: OneImage, patches: str | Sequence[int]) -> list[int]:
-        written = Written.of(patches if isinstance(patches, str) else f"[{', '.join(map(str, patches))}]")
+        written = Written.of(patches) if isinstance(patches, str) else numbered(patches)
         rows = chosen(self.corpus, written, Written.of(f"image_id == {one.number}")).to_pylist()
         return list(rows[0]["patches"])
 
@@ -320,19 +323,12 @@ class Lab:
         most = answer if answer is not None else self.corpus.cache.run.answer or ANSWER
         return prompted.outcomes(changes, [Target(ids.ids)], most)
 
-    def _text(self, outcome: Outcome) -> str:
-        return str(self.model.tokenizer.decode(outcome.answer, skip_special_tokens=True)).strip()
-
     def _findings(
         self, asked: str, said: str, rows: list[dict[str, Any]], ids: TokenSet, plain: Outcome, more: dict[str, Any]
     ) -> Findings:
-        own = {"before": plain.logprob[0], "rank_before": plain.rank[0], "answer_before": self._text(plain)}
+        own = {"before": plain.logprob[0], "rank_before": plain.rank[0], "answer_before": text_of(self.model, plain)}
         known = [f"The plain run answers {own['answer_before']!r}; {ids.label} has rank {plain.rank[0]} there."]
-        return Findings(asked, said, rows, _described(ids), {**own, **more}, known)
-
-
-def _described(ids: TokenSet) -> list[dict[str, Any]]:
-    return [{"id": token.id, "piece": token.piece, "text": token.text} for token in ids.tokens]
+        return Findings(asked, said, rows, [asdict(token) for token in ids.tokens], {**own, **more}, known)
 
 
 def _count(patches: Sequence[int]) -> str:

@@ -9,6 +9,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from vlq.query.masks import around
+
 MOST_REGIONS = 4
 """Regions whose combinations are all tried: 15 sets. Of more, each one alone, and each one left out."""
 
@@ -71,11 +73,7 @@ def grown(patches: Sequence[int], grid: tuple[int, int], rings: int) -> tuple[in
     mask = np.zeros(grid, bool)
     mask.flat[list(patches)] = True
     for _ in range(rings):
-        padded = np.pad(mask, 1)
-        mask = np.any(
-            [padded[dy : dy + grid[0], dx : dx + grid[1]] for dy in range(3) for dx in range(3)],
-            axis=0,
-        )
+        mask |= around(mask[None])[0]
     return tuple(np.flatnonzero(mask).tolist())
 
 

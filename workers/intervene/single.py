@@ -18,6 +18,7 @@ from vlq.workers.intervene.moments import known_moments, moments_at
 from vlq.workers.intervene.prompted import Outcome, Prompted, Target
 from vlq.workers.intervene.sets import sets_of
 from vlq.workers.intervene.shards import is_gone, text_of
+from vlq.workers.models.base import Encoded, LensModel
 from vlq.workers.rerun import model_of
 
 MeanOf = Literal["corpus", "image"]
@@ -38,6 +39,19 @@ class Source:
     uri: str
     sha256: str  # of its file
     prompt: str | None  # its own, where images have one
+
+
+def read_again(model: LensModel, image: Source) -> Encoded:
+    """The image as a run read it. Raises Changed, RunError if it cannot be read."""
+    try:
+        found = prepare(model, image.uri, image.prompt)
+    except OSError as error:
+        raise Changed("The image is not where it was.", "Put its file back.") from error
+    if found.sha256 != image.sha256:
+        raise Changed("The image's file is not the one that was read.", "Put that one back.")
+    if found.encoded is None:
+        raise RunError(f"The image cannot be read as it was: {found.error}.")
+    return found.encoded
 
 
 @dataclass(frozen=True)
@@ -105,15 +119,7 @@ class LoadedModel:
         """The image at the decoder's door, and what its own patches' embeddings are like."""
         if self._last is None or self._last[0] != image:
             self._last = None  # its memory may be needed
-            try:
-                found = prepare(self.model, image.uri, image.prompt)
-            except OSError as error:
-                raise Changed("The image is not where it was.", "Put its file back.") from error
-            if found.sha256 != image.sha256:
-                raise Changed("The image's file is not the one that was read.", "Put that one back.")
-            if found.encoded is None:
-                raise RunError(f"The image cannot be read as it was: {found.error}.")
-            prompted, sums = Prompted(self.model, found.encoded), MomentSums()
+            prompted, sums = Prompted(self.model, read_again(self.model, image)), MomentSums()
             sums.add(prompted.entering_patches())
             self._last = image, prompted, sums.moments()
         return self._last[1:]

@@ -325,7 +325,7 @@ class Pool:
                 self._calls[begin(worker.actor, task.shard)] = worker, task
 
     def _failed(self, worker: Worker, task: Task, error: Exception, queue: Queue, watch: Watch) -> None:
-        from ray.exceptions import RayError
+        from ray.exceptions import ActorUnavailableError, RayError
 
         if isinstance(error, StoreStopped):
             raise error
@@ -334,6 +334,9 @@ class Pool:
         elif isinstance(error, RayError) and self._node_is_gone(worker):
             queue.lost(task, error)
             watch.failed(task.shard, "its machine went away", 0.0)
+        elif isinstance(error, ActorUnavailableError):  # mostly of a machine whose end nobody has noticed yet
+            queue.lost(task, error)
+            watch.failed(task.shard, "its worker is out of reach", 0.0)
         else:
             final = isinstance(error, VlqError) and not isinstance(error, StoreError)
             again_in = queue.failed(task, error, final=final)

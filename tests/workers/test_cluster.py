@@ -94,7 +94,9 @@ def test_a_node_is_killed_and_another_joins(cluster: Cluster, tmp_path: Path, mo
         workers = len(pool._workers)
     assert not failures
     assert sorted(seen.shards) == list(range(40))
-    assert sorted(seen.failures) == [(0, "its machine went away"), (1, "its machine went away")]
+    assert sorted(shard for shard, _ in seen.failures) == [0, 1]
+    # The connections of its workers may break before the cluster knows.
+    assert {told for _, told in seen.failures} <= {"its machine went away", "its worker is out of reach"}
     read = {shard: (tmp_path / str(shard)).read_text().split() for shard in range(40)}
     assert {shard for shard, nodes in read.items() if len(nodes) > 1} == {0, 1}  # nothing but what was in flight
     assert read[0][0] != read[0][1]

@@ -7,12 +7,16 @@ image.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import stat
 import struct
 import zlib
+from http import HTTPStatus
 from io import BytesIO
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -60,28 +64,66 @@ class BadImage(Exception):
 def fetch(uri: str) -> bytes:
     """The file's bytes.
 
-    Raises BadImage if the file's folder or bucket is there without it, OSError or StoreError if it cannot be read,
-    which a folder that is gone is taken for: a mount went away, and says nothing about its images.
+    Raises BadImage if the file's folder, bucket or server is there without it, or if what is there is no file; OSError
+    or StoreError if it cannot be read, which a folder that is gone is taken for: a mount went away, and says nothing
+    about its images.
     """
+    if uri.startswith("file://"):
+        return _fetch_local(uri[len("file://") :].removeprefix("localhost"))
+    if not kind_of(uri):
+        return _fetch_elsewhere(uri)
     try:
-        if uri.startswith("file://"):
-            with open(uri[len("file://") :], "rb") as file:
-                return file.read()
-        if kind_of(uri):
-            return read_object(uri)
-        import fsspec
-
-        with fsspec.open(uri, "rb") as file:
-            return bytes(file.read())
+        return read_object(uri)
     except FileNotFoundError as error:
-        if not _has_folder(uri):
-            raise
         raise BadImage("file not found") from error
 
 
-def _has_folder(uri: str) -> bool:
-    """Whether what is to hold the file is there. What has no folders, as a bucket, says itself that it is gone."""
-    return not uri.startswith("file://") or os.path.isdir(os.path.dirname(uri[len("file://") :]))
+def _fetch_local(path: str) -> bytes:
+    for name in dict.fromkeys((path, unquote(path))):  # file:///a%20b.png is how URLs are written
+        try:
+            if not stat.S_ISREG(os.stat(name).st_mode):  # reading a pipe would wait, and a device may have no end
+                raise BadImage("a folder, not a file" if os.path.isdir(name) else "not a regular file")
+            with open(name, "rb") as file:
+                return file.read()
+        except FileNotFoundError as error:
+            missing = error
+        except ValueError as error:  # NUL
+            raise BadImage("file not found: that is no name of a file") from error
+        except OSError as error:
+            if error.errno not in NO_FILE:
+                raise
+            raise BadImage(f"file not found: {os.strerror(error.errno or 0).lower()}") from error
+    if not os.path.isdir(os.path.dirname(path)):
+        raise missing
+    raise BadImage("file not found") from missing
+
+
+NO_FILE = (errno.ELOOP, errno.ENAMETOOLONG)
+"""What the system says of names behind which there can be no file, however often one asks."""
+
+
+def _fetch_elsewhere(uri: str) -> bytes:
+    """By fsspec, whose file systems raise errors of the libraries that they use."""
+    import fsspec
+
+    try:
+        files, path = fsspec.core.url_to_fs(uri)  # of zip://a.png::b.zip this opens b.zip, which is no image
+    except Exception as error:
+        raise _unreadable(uri, error) from error
+    try:
+        # One GET of a web server. To open it as a file would ask for its size first, and whatever kept the answer away
+        # would be called a file that is not there.
+        return bytes(files.cat_file(path))
+    except Exception as error:
+        if isinstance(error, FileNotFoundError) or getattr(error, "status", None) == HTTPStatus.GONE:
+            raise BadImage("file not found") from error
+        raise _unreadable(uri, error) from error
+
+
+def _unreadable(uri: str, error: Exception) -> OSError:
+    status = getattr(error, "status", None)
+    said = f"{status} {getattr(error, 'message', '')}".rstrip() if status else str(error)
+    return OSError(f"{uri} cannot be read: {said or type(error).__name__}")
 
 
 def decode(data: bytes) -> Image.Image:

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 
 from vlq.query.errors import InputError
@@ -179,6 +180,7 @@ def _from_manifest(source: str) -> tuple[pa.Table, dict[str, str]]:
     names = table.column(at).to_pylist()
     if None in names:
         raise InputError(f"Row {names.index(None)} of {source} has no {column}.", "Leave such rows out.")
+    _check_schemes(names, source)
     columns = {
         "image": pa.array(names, pa.string()),
         "uri": pa.array([_resolved(name, source) for name in names], pa.string()),
@@ -196,6 +198,24 @@ def _from_manifest(source: str) -> tuple[pa.Table, dict[str, str]]:
         columns[free] = table.column(i)
         called.setdefault(name, free)
     return pa.table(columns), called
+
+
+def _check_schemes(names: list[str], source: str) -> None:
+    """Raises InputError if a name is a URL that nothing here reads: a run would try it again and again."""
+    rows: dict[str, int] = {}
+    for row, name in enumerate(names):
+        if "://" in name:
+            rows.setdefault(name.partition("::")[0].partition("://")[0], row)
+    for scheme, row in rows.items():
+        if scheme == "file" or kind_of(names[row]):
+            continue
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except (ImportError, ValueError) as error:
+            raise InputError(
+                f"{names[row]} (row {row} of {source}) cannot be opened: {reason(error)}.",
+                "Correct the URL, or install what reads such ones.",
+            ) from error
 
 
 def check_prompts(table: pa.Table, name: str, column: str, source: str) -> None:

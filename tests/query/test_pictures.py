@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillWaiting
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -273,7 +278,85 @@ def test_fetching(tmp_path: Path) -> None:
     assert fetch(f"file://{path}") == b"123"
     with pytest.raises(BadImage, match="file not found"):
         fetch(f"file://{tmp_path}/none.png")
-    with pytest.raises(OSError, match="directory"):
-        fetch(f"file://{tmp_path}")
     with pytest.raises(FileNotFoundError):  # not the image's fault
         fetch(f"file://{tmp_path}/mount-that-went-away/none.png")
+
+
+def test_names_as_urls_have_them(tmp_path: Path) -> None:
+    (tmp_path / "a b.png").write_bytes(b"1")
+    assert fetch((tmp_path / "a b.png").as_uri()) == b"1"
+    assert fetch(f"file://localhost{tmp_path}/a b.png") == b"1"
+    (tmp_path / "a%20b.png").write_bytes(b"2")
+    assert fetch(f"file://{tmp_path}/a%20b.png") == b"2"  # a name as it is written comes first
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    os.mkfifo(tmp_path / "pipe.png")  # nobody writes into it: reading would wait for ever
+    for name, why in {
+        "loop.png": "file not found: too many levels of symbolic links",
+        "pipe.png": "not a regular file",
+        "": "a folder, not a file",
+        "x" * 300: "file not found: file name too long",
+        "a\0.png": "file not found: that is no name of a file",
+    }.items():
+        with pytest.raises(BadImage, match=f"^{why}$"):
+            fetch(f"file://{tmp_path}/{name}")
+    with pytest.raises(BadImage, match="not a regular file"):
+        fetch("file:///dev/zero")
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """A web server that answers /404 with that status, /short with less than it says, and all else with b"123"."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.strip("/")
+            self.send_response(int(name) if name.isdigit() else 200)
+            self.send_header("Content-Length", "9" if name == "short" else "3")
+            self.end_headers()
+            self.wfile.write(b"123")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_web_servers(server: str) -> None:
+    """Only what says that there is no such file is about the image; all else may be another time's answer."""
+    assert fetch(f"{server}/a%20b.png?sig=x#y") == b"123"
+    for status in (404, 410):
+        with pytest.raises(BadImage, match=r"^file not found$"):
+            fetch(f"{server}/{status}")
+    for name, why in {
+        "500": "500 Internal Server Error",
+        "503": "503",
+        "429": "429",
+        "403": "403",
+        "short": "3 of 9",
+    }.items():
+        with pytest.raises(OSError, match=f"{server}/{name} cannot be read: .*{why}"):
+            fetch(f"{server}/{name}")
+    with pytest.raises(OSError, match="Cannot connect"):
+        fetch("http://127.0.0.1:1/a.png")
+
+
+def test_archives(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("in/a.png", b"123")
+    assert fetch(f"zip://in/a.png::file://{tmp_path}/a.zip") == b"123"
+    with pytest.raises(BadImage, match=r"^file not found$"):
+        fetch(f"zip://none.png::file://{tmp_path}/a.zip")
+    with pytest.raises(OSError, match="none"):  # an archive that is gone says nothing about its images
+        fetch(f"zip://in/a.png::file://{tmp_path}/none.zip")
+    with pytest.raises(OSError, match="Protocol not known: foo"):
+        fetch("foo://a.png")

@@ -141,6 +141,18 @@ def list_asked(source: str, column: str, limit: int | None = None) -> tuple[pa.T
     return table, options.prompt_column
 
 
+@pytest.mark.parametrize(
+    ("url", "why"), [("htpp://host/a.png", "Protocol not known: htpp"), ("FILE:///a.png", "Protocol not known: FILE")]
+)
+def test_urls_that_nothing_reads(tmp_path: Path, url: str, why: str) -> None:
+    """They would be tried four times, and cost the run their whole shards."""
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"image\nb.png\nhttp://host/a.png\nzip://a.png::http://host/a.zip\nfile:///a.png\n{url}\n")
+    with pytest.raises(InputError, match=rf"{url} \(row 4 of .*m.csv\) cannot be opened: {why}\.") as caught:
+        list_images(str(manifest))
+    assert caught.value.hint == "Correct the URL, or install what reads such ones."
+
+
 def test_a_column_of_prompts(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("image,question,height\nx.png,Why?,How high?\nx.png,<image> is,Well?\n")
     table, column = list_asked(str(tmp_path / "m.csv"), "question")

@@ -4,8 +4,10 @@
     cd deploy && VLQ_CACHES="coco=s3://bucket/coco demo=s3://bucket/demo" serve run ray_serve:application replicas=2
 
 or `serve deploy serve.yaml`. Caches are separated by spaces; tokens come from $VLQ_READERS_TOKEN and
-$VLQ_OPERATORS_TOKEN, and where runs are started from $VLQ_RAY_JOBS. A replica holds no state but the list of the runs
-that it started.
+$VLQ_OPERATORS_TOKEN, and where runs are started from $VLQ_RAY_JOBS. With $VLQ_INTERVENE=1, and vlq[workers], each
+replica loads a model of its own when it is asked to intervene, perhaps one of the folders and hub ids of $VLQ_MODELS,
+which are separated by spaces; `ray_actor_options` of a deployment give it a GPU. Else a replica holds no state but the
+list of the runs that it started.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ def service() -> FastAPI:
             readers_token=os.environ.get(READERS) or None,
             operators_token=os.environ.get(OPERATORS) or None,
             ray_jobs=os.environ.get("VLQ_RAY_JOBS") or None,
+            intervene=os.environ.get("VLQ_INTERVENE", "0") not in ("", "0"),
+            models=tuple(os.environ.get("VLQ_MODELS", "").split()),
         )
     )
 

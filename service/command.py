@@ -7,17 +7,15 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from vlq.query.errors import InputError
+from vlq.query.errors import BadArgument, InputError
 from vlq.query.extras import missing_extra
-
-if TYPE_CHECKING:
-    pass
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Addresses that only this machine reaches."""
@@ -63,11 +61,16 @@ def serve(
             "--intervene", help="Load a corpus' model when somebody takes patches from an image; needs vlq[workers]."
         ),
     ] = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="With --intervene, where a corpus' model is now, if it moved; more than one may be given."),
+    ] = None,
 ) -> None:
     """Serve caches over HTTP: pages to browse, click and ask, and an API for programs (its description: /docs)."""
     check_address(host, port)
     if intervene:
         check_workers()
+    check_models(model or [], intervene)
     from vlq.query.cache import default_url
     from vlq.query.limits import size_of
     from vlq.service.app import create_app
@@ -92,6 +95,7 @@ def serve(
         waiting=waiting,
         ray_jobs=ray_jobs or None,
         intervene=intervene,
+        models=tuple(model or ()),
     )
     app = create_app(settings)
     if settings.readers_token is None and host not in LOOPBACK:
@@ -158,6 +162,17 @@ def check_workers() -> None:
             error = missing_extra(ModuleNotFoundError(name=package))
             assert error is not None
             raise error
+
+
+def check_models(models: Sequence[str], intervene: bool) -> None:
+    """Raises BadArgument if no model is wanted, ModelError if there is none at one of these places."""
+    if models and not intervene:
+        raise BadArgument("--model says where a model is that --intervene loads.", "Add --intervene.")
+    if models:
+        from vlq.workers.models.files import resolve
+
+        for model in models:
+            resolve(model)
 
 
 def token(file: Path | None, variable: str) -> str | None:

@@ -104,11 +104,12 @@ class Models:
             try:
                 from vlq.workers.intervene.single import LoadedModel
 
-                self._loaded = run.digest, LoadedModel(run, corpus.cache.url)
+                self._loaded = run.digest, LoadedModel(run, corpus.cache.url, self._settings.models)
             except (ModelError, CacheMismatch, ModuleNotFoundError) as error:
                 LOG.warning("The model of %s cannot be loaded: %s", corpus.cache.url, error)
                 raise ModelError(
                     f"The model of this corpus, {corpus.cache.model}, cannot be loaded here.",
-                    "It is looked for where the run had it, and must be the same one; the service's log says more.",
+                    "It is looked for where --model says and where the run had it, and must be the same one; more says "
+                    "the service's log.",
                 ) from error
         return self._loaded[1]

@@ -17,6 +17,7 @@ class Settings:
     hosts: tuple[str, ...] = ()  # the host names that it is reached by; () for any
     origins: tuple[str, ...] = ()  # of pages of others that may ask, such as https://notebook.example
     intervene: bool = False  # whether a corpus' model is loaded when somebody wants to intervene in it
+    models: tuple[str, ...] = ()  # folders or hub ids among which it is looked for, before where the run had it
     timeout: float = 30.0  # seconds of one question
     memory: int = 4 * 10**9  # bytes that all questions together may take in DuckDB
     temp: int = 0  # bytes on disk that a statement of SQL may take for what does not fit into memory

@@ -87,6 +87,14 @@ def model_of(run: Run, model: str | None, cache: str, device: str | None = None)
     )
 
 
+def found_among(run: Run, places: Sequence[str]) -> str | None:
+    """Which of some folders or hub models is a run's model, by its hash: the first one. None if none is.
+
+    Raises ModelError if one that is looked at is no model.
+    """
+    return next((place for place in places if model_hash(resolve(place)) == run.model_hash), None)
+
+
 def check_hash(name: str, folder: Path, run: Run, cache: str) -> None:
     """Raises CacheMismatch if a model, whose files are in a folder, is not the one of a cache's run."""
     found = model_hash(folder)

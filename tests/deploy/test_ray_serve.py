@@ -27,6 +27,8 @@ SCRIPT = textwrap.dedent(
     import vlq
 
     port = int(sys.argv[1])
+    settings = ray_serve.service().state.settings
+    print("TOLD", json.dumps([settings.intervene, settings.models]))
     small = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False}
     ray.init("local", _node_ip_address="127.0.0.1", **small)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
@@ -55,11 +57,14 @@ def test_the_application(tmp_path: Path) -> None:
             **os.environ,
             "VLQ_CACHES": f"{tmp_path / 'one'} {tmp_path / 'two'}",
             "VLQ_READERS_TOKEN": "secret",
-            "PYTHONPATH": str(DEPLOY),
+            "VLQ_INTERVENE": "1",
+            "VLQ_MODELS": "/models/llava llava-hf/llava-1.5-7b-hf",
+            "PYTHONPATH": f"{DEPLOY}{os.pathsep}{DEPLOY.parent}",
             "RAY_USAGE_STATS_ENABLED": "0",
         },
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    assert 'TOLD [true, ["/models/llava", "llava-hf/llava-1.5-7b-hf"]]' in done.stdout.splitlines()
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("FOUND "))
     corpus = vlq.open(str(tmp_path / "two"))
     assert json.loads(line.removeprefix("FOUND ")) == [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ import vlq
 import vlq.workers.intervene.single as single
 from vlq.query.cache import Cache
 from vlq.query.client import LocalCorpus
-from vlq.query.errors import MissingExtra
+from vlq.query.errors import BadArgument, MissingExtra, ModelError
+from vlq.query.schema import RUN
 from vlq.service.app import create_app
-from vlq.service.command import check_workers
+from vlq.service.command import check_models, check_workers
 from vlq.service.settings import Settings
 from vlq.workers.demo.dialogues import MAIN_PROMPT
 from vlq.workers.demo.scenes import DEMO, compose
@@ -319,6 +322,37 @@ def test_whoever_goes_away_has_it_stopped(scenes: Path, monkeypatch: pytest.Monk
                 httpx2.post(asked_of, json=asked, timeout=0.5)
             until(lambda: ended, bool)
         assert httpx2.post(asked_of, json=asked, timeout=30).json() == found
+
+
+def test_a_model_that_moved_is_found_by_its_hash(scenes: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(scenes, tmp_path / "cache"))
+    corpus = LocalCorpus(Cache.open(str(moved)))
+    place = Path(corpus.cache.run.model)
+    here, other = shutil.copytree(place, tmp_path / "here"), shutil.copytree(place, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"changed": True}))
+    run = replace(corpus.cache.run, model=str(tmp_path / "gone"))
+    (moved / RUN).write_bytes(run.to_bytes())
+    asked = {"patches": [9, 10, 17, 18], "target": "tree"}
+
+    def answer(*models: Path) -> dict[str, Any]:
+        settings = Settings({"moved": str(moved)}, intervene=True, models=tuple(map(str, models)))
+        with running(create_app(settings)) as url:
+            found: dict[str, Any] = httpx2.post(f"{url}/v1/images/1/ablation", json=asked, timeout=60).json()
+        return found
+
+    told = answer(other)
+    assert (told["kind"], "--model" in told["hint"]) == ("model", True)
+    with running(create_app(Settings({"scenes": str(scenes)}, intervene=True))) as url:
+        assert answer(other, here) == httpx2.post(f"{url}/v1/images/1/ablation", json=asked, timeout=60).json()
+
+
+def test_models_are_looked_for_before_it_starts(tmp_path: Path) -> None:
+    check_models([], False)
+    with pytest.raises(ModelError, match="There is no model folder"):
+        check_models([str(tmp_path / "nowhere")], True)
+    with pytest.raises(BadArgument, match="--model says where a model is"):
+        check_models([str(tmp_path)], False)
 
 
 def test_what_a_service_without_workers_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from vlq.workers.intervene.prompted import Outcome, Prompted, Target
 from vlq.workers.intervene.sets import sets_of
 from vlq.workers.intervene.shards import is_gone, text_of
 from vlq.workers.models.base import Encoded, LensModel
-from vlq.workers.rerun import model_of
+from vlq.workers.rerun import found_among, model_of
 
 MeanOf = Literal["corpus", "image"]
 
@@ -70,11 +70,12 @@ class Without:
 class LoadedModel:
     """A run's model, loaded as it was for it, with the image that it was asked of last.
 
-    Raises ModelError if it cannot be loaded, CacheMismatch if it is another one. For one thread at a time.
+    It is where the run had it, or in one of `places`. Raises ModelError if it cannot be loaded, CacheMismatch if it is
+    another one. For one thread at a time.
     """
 
-    def __init__(self, run: Run, cache: str) -> None:
-        self.model = model_of(run, None, cache)
+    def __init__(self, run: Run, cache: str, places: Sequence[str] = ()) -> None:
+        self.model = model_of(run, found_among(run, places), cache)
         self._run = run
         self._last: tuple[Source, Prompted, Moments] | None = None  # with its own patches' moments
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from vlq.workers.pool import Pool
 
-from .here import without_ray
-from .runs import Vlq, finished, start
+from .here import printed, without_ray
+from .runs import Vlq, run_of
 
 WORDS = ["USER", ":", "ASSISTANT", "What", "is", "in", "this", "image", "?", "the", "main", "object", "dog", "cat"]
 PADDED = 8
@@ -146,9 +146,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(tiny_model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache made by one worker that nobody disturbed."""
+    """A cache made by one worker, in this process, that nobody disturbed."""
     cache = tmp_path_factory.mktemp("job") / "cache"
-    out = finished(start(tiny_model, images, cache, "--workers", "1"))
+    out = printed(*run_of(tiny_model, images, cache, "--workers", "1"))
     assert "61 images read, 1 could not be" in out
     assert "0005.png: empty file" in out
     assert "vlq \"first_layer(token='dog')\"" in out

@@ -1,4 +1,4 @@
-"""Runs without Ray, for tests of what is read and not of where: a model comes to one of Ray's workers after seconds."""
+"""Runs and studies without Ray, for tests of what they find: a model comes to one of Ray's workers after seconds."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import io
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import pyarrow as pa
 import pytest
 from ray import cloudpickle
 
 from vlq.query.cli import main
-from vlq.query.schema import Run
 from vlq.workers.machine import cpu_count
-from vlq.workers.pool import Watch
+from vlq.workers.pool import Begin, Pool, Watch
 from vlq.workers.queue import Failure
-from vlq.workers.worker import Description, Setup, ShardWorker, load_model, packed
+from vlq.workers.worker import Description, Setup, ShardWorker, load_model
 
 T = TypeVar("T")
 
@@ -35,7 +32,27 @@ class Worker(ShardWorker):
         return description
 
 
-class PoolHere:
+class Method:
+    """Of a worker here: what `remote` gives has ended already."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method = method
+
+    def remote(self, *arguments: object) -> Any:
+        return sent(self._method(*sent(arguments)))
+
+
+class Actor:
+    """A worker here, as a pool's `begin` sees it."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def __getattr__(self, name: str) -> Method:
+        return Method(getattr(self._worker, name))
+
+
+class PoolHere(Pool):
     """In a job's place of a `Pool`: one worker, to which one shard after another goes. What it raises ends the run."""
 
     def __init__(self, address: str | None = None) -> None:
@@ -44,7 +61,7 @@ class PoolHere:
     def __enter__(self) -> PoolHere:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *raised: object) -> None:
         pass
 
     def gpus(self) -> int:
@@ -58,20 +75,19 @@ class PoolHere:
         self._worker = Worker(sent(setup))
         return sent(self._worker.start())
 
-    def extract(
-        self, url: str, run: Run, shards: Sequence[int], rows: Callable[[int], pa.Table], watch: Watch
-    ) -> list[Failure]:
+    def work(self, shards: Sequence[int], begin: Begin, watch: Watch) -> list[Failure]:
         watch.workers(1, 0)
         for shard in shards:
-            watch.done(sent(self._worker.extract(url, run.to_bytes(), shard, packed(rows(shard)))))
+            watch.done(begin(Actor(self._worker), shard))
         return []
 
 
 @contextmanager
 def without_ray() -> Iterator[None]:
-    """While it lasts, runs have their worker in this process."""
+    """While it lasts, runs and studies have their worker in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vlq.workers.job.Pool", PoolHere)
+        patch.setattr("vlq.workers.intervene.job.Pool", PoolHere)
         yield
 
 

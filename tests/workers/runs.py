@@ -42,12 +42,17 @@ def vlq(*arguments: object, env: Mapping[str, str] | None = None) -> subprocess.
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True)
 
 
+def run_of(model: Path, images: Path | str, cache: Path | str, *more: str) -> list[object]:
+    """A run of shards of two images, as one types it."""
+    options = ["--model", model, "--cache", cache, "--prompt", PROMPT, "--k", "4"]
+    return ["run", images, *options, "--shard-size", "2", "--batch-size", "2", *more]
+
+
 def start(
     model: Path, images: Path | str, cache: Path | str, *more: str, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """A run that was begun, of shards of two images."""
-    options = ["--model", model, "--cache", cache, "--prompt", PROMPT, "--k", "4"]
-    return vlq("run", images, *options, "--shard-size", "2", "--batch-size", "2", *more, env=env)
+    """A `run_of` that was begun."""
+    return vlq(*run_of(model, images, cache, *more), env=env)
 
 
 def finished(process: subprocess.Popen[str]) -> str:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def half_fetched(
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A run whose worker waits for the rest of an image's bytes, in mid-shard, and that worker's process.
 
-    The image is whole again for whoever asks next.
+    The image is whole again for whoever asks next. That worker, if it lives, has the rest in the end.
     """
     aside = image.with_suffix(".whole")
     image.rename(aside)
@@ -44,7 +44,8 @@ def half_fetched(
             except OSError:  # nobody reads it yet
                 assert started.poll() is None, started.communicate()[1]
                 time.sleep(0.01)
-        os.write(pipe, aside.read_bytes()[:100])
+        whole = aside.read_bytes()
+        os.write(pipe, whole[:100])
         while not (reading := [pid for pid in workers_of(started.pid) if str(image) in open_files(pid)]):
             time.sleep(0.01)
     finally:
@@ -52,6 +53,8 @@ def half_fetched(
     try:
         yield started, reading[0]
     finally:
+        with suppress(BrokenPipeError):
+            os.write(pipe, whole[100:])
         os.close(pipe)
 
 

@@ -1,4 +1,4 @@
-"""A study on real Ray: what it leaves, what it is gone on with, and the same bytes however often it was stopped."""
+"""A study: what it leaves, what it is gone on with, and the same bytes however often it was stopped."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from vlq.workers.rerun import model_of
 from vlq.workers.verify import ABLATE_AGAIN, verify
 
 from ..conftest import IMAGES, make_model, save_images
+from ..here import printed, without_ray
 from ..runs import Silent, below, contents, finished, wait_until_gone, workers_of
 from ..runs import vlq as started
 from ..test_stopped import half_fetched
@@ -52,11 +53,12 @@ def command(cache: Path, *more: str) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def done(undisturbed: Path, one_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """A cache with a finished study."""
+def done(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """A cache with a finished study, which nobody disturbed."""
     cache = tmp_path_factory.mktemp("study") / "cache"
     shutil.copytree(undisturbed, cache)
-    return cache, run_study(asked(cache), Silent())
+    with without_ray():
+        return cache, run_study(asked(cache), Silent())
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def test_a_finished_study_is_only_shown(study: Path, done: tuple[Path, Outcome],
 # --- what it is gone on with -----------------------------------------------------------------------------------
 
 
-def test_what_is_damaged_is_done_again(study: Path, one_ray: None) -> None:
+def test_what_is_damaged_is_done_again(study: Path, no_ray: None) -> None:
     before = contents(study)
     shard = next(study.glob("studies/*/effects/00000003-*"))
     whole, plan = next(study.glob("studies/*/effects-*")), next(study.glob("studies/*/plan.parquet"))
@@ -149,7 +151,7 @@ def test_what_is_damaged_is_done_again(study: Path, one_ray: None) -> None:
     assert contents(study) == before
 
 
-def test_other_options_are_another_study(study: Path, one_ray: None) -> None:
+def test_other_options_are_another_study(study: Path, no_ray: None) -> None:
     sums = {path.name for path in (study / "moments").iterdir()}
     outcome = run_study(asked(study, mode="zero", limit=2, buffer=1, images=Written.of("image_id > 3")), Silent())
     assert outcome.study.moments is None
@@ -160,7 +162,7 @@ def test_other_options_are_another_study(study: Path, one_ray: None) -> None:
 
 
 def test_files_that_changed_since_are_told(
-    tiny_model: Path, undisturbed: Path, images: Path, tmp_path: Path, one_ray: None
+    tiny_model: Path, undisturbed: Path, images: Path, tmp_path: Path, no_ray: None
 ) -> None:
     shutil.copytree(undisturbed, tmp_path / "cache")
     aside = {name: (images / name).read_bytes() for name in ("0001.png", "0002.png")}
@@ -177,9 +179,9 @@ def test_files_that_changed_since_are_told(
     assert shown.study == outcome.study
 
 
-def test_a_study_of_nothing_that_is_left(tmp_path: Path, tiny_model: Path, one_ray: None) -> None:
+def test_a_study_of_nothing_that_is_left(tmp_path: Path, tiny_model: Path, no_ray: None) -> None:
     images, cache = save_images(tmp_path / "images", 2), tmp_path / "cache"
-    finished(started("run", images, "--model", tiny_model, "--cache", cache, "--k", "2"))
+    printed("run", images, "--model", tiny_model, "--cache", cache, "--k", "2")
     for image in images.iterdir():
         image.write_bytes(b"")
     with pytest.raises(InputError, match="None of the 2 images is as the run read it"):
@@ -202,7 +204,7 @@ def test_another_model_or_none(undisturbed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")
-def test_a_gpu_that_is_not_there(undisturbed: Path, one_ray: None) -> None:
+def test_a_gpu_that_is_not_there(undisturbed: Path, no_ray: None) -> None:
     with pytest.raises(RunError, match="There is no GPU") as caught:
         run_study(asked(undisturbed, device="cuda"), Silent())
     assert "--device cpu" in str(caught.value)
@@ -241,11 +243,16 @@ def test_a_study_stopped_in_every_way_goes_on_to_the_same_bytes(
     assert contents(cache) == contents(done[0])
 
 
-def test_two_at_once_come_to_the_same_bytes(undisturbed: Path, done: tuple[Path, Outcome], tmp_path: Path) -> None:
+def test_two_at_once_come_to_the_same_bytes(
+    images: Path, undisturbed: Path, done: tuple[Path, Outcome], tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
     shutil.copytree(undisturbed, cache)
-    both = [started(*command(cache, "--workers", "1")) for _ in range(2)]
-    outs = [finished(process) for process in both]
-    left = contents(cache)
-    assert left == contents(done[0])
-    assert outs[0].splitlines()[-12:] == outs[1].splitlines()[-12:]
+    shutil.copytree(done[0] / "moments", cache / "moments")  # so that they meet in the study's own shards
+    asked = command(cache, "--workers", "1")
+    with half_fetched(images / "0007.png", partial(started, *asked)) as (process, _):
+        here = printed(*asked)  # does the other one's shard, too, which that one then finds done
+        assert process.poll() is None
+    there = finished(process)
+    assert contents(cache) == contents(done[0])
+    assert here.splitlines()[-12:] == there.splitlines()[-12:]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..faults import FAULTS, Faults, faulty
 from ..s3 import client, environment, moto_server, new_bucket
-from ..workers import runs
 from ..workers.conftest import make_model, save_images
 from ..workers.runs import start
 
@@ -21,20 +19,11 @@ PATIENCE = {"AWS_CONNECT_TIMEOUT": "2s", "AWS_READ_TIMEOUT": "2s"}
 
 def run(model: Path, images: str, cache: str, environ: Mapping[str, str]) -> None:
     """One `vlq run` to its end. Raises AssertionError with what it said if it fails."""
-    _ended(start(model, images, cache, "--workers", "1", env=os.environ | environ), environ)
-
-
-def vlq(*arguments: str, environ: Mapping[str, str]) -> str:
-    """What a command of `vlq` prints. Raises AssertionError with what it said if it fails."""
-    return _ended(runs.vlq(*arguments, env=os.environ | environ), environ)
-
-
-def _ended(process: subprocess.Popen[str], environ: Mapping[str, str]) -> str:
+    process = start(model, images, cache, "--workers", "1", env=os.environ | environ)
     out, said = process.communicate(timeout=550)
     assert process.returncode == 0, said
     secret = environ.get("AWS_SECRET_ACCESS_KEY")
     assert secret is None or secret not in out + said
-    return out
 
 
 def objects_of(bucket: str, folder: str, environ: Mapping[str, str]) -> dict[str, bytes]:
@@ -59,24 +48,31 @@ class Outcome:
         return sorted(key for key in {*self.good, *self.bad} if self.good.get(key) != self.bad.get(key))
 
 
-def compared(model: Path, images: Path, environ: Mapping[str, str], faults: Faults) -> Outcome:
-    """Run twice against the server that `environ` names, the second time through `faults`."""
+def compared(
+    model: Path,
+    images: Path,
+    environ: Mapping[str, str],
+    faults: Faults,
+    good: Callable[[Path, str, str, Mapping[str, str]], None] = run,
+) -> Outcome:
+    """Run twice against the server that `environ` names, the second time through `faults`. `good`: who has the good
+    day."""
     bucket = new_bucket(environ)
     for path in sorted(images.iterdir()):
         client(environ).put_object(Bucket=bucket, Key=f"images/{path.name}", Body=path.read_bytes())
     seconds = []
-    for folder, made in (("good", Faults()), ("bad", faults)):
+    for folder, made, who in (("good", Faults(), good), ("bad", faults, run)):
         with faulty(environ["AWS_ENDPOINT_URL"], made) as proxy:
             began = time.monotonic()
-            run(
+            who(
                 model,
                 f"s3://{bucket}/images",
                 f"s3://{bucket}/{folder}",
                 {**environ, **PATIENCE, "AWS_ENDPOINT_URL": proxy},
             )
             seconds.append(time.monotonic() - began)
-    good, bad = (objects_of(bucket, folder, environ) for folder in ("good", "bad"))
-    return Outcome(bucket, good, bad, (seconds[0], seconds[1]))
+    left = [objects_of(bucket, folder, environ) for folder in ("good", "bad")]
+    return Outcome(bucket, left[0], left[1], (seconds[0], seconds[1]))
 
 
 def storm(work: Path, seed: int, images: int) -> Iterator[tuple[str, Faults, Outcome]]:

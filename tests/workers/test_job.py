@@ -1,4 +1,4 @@
-"""The whole job on real Ray, what it leaves, and what a cache is gone on with."""
+"""The whole job, what it leaves, and what a cache is gone on with."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from vlq.query.store import open_store
 from vlq.query.tables import read_plan
 from vlq.workers.job import run_job
 from vlq.workers.plan import RunOptions
-from vlq.workers.pool import Pool
 from vlq.workers.repair import Mended, repair, unread
 from vlq.workers.worker import Setup
 
 from .conftest import IMAGES, make_model, save_images
+from .here import PoolHere
 from .runs import PROMPT, Silent, below, contents, finished, start, wait_until_gone
 
 pytestmark = pytest.mark.timeout(600)  # a run takes seconds, but a minute on a machine that is busy
@@ -101,7 +101,7 @@ def test_another_run_is_refused(tiny_model: Path, images: Path, undisturbed: Pat
 
 
 def test_a_lost_shard_is_done_again(
-    tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path, one_ray: None
+    tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path, no_ray: None
 ) -> None:
     cache = tmp_path / "cache"
     shutil.copytree(undisturbed, cache)
@@ -141,14 +141,14 @@ def test_a_mistake_leaves_no_cache_behind(tiny_model: Path, images: Path, tmp_pa
 
 
 def test_what_a_worker_refuses_leaves_no_folder_behind(
-    tiny_model: Path, images: Path, tmp_path: Path, one_ray: None, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, images: Path, tmp_path: Path, no_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of some options it is only known when the model is loaded whether they can be."""
 
-    def refuse(pool: Pool, setup: Setup, *more: object) -> None:
+    def refuse(pool: PoolHere, setup: Setup, *more: object) -> None:
         raise BadArgument(f"--keep {setup.keep}: it is too large.")
 
-    monkeypatch.setattr(Pool, "start", refuse)
+    monkeypatch.setattr(PoolHere, "start", refuse)
     (tmp_path / "there").mkdir()
     for cache in (tmp_path / "new" / "cache", tmp_path / "there"):
         with pytest.raises(BadArgument, match="--keep all"):
@@ -157,7 +157,7 @@ def test_what_a_worker_refuses_leaves_no_folder_behind(
 
 
 def test_new_images_become_new_shards(
-    tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path, one_ray: None
+    tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path, no_ray: None
 ) -> None:
     cache, corpus = tmp_path / "cache", tmp_path / "images"
     shutil.copytree(undisturbed, cache)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,8 @@ from ..faults import Faults, faulty
 from ..s3 import environment, moto_server, new_bucket
 from ..storm.objects import objects_of
 from .conftest import IMAGES
-from .runs import commits, contents, finished, start
+from .here import printed
+from .runs import commits, contents, run_of, start
 
 pytestmark = pytest.mark.timeout(600)  # a run takes seconds, but a minute on a machine that is busy
 
@@ -75,8 +74,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk(tiny_model: Path, images: Path, undisturbed: Path, small_disk: Path) -> None:
     cache = small_disk / "cache"
-    run = partial(start, tiny_model, images, cache, "--workers", "1")
-    message, hint = refused(run())
+    message, hint = refused(start(tiny_model, images, cache, "--workers", "1"))
     assert message.endswith(": no space left on the device.")
     assert hint == "Free some space and run the same command again: it goes on."
     assert 0 < commits(cache) < IMAGES // 2
@@ -87,7 +85,7 @@ def test_a_full_disk(tiny_model: Path, images: Path, undisturbed: Path, small_di
         open_store(str(cache)).create("commits/00000099.json", b"x")
 
     subprocess.run(["mount", "-o", "remount,rw,size=100M", small_disk], check=True)
-    finished(run())
+    printed(*run_of(tiny_model, images, cache, "--workers", "1"))
     assert contents(cache) == contents(undisturbed)
 
 
@@ -110,17 +108,21 @@ def assert_only_whole_shards(found: dict[str, bytes], undisturbed: dict[str, byt
     assert {stored.key for record in records for stored in record.named} <= found.keys()
 
 
-def test_credentials_that_expire(tiny_model: Path, images: Path, undisturbed: Path) -> None:
+def test_credentials_that_expire(
+    tiny_model: Path, images: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first ten images: their shards have the bytes that they have among all."""
     of_ten = re.compile(r"(shards|images|postings|commits)/0000000[0-4]|[a-z]+\.")
     whole = {key: data for key, data in contents(undisturbed).items() if of_ten.match(key)}
     with moto_server() as endpoint, faulty(endpoint, faults := Faults()) as proxy:
         bucket = new_bucket(environment(endpoint))
-        cache, env = f"s3://{bucket}/cache", os.environ | environment(proxy)
+        cache = f"s3://{bucket}/cache"
+        for name, value in environment(proxy).items():
+            monkeypatch.setenv(name, value)
 
         faults.expires = faults.requests.total() + 100
-        run = partial(start, tiny_model, images / "000?.png", cache, "--workers", "1", env=env)
-        message, hint = refused(run())
+        run = tiny_model, images / "000?.png", cache, "--workers", "1"
+        message, hint = refused(start(*run))
         assert re.fullmatch(rf"vlq: Cannot (read|write) {cache}/\S+: the credentials have expired\.", message)
         assert hint.startswith("Get new ones ($AWS_ACCESS_KEY_ID")
         assert hint.endswith("Then run the same command again: it goes on.")
@@ -129,6 +131,6 @@ def test_credentials_that_expire(tiny_model: Path, images: Path, undisturbed: Pa
         assert_only_whole_shards({key: data for key, data in found.items() if of_ten.match(key)}, whole)
         faults.expires = None
 
-        finished(run())
+        printed(*run_of(*run))
         found = objects_of(bucket, "cache", environment(endpoint))
         assert {key: data for key, data in found.items() if of_ten.match(key)} == whole

@@ -10,6 +10,8 @@ from filelock import FileLock
 
 from vlq.workers.demo.command import make_cache
 
+from ..here import without_ray
+
 MODEL = Path(__file__).parents[3] / "workers" / "demo" / "model"
 
 
@@ -21,6 +23,6 @@ def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         base = base.parent  # each process has a folder of its own in the session's
     cache = base / "vlq" / "demo" / "cache"
     cache.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache.parent / "lock"):
+    with FileLock(cache.parent / "lock"), without_ray():
         make_cache(str(cache))  # which goes on with what is there
     return cache

@@ -25,7 +25,7 @@ from .conftest import MODEL
 
 pytestmark = pytest.mark.timeout(900)
 
-SCENES = 120
+SCENES = 60
 """So many of the demo's are looked at."""
 
 KINDS = ("all", "random")

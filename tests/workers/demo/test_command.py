@@ -77,7 +77,11 @@ def state(folder: Path) -> list[tuple[Path, int]]:
 
 
 def test_what_another_version_left_is_made_anew(
-    demo_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    demo_cache: Path,
+    tmp_path: Path,
+    no_ray: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cache, scenes = tmp_path / "demo" / "cache", tmp_path / "demo" / "scenes"
     assert not command.has_scenes(scenes, 3)

@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Where processes share the files, those of whole runs come first, and many that take seconds last.
     items.sort(key=lambda item: "query" in item.path.parts)
-    if examples.SHARE < 1:
+    if config.getoption("--examples") < 1:
         tests: dict[str, list[pytest.Item]] = {}
         for item in items:
             tests.setdefault(item.nodeid.partition("[")[0], []).append(item)

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 
 T = TypeVar("T")
 
-SHARE = 1.0
-"""What --examples says."""
+SHARE: float | None = None
+"""What --examples says, once it is known: conftest.py files are imported before."""
 
 FEWEST = 3
 """Of a test, however small the share is."""
@@ -18,6 +18,7 @@ FEWEST = 3
 
 def some(most: int) -> int:
     """Of so many examples those that are asked."""
+    assert SHARE is not None, "tests were imported before --examples was known: no conftest.py may import them"
     return most if SHARE == 1 else min(most, max(FEWEST, round(most * SHARE)))
 
 

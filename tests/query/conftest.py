@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from .corpora import Case, make_cases
+if TYPE_CHECKING:
+    from .corpora import Case
 
 
 @pytest.fixture(scope="session")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    from .corpora import make_cases
+
     return make_cases(tmp_path_factory.mktemp("caches"))

@@ -119,11 +119,9 @@ def by_image(rows: Rows) -> dict[int, float]:
 def as_text(values: Mapping[str, Any]) -> str:
     """The same for a person."""
     pieces = ", ".join(f"{token['piece']} ({token['id']})" for token in values["tokens"])
-    rings = f", and of {count(values['buffer'], 'ring')} around them" if values["buffer"] else ""
     heading = ("taken", "images", "sets", "patches", "effect in nats, median", "the word goes")
     lines = [
-        f"{subject(values['patches'])}{rings} taken, {REPLACEMENTS[values['mode']]}: what that does to "
-        f"{values['target']}",
+        f"{taken(values['patches'], values['buffer'], values['mode'])}: what that does to {values['target']}",
         f"tokens: {pieces}",
         f"{count(values['images'], 'image')}, {count(values['sets'], 'set')} of patches taken",
         "",
@@ -139,6 +137,12 @@ def as_text(values: Mapping[str, Any]) -> str:
     columns = ("image", "effect", "rank", "answer", "with them taken")
     lines += ["", *_aligned([columns, *map(_example, values["examples"])])]
     return "\n".join(lines)
+
+
+def taken(patches: str, buffer: int, mode: str) -> str:
+    """What is taken, and what stands in its place. Raises QueryError if it is written in another VLQ's language."""
+    rings = f", and of {count(buffer, 'ring')} around them" if buffer else ""
+    return f"{subject(patches)}{rings} taken, {REPLACEMENTS[mode]}"
 
 
 def subject(patches: str) -> str:

@@ -13,6 +13,7 @@ from vlq.query.client import LocalCorpus
 from vlq.query.one import one_image
 from vlq.query.render import plain
 from vlq.query.schema import STORED_SITES, layers_phrase
+from vlq.service.effects import Found, found_in
 from vlq.service.images import described, found_image
 from vlq.service.lens import readings_of
 from vlq.service.numbers import whole
@@ -63,6 +64,8 @@ class ImagePage:
     following: int | None
     one: OnePatch | None  # the patch that was asked for
     target: str | None  # the word that the loss of patches is measured by; None where no model is loaded for that
+    effects: tuple[Found, ...]  # what studies of the cache found in it, the newest first
+    older: int  # studies of it that are left out
     modules: tuple[str, ...]  # scripts that the page will need, so that a browser fetches them at once
 
 
@@ -75,6 +78,7 @@ def image_page(corpus: LocalCorpus, id: int, patch: str = "", intervene: bool = 
     counts = {"patch": 1, "prompt": len(about["prompt"]), "answer": len(about["answer_tokens"])}
     sites = tuple(site for site in STORED_SITES if site in run.at and counts[site] and not failed)
     chips = {site: tuple(_chip(corpus, piece["id"]) for piece in about[site]) for site in ("prompt", "answer_tokens")}
+    effects, older = ((), 0) if failed else found_in(corpus, id)
     return ImagePage(
         number=id,
         name=about["image"],
@@ -97,6 +101,8 @@ def image_page(corpus: LocalCorpus, id: int, patch: str = "", intervene: bool = 
         following=about["next"],
         one=_one_patch(corpus, id, patch, about["patches_read"]) if "patch" in sites else None,
         target=_first_word(corpus, about) if intervene and "patch" in sites else None,
+        effects=effects,
+        older=older,
         modules=tuple(sorted(path for path in static_files() if path.startswith("image/") and path.endswith(".js"))),
     )
 

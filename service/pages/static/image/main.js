@@ -8,6 +8,7 @@ import { choice, flag, number, numbers, State, text } from "../state.js";
 import { controls, key, offered, TOOLS } from "./controls.js";
 import { Curves } from "./curves.js";
 import { listen } from "./keys.js";
+import { Effects } from "./effects.js";
 import { Layers } from "./layers.js";
 import { Chosen, Legend } from "./legend.js";
 import { Minimap } from "./minimap.js";
@@ -69,6 +70,7 @@ export class ImagePage {
     this.chosen = new Chosen(element("chosen"), this);
     this.curves = new Curves(element("curves"), this);
     this.without = new Without(this);
+    new Effects(this);
     this.tip = new Tip(this);
     element("copies").append(copies(() => this.query(), () => this.state.settle()));
     dress(document);

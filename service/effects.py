@@ -1,0 +1,131 @@
+"""What a cache's studies found in one image: which patches were taken, and how the target changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from vlq.query.ablated import CHOSEN, RANDOM, REPLACEMENTS, taken
+from vlq.query.cache import EFFECTS
+from vlq.query.client import LocalCorpus
+from vlq.query.compile import Statement
+from vlq.query.effects import asked_of
+from vlq.query.errors import VlqError
+from vlq.query.functions.effect import nats
+from vlq.query.schema import Study
+from vlq.query.summary import Rows
+
+MOST_STUDIES = 20
+"""Studies of an image that are shown, the newest ones."""
+
+MOST_SETS = 12
+"""Sets of a study's image that are shown: all chosen patches, and their parts with the largest effects."""
+
+
+NEVER = "–"
+"""What is said of a word that the answer never held: it cannot go there."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A set of patches that was taken, or several random ones."""
+
+    name: str
+    patches: tuple[int, ...]  # () of several sets
+    count: str
+    effect: str  # in nats
+    rank: str
+    answer: str  # of several sets none
+    gone: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A study's effects in an image."""
+
+    said: str  # what was taken, and what stood in its place
+    came: str  # what that did to the target
+    query: str | None  # that asks for the whole corpus'; None if its language is another VLQ's
+    answer: str  # with all patches there
+    rank: int
+    sets: tuple[Taken, ...]
+    left_out: int  # sets
+
+
+def found_in(corpus: LocalCorpus, image: int) -> tuple[tuple[Found, ...], int]:
+    """What studies found in an image, the newest first, and how many older ones are left out."""
+    snapshot = corpus.cache.snapshot()
+    studies = [one.study for one in reversed(snapshot.studies) if one.study.mode in REPLACEMENTS]
+    if not studies:
+        return (), 0
+    statement = Statement(
+        'SELECT study, "set", kind, patches, before::DOUBLE - after::DOUBLE AS effect, rank_before, rank_after, '
+        'answer_before, answer, gone\nFROM read_parquet($effects) WHERE image_id = $image ORDER BY study, "set"',
+        {"image": image},
+        {EFFECTS: None},
+    )
+    names, values = corpus.engine.rows(statement, snapshot)
+    rows: dict[str, Rows] = {}
+    for value in values:
+        row = dict(zip(names, value, strict=True))
+        rows.setdefault(row["study"], []).append(row)
+    found = [_found(study, rows[study.digest]) for study in studies if study.digest in rows]
+    return tuple(found[:MOST_STUDIES]), max(0, len(found) - MOST_STUDIES)
+
+
+def _found(study: Study, rows: Rows) -> Found:
+    random = [row for row in rows if row["kind"] == RANDOM]
+    others = [row for row in rows if row["kind"] in study.baselines and row["kind"] != RANDOM]
+    chosen = [row for row in rows if row not in random and row not in others]
+    chosen.sort(key=lambda row: (row["kind"] != CHOSEN, -row["effect"]))
+    shown = [*map(_taken, chosen[:MOST_SETS]), *map(_taken, others), *([_random(random)] if random else [])]
+    try:
+        said, query = taken(study.patches, study.buffer, study.mode), str(asked_of(study))
+    except VlqError:
+        said, query = f"{study.patches}: {REPLACEMENTS[study.mode]}", None
+    return Found(
+        said,
+        _came(study.target, chosen[0]),
+        query,
+        rows[0]["answer_before"],
+        rows[0]["rank_before"],
+        tuple(shown),
+        max(0, len(chosen) - MOST_SETS),
+    )
+
+
+def _came(target: str, row: dict[str, Any]) -> str:
+    """ "'dog' loses 6.85 nats, and goes"."""
+    how = f"{target} {'gains' if row['effect'] < 0 else 'loses'} {nats(abs(row['effect']))} nats"
+    if row["gone"] is None:
+        return f"{how}; the answer never held it"
+    return f"{how}, and {'goes' if row['gone'] else 'stays'}"
+
+
+def _taken(row: dict[str, Any]) -> Taken:
+    return Taken(
+        row["set"],
+        tuple(row["patches"]),
+        f"{len(row['patches'])}",
+        nats(row["effect"]),
+        f"{row['rank_after']:,}",
+        row["answer"],
+        NEVER if row["gone"] is None else "goes" if row["gone"] else "stays",
+    )
+
+
+def _random(rows: Rows) -> Taken:
+    """As many patches at random, again and again."""
+    goes = [row["gone"] for row in rows]
+    gone = NEVER if None in goes else f"goes in {sum(goes)} of {len(goes)}"
+    counts = sorted({len(row["patches"]) for row in rows})
+    return Taken(
+        f"random, {len(rows)} times",
+        (),
+        "–".join(dict.fromkeys(f"{count}" for count in (counts[0], counts[-1]))),
+        nats(fmean(row["effect"] for row in rows)),
+        f"{fmean(row['rank_after'] for row in rows):,.0f}",
+        "",
+        gone,
+    )

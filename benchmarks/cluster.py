@@ -85,7 +85,7 @@ class Watched:
 
     phase = say
 
-    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
+    def images(self, done: int, total: int, errors: int, fresh: int, doing: str = "reading") -> None:
         if not self.early and done >= total / 10:
             self.early = resident()
         if done == total:

@@ -81,7 +81,7 @@ class Stopwatch:
     def phase(self, text: str) -> None:
         pass
 
-    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
+    def images(self, done: int, total: int, errors: int, fresh: int, doing: str = "reading") -> None:
         self.last = time.perf_counter()
         self.first = self.first or self.last
 

@@ -84,7 +84,7 @@ class Stopwatch:
     def phase(self, text: str) -> None:
         pass
 
-    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
+    def images(self, done: int, total: int, errors: int, fresh: int, doing: str = "reading") -> None:
         warm = fresh >= WARM_UP * total
         # Adding up takes a moment, so it is done only where it is used.
         first = warm and not any(report.is_warm for report in self.reports)

@@ -14,6 +14,9 @@ from typing import Any, Protocol
 LINE_EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
 
+READING = "reading"
+"""What a run does to images."""
+
 
 class Tracker(Protocol):
     """Told how far a run is."""
@@ -24,8 +27,9 @@ class Tracker(Protocol):
     def phase(self, text: str) -> None:
         """What is being done now."""
 
-    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
-        """`done` of `total` images are cached, `errors` of them without readings, `fresh` of them by this run."""
+    def images(self, done: int, total: int, errors: int, fresh: int, doing: str = READING) -> None:
+        """`done` of `total` images are done, `errors` of them had an error, `fresh` of them were done by this command;
+        `doing` is what is done to them."""
 
 
 @contextmanager
@@ -89,8 +93,9 @@ class _Logged:
 
     phase = say
 
-    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
-        fields = {"done": done, "total": total, "errors": errors, "fresh": fresh}
+    def images(self, done: int, total: int, errors: int, fresh: int, doing: str = READING) -> None:
+        fields: dict[str, int | str] = {"done": done, "total": total, "errors": errors, "fresh": fresh}
+        fields |= {} if doing == READING else {"doing": doing}
         self._log.info("progress", extra={"fields": fields})
 
 
@@ -158,13 +163,13 @@ class _Bar:
     def phase(self, text: str) -> None:
         self._progress.update(self._task, description=text)
 
-    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
+    def images(self, done: int, total: int, errors: int, fresh: int, doing: str = READING) -> None:
         self._progress.update(
             self._task,
-            description="reading",
+            description=doing,
             completed=done,
             total=total,
-            figures=self._rate.figures(done, total, errors, fresh),
+            figures=self._rate.figures(done, total, errors, fresh, doing),
         )
 
 
@@ -180,24 +185,25 @@ class _Lines:
 
     phase = say
 
-    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
+    def images(self, done: int, total: int, errors: int, fresh: int, doing: str = READING) -> None:
         now = time.monotonic()
-        figures = self._rate.figures(done, total, errors, fresh)
+        figures = self._rate.figures(done, total, errors, fresh, doing)
         if now - self._said >= LINE_EVERY or done == total:
             self._said = now
             self.say(figures)
 
 
 class _Rate:
-    """Images per second since the first report."""
+    """Images per second since the first report of what is done now."""
 
     def __init__(self) -> None:
-        self._start: float | None = None
+        self._doing: str | None = None
+        self._start = 0.0
 
-    def figures(self, done: int, total: int, errors: int, fresh: int) -> str:
+    def figures(self, done: int, total: int, errors: int, fresh: int, doing: str) -> str:
         now = time.monotonic()
-        if self._start is None:
-            self._start = now
+        if self._doing != doing:
+            self._doing, self._start = doing, now
         seconds = now - self._start
         figures = [f"{done:,} of {total:,} images"]
         if fresh and seconds > 0:

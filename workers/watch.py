@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from vlq.workers.progress import Tracker
+from vlq.workers.progress import READING, Tracker
 from vlq.workers.worker import Done
 
 STAGES = ("queued", "busy", "starved", "writing")
@@ -43,10 +43,12 @@ class RunWatch:
         errors: int,
         committed: Callable[[int], None] = lambda shard: None,
         clock: Callable[[], float] = time.monotonic,
+        doing: str = READING,
         lacking: str = "readings",
     ) -> None:
-        """`committed` is told of each shard that is; `lacking` is what an image with an error has none of."""
-        self._lacking = lacking
+        """`committed` is told of each shard that is; `doing` is what is done to images, and `lacking` what one with an
+        error has none of."""
+        self._doing, self._lacking = doing, lacking
         self._committed = committed
         self._tracker, self._clock = tracker, clock
         self._cached, self._total, self._errors = cached, total, errors
@@ -55,7 +57,7 @@ class RunWatch:
         self._busy = self._worker_seconds = 0.0
         self._ready, self._since = 0, clock()
         self._metrics = Metrics()
-        tracker.images(cached, total, errors, 0)
+        tracker.images(cached, total, errors, 0, doing)
 
     @property
     def cached(self) -> int:
@@ -105,7 +107,7 @@ class RunWatch:
         for number, name, reason in shard.errors:
             about = {"shard": shard.shard, "image_id": number, "image": name, "reason": reason}
             log.info("%s has no %s: %s", name, self._lacking, reason, extra={"fields": about})
-        self._tracker.images(self.cached, self._total, self._errors, self.fresh)
+        self._tracker.images(self.cached, self._total, self._errors, self.fresh, self._doing)
         self._committed(shard.shard)
 
     def failed(self, shard: int, reason: str, again_in: float | None) -> None:

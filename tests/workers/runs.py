@@ -31,7 +31,7 @@ class Silent:
     def phase(self, text: str) -> None:
         pass
 
-    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
+    def images(self, done: int, total: int, errors: int, fresh: int, doing: str = "reading") -> None:
         pass
 
 

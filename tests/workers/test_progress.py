@@ -64,6 +64,22 @@ def test_time_left(clock: Clock, capsys: pytest.CaptureFixture[str], total: int,
     assert capsys.readouterr().err.splitlines()[-1] == f"1 of {total:,} images, 0.2 images/s, {left} left"
 
 
+def test_what_is_done_to_images_has_a_rate_of_its_own(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with tracker() as shown:
+        for doing, seconds in (("the mean patch", 40), ("measuring", 4)):
+            shown.phase(doing)
+            shown.images(0, 8, 0, 0, doing)
+            clock.now += seconds
+            shown.images(8, 8, 0, 8, doing)
+    assert capsys.readouterr().err.splitlines() == [
+        "the mean patch",
+        "0 of 8 images",
+        "8 of 8 images, 0.2 images/s",
+        "measuring",
+        "8 of 8 images, 2.0 images/s",
+    ]
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -80,7 +96,11 @@ def test_a_bar_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> N
         clock.now += 2
         shown.images(7, 8, 1, 4)
         shown._progress.refresh()  # type: ignore[attr-defined]
+        assert "reading" in screen.getvalue()
+        shown.images(0, 8, 0, 0, "measuring")
+        shown._progress.refresh()  # type: ignore[attr-defined]
     assert "Going on: [3] of 8 images are cached." in screen.getvalue()  # no markup
+    assert "measuring" in screen.getvalue()
     assert "7 of 8 images, 2.0 images/s, 0 s left, 1 error" in screen.getvalue()
 
 

@@ -30,7 +30,7 @@ class Told:
 
     phase = say
 
-    def images(self, done: int, total: int, errors: int, fresh: int) -> None:
+    def images(self, done: int, total: int, errors: int, fresh: int, doing: str = "reading") -> None:
         self.counts.append((done, total, errors, fresh))
 
 

@@ -40,6 +40,9 @@ from vlq.workers.worker import Description, Errors, packed
 SHARD = 8
 """Images of a shard at most: each takes as many runs as it has sets."""
 
+MEAN_PATCH, MEASURING = "the corpus' mean patch", "measuring effects"
+"""What is done to images, for those who wait."""
+
 SAME = ("model_hash", "prompt", "layers", "grid", "patches", "vocabulary_hash", "dtype", "quantized")
 """In what a loaded model must be the run's."""
 
@@ -233,7 +236,7 @@ def _moments(found: Beginning, pool: Pool, tracker: Tracker) -> str:
     key, missing = known_moments(store, found.shards)
     if key is not None:
         return key
-    tracker.phase("the corpus' mean patch")
+    tracker.phase(MEAN_PATCH)
     corpus = corpus_rows(found.corpus)
     shards = np.asarray(corpus["shard"])
     record, url = found.run.to_bytes(), url_for_workers(store)
@@ -243,7 +246,8 @@ def _moments(found: Beginning, pool: Pool, tracker: Tracker) -> str:
         return actor.add_up.remote(url, record, shard, packed(rows))
 
     of_missing = int(np.isin(shards, missing).sum())
-    watch = RunWatch(tracker, corpus.num_rows - of_missing, corpus.num_rows, 0, lacking="part in the mean patch")
+    done = corpus.num_rows - of_missing
+    watch = RunWatch(tracker, done, corpus.num_rows, 0, doing=MEAN_PATCH, lacking="part in the mean patch")
     if failures := pool.work(missing, begin, watch):
         raise given_up(failures)
     return put_moments(store, found.shards)
@@ -279,7 +283,8 @@ def _dispatch(found: Beginning, pool: Pool, tracker: Tracker) -> int:
     if images:
         tracker.say(f"Going on: {images} of {plan.images} images are done.")
     url, run, record = url_for_workers(store), found.run.to_bytes(), study.to_bytes()
-    watch = RunWatch(tracker, images, plan.images, errors, lacking="effects")
+    tracker.phase(MEASURING)
+    watch = RunWatch(tracker, images, plan.images, errors, doing=MEASURING, lacking="effects")
 
     def begin(actor: Any, shard: int) -> Any:
         return actor.ablate.remote(url, run, record, shard, packed(plan.rows_of(shard)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -25,41 +27,35 @@ pytestmark = pytest.mark.timeout(600)  # a run takes seconds, but a minute on a 
 
 
 @contextmanager
-def half_fetched(
-    image: Path, process: Callable[[], subprocess.Popen[str]]
-) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A run whose worker waits for the rest of an image's bytes, in mid-shard, and that worker's process.
+def held(image: Path, process: Callable[[], subprocess.Popen[str]]) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A run whose worker waits for an image to open, in mid-shard, and that worker's process.
 
-    The image is whole again for whoever asks next. That worker, if it lives, has the rest in the end.
+    Whoever asks for the image next has it at once; that worker has it in the end, or after 45 seconds: a lease lasts
+    no longer (fcntl(2)).
     """
-    aside = image.with_suffix(".whole")
-    image.rename(aside)
-    os.mkfifo(image)
+    aside = shutil.copy2(image, image.with_suffix(".whole"))
+    lease = os.open(image, os.O_RDONLY)
+    fcntl.fcntl(lease, fcntl.F_SETSIG, signal.SIGURG)  # by which nothing happens; SIGIO would end this process
+    fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     try:
-        started = process()
-        while True:
-            try:
-                pipe = os.open(image, os.O_WRONLY | os.O_NONBLOCK)
-                break
-            except OSError:  # nobody reads it yet
+        try:
+            started = process()
+            while fcntl.fcntl(lease, fcntl.F_GETLEASE) == fcntl.F_WRLCK:  # nobody wants the file yet
                 assert started.poll() is None, started.communicate()[1]
                 time.sleep(0.01)
-        whole = aside.read_bytes()
-        os.write(pipe, whole[:100])
-        while not (reading := [pid for pid in workers_of(started.pid) if str(image) in open_files(pid)]):
-            time.sleep(0.01)
+            while not (waiting := [pid for pid in workers_of(started.pid) if waits_for_lease(pid)]):
+                time.sleep(0.01)
+        finally:
+            aside.replace(image)  # the same bytes in another file
+        yield started, waiting[0]
     finally:
-        aside.replace(image)
-    try:
-        yield started, reading[0]
-    finally:
-        with suppress(BrokenPipeError):
-            os.write(pipe, whole[100:])
-        os.close(pipe)
+        os.close(lease)
 
 
-def open_files(pid: int) -> list[str]:
-    return [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists()]
+def waits_for_lease(pid: int) -> bool:
+    with suppress(OSError):
+        return any("break_lease" in place.read_text() for place in Path(f"/proc/{pid}/task").glob("*/wchan"))
+    return False
 
 
 def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
@@ -74,7 +70,7 @@ def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
 
     for number, count in ((signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGKILL, "2")):
         shard = missing_shard()
-        with half_fetched(images / f"{2 * shard + 1:04d}.png", partial(run, count)) as (process, _):
+        with held(images / f"{2 * shard + 1:04d}.png", partial(run, count)) as (process, _):
             processes, workers = below(process.pid), workers_of(process.pid)
             stopped = time.monotonic()
             if number == signal.SIGINT:
@@ -98,7 +94,7 @@ def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
         assert not snapshot.sealed
         assert snapshot.cached == 2 * commits(cache) > 0
     shard = missing_shard()
-    with half_fetched(images / f"{2 * shard + 1:04d}.png", partial(run, "2")) as (process, worker):
+    with held(images / f"{2 * shard + 1:04d}.png", partial(run, "2")) as (process, worker):
         os.kill(worker, signal.SIGKILL)  # the run itself goes on with another one
         wait_until_gone([worker], 10)
         assert not (cache / "commits" / f"{shard:08d}.json").exists()

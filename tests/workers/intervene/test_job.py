@@ -33,7 +33,7 @@ from ..conftest import IMAGES, make_model, save_images
 from ..here import printed, without_ray
 from ..runs import Silent, below, contents, finished, wait_until_gone, workers_of
 from ..runs import vlq as started
-from ..test_stopped import half_fetched
+from ..test_stopped import held
 
 pytestmark = pytest.mark.timeout(600)  # a run takes seconds, but a minute on a machine that is busy
 
@@ -216,43 +216,38 @@ def test_a_gpu_that_is_not_there(undisturbed: Path, no_ray: None) -> None:
 def test_a_study_stopped_in_every_way_goes_on_to_the_same_bytes(
     images: Path, undisturbed: Path, done: tuple[Path, Outcome], tmp_path: Path
 ) -> None:
+    """And two at once come to them."""
     cache = tmp_path / "cache"
     shutil.copytree(undisturbed, cache)
-    run = partial(started, *command(cache, "--workers", "1"))
-    # In the middle of the mean patch, and of the study's shards.
-    for number, image in ((signal.SIGTERM, "0041.png"), (signal.SIGKILL, "0007.png")):
-        with half_fetched(images / image, run) as (process, _):
-            processes, workers = below(process.pid), workers_of(process.pid)
-            process.send_signal(number)
-            out, said = process.communicate(timeout=60)
-            assert (out, "Traceback" in said) == ("", False)
-            if number == signal.SIGTERM:
-                assert process.returncode == 143
-                assert said.endswith("Stopped. What is done is kept; the same command goes on from here.\n")
-                wait_until_gone(processes, 20)
-            else:
-                wait_until_gone(workers, 60)  # Ray's own follow within a minute
-    with half_fetched(images / "0007.png", run) as (process, worker):
+    asked = command(cache, "--workers", "1")
+
+    def kill_worker(worker: int) -> None:
         os.kill(worker, signal.SIGKILL)  # the study itself goes on with another one
-        wait_until_gone([worker], 10)
+        wait_until_gone([worker], 30)
         assert Cache.open(str(cache)).snapshot().studies == ()
+
+    # In the middle of the mean patch, and of the study's shards.
+    with held(images / "0041.png", partial(started, *asked)) as (process, worker):
+        kill_worker(worker)
+        with held(images / "0007.png", lambda: process):
+            processes = below(process.pid)
+            process.terminate()
+            out, said = process.communicate(timeout=60)
+            assert (process.returncode, out, "Traceback" in said) == (143, "", False)
+            assert said.endswith("Stopped. What is done is kept; the same command goes on from here.\n")
+            wait_until_gone(processes, 20)
+    with held(images / "0007.png", partial(started, *asked)) as (process, worker):
+        kill_worker(worker)
         text = status_text(status_of(Cache.open(str(cache))))
         assert re.search(r"^study    \[0, 5, 6\] taken, on 'dog': \d of 6 shards$", text, re.MULTILINE)
-        out = finished(process)
-    assert "11 images, 66 sets of patches taken" in out
-    assert contents(cache) == contents(done[0])
-
-
-def test_two_at_once_come_to_the_same_bytes(
-    images: Path, undisturbed: Path, done: tuple[Path, Outcome], tmp_path: Path
-) -> None:
-    cache = tmp_path / "cache"
-    shutil.copytree(undisturbed, cache)
-    shutil.copytree(done[0] / "moments", cache / "moments")  # so that they meet in the study's own shards
-    asked = command(cache, "--workers", "1")
-    with half_fetched(images / "0007.png", partial(started, *asked)) as (process, _):
-        here = printed(*asked)  # does the other one's shard, too, which that one then finds done
-        assert process.poll() is None
+        with held(images / "0010.png", lambda: process):
+            workers = workers_of(process.pid)
+            process.kill()
+            assert "Traceback" not in process.communicate(timeout=60)[1]
+            wait_until_gone(workers, 60)  # Ray's own follow within a minute
+    with held(images / "0010.png", partial(started, *asked)) as (process, _):
+        here = printed(*asked)  # does that shard, too, which the other one then finds done
     there = finished(process)
-    assert contents(cache) == contents(done[0])
+    assert "11 images, 66 sets of patches taken" in here
     assert here.splitlines()[-12:] == there.splitlines()[-12:]
+    assert contents(cache) == contents(done[0])

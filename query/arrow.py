@@ -1,8 +1,12 @@
-"""Arrow's tables as rows of Python's own values."""
+"""What databases give, tuples and Arrow's tables, as rows of Python's own values."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from vlq.query.summary import Rows
 
@@ -10,10 +14,50 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """While a million rows are made, Python looks for cycles among them again and again. There are none, and that takes
+    longer than to make them."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def rows_of(table: pa.Table) -> Rows:
     """The rows as DuckDB gives them to Python: maps are dictionaries, sums of whole numbers are such."""
-    rows: Rows = whole_numbers(table).to_pylist(maps_as_pydicts="strict")
-    return rows
+    with collector_paused():
+        columns = [_values(column) for column in whole_numbers(table).columns]
+        return named_rows(table.column_names, zip(*columns, strict=True))
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """A column's values. Where Arrow need not look for maps it takes a tenth of the time."""
+    values: list[Any] = column.to_pylist(maps_as_pydicts="strict" if "map<" in str(column.type) else None)
+    return values
+
+
+def named_rows(columns: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> Rows:
+    """Rows of values as dictionaries by column."""
+    return _naming(tuple(columns))(rows)
+
+
+@lru_cache(maxsize=256)
+def _naming(columns: tuple[str, ...]) -> Callable[[Iterable[tuple[Any, ...]]], Rows]:
+    """What names the values of such rows.
+
+    A million rows take half as long by an expression that has the keys in it, {a: x, b: y}, as by dict(zip(...)). The
+    names themselves, which may be users', are no part of what is evaluated.
+    """
+    keys, values = ([f"{letter}{i}" for i in range(len(columns))] for letter in "kv")
+    named = ", ".join(f"{key}: {value}" for key, value in zip(keys, values, strict=True))
+    text = f"lambda {', '.join(keys)}: lambda rows: [{{{named}}} for {', '.join(values)}, in rows]"
+    naming: Callable[[Iterable[tuple[Any, ...]]], Rows] = eval(text)(*columns)
+    return naming
 
 
 def whole_numbers(table: pa.Table) -> pa.Table:

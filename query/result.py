@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.answer import SHOWN_ROWS
+from vlq.query.arrow import collector_paused, named_rows
 from vlq.query.asked import Asked
 from vlq.query.bind import (
     Counts,
@@ -42,20 +41,6 @@ if TYPE_CHECKING:
 
 LISTED_CELLS = 1_000_000
 """So many positions where nothing is stored are listed at most: what a few seconds and a gigabyte carry."""
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """While a million rows are made, Python looks for cycles among them again and again. There are none, and that takes
-    longer than to make them."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def scope_of(corpus: LocalCorpus, snapshot: Snapshot, text: str, spans_are_places: bool) -> Scope:
@@ -122,9 +107,9 @@ class Result(Asked):
         self._checked.append(table)
 
     def _ask(self, statement: Statement) -> tuple[list[str], Rows]:
-        with _collector_paused():
+        with collector_paused():
             columns, rows = self.corpus.engine.rows(statement, self.snapshot, self._made)
-            return columns, [dict(zip(columns, row, strict=True)) for row in rows]
+            return columns, named_rows(columns, rows)
 
     @property
     def columns(self) -> list[str]:

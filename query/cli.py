@@ -78,7 +78,10 @@ def _query(arguments: Sequence[str]) -> None:
     parser.add_argument("--output", help="write to this file; parquet and arrow are written to files only")
     parser.add_argument("--plot", metavar="FILE", help="draw what suits the answer to a .png or .svg file")
     parser.add_argument("--explain", action="store_true", help="show tokens, SQL, plan and files instead of rows")
-    options = parser.parse_args(arguments)
+    # A query may begin with a minus, which argparse takes for an option.
+    signed = [part for part in arguments if part.startswith("-") and not part.startswith("--") and "(" in part]
+    others = [part for part in arguments if part not in signed]
+    options = parser.parse_args([*others, "--", *signed] if signed else others)
 
     from vlq.query.client import ask
     from vlq.query.files import plot_form

@@ -7,6 +7,7 @@ layer that there is) is decided here too.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -60,6 +61,19 @@ class Parameter:
         return node_of(self.default)
 
 
+def unquoted(node: Node) -> str | None:
+    """The number that a text spells; None if it is something else."""
+    value = node.value if isinstance(node, Literal) else None
+    return value.strip() if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*", value) else None
+
+
+def _window(node: Node) -> str | None:
+    """The window of layers that '5-8', '5:8' or 5 - 8 means; None if it is something else."""
+    value = str(node.value) if isinstance(node, Literal) else str(node)
+    found = re.fullmatch(r"\s*(\d{1,4})\s*(?:-|:|–|\.\.|to)\s*(\d{1,4})\s*", value)
+    return f"({found[1]}, {found[2]})" if found and int(found[1]) <= int(found[2]) else None
+
+
 def whole(node: Node) -> int | None:
     """The node's whole number; None if it is something else."""
     if isinstance(node, Literal) and isinstance(node.value, int) and not isinstance(node.value, bool):
@@ -76,7 +90,7 @@ class Count:
     def bind(self, node: Node, name: str, scope: Scope) -> int:
         value = whole(node)
         if value is None or value < 1:
-            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected, near=unquoted(node))
         return value
 
 
@@ -90,7 +104,7 @@ class Rank:
         k = scope.run.k
         value = whole(node)
         if value is None or value < 1:
-            raise scope.error(EXPECTED, node, name=name, expected=f"a rank from 1 to {k}")
+            raise scope.error(EXPECTED, node, name=name, expected=f"a rank from 1 to {k}", near=unquoted(node))
         # Of tracked tokens every rank is known: `bind` sees whether all are.
         if value > k and not scope.run.tracked and not scope.run.keeps_all:
             raise scope.error(RANK_ABOVE_K, node, name=name, k=k)
@@ -110,7 +124,7 @@ class Probability:
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or not 0 < value <= 1:
             if isinstance(value, int | float) and 1 < value <= 100:
                 raise scope.error(PER_CENT, node, name=name, expected=self.expected, share=value / 100)
-            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected, near=unquoted(node))
         return float(value)
 
 
@@ -229,7 +243,8 @@ class Layers:
         for item in items:
             layer = whole(item)
             if layer is None:
-                raise scope.error(EXPECTED, item, name=name, expected=self.expected)
+                near = _window(item) or unquoted(item)
+                raise scope.error(EXPECTED, item, name=name, expected=self.expected, near=near)
             if not 0 <= layer < count:
                 raise scope.error(NO_LAYER, item, name=name, last=count - 1)
             if not is_window and layer not in read:

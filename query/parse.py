@@ -11,9 +11,10 @@ from dataclasses import replace
 
 from vlq.query.errors import VlqError
 from vlq.query.mistakes import syntax
+from vlq.query.mistakes.calls import NO_FUNCTION
 from vlq.query.mistakes.table import Mistake
 from vlq.query.nodes import INTEGERS, Arithmetic, Comparison, Literal, Name, Node, Not, Sequence, logic
-from vlq.query.registry import call, method
+from vlq.query.registry import call, functions, method, methods
 
 MAX_LENGTH = 10_000
 """Characters of a query: a thousand words more than anybody types, and few enough to be parsed at once."""
@@ -68,6 +69,11 @@ def _has(pattern: str) -> Find:
     return find
 
 
+def _between(part: str, pattern: str) -> Find:
+    """The pattern, where Python's message has the part."""
+    return lambda text, message, place: _has(pattern)(text, message, place) if part in message else None
+
+
 def _single_equals(text: str, message: str, place: int) -> Span | None:
     if text[place : place + 1] != "=" and "you meant" not in message:
         return None
@@ -76,18 +82,22 @@ def _single_equals(text: str, message: str, place: int) -> Span | None:
 
 
 FOUND: tuple[tuple[Find, Mistake], ...] = (
-    (_has("[‘’“”„«»]"), syntax.TYPOGRAPHIC_QUOTES),
+    (_has("[‘’“”„«»`´]"), syntax.TYPOGRAPHIC_QUOTES),
+    (_has("[（）［］，＝＜＞；：]"), syntax.WIDE),
+    (_has(r"(?i)^\s*(select|with)\s"), syntax.SQL),
+    (_has(r"\d\s*(%)\s*[,)]"), syntax.PER_CENT),
     (_says("unterminated"), syntax.OPEN_QUOTE),
     (_says("was never closed"), syntax.OPEN_PARENTHESIS),
     (_says("unmatched"), syntax.UNOPENED_PARENTHESIS),
     (_says("does not match opening parenthesis"), syntax.OTHER_PARENTHESIS),
     (_says("too many nested parentheses"), syntax.TOO_DEEP),
+    (_between("positional argument follows keyword argument", r"=\s*\d+(,)\s*\d+\s*[,)]"), syntax.COMMA_IN_NUMBER),
     (_says("positional argument follows keyword argument"), syntax.UNNAMED_BEHIND_NAMED),
     (_has(r"\w\s*(=)\s*[,)]"), syntax.NO_VALUE),
     (_has(r"=>|=<|<>|&&|\|\||!(?!=)"), syntax.OTHER_LANGUAGE),
     (_has(r"(?:[-+*/<>=.]|\b(?:and|or|not|in))(?=\s*$)"), syntax.UNFINISHED),
     (_has(r"[=(,]\s*[^\W\d]\w*( +)[^\W\d]\w*\s*[,)]"), syntax.TWO_WORDS),
-    (_has(r"\b(between|like|contains)\b"), syntax.OTHER_WORD),
+    (_has(r"(?i)\b(between|like|contains)\b"), syntax.OTHER_WORD),
     (_says("Perhaps you forgot a comma"), syntax.NO_COMMA),
     (_single_equals, syntax.SINGLE_EQUALS),
     (_has(r"\)\s*\b((?!(?:and|or|not|in|is|if|else|for)\b)[^\W\d]\w*)"), syntax.NO_DOT),
@@ -209,13 +219,22 @@ class _Reader:
                 return replace(joined, span=span)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return Not(self.read(operand, depth + 1), span=span)
+            case ast.BinOp(ast.Name(id=first), ast.Sub(), ast.Call(func=ast.Name(id=second) as end)) if (
+                meant := f"{first}_{second}"
+            ) in functions():
+                hyphen = span[0], self._span(end)[1]
+                raise self._refused(NO_FUNCTION, hyphen, name=f"{first}-{second}", near=meant, known="")
             case ast.BinOp(left=left, op=op, right=right):
                 sides = self.read(left, depth + 1), self.read(right, depth + 1)
                 if isinstance(op, ast.BitAnd | ast.BitOr):
                     raise self._refused(syntax.SYMBOL_FOR_AND, span)
                 return Arithmetic(self._operator(op, span), *sides, span=span)
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
+                raise self._refused(syntax.MINUS, span)
+            case ast.UnaryOp(op=ast.Invert()):
+                raise self._refused(syntax.SYMBOL_FOR_AND, span)
             case ast.Attribute(attr=name):
-                raise self._refused(syntax.NOT_CALLED, span, name=name)
+                raise self._refused(syntax.NOT_CALLED if name in methods() else syntax.NO_PART, span, name=name)
             case ast.Call():
                 raise self._refused(syntax.NO_NAME, self._span(tree.func))
         raise self._refused(syntax.NOT_PART, span, part=REFUSED.get(type(tree), type(tree).__name__))
@@ -233,6 +252,8 @@ class _Reader:
         return positional, named
 
     def _operator(self, operator: ast.cmpop | ast.operator, span: Span) -> str:
+        if isinstance(operator, ast.Is | ast.IsNot):
+            raise self._refused(syntax.IS, span)
         if type(operator) not in OPERATORS:
             raise self._refused(syntax.OPERATOR, span, known=" ".join(OPERATORS.values()))
         return OPERATORS[type(operator)]

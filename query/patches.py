@@ -10,10 +10,11 @@ from difflib import get_close_matches
 from vlq.query.bind import Bound, Scope, Table, bind
 from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.geometry import POSITIONS, READ, geometries
-from vlq.query.mistakes.calls import UNQUOTED
+from vlq.query.mistakes.calls import NOT_A_COLUMN_HERE, NOT_BY_ITSELF, UNQUOTED
 from vlq.query.mistakes.values import EXPECTED, LIST, NO_LABEL, NO_OBJECTS, NO_PATCH, PATCHES_AGAINST, PATCHES_BY_ROW
 from vlq.query.nodes import Literal, Name, Node, Sequence
 from vlq.query.parameters import whole
+from vlq.query.registry import functions
 from vlq.query.schema import Run
 from vlq.query.summary import each
 from vlq.query.tokens import TokenSet
@@ -218,7 +219,11 @@ class Patches:
             case Sequence(is_list=True, items=items) if items:
                 return _numbered(items, name, scope)
             case Name():
-                raise scope.error(UNQUOTED, node, name=name)
+                is_function = node.name in functions() and functions()[node.name].is_table
+                is_column = node.name in scope.image_columns()
+                raise scope.error(
+                    NOT_BY_ITSELF if is_function else NOT_A_COLUMN_HERE if is_column else UNQUOTED, node, name=name
+                )
             case Sequence(items=items):
                 mistake = LIST if items else EXPECTED
                 raise scope.error(mistake, node, name=name, expected=self.expected, list=Sequence(items, True))

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from vlq.query.bounds import SQL_OPERATORS
 from vlq.query.compile import Compiler, quoted
-from vlq.query.mistakes.conditions import KINDS, NO_COLUMN, NO_CONDITION, NO_ITEMS, NO_NUMBER, NO_ORDER, NO_VALUE
+from vlq.query.mistakes.conditions import (
+    KINDS,
+    NO_COLUMN,
+    NO_COLUMN_OF_ROWS,
+    NO_CONDITION,
+    NO_ITEMS,
+    NO_NUMBER,
+    NO_ORDER,
+    NO_VALUE,
+)
 from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Name, Node, Not, Sequence
 from vlq.query.schema import PUBLIC_URI
 
@@ -102,8 +111,16 @@ class Predicate:
         if isinstance(node, Sequence) and node.is_list and node.items:
             near = f"image in {node}"
         elif isinstance(node, Literal) and isinstance(node.value, str):
-            near = f"image == {node}"
+            near = self._condition_of(node, node.value)
         raise self.scope.error(NO_CONDITION, node, near=near)
+
+    def _condition_of(self, node: Node, text: str) -> str:
+        """What a text that stands for a condition was probably meant as."""
+        if re.search(r"[<>=]| in ", text):
+            return text
+        chosen = [f"{node} in {name}" for name, column in self.columns.items() if name == "objects" and column.kind]
+        chosen += [f"{name} == {node}" for name in ("label", "class", "category") if name in self.columns]
+        return " or ".join(chosen) if chosen and "." not in text else f"image == {node}"
 
     def _comparison(self, operator: str, left: Node, right: Node, compiler: Compiler) -> str:
         if operator in ("in", "not in"):
@@ -197,10 +214,16 @@ def is_date(value: object, *types: str | None) -> bool:
     return True
 
 
+OF_ROWS = ("layer", "patch", "logprob")
+"""Columns that many answers have, and images have not."""
+
+
 def find_column(name: str, columns: Mapping[str, Column], node: Node, scope: Scope) -> Column:
     """The column of that name. Raises UnknownName with the nearest one."""
     if name in columns:
         return columns[name]
+    if name in OF_ROWS:
+        raise scope.error(NO_COLUMN_OF_ROWS, node, name=name)
     near = get_close_matches(name, columns, 1)
     quoted = f" A text is quoted: '{name}'" if isinstance(node, Name) else ""
     raise scope.error(NO_COLUMN, node, name=name, near=", ".join(near), known=", ".join(columns), quoted=quoted)

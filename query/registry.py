@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING
 
 from vlq.query.errors import BadArgument, VlqError
 from vlq.query.mistakes.calls import (
+    ARGUMENT_SYNONYMS,
+    COMPARED,
     EQUALS,
+    FOREIGN,
+    FOREIGN_FUNCTION,
     METHOD_CALLED_FIRST,
     MISSING,
     NEAR_ARGUMENT,
     NO_ARGUMENT,
     NO_FUNCTION,
     NO_METHOD,
+    OF_COLUMN,
+    SECOND_COLUMN,
     SECOND_TOKEN,
     SYNONYMS,
     TOO_MANY,
@@ -27,7 +33,7 @@ from vlq.query.mistakes.calls import (
     UNNAMED,
 )
 from vlq.query.mistakes.table import Mistake
-from vlq.query.nodes import Call, Literal, Method, Node, node_of
+from vlq.query.nodes import Call, Comparison, Literal, Logic, Method, Name, Node, Not, node_of
 
 if TYPE_CHECKING:
     from vlq.query.bind import Bound, Others, Scope, Table
@@ -40,6 +46,9 @@ Span = tuple[int, int]
 
 CONDITIONS = {"condition": "", "images": "images="}
 """Parameters that take a condition on columns, and what stands before one."""
+
+COLUMNS = ("by", "columns")
+"""Parameters that take several columns in a list."""
 
 REQUIRED = object()
 """The default of a parameter that has none."""
@@ -137,6 +146,8 @@ def call(
     function = functions().get(name)
     if function is None:
         known = ", ".join(key for key, entry in functions().items() if entry.is_table)
+        if name in FOREIGN:
+            raise FOREIGN_FUNCTION.error(query, at or span, name=name, instead=FOREIGN[name])
         if (meant := SYNONYMS.get(name, name)) in methods():
             raise METHOD_CALLED_FIRST.error(query, at or span, name=name, method=meant)
         raise NO_FUNCTION.error(query, at or span, name=name, near=nearest(name, functions()), known=known)
@@ -156,6 +167,8 @@ def method(
 ) -> Method:
     """A method of a table held against its signature, as `call` does it."""
     signature = methods().get(name)
+    if isinstance(table, Name):
+        raise OF_COLUMN.error(query, at or span, name=name)
     if signature is None:
         near = SYNONYMS.get(name) or nearest(name, methods(), 0.6)
         known = ", ".join(f".{key}" for key in methods())
@@ -169,6 +182,14 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
     return next(iter(get_close_matches(name.lower(), list(known), 1, cutoff)), None)
 
 
+def _compared(node: Node, signature: Signature) -> Parameter | None:
+    """The parameter that a comparison compares, where no condition is expected: `min_prob > 0.5`."""
+    if not isinstance(node, Comparison) or signature.parameter("condition") is not None:
+        return None
+    first = node.operands[0]
+    return signature.parameter(first.name) if isinstance(first, Name) else None
+
+
 def _arguments(
     signature: Signature, positional: Sequence[object], named: Named, query: str | None, span: Span | None
 ) -> tuple[tuple[tuple[str, Node], ...], int]:
@@ -179,22 +200,28 @@ def _arguments(
     def refuse(mistake: Mistake, place: Span | None, **values: object) -> None:
         wrong.append(mistake.error(query, place or span, function=signature.name, signature=signature, **values))
 
+    first = signature.parameters[0].name if signature.parameters else None
     for i, value in enumerate(positional):
         node = node_of(value)
-        if i < signature.positional:
+        if (compared := _compared(node, signature)) is not None:
+            refuse(COMPARED, node.span, name=compared.name, expected=compared.type.expected)
+        elif i < signature.positional:
             given[signature.parameters[i].name] = node
+        elif first in COLUMNS and first in given and (isinstance(node, Name) or _is_text(node)):
+            refuse(SECOND_COLUMN, node.span, got=node, first=given[first])
         elif i >= len(signature.parameters):
             refuse(TOO_MANY, node.span, got=node)
-        elif signature.parameters[0].name == "token" and _is_text(node):
-            refuse(SECOND_TOKEN, node.span, got=node, first=given["token"])
+        elif first == "token" and first in given and _is_text(node):
+            refuse(SECOND_TOKEN, node.span, got=node, first=given[first])
         else:
-            refuse(UNNAMED, node.span, got=node, name=signature.parameters[i].name)
+            is_condition = isinstance(node, Comparison | Logic | Not) and signature.parameter("images") is not None
+            refuse(UNNAMED, node.span, got=node, name="images" if is_condition else signature.parameters[i].name)
     for key, value, place in named:
         if signature.parameter(key) is None:
-            near = nearest(SYNONYMS.get(key, key), (parameter.name for parameter in signature.parameters), 0.6)
+            near = nearest(ARGUMENT_SYNONYMS.get(key, key), (parameter.name for parameter in signature.parameters), 0.6)
             is_known = any(function.parameter(key) is not None for function in functions().values())
             condition = next((name for name in CONDITIONS if signature.parameter(name) is not None), None)
-            if near is None and not is_known and condition is not None:
+            if near is None and condition is not None and (condition == "condition" or not is_known):
                 refuse(EQUALS, place, name=key, condition=f"{CONDITIONS[condition]}{key} == {node_of(value)}")
             else:
                 refuse(NO_ARGUMENT if near is None else NEAR_ARGUMENT, place, name=key, near=near)

@@ -29,7 +29,7 @@ from vlq.query.mistakes.tokens import (
     WORD_LENGTH,
 )
 from vlq.query.mistakes.values import EXPECTED, LIST
-from vlq.query.nodes import Call, Literal, Name, Node, Sequence
+from vlq.query.nodes import Arithmetic, Call, Literal, Logic, Name, Node, Sequence
 from vlq.query.parameters import Tokens, whole
 from vlq.query.registry import functions
 
@@ -249,7 +249,15 @@ def resolve(node: Node, name: str, scope: Scope) -> TokenSet:
             raise scope.error(UNQUOTED, node, name=name)
         case Sequence(is_list=False, items=items) if items:
             raise scope.error(LIST, node, name=name, expected=Tokens.expected, list=Sequence(items, True))
+        case Logic(operands=operands) if all(map(_is_word, operands)):
+            raise scope.error(LIST, node, name=name, expected=Tokens.expected, list=Sequence(operands, True))
+        case Arithmetic(left=left, right=right) if _is_word(left) and _is_word(right):
+            raise scope.error(LIST, node, name=name, expected=Tokens.expected, list=Sequence((left, right), True))
     raise scope.error(EXPECTED, node, name=name, expected=Tokens.expected)
+
+
+def _is_word(node: Node) -> bool:
+    return isinstance(node, Literal) and isinstance(node.value, str)
 
 
 def _word(word: str, node: Node, name: str, scope: Reader) -> TokenSet:

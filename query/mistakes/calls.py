@@ -11,6 +11,7 @@ NO_FUNCTION = Mistake(
     "There is {known}.",
     (
         Example("⟦first_layr⟧('dog')", "There is no function first_layr.", "Did you mean first_layer?"),
+        Example("⟦first-layer⟧('dog')", "There is no function first-layer.", "Did you mean first_layer?"),
         Example("⟦show⟧('dog')", "There is no function show.", "There is first_layer, last_layer, peak_layer, ..."),
         Example("$ vlq help frist_layer", "There is no function frist_layer.", "Did you mean first_layer?"),
         Example("$ vlq help xyz", "There is no function xyz.", "There is first_layer, last_layer, peak_layer, ..."),
@@ -24,22 +25,78 @@ NO_METHOD = Mistake(
     (
         Example("first_layer('dog').⟦wher⟧(layer < 5)", "There is no method wher.", "Did you mean .where(...)?"),
         Example("first_layer('dog').⟦head⟧(5)", "There is no method head.", "Did you mean .limit(...)?"),
+        Example("first_layer('dog').⟦top⟧(5)", "There is no method top.", "Did you mean .limit(...)?"),
+        Example("first_layer('dog').⟦order_by⟧(layer)", "There is no method order_by.", "Did you mean .sort(...)?"),
         Example("first_layer('dog').⟦xyz⟧()", "There is no method xyz.", "A table has .where, .sort, .limit, ..."),
     ),
     near="Did you mean .{near}(...)?",
 )
 SYNONYMS = {
     "filter": "where",
+    "having": "where",
     "head": "limit",
+    "take": "limit",
+    "top": "limit",
     "order": "sort",
+    "order_by": "sort",
+    "orderby": "sort",
+    "sort_by": "sort",
+    "sort_values": "sort",
+    "group_by": "group",
     "average": "mean",
     "avg": "mean",
     "hist": "histogram",
+    "size": "count",
+}
+"""What methods are called elsewhere."""
+ARGUMENT_SYNONYMS = {
     "k": "rank",
     "top": "rank",
     "top_k": "rank",
+    "word": "token",
+    "threshold": "min_prob",
+    "p": "min_prob",
+    "site": "at",
+    "position": "at",
+    "where": "images",
+    "filter": "images",
+    "n": "count",
+    "desc": "descending",
+    "reverse": "descending",
 }
-"""What methods and arguments are called elsewhere."""
+"""What arguments are called elsewhere."""
+FOREIGN = {
+    "range": "A window of layers is (5, 8), both of them within it.",
+    "help": "In the shell: vlq help first_layer",
+    "len": "The share of patches in `patches` is `area`: .where(area >= 0.1)",
+}
+"""Functions that are none here, and what is there instead."""
+FOREIGN_FUNCTION = Mistake(
+    UnknownName,
+    "There is no function {name}.",
+    "{instead}",
+    (
+        Example(
+            "first_layer('dog', layers=⟦range⟧(5, 8))",
+            "There is no function range.",
+            "A window of layers is (5, 8), both of them within it.",
+        ),
+        Example("⟦help⟧(first_layer)", "There is no function help.", "In the shell: vlq help first_layer"),
+    ),
+)
+OF_COLUMN = Mistake(
+    UnknownName,
+    "{name} is asked of a column, and columns have no methods.",
+    "'bea' in label looks into a text, 'dog' in objects into labels; answers have methods: first_layer('dog').count()",
+    (
+        Example(
+            "first_layer('dog').where(label.⟦startswith⟧('bea'))",
+            "startswith is asked of a column, and columns have no methods.",
+            "'bea' in label looks into a text, 'dog' in objects into labels; answers have methods: "
+            "first_layer('dog').count()",
+        ),
+    ),
+)
 METHOD_CALLED_FIRST = Mistake(
     UnknownName,
     "{name} is not called as a function.",
@@ -104,6 +161,11 @@ EQUALS = Mistake(
             "Expected: where(condition)",
         ),
         Example(
+            "first_layer('dog').where(⟦layer=3⟧)",
+            "layer is no argument of where. If it is a column, write layer == 3",
+            "Expected: where(condition)",
+        ),
+        Example(
             "first_layer('dog', ⟦label='beach'⟧)",
             "label is no argument of first_layer. If it is a column, write images=label == 'beach'",
             "Expected: first_layer(token, rank=1, ...",
@@ -124,7 +186,53 @@ UNNAMED = Mistake(
     BadArgument,
     "{got} has no name; is it {name}={got}?",
     EXPECTED,
-    (Example("first_layer('dog', ⟦2⟧)", "2 has no name; is it rank=2?", "Expected: first_layer(token, rank=1, ..."),),
+    (
+        Example("first_layer('dog', ⟦2⟧)", "2 has no name; is it rank=2?", "Expected: first_layer(token, rank=1, ..."),
+        Example(
+            "first_layer('dog', ⟦label == 'beach'⟧)",
+            "label == 'beach' has no name; is it images=label == 'beach'?",
+            "Expected: first_layer(token, rank=1, ...",
+        ),
+    ),
+)
+COMPARED = Mistake(
+    BadArgument,
+    "{name} is an argument, and is given a value with a single =.",
+    "Write {name}=..., {expected}.",
+    (
+        Example(
+            "first_layer('dog', ⟦min_prob > 0.5⟧)",
+            "min_prob is an argument, and is given a value with a single =.",
+            "Write min_prob=..., a probability above 0 and up to 1.",
+        ),
+        Example(
+            "first_layer('dog', ⟦layers >= 6⟧)",
+            "layers is an argument, and is given a value with a single =.",
+            "Write layers=..., a layer, a window such as (5, 20), or a list such as [8, 16, 24].",
+        ),
+        Example(
+            "tokens(⟦text == 'dog'⟧)",
+            "text is an argument, and is given a value with a single =.",
+            "Write text=..., a part of a token's text.",
+        ),
+    ),
+)
+SECOND_COLUMN = Mistake(
+    BadArgument,
+    "{got} has no name. Several columns are one argument, a list: [{first}, {got}]",
+    EXPECTED,
+    (
+        Example(
+            "first_layer('dog').select(image, ⟦layer⟧)",
+            "layer has no name. Several columns are one argument, a list: [image, layer]",
+            "Expected: select(columns)",
+        ),
+        Example(
+            "first_layer('dog').sort(layer, ⟦logprob⟧)",
+            "logprob has no name. Several columns are one argument, a list: [layer, logprob]",
+            "Expected: sort(by, descending=False)",
+        ),
+    ),
 )
 SECOND_TOKEN = Mistake(
     BadArgument,
@@ -163,6 +271,30 @@ NOTHING_ASKED = Mistake(
             "⟦matching('^dog')⟧",
             "matching('^dog') asks nothing by itself.",
             "Ask something, such as first_layer(token='dog')",
+        ),
+    ),
+)
+NOT_BY_ITSELF = Mistake(
+    UnknownName,
+    "{name}: {got} is a function, and stands without its arguments.",
+    "Such as {name}={got}('dog')",
+    (
+        Example(
+            "first_layer('ear', patches=⟦locate⟧)",
+            "patches: locate is a function, and stands without its arguments.",
+            "Such as patches=locate('dog')",
+        ),
+    ),
+)
+NOT_A_COLUMN_HERE = Mistake(
+    UnknownName,
+    "{name}: {got} is a column.",
+    "Patches of objects are named by their label: {name}='dog'",
+    (
+        Example(
+            "first_layer('ear', patches=⟦objects⟧)",
+            "patches: objects is a column.",
+            "Patches of objects are named by their label: patches='dog'",
         ),
     ),
 )

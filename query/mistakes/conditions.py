@@ -29,6 +29,18 @@ NO_COLUMN = Mistake(
     ),
     near="Did you mean {near}?{quoted}",
 )
+NO_COLUMN_OF_ROWS = Mistake(
+    UnknownName,
+    "There is no column {name} here.",
+    "Rows of an answer that has one are chosen behind it: first_layer('dog').where(layer <= 4)",
+    (
+        Example(
+            "first_layer('dog', images=⟦layer⟧ > 3)",
+            "There is no column layer here.",
+            "Rows of an answer that has one are chosen behind it: first_layer('dog').where(layer <= 4)",
+        ),
+    ),
+)
 NO_CONDITION = Mistake(
     BadArgument,
     "Expected a condition on columns, such as label == 'beach'. Got {got}.",
@@ -47,6 +59,16 @@ NO_CONDITION = Mistake(
             "first_layer('dog', images=⟦['scene-000.png']⟧)",
             "Expected a condition on columns, such as label == 'beach'. Got ['scene-000.png'].",
             "Did you mean image in ['scene-000.png']?",
+        ),
+        Example(
+            "first_layer('dog', against=⟦'beach'⟧)",
+            "Expected a condition on columns, such as label == 'beach'. Got 'beach'.",
+            "Did you mean 'beach' in objects or label == 'beach'?",
+        ),
+        Example(
+            "first_layer('dog').where(⟦'layer < 5'⟧)",
+            "Expected a condition on columns, such as label == 'beach'. Got 'layer < 5'.",
+            "Did you mean layer < 5?",
         ),
     ),
     near="Did you mean {near}?",

@@ -34,7 +34,31 @@ TYPOGRAPHIC_QUOTES = Mistake(
     SyntaxMistake,
     "Typographic quotes do not quote.",
     "Use ' or \" instead.",
-    (Example("first_layer(token=⟦‘⟧dog’)"), Example("first_layer(token=⟦“⟧dog”)")),
+    (Example("first_layer(token=⟦‘⟧dog’)"), Example("first_layer(token=⟦“⟧dog”)"), Example("first_layer(⟦`⟧dog`)")),
+)
+WIDE = Mistake(
+    SyntaxMistake,
+    "This character is wider than the one that is meant.",
+    "Write ( ) [ ] , = < > as plain characters.",
+    (Example("first_layer⟦（⟧'dog')"), Example("first_layer('dog'⟦，⟧rank=2)")),
+)
+SQL = Mistake(
+    SyntaxMistake,
+    "This is SQL.",
+    'It is asked with vlq sql "SELECT ...", over the tables that docs/sql.md lists.',
+    (Example("⟦SELECT⟧ image FROM readings_top1 WHERE (token = 286)"),),
+)
+PER_CENT = Mistake(
+    SyntaxMistake,
+    "VLQ has no per cent.",
+    "Half of them, 50%, are 0.5.",
+    (Example("first_layer('dog', min_prob=50⟦%⟧)"),),
+)
+COMMA_IN_NUMBER = Mistake(
+    SyntaxMistake,
+    "A comma ends an argument.",
+    "A fraction has a point, 0.5; several layers are a window, (5, 8), or a list, [5, 8].",
+    (Example("first_layer('dog', min_prob=0⟦,⟧5)"), Example("first_layer('dog', layers=0⟦,⟧8)")),
 )
 OPEN_QUOTE = Mistake(
     SyntaxMistake,
@@ -108,6 +132,7 @@ OTHER_WORD = Mistake(
     (
         Example("first_layer('dog').where(layer ⟦between⟧ 3 and 5)"),
         Example("first_layer('dog').where(label ⟦like⟧ 'bea%')"),
+        Example("first_layer('dog', images=label ⟦LIKE⟧ 'bea%')"),
     ),
 )
 COLON = Mistake(
@@ -163,9 +188,24 @@ STAR = Mistake(
 )
 SYMBOL_FOR_AND = Mistake(
     SyntaxMistake,
-    "VLQ has no & and | in text.",
-    "In text, conditions are joined by `and` and `or`.",
-    (Example("first_layer('dog').where(⟦(layer < 5) & (label == 'beach')⟧)"),),
+    "VLQ has no & | ~ in text.",
+    "In text these are the words `and`, `or` and `not`.",
+    (
+        Example("first_layer('dog').where(⟦(layer < 5) & (label == 'beach')⟧)"),
+        Example("⟦~(first_layer('dog') < 5)⟧"),
+    ),
+)
+MINUS = Mistake(
+    SyntaxMistake,
+    "Only numbers have a sign.",
+    "The other way round: .sort(layer, descending=True); less than nothing: 0 - first_layer('dog')",
+    (Example("first_layer('dog').sort(⟦-layer⟧)"), Example("⟦-first_layer('dog')⟧")),
+)
+IS = Mistake(
+    SyntaxMistake,
+    "VLQ has no `is`.",
+    "Write == or !=, as in label == 'beach'; label == None finds what is empty.",
+    (Example("images(⟦label is None⟧)"), Example("images(⟦label is not 'beach'⟧)")),
 )
 OPERATOR = Mistake(
     SyntaxMistake,
@@ -188,6 +228,25 @@ NOT_CALLED = Mistake(
             "⟦first_layer('dog').count⟧",
             "A method is called: .count(...)",
             "vlq help tells what methods there are.",
+        ),
+    ),
+)
+NO_PART = Mistake(
+    SyntaxMistake,
+    "There is no .{name} here.",
+    "Columns are shown by .select(layer), and looked at by .where(layer < 5); objects have labels: 'dog' in objects",
+    (
+        Example(
+            "⟦first_layer('dog').layer⟧",
+            "There is no .layer here.",
+            "Columns are shown by .select(layer), and looked at by .where(layer < 5); objects have labels: "
+            "'dog' in objects",
+        ),
+        Example(
+            "images(⟦objects.label⟧ == 'dog')",
+            "There is no .label here.",
+            "Columns are shown by .select(layer), and looked at by .where(layer < 5); objects have labels: "
+            "'dog' in objects",
         ),
     ),
 )

@@ -47,7 +47,7 @@ SEVERAL_PIECES = Mistake(
     ),
     near=f"{MEANT}\n{SPELLED}",
 )
-INSIDE = "Inside of words there is {inside}: add pieces=True, or ask by its number."
+INSIDE = "Inside of words there is {inside}: ask by its number, or with pieces=True."
 INSIDE_ONLY = Mistake(
     UnknownToken,
     "{word!r} begins no word of this vocabulary.",
@@ -57,7 +57,7 @@ INSIDE_ONLY = Mistake(
             "first_layer(⟦'ing'⟧)",
             "'ing' begins no word of this vocabulary.",
             "Did you mean 'in', 'king' or 'ring'?\n"
-            "Inside of words there is ing (762): add pieces=True, or ask by its number.",
+            "Inside of words there is ing (762): ask by its number, or with pieces=True.",
         ),
         Example(
             "first_layer(⟦'ght'⟧)",

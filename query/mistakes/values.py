@@ -27,6 +27,21 @@ EXPECTED = Mistake(
             "layers: expected a layer, a window such as (5, 20), or a list such as [8, 16, 24]. Got (5, 3).",
             "Did you mean (3, 5)?",
         ),
+        Example(
+            "first_layer('dog', layers=⟦'5-8'⟧)",
+            "layers: expected a layer, a window such as (5, 20), or a list such as [8, 16, 24]. Got '5-8'.",
+            "Did you mean (5, 8)?",
+        ),
+        Example(
+            "first_layer('dog', layers=⟦5 - 8⟧)",
+            "layers: expected a layer, a window such as (5, 20), or a list such as [8, 16, 24]. Got 5 - 8.",
+            "Did you mean (5, 8)?",
+        ),
+        Example(
+            "first_layer('dog', min_prob=⟦'0.5'⟧)",
+            "min_prob: expected a probability above 0 and up to 1. Got '0.5'.",
+            "Did you mean 0.5?",
+        ),
         Example("locate('dog', layer=⟦(3, 4)⟧)", "layer: expected a layer. Got (3, 4)."),
         Example(
             "first_layer(⟦None⟧)",
@@ -86,6 +101,12 @@ LIST = Mistake(
             "first_layer(⟦('cat', 'dog')⟧)",
             "token: expected a word, a piece such as '▁dog', a token id, a list of these, matching(...) or "
             "prefix(...). Got ('cat', 'dog').",
+            "Several are a list in brackets: ['cat', 'dog']",
+        ),
+        Example(
+            "first_layer(⟦'cat' or 'dog'⟧)",
+            "token: expected a word, a piece such as '▁dog', a token id, a list of these, matching(...) or "
+            "prefix(...). Got 'cat' or 'dog'.",
             "Several are a list in brackets: ['cat', 'dog']",
         ),
         Example(

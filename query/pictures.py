@@ -196,14 +196,21 @@ def to_8_bits(image: Image.Image) -> np.ndarray:
     return scaled
 
 
-def pixels(uri: str, sha256: str, size: tuple[int, int]) -> np.ndarray | None:
-    """(height, width, 3) uint8 of a corpus' image; None unless it is there and the same as when it was cached."""
+def as_cached(uri: str, sha256: str) -> bytes | None:
+    """The bytes of a corpus' image; None unless its file is there and the same as when it was cached."""
     try:
         data = fetch(uri)
-        if hashlib.sha256(data).hexdigest() != sha256:
-            return None
+    except Exception:  # whatever keeps it away: the network, a missing protocol
+        return None
+    return data if hashlib.sha256(data).hexdigest() == sha256 else None
+
+
+def pixels(uri: str, sha256: str, size: tuple[int, int]) -> np.ndarray | None:
+    """(height, width, 3) uint8 of a corpus' image; None unless it is there and the same as when it was cached."""
+    if (data := as_cached(uri, sha256)) is None:
+        return None
+    try:
         image = decode(data)
-    except Exception:
-        # Whatever keeps a picture away (network, a missing protocol, a decoder): there is still the rest to draw.
+    except Exception:  # whatever a decoder raises: there is still the rest to draw
         return None
     return np.asarray(image) if image.size == size else None

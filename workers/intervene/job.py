@@ -3,7 +3,7 @@ that names the effects. The same command goes on where it ended."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from vlq.query.client import LocalCorpus
 from vlq.query.compile import Statement, quoted
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError, RunError, StoreStopped
 from vlq.query.heads import name_study
+from vlq.query.pictures import as_cached
 from vlq.query.schema import LOGIT_LENS, Finished, Run, Study, digest_of
 from vlq.query.store import Store, at_once, put
 from vlq.query.studies import EFFECTS, StudyCommit, commit_key, commits_prefix, effects_key, plan_key, study_key
@@ -153,7 +154,7 @@ def run_study(options: Ablation, tracker: Tracker) -> Outcome:
     RunError if shards were given up; what was committed stays.
     """
     found = begin(options)
-    if (outcome := _finished(found)) is not None or (outcome := _gathered(found)) is not None:
+    if (outcome := _there(found)) is not None:
         return outcome
     run = check_model(found)
     with Pool(options.ray_address) as pool, interruptible():
@@ -165,7 +166,7 @@ def run_study(options: Ablation, tracker: Tracker) -> Outcome:
         _meet(found, description, tracker)
         if options.needs_moments and found.study.moments is None:
             found = replace(found, study=replace(found.study, moments=_moments(found, pool, tracker)))
-        if (outcome := _finished(found)) is not None:  # moments are there that it was made with
+        if (outcome := _there(found)) is not None:  # moments are there that it was made with
             return outcome
         fresh = _dispatch(found, pool, tracker)
     return replace(_finish(found), fresh=fresh)
@@ -278,6 +279,9 @@ def _dispatch(found: Beginning, pool: Pool, tracker: Tracker) -> int:
     put(store, study_key(study), study.to_bytes())
     put(store, plan_key(study), parquet_bytes(plan.table))
     done = sound_commits(store, study)
+    for shard in _to_mend(found, done):
+        store.delete(commit_key(study, shard))
+        del done[shard]
     wanted = [shard for shard in range(plan.shards) if shard not in done]
     images, errors = sum(commit.images for commit in done.values()), sum(len(c.errors) for c in done.values())
     if images:
@@ -312,6 +316,14 @@ def sound_commits(store: Store, study: Study) -> dict[int, StudyCommit]:
     return found
 
 
+def _to_mend(found: Beginning, done: Mapping[int, StudyCommit]) -> list[int]:
+    """The shards that are done, but for images that failed then and are now as the run read them."""
+    rows = {row["image_id"]: row for row in found.plan.table.to_pylist()}
+    failed = [(shard, rows[number]) for shard, commit in sorted(done.items()) for number, *_ in commit.errors]
+    files = at_once(found.store, lambda one: as_cached(one[1]["uri"], one[1]["sha256"]), failed)
+    return sorted({shard for (shard, _), data in zip(failed, files, strict=True) if data is not None})
+
+
 def _sound(store: Store, key: str) -> StudyCommit | None:
     try:
         commit = StudyCommit.from_bytes(store.read(key), key)
@@ -340,7 +352,7 @@ def _finish(found: Beginning) -> Outcome:
         reasons = "; ".join(f"{name}: {reason}" for _, name, reason in errors[:3])
         raise InputError(
             f"None of the {len(errors):,} images is as the run read it. {reasons}",
-            "Put the files back, and take another --seed: what is recorded stays.",
+            "Put the files back, and run the same command again.",
         )
     data = parquet_bytes(table)
     name_study(store, Finished(study, put(store, effects_key(study, digest_of(data)), data)))
@@ -348,32 +360,32 @@ def _finish(found: Beginning) -> Outcome:
     return _outcome(found, table, errors)
 
 
-def _finished(found: Beginning) -> Outcome | None:
-    """The outcome, if a head names it and all that it names is there as it was written."""
+def _there(found: Beginning) -> Outcome | None:
+    """The outcome, if all of it is there as it was written, and no image is back that had failed. If no head names it,
+    for whoever did it was stopped or the head is lost, one does now."""
     if found.options.needs_moments and found.study.moments is None:
         return None
+    done = sound_commits(found.store, found.study)
+    if len(done) < found.plan.shards or _to_mend(found, done):
+        return None
+    return _named(found, done) or _finish(found)
+
+
+def _named(found: Beginning, commits: Mapping[int, StudyCommit]) -> Outcome | None:
+    """The outcome that a head names; None if none does, or not as it was written."""
     store, study = found.store, found.study
     for finished in found.corpus.cache.snapshot().studies:
         if finished.study == study:
-            commits = sound_commits(store, study)
             try:
                 data = store.read(finished.effects.key)
             except FileNotFoundError:
                 return None
-            if digest_of(data) != finished.effects.sha256 or len(commits) < found.plan.shards:
+            if digest_of(data) != finished.effects.sha256:
                 return None
             table = pq.read_table(pa.BufferReader(data)).cast(EFFECTS)
             errors = [error for _, commit in sorted(commits.items()) for error in commit.errors]
             return _outcome(found, table, errors)
     return None
-
-
-def _gathered(found: Beginning) -> Outcome | None:
-    """The outcome, if all shards are done and no head names it: whoever did them was stopped, or the head is lost."""
-    if found.options.needs_moments and found.study.moments is None:
-        return None
-    done = sound_commits(found.store, found.study)
-    return _finish(found) if len(done) == found.plan.shards else None
 
 
 def _outcome(found: Beginning, table: pa.Table, errors: Sequence[tuple[int, str, str]]) -> Outcome:

@@ -161,32 +161,57 @@ def test_other_options_are_another_study(study: Path, no_ray: None) -> None:
     assert {path.name for path in (study / "moments").iterdir()} == sums
 
 
-def test_files_that_changed_since_are_told(
-    tiny_model: Path, undisturbed: Path, images: Path, tmp_path: Path, no_ray: None
+def test_images_that_failed_are_tried_again_when_they_are_back(
+    tiny_model: Path, undisturbed: Path, images: Path, tmp_path: Path, no_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(undisturbed, tmp_path / "cache")
+    cache, never = tmp_path / "cache", tmp_path / "never"
+    for copy in (cache, never):
+        shutil.copytree(undisturbed, copy)
+    options = {"mode": "zero", "limit": 5}
     aside = {name: (images / name).read_bytes() for name in ("0001.png", "0002.png")}
     try:
         (images / "0001.png").write_bytes(aside["0002.png"])
         (images / "0002.png").unlink()
-        outcome = run_study(asked(tmp_path / "cache", mode="zero", limit=4), Silent())
+        outcome = run_study(asked(cache, **options), Silent())
+        assert outcome.errors == ((1, "0001.png", CHANGED), (2, "0002.png", "file not found"))
+        assert {*outcome.effects["image_id"].to_pylist()} == {0, 3, 4}
+        (shown,) = Cache.open(str(cache)).snapshot().studies
+        assert shown.study == outcome.study
+        with monkeypatch.context() as patch:  # as long as no file is back no model is needed
+            patch.setattr(job, "check_model", None)
+            again = run_study(asked(cache, **options), Silent())
+        assert (again.fresh, again.errors, again.effects) == (0, outcome.errors, outcome.effects)
+        (images / "0002.png").write_bytes(aside["0002.png"])
+        outcome = run_study(asked(cache, **options), Silent())
+        assert (outcome.fresh, outcome.errors) == (2, ((1, "0001.png", CHANGED),))  # the shard of images 2 and 3
     finally:
         for name, data in aside.items():
             (images / name).write_bytes(data)
-    assert outcome.errors == ((1, "0001.png", CHANGED), (2, "0002.png", "file not found"))
-    assert {*outcome.effects["image_id"].to_pylist()} == {0, 3}
-    (shown,) = Cache.open(str(tmp_path / "cache")).snapshot().studies
-    assert shown.study == outcome.study
+    outcome, whole = run_study(asked(cache, **options), Silent()), run_study(asked(never, **options), Silent())
+    assert (outcome.fresh, outcome.errors, outcome.study) == (2, (), whole.study)
+    assert outcome.effects == whole.effects
+    (study,) = Cache.open(str(cache)).snapshot().studies
+    assert study == Cache.open(str(never)).snapshot().studies[0]
+    left = {name: data for name, data in contents(never).items() if name.startswith("studies/")}
+    assert left.items() <= contents(cache).items()
+    assert list(verify(Cache.open(str(cache)), lambda what, done, of: None)) == []
 
 
 def test_a_study_of_nothing_that_is_left(tmp_path: Path, tiny_model: Path, no_ray: None) -> None:
     images, cache = save_images(tmp_path / "images", 2), tmp_path / "cache"
     printed("run", images, "--model", tiny_model, "--cache", cache, "--k", "2")
-    for image in images.iterdir():
+    aside = {image: image.read_bytes() for image in images.iterdir()}
+    for image in aside:
         image.write_bytes(b"")
-    with pytest.raises(InputError, match="None of the 2 images is as the run read it"):
-        run_study(asked(cache, mode="zero"), Silent())
-    assert Cache.open(str(cache)).snapshot().studies == ()
+    for _ in range(2):
+        with pytest.raises(InputError, match="None of the 2 images is as the run read it") as told:
+            run_study(asked(cache, mode="zero"), Silent())
+        assert told.value.hint == "Put the files back, and run the same command again."
+        assert Cache.open(str(cache)).snapshot().studies == ()
+    for image, data in aside.items():
+        image.write_bytes(data)
+    outcome = run_study(asked(cache, mode="zero"), Silent())
+    assert (outcome.fresh, outcome.errors) == (2, ())
 
 
 # --- refused ---------------------------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.summary import Rows
@@ -43,21 +43,7 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
 
 def named_rows(columns: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> Rows:
     """Rows of values as dictionaries by column."""
-    return _naming(tuple(columns))(rows)
-
-
-@lru_cache(maxsize=256)
-def _naming(columns: tuple[str, ...]) -> Callable[[Iterable[tuple[Any, ...]]], Rows]:
-    """What names the values of such rows.
-
-    A million rows take half as long by an expression that has the keys in it, {a: x, b: y}, as by dict(zip(...)). The
-    names themselves, which may be users', are no part of what is evaluated.
-    """
-    keys, values = ([f"{letter}{i}" for i in range(len(columns))] for letter in "kv")
-    named = ", ".join(f"{key}: {value}" for key, value in zip(keys, values, strict=True))
-    text = f"lambda {', '.join(keys)}: lambda rows: [{{{named}}} for {', '.join(values)}, in rows]"
-    naming: Callable[[Iterable[tuple[Any, ...]]], Rows] = eval(text)(*columns)
-    return naming
+    return list(map(dict, map(zip, repeat(tuple(columns)), rows)))  # without a step of Python's own for each row
 
 
 def whole_numbers(table: pa.Table) -> pa.Table:

@@ -20,11 +20,6 @@ def test_rows_are_named_by_their_columns_whatever_these_are_called(data: st.Data
     assert all(list(row) == names for row in named_rows(names, rows))
 
 
-def test_names_are_not_evaluated() -> None:
-    names = ["k0", "v0", "rows", "__import__('os')", "'", "}", "class", "größe"]
-    assert named_rows(names, [tuple(range(8))]) == [dict(zip(names, range(8), strict=True))]
-
-
 def test_an_arrow_table_has_the_rows_that_the_database_gives() -> None:
     sql = """
         SELECT i AS number, i / 3 AS quotient, i % 2 = 0 AS even, 'image ' || i AS name, [i, NULL] AS several,

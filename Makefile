@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+PIP_OPTIONS ?=
 BIN = $(VENV)/bin
-INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq $(PIP_OPTIONS) -c constraints.txt
 
 .PHONY: demo test lint types tests test-http test-s3 smoke storm bench docs format clean
 

@@ -54,13 +54,16 @@ class IdleWorker:
     def __init__(self, setup: Setup) -> None:
         pass
 
-    def start(self) -> Description:
+    def node(self) -> str:
         import ray
 
+        return str(ray.get_runtime_context().get_node_id())
+
+    def start(self) -> Description:
         from vlq.workers.shard import commit, find_commit  # starting 64 processes is not what is measured
 
         self._commit, self._find = commit, find_commit
-        return Description(RUN, b"", None, ray.get_runtime_context().get_node_id())
+        return Description(RUN, b"", None)
 
     def extract(self, url: str, run_record: bytes, shard: int, packed_rows: bytes) -> Done:
         store, run, rows = open_store(url), run_of(run_record), unpacked(packed_rows)
@@ -137,12 +140,13 @@ def main() -> None:
 
 
 def ready(pool: Any) -> list[Any]:
-    """Calls to start that have ended, with the worker that has told so already."""
+    """Workers whose calls to start have ended."""
     import ray
 
     calls = list(pool._calls)
-    ended, _ = ray.wait(calls, num_returns=len(calls), timeout=0.0) if calls else ([], [])
-    return [*ended, *(worker for worker in pool._workers if worker.node)]
+    _, under_way = ray.wait(calls, num_returns=len(calls), timeout=0.0) if calls else ([], [])
+    starting = [pool._calls[call][0] for call in under_way]
+    return [worker for worker in pool._workers if worker not in starting]
 
 
 if __name__ == "__main__":

@@ -28,9 +28,10 @@ from vlq.workers.plan import (
     revision_for,
     settle,
 )
-from vlq.workers.pool import Pool, reason
+from vlq.workers.pool import Pool
 from vlq.workers.progress import Tracker, seldom
 from vlq.workers.queue import Failure
+from vlq.workers.ray_errors import reason
 from vlq.workers.watch import RunWatch
 from vlq.workers.worker import Setup
 

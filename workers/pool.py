@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -20,6 +22,7 @@ from vlq.query.errors import RunError, StoreError, StoreStopped, VlqError
 from vlq.query.schema import Run
 from vlq.workers.machine import cpu_count
 from vlq.workers.queue import Failure, Queue, Task
+from vlq.workers.ray_errors import raised, reason
 from vlq.workers.worker import Description, Done, Setup, ShardWorker, packed
 
 FAILURES_IN_A_ROW = 12
@@ -27,6 +30,9 @@ FAILURES_IN_A_ROW = 12
 
 STARTS = 3
 """Where so many workers in a row could not start, none will."""
+
+LOSSES = 12
+"""So many machines and connections that are lost in a row, each with workers that start, have them as their reason."""
 
 TICK = 1.0
 """Seconds between two looks around where nothing happens."""
@@ -43,7 +49,8 @@ class Worker:
     """An actor and what it is busy with."""
 
     actor: Any
-    node: str = ""  # where it runs; empty until it is ready
+    node: str = ""  # the machine that it is on; empty while it has no place
+    is_ready: bool = False  # its model is loaded
     tasks: list[Task] = field(default_factory=list)
 
 
@@ -78,7 +85,10 @@ class Pool:
         self._failures_in_a_row = 0
         self._model_loads = False  # whether any worker was ever ready
         self._first: Run | None = None  # what the first worker to be ready said that it would begin
-        self._looked = 0.0  # when it was last asked how many workers there may be
+        self._lost_starting: set[object] = set()  # machines and workers, since one was ready
+        self._room = 0  # for so many workers, when it was last asked
+        self._looked = 0.0  # when that was
+        self._looking: threading.Thread | None = None  # that asks
         self._started_ray = False
 
     # Ray itself.
@@ -119,6 +129,8 @@ class Pool:
     def __exit__(self, *raised: object) -> None:
         import ray
 
+        if self._looking is not None:
+            self._looking.join(TICK)
         for worker in self._workers:
             ray.kill(worker.actor)
         self._workers.clear()
@@ -139,11 +151,22 @@ class Pool:
 
         return int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
 
-    def _largest_node(self) -> int:
-        """Cores of the largest machine: what asks for more would wait for ever."""
+    def _machines(self) -> dict[str, int]:
+        """Cores of each machine that is there. Raises RunError if this one is not: Ray cannot be asked any more."""
         import ray
 
-        return max(1, *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]))  # type: ignore[no-untyped-call]
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        machines = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]}
+        if ray.get_runtime_context().get_node_id() not in machines:
+            raise RunError(
+                "Ray has ended on this machine, or its cluster has given it up.",
+                "Start Ray again if it was not this command that did; the same command goes on with what is missing.",
+            )
+        return machines
+
+    def _largest_node(self) -> int:
+        """Cores of the largest machine: what asks for more would wait for ever."""
+        return max(1, *self._machines().values())
 
     # Workers.
 
@@ -154,12 +177,13 @@ class Pool:
         """
         self._setup, self._most = setup, most
         while True:
-            self._fit(most() if shards is None else min(most(), shards))
+            self._room = most()
+            self._fit(self._room if shards is None else min(self._room, shards))
             if (ended := self._next(TICK)) is None:
                 continue
             worker, _, result = ended
             if isinstance(result, Description):
-                self._ready(worker, result)
+                self._ready(worker)
                 # Later workers get the same files, should the hub's branch go on.
                 self._setup = replace(setup, revision=result.run.revision)
                 self._first = result.run
@@ -168,7 +192,8 @@ class Pool:
 
     def _fit(self, wanted: int) -> None:
         """Make workers until there are as many as are wanted; let those go that have no place yet and are too many."""
-        for worker in [worker for worker in self._workers if not worker.node][: max(0, len(self._workers) - wanted)]:
+        starting = [worker for worker in self._workers if not worker.is_ready]
+        for worker in starting[: max(0, len(self._workers) - wanted)]:
             self._drop(worker)
         for _ in range(wanted - len(self._workers)):
             self._add_worker()
@@ -187,6 +212,7 @@ class Pool:
         )
         worker = Worker(actor.remote(self._setup))
         self._workers.append(worker)
+        self._calls[worker.actor.node.remote()] = worker, None
         self._calls[worker.actor.start.remote()] = worker, None
 
     def _drop(self, worker: Worker) -> None:
@@ -196,9 +222,9 @@ class Pool:
         self._calls = {call: made for call, made in self._calls.items() if made[0] is not worker}
         ray.kill(worker.actor)
 
-    def _ready(self, worker: Worker, description: Description) -> None:
-        worker.node = description.node
-        self._model_loads = True
+    def _ready(self, worker: Worker) -> None:
+        worker.is_ready = self._model_loads = True
+        self._lost_starting.clear()
 
     def _lost(self, worker: Worker, error: Exception) -> None:
         """A worker died or could not load its model; `_fit` makes another, unless that is hopeless."""
@@ -210,8 +236,14 @@ class Pool:
         ray.kill(worker.actor)  # it may be out of reach only
         if isinstance(error, VlqError):
             raise error
-        if not worker.node:
-            self._count_failure(error, STARTS)
+        if worker.is_ready:
+            return
+        if self._loss(worker, error):
+            # All workers of a machine go with it, at once.
+            self._lost_starting.add(worker.node if self._node_is_gone(worker) else worker)
+            if len(self._lost_starting) < LOSSES:
+                return
+        self._count_failure(error, STARTS)
 
     def _count_failure(self, error: Exception, most: int) -> None:
         self._failures_in_a_row += 1
@@ -225,14 +257,23 @@ class Pool:
             ) from error
 
     def _node_is_gone(self, worker: Worker) -> bool:
-        import ray
+        return bool(worker.node) and worker.node not in self._machines()
 
-        return worker.node not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+    def _loss(self, worker: Worker, error: Exception) -> str | None:
+        """What took a worker away that neither it nor its shards are to blame for; None if that is not so."""
+        from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+
+        if not isinstance(error, RayError):
+            return None
+        if (isinstance(error, RayActorError) and error.preempted) or self._node_is_gone(worker):
+            return "its machine went away"
+        # Mostly of a machine whose end nobody has noticed yet.
+        return "its worker is out of reach" if isinstance(error, ActorUnavailableError) else None
 
     def _next(self, seconds: float) -> tuple[Worker, Task | None, Any] | None:
         """Wait so long for any call to end: its worker, its task (None: the start), and its result or exception."""
         import ray
-        from ray.exceptions import RayError, RayTaskError
+        from ray.exceptions import RayError, RayTaskError, UnserializableException
 
         self._ended = [call for call in self._ended if call in self._calls]
         if not self._ended:
@@ -250,10 +291,13 @@ class Pool:
         worker, task = self._calls.pop(call)
         try:
             result = ray.get(call)
-        except RayTaskError as error:
-            result = error.cause
+        except (RayTaskError, UnserializableException) as error:
+            result = raised(error)
         except RayError as error:
             result = error
+        if isinstance(result, str):
+            worker.node = result
+            return None
         return worker, task, result
 
     # Shards.
@@ -284,7 +328,7 @@ class Pool:
             if task is None:
                 if isinstance(result, Description):
                     self._check_same(result.run)
-                    self._ready(worker, result)
+                    self._ready(worker)
                 else:
                     self._lost(worker, result)
                 self._tell(watch)
@@ -303,21 +347,30 @@ class Pool:
     def _look_around(self, queue: Queue, watch: Watch) -> None:
         """Have as many workers as there is room and work for."""
         now = time.monotonic()
-        if now - self._looked >= LOOK_EVERY:
-            self._looked, self._room = now, self._most()
+        if now - self._looked >= LOOK_EVERY and not (self._looking and self._looking.is_alive()):
+            self._looked = now
+            # Beside this thread: while a cluster's head is away, which may come back, nothing is answered.
+            self._looking = threading.Thread(target=self._look, daemon=True)
+            self._looking.start()
             self._tell(watch)
         if len(self._workers) != (wanted := min(self._room, queue.unfinished)):
             self._fit(wanted)
 
+    def _look(self) -> None:
+        from ray.exceptions import RayError
+
+        with suppress(RayError):  # it is asked again
+            self._room = self._most()
+
     def _tell(self, watch: Watch) -> None:
-        ready = sum(1 for worker in self._workers if worker.node)
+        ready = sum(1 for worker in self._workers if worker.is_ready)
         watch.workers(ready, len(self._workers) - ready)
 
     def _fill(self, queue: Queue, begin: Begin, watch: Watch) -> None:
         """Give every worker what it can have under way at once, those that have least first."""
         for has in range(self._setup.calls):
             for worker in self._workers:
-                if not worker.node or len(worker.tasks) != has or (task := queue.take(worker.tasks)) is None:
+                if not worker.is_ready or len(worker.tasks) != has or (task := queue.take(worker.tasks)) is None:
                     continue
                 if task.holders > 1:
                     watch.reissued(task.shard)
@@ -325,18 +378,15 @@ class Pool:
                 self._calls[begin(worker.actor, task.shard)] = worker, task
 
     def _failed(self, worker: Worker, task: Task, error: Exception, queue: Queue, watch: Watch) -> None:
-        from ray.exceptions import ActorUnavailableError, RayError
+        from ray.exceptions import RayError
 
         if isinstance(error, StoreStopped):
             raise error
         if task.over:  # its other holder was faster
             queue.done(task)
-        elif isinstance(error, RayError) and self._node_is_gone(worker):
+        elif loss := self._loss(worker, error):
             queue.lost(task, error)
-            watch.failed(task.shard, "its machine went away", 0.0)
-        elif isinstance(error, ActorUnavailableError):  # mostly of a machine whose end nobody has noticed yet
-            queue.lost(task, error)
-            watch.failed(task.shard, "its worker is out of reach", 0.0)
+            watch.failed(task.shard, loss, 0.0)
         else:
             final = isinstance(error, VlqError) and not isinstance(error, StoreError)
             again_in = queue.failed(task, error, final=final)
@@ -362,17 +412,3 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
-
-
-def reason(error: Exception) -> str:
-    """One line of what happened."""
-    from ray.exceptions import OutOfMemoryError, RayActorError
-
-    if isinstance(error, VlqError):
-        return error.message
-    if isinstance(error, OutOfMemoryError):
-        return "out of memory"
-    if isinstance(error, RayActorError):
-        return "a worker died"
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

@@ -82,7 +82,6 @@ class Description:
     run: Run
     vocabulary: bytes  # Parquet
     tokenizer: bytes | None  # tokenizer.json
-    node: str = "here"  # the machine that the worker is on, as Ray names it
     note: str | None = None  # what the user should know of it
     beside: int = 0  # bytes of what workers put beside the shards: what makes logits of the states that are kept
 
@@ -192,12 +191,16 @@ class ShardWorker:
         self._using_model = threading.Lock()
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
 
-    def start(self) -> Description:
-        """Load the model, and say which run this worker would begin. Raises ModelError, MissingExtra."""
+    def node(self) -> str:
+        """The machine that this worker is on, as Ray names it."""
         import ray
 
+        return str(ray.get_runtime_context().get_node_id())
+
+    def start(self) -> Description:
+        """Load the model, and say which run this worker would begin. Raises ModelError, MissingExtra."""
         self._model, description = load_model(self._setup)
-        return replace(description, node=ray.get_runtime_context().get_node_id())
+        return description
 
     def extract(self, url: str, run_record: bytes, shard: int, packed_rows: bytes) -> Done:
         """Read one shard's rows of the plan and commit it, unless another run has done so."""

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pytest
@@ -29,14 +30,23 @@ MEMORY = {"object_store_memory": 80 * 2**20}
 
 
 def slow_worker() -> type:
-    """A worker that notes where it reads a shard, and waits while the folder holds a file `hold`."""
+    """A worker that notes where it reads a shard, and waits while the folder holds a file `hold`. It takes as long to
+    start as the folder that is its model holds a file `loading`."""
 
     class SlowWorker:  # local, so that it travels whole to where no test can be imported
         def __init__(self, setup: Setup) -> None:
-            pass
+            self.folder = Path(setup.model)
+
+        def node(self) -> str:
+            return str(ray.get_runtime_context().get_node_id())
 
         def start(self) -> Description:
-            return Description(RUN, b"", None, ray.get_runtime_context().get_node_id())
+            loading = self.folder / "loading"
+            if loading.exists():
+                (self.folder / f"worker-{uuid4()}").touch()
+            while loading.exists():
+                time.sleep(0.01)
+            return Description(RUN, b"", None)
 
         def extract(self, url: str, run_record: bytes, shard: int, packed_rows: bytes) -> Done:
             node = ray.get_runtime_context().get_node_id()
@@ -103,6 +113,29 @@ def test_a_node_is_killed_and_another_joins(cluster: Cluster, tmp_path: Path, mo
     assert workers == 2  # the new machine carries two
 
 
+def test_a_machine_that_goes_away_while_workers_start_is_not_counted_against_them(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "STARTS", 1)
+    monkeypatch.setattr(pool_module, "LOSSES", 2)  # three workers on one machine are one loss
+    first = cluster.add_node(num_cpus=3, **MEMORY)
+    (tmp_path / "loading").touch()
+    with Pool(cluster.address) as pool, ThreadPoolExecutor(1) as thread:
+        starting = thread.submit(pool.start, replace(SETUP, model=str(tmp_path)), lambda: 3)
+        wait_for(lambda: len(list(tmp_path.glob("worker-*"))) == 3)
+        wait_for(lambda: all(worker.node for worker in pool._workers))
+        lost = [worker.node for worker in pool._workers]
+        cluster.remove_node(first, allow_graceful=False)
+        wait_for(lambda: all(worker.node not in lost for worker in pool._workers))
+        (tmp_path / "loading").unlink()
+        cluster.add_node(num_cpus=3, **MEMORY)
+        assert starting.result(timeout=90).run == RUN
+        ready = [worker.node for worker in pool._workers if worker.is_ready]
+        assert len({*lost}) == 1
+        assert len(ready) == 1
+        assert ready[0] not in lost
+
+
 def test_workers_share_gpus(cluster: Cluster, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=8, num_gpus=2, **MEMORY)
     with Pool(cluster.address) as pool:
@@ -116,7 +149,7 @@ def test_workers_share_gpus(cluster: Cluster, tmp_path: Path) -> None:
             (tmp_path / "hold").unlink()
             extracting.result(timeout=90)
         assert len(seen.shards) == 12
-        assert len([worker for worker in pool._workers if worker.node]) == 4
+        assert len([worker for worker in pool._workers if worker.is_ready]) == 4
 
 
 @pytest.mark.parametrize(

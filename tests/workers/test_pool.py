@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,8 +21,9 @@ import vlq.workers.pool as pool_module
 import vlq.workers.queue as queue_module
 from vlq.query.errors import ModelError, RunError
 from vlq.query.schema import Run
-from vlq.workers.pool import Pool, reason
-from vlq.workers.queue import ATTEMPTS, Failure
+from vlq.workers.pool import Pool, Worker
+from vlq.workers.queue import ATTEMPTS, Failure, Queue
+from vlq.workers.ray_errors import reason
 from vlq.workers.worker import Description, Done, Setup, unpacked
 
 pytestmark = [pytest.mark.timeout(200), pytest.mark.filterwarnings("ignore")]
@@ -33,16 +35,32 @@ SETUP = Setup("m", None, 1, ("patch",), "cpu", "auto", 1, 1, 1)
 def failing_worker() -> type:
     """A worker whose trouble is told by a shard's image; counts its attempts in the folder given as the URL."""
 
+    class Staying(Exception):
+        """What cannot be pickled."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__(text)
+            self.lock = threading.Lock()
+
+    class Breaking(Exception):
+        """What is pickled, and cannot be unpickled."""
+
+        def __init__(self, text: str, number: int) -> None:
+            super().__init__(text)
+
     class FailingWorker:  # local, so that it travels whole to where no test can be imported
         def __init__(self, setup: Any) -> None:
             self.setup = setup
+
+        def node(self) -> str:
+            return str(ray.get_runtime_context().get_node_id())
 
         def start(self) -> Any:
             if self.setup.model == "unloadable":
                 raise ModelError("It cannot be loaded.", "Try another.")
             if self.setup.model == "deadly":
                 os._exit(1)
-            return Description(RUN, b"", None, ray.get_runtime_context().get_node_id())
+            return Description(RUN, b"", None)
 
         def extract(self, url: str, run_record: bytes, shard: int, packed_rows: bytes) -> Any:
             path = os.path.join(url, str(shard))
@@ -60,8 +78,10 @@ def failing_worker() -> type:
                 open(os.path.join(url, f"worker-{os.getpid()}"), "w").close()
                 while sum(name.startswith("worker-") for name in os.listdir(url)) < 2:
                     time.sleep(0.01)
-            if trouble == "out of reach once" and attempt == 0:
-                raise ray.exceptions.ActorUnavailableError("Socket closed", None)
+            if trouble == "raises what stays":
+                raise Staying("with a lock")
+            if trouble == "raises what breaks":
+                raise Breaking("on its way", 7)
             if trouble == "hangs once" and attempt == 0:
                 os.kill(os.getpid(), signal.SIGSTOP)
                 time.sleep(60)  # it may reach the other threads first
@@ -127,6 +147,68 @@ def test_a_cluster_that_does_not_let_one_in(monkeypatch: pytest.MonkeyPatch) -> 
             pass
 
 
+LOST = "its machine went away"
+
+
+@pytest.mark.parametrize(
+    ("error", "machines", "told"),
+    [
+        (ray.exceptions.ActorDiedError(), ("here", "there"), "a worker died"),
+        (ray.exceptions.ActorDiedError(), ("here",), LOST),
+        (ray.exceptions.RayActorError("actor", "drained", False, True), ("here", "there"), LOST),  # not gone yet
+        (ray.exceptions.ActorUnavailableError("socket closed", None), ("here", "there"), "its worker is out of reach"),
+        (ray.exceptions.ActorUnavailableError("socket closed", None), ("here",), LOST),
+        (ray.exceptions.NodeDiedError("node is dead"), ("here",), LOST),
+        (ray.exceptions.ObjectLostError("00", None, ""), ("here",), LOST),
+        (ray.exceptions.ObjectLostError("00", None, ""), ("here", "there"), "ObjectLostError: "),
+        (ray.exceptions.OwnerDiedError("00", None, ""), ("here",), LOST),
+        (ray.exceptions.WorkerCrashedError(), ("here", "there"), "WorkerCrashedError: "),
+        (ray.exceptions.OutOfMemoryError("killed by the monitor"), ("here", "there"), "out of memory"),
+        (ray.exceptions.OutOfDiskError("00", None, ""), ("here", "there"), "OutOfDiskError: "),
+        (ray.exceptions.TaskCancelledError(), ("here", "there"), "TaskCancelledError"),
+        (ray.exceptions.RaySystemError("broken pipe"), ("here", "there"), "RaySystemError: "),
+        (ray.exceptions.GetTimeoutError("late"), ("here", "there"), "GetTimeoutError: late"),
+    ],
+)
+def test_what_ray_tells_of_a_shard_is_blamed_on_it_unless_its_machine_or_connection_is_lost(
+    error: Exception, machines: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[str] = []
+    monkeypatch.setattr(ray, "kill", killed.append)
+    pool, seen, queue = Pool(), Seen(), Queue([7])
+    monkeypatch.setattr(pool, "_machines", lambda: dict.fromkeys(machines, 1))
+    worker = Worker("actor", "there", is_ready=True)
+    pool._workers.append(worker)
+    task = queue.take([])
+    assert task is not None
+    pool._failed(worker, task, error, queue, seen)
+
+    is_lost = told == LOST or "out of reach" in told
+    assert (task.losses, task.failures) == ((1, 0) if is_lost else (0, 1))
+    [(shard, said)] = seen.failures
+    assert shard == 7
+    assert said.startswith(told)
+    assert "\n" not in said
+    assert queue.unfinished == 1  # it is tried again
+    assert not pool._workers  # another one is made in its place
+    assert killed == ["actor"]
+
+
+def test_a_machine_that_ray_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Context:
+        def get_node_id(self) -> str:
+            return "here"
+
+    monkeypatch.setattr(ray, "get_runtime_context", Context)
+    here, there = {"NodeID": "here", "Resources": {"CPU": 2.0}}, {"NodeID": "there", "Resources": {"CPU": 4.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [{**here, "Alive": True}, {**there, "Alive": False}])
+    assert Pool()._largest_node() == 2
+    monkeypatch.setattr(ray, "nodes", lambda: [{**here, "Alive": False}, {**there, "Alive": True}])
+    with pytest.raises(RunError, match="Ray has ended on this machine") as caught:
+        Pool()._largest_node()
+    assert "the same command goes on" in str(caught.value)
+
+
 # --- on one machine --------------------------------------------------------------------------------------------
 
 
@@ -147,7 +229,7 @@ def pool(cluster: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
 
 
 def test_failures_stay_with_their_shards(pool: Pool, tmp_path: Path) -> None:
-    assert replace(pool.start(SETUP, lambda: 2), node="") == Description(RUN, b"", None, "")
+    assert pool.start(SETUP, lambda: 2) == Description(RUN, b"", None)
     troubles = ["", "dies once", "", "raises once", "dies", "", "raises", "hopeless", "", ""]
     seen, failures = extract(pool, tmp_path, troubles)
 
@@ -170,15 +252,37 @@ def test_failures_stay_with_their_shards(pool: Pool, tmp_path: Path) -> None:
         extract(pool, tmp_path, ["raises"] * 50)
 
 
-def test_a_worker_out_of_reach_is_no_attempt_of_its_shard(
+def test_what_does_not_travel_is_told_and_costs_no_worker(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue_module, "ATTEMPTS", 1)
     pool.start(SETUP, lambda: 1)
-    seen, failures = extract(pool, tmp_path, ["", "out of reach once", ""])
-    assert not failures
-    assert sorted(seen.shards) == [0, 1, 2]
-    assert seen.failures == [(1, "its worker is out of reach")]
+    before = [worker.actor for worker in pool._workers]
+    _, failures = extract(pool, tmp_path, ["", "raises what stays", "raises what breaks", ""])
+    assert [worker.actor for worker in pool._workers] == before
+    told = {shard: reason(failure.error) for shard, failure in failures.items()}
+    assert told.keys() == {1, 2}
+    assert told[1].endswith("Staying: with a lock")
+    assert told[2].endswith("Breaking: on its way")
+
+
+def test_a_run_goes_on_while_nobody_says_how_many_machines_there_are(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "LOOK_EVERY", 0.0)
+    asked, answered = [], threading.Event()
+
+    def most() -> int:
+        if asked:
+            answered.wait(60)
+        asked.append(1)
+        return 1
+
+    pool.start(SETUP, most)
+    seen, _ = extract(pool, tmp_path, [""] * 5)
+    assert sorted(seen.shards) == [0, 1, 2, 3, 4]
+    assert asked == [1]
+    answered.set()
 
 
 def test_many_shards_that_take_their_workers_down_are_given_up_one_by_one(pool: Pool, tmp_path: Path) -> None:
@@ -221,7 +325,7 @@ def test_workers_are_as_many_as_shards_and_as_there_is_room_for(
     pool.start(SETUP, lambda: next(room, int(places) + 1))
     seen, _ = extract(pool, tmp_path, ["needs two workers"] * 4)
     assert sorted(seen.shards) == [0, 1, 2, 3]
-    assert all(worker.node for worker in pool._workers)
+    assert all(worker.is_ready for worker in pool._workers)
     assert 2 <= len(pool._workers) <= places
 
 

@@ -60,9 +60,9 @@ class SleepingWorker(ShardWorker):
         description = super().start()
         forward = self._model.forward
 
-        def slowly(images: Sequence[Any], visit: Any) -> None:
+        def slowly(images: Sequence[Any], visit: Any, *more: Any) -> None:
             start = time.perf_counter()
-            forward(images, visit)
+            forward(images, visit, *more)
             time.sleep(max(0.0, len(images) * SECONDS_AN_IMAGE - (time.perf_counter() - start)))
 
         self._model.forward = slowly

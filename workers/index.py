@@ -29,13 +29,24 @@ from vlq.query.store import Store, at_once, open_store, put
 from vlq.query.sums import entropies, summed_sites
 from vlq.query.tables import parquet_bytes
 from vlq.workers.machine import fitting, memory
-from vlq.workers.merge import PART_GROUPS, ahead, in_order, is_by_token, merged_files
-from vlq.workers.postings import blocks_of, open_writer, postings_bytes, postings_of, row_group
+from vlq.workers.merge import FILE_GROUPS, PART_GROUPS, ROWS_AT_ONCE, ahead, in_order, is_by_token, merged_files
+from vlq.workers.postings import (
+    ROW_GROUP,
+    TOP1_ROW_GROUP,
+    blocks_of,
+    open_writer,
+    postings_bytes,
+    postings_of,
+    row_group,
+)
 from vlq.workers.processes import Processes
 from vlq.workers.scratch import scratch
 
 PART_BYTES = 64 * 1024 * 1024
 """A file of the index without tokens is closed beyond this size, and the next one begun."""
+
+FORM = FILE_GROUPS, PART_GROUPS, ROWS_AT_ONCE, ROW_GROUP, TOP1_ROW_GROUP, PART_BYTES
+"""What decides where files and their row groups end, beside the rows."""
 
 PROCESS_BYTES = 2 * 1024**3
 """Memory that a process takes at most, which merges or makes a shard's postings."""
@@ -176,9 +187,7 @@ def _write_index(
     # The inputs' checksums name the index, with the tables that are made of them and how large files become: the same
     # shards give the same key, and the same bytes under it.
     inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in commit.named)
-    digest = digest_of(
-        "\n".join([run.digest, *sorted(runs), *WHOLE_TABLES, str(PART_GROUPS), str(PART_BYTES), inputs]).encode()
-    )[:16]
+    digest = digest_of("\n".join([run.digest, *sorted(runs), *WHOLE_TABLES, *map(str, FORM), inputs]).encode())[:16]
     tables: dict[str, tuple[IndexFile, ...]] = {}
     for table, paths in sorted(runs.items()):
         parts = enumerate(_files(paths, processes, partial(progress, f"merging {table}")))

@@ -33,9 +33,13 @@ ROWS_AT_ONCE = 4 * 1024 * 1024
 FAN_IN = 128
 """Files that are merged at once: 4,096 images in a pass. Each takes 7 MiB, a row group of it and what Arrow keeps."""
 
-PART_GROUPS = 96
-"""Row groups of a file of the index, 30 to 40 MB. DuckDB looks at each one of a file that it reads, for 15 microseconds
+FILE_GROUPS = 32
+"""Row groups of a file of the index, 10 to 13 MB. DuckDB looks at each one of a file that it reads, for 15 microseconds
 or more; a token mostly needs one file."""
+
+PART_GROUPS = 96
+"""Row groups that one process merges at once, into several files: where a part begins, every source has a row group
+that is read for the part before, too."""
 
 T = TypeVar("T")
 
@@ -76,11 +80,12 @@ class Part:
     count: int
 
     def rows(self) -> Iterator[pa.Table]:
-        """At most ROWS_AT_ONCE at a time; of no rows one empty table."""
+        """At most as many at a time as a file has (`rows_of_file`); of no rows one empty table."""
         schema = pq.read_schema(self.sources[0][0])
         files = [TokenSorted(paths, self.low, schema) for paths in self.sources]
+        most = rows_of_file(schema)
         for high in self.highs:
-            for rows in _taken(files, high):
+            for rows in _taken(files, high, most):
                 yield rows.take(pa.array(stable_order(rows["token"].to_numpy())))
 
 
@@ -90,7 +95,7 @@ def is_by_token(path: str) -> bool:
 
 
 def merged(paths: Sequence[str]) -> Iterator[pa.Table]:
-    """All rows of sorted files in their one order, at most ROWS_AT_ONCE at a time; of no rows one empty table."""
+    """All rows of sorted files in their one order, a file's at most at a time; of no rows one empty table."""
     if not is_by_token(paths[0]):
         yield from in_order(paths)
         return
@@ -100,21 +105,26 @@ def merged(paths: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def merged_files(paths: Sequence[str], folder: Path, processes: int, progress: Passed = _silent) -> Iterator[Path]:
-    """The same rows of token-sorted files as those of an index, of so many row groups each as PART_GROUPS says.
+    """The same rows of token-sorted files as those of an index, of FILE_GROUPS row groups each at most.
 
     They are made in `folder`, and the caller's to remove. Where they end depends on the rows alone. One process makes
-    what is no more than one file.
+    what is no more than one part.
     """
     rows = sum(_metadata(path).num_rows for path in paths)
     with Processes(processes if rows > rows_of_part(paths[0]) else 1) as several:
         passes = passes_of(len(paths))
         parts = parted(paths, folder, several, lambda done: progress(done, passes * rows))
-        jobs = [(part, folder / f"part-{number}.parquet", True) for number, part in enumerate(parts)]
+        jobs = [(part, folder, f"part-{number}") for number, part in enumerate(parts)]
         done = (passes - 1) * rows
-        for part, path in zip(parts, several.map(write, jobs), strict=True):
-            yield path
+        for part, files in zip(parts, several.map(write_files, jobs), strict=True):
+            yield from files
             done += part.count
             progress(done, passes * rows)
+
+
+def rows_of_file(schema: pa.Schema) -> int:
+    """Rows of a file of an index table at most, which are sorted at once."""
+    return min(ROWS_AT_ONCE, FILE_GROUPS * row_group(schema))
 
 
 def rows_of_part(path: str) -> int:
@@ -143,7 +153,7 @@ def parted(
     def into_one(several: Sequence[Source], name: str) -> Source:
         nonlocal done
         parts = parts_of(several)
-        jobs = [(part, folder / f"{name}-{number}.parquet", False) for number, part in enumerate(parts)]
+        jobs = [(part, folder / f"{name}-{number}.parquet") for number, part in enumerate(parts)]
         files = []
         for part, path in zip(parts, processes.map(write, jobs), strict=True):
             files.append(str(path))
@@ -181,19 +191,30 @@ def parts_of(sources: Sequence[Source]) -> list[Part]:
 
 def _part(sources: Sequence[Source], low: int, high: int) -> Part:
     counts = _added(source.counts[low:high] for source in sources)
-    highs = [low + end for _, end in token_ranges(counts, ROWS_AT_ONCE)]
+    most = rows_of_file(pq.read_schema(sources[0].paths[0]))
+    highs = [low + end for _, end in token_ranges(counts, most)]
     files = [found for source in sources if (found := source.holding(low, high))]
     return Part(tuple(files), low, tuple(highs), int(counts.sum()))
 
 
-def write(part: Part, path: Path, of_index: bool) -> Path:
-    """Write a part's rows, as a file of an index or, faster and larger, as one that is merged again."""
+def write(part: Part, path: Path) -> Path:
+    """Write a part's rows as a file that is merged again: faster than as one of an index, and larger."""
     schema = pq.read_schema(part.sources[0][0])
-    writer = open_writer(str(path), schema) if of_index else pq.ParquetWriter(path, schema, compression="lz4")
-    with writer:
+    with pq.ParquetWriter(path, schema, compression="lz4") as writer:
         for rows in ahead(part.rows()):
             writer.write_table(rows, row_group_size=row_group(schema))
     return path
+
+
+def write_files(part: Part, folder: Path, name: str) -> list[Path]:
+    """Write a part's rows as files of an index, under names that begin so."""
+    schema = pq.read_schema(part.sources[0][0])
+    paths = []
+    for number, rows in enumerate(ahead(part.rows())):
+        paths.append(folder / f"{name}-{number}.parquet")
+        with open_writer(str(paths[-1]), schema) as writer:
+            writer.write_table(rows, row_group_size=row_group(schema))
+    return paths
 
 
 def ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -205,10 +226,11 @@ def ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
             yield item
 
 
-def _taken(files: Sequence[TokenSorted], high: int) -> Iterator[pa.Table]:
-    """What is left of tokens below `high`, file by file: in one piece, unless one token alone has too many rows."""
+def _taken(files: Sequence[TokenSorted], high: int, most: int) -> Iterator[pa.Table]:
+    """What is left of tokens below `high`, file by file, `most` rows at a time: in one piece, unless a token alone has
+    more."""
     pieces: list[pa.Table] = []
-    room = ROWS_AT_ONCE
+    room = most
     for file in files:
         while True:
             piece = file.take(high, room)
@@ -217,8 +239,8 @@ def _taken(files: Sequence[TokenSorted], high: int) -> Iterator[pa.Table]:
             if room:
                 break
             yield pa.concat_tables(pieces).combine_chunks()
-            pieces, room = [], ROWS_AT_ONCE
-    if room < ROWS_AT_ONCE or not high:
+            pieces, room = [], most
+    if room < most or not high:
         yield pa.concat_tables(pieces).combine_chunks()
 
 

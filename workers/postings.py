@@ -18,8 +18,8 @@ from vlq.query.schema import MAGIC, PATCH_CELLS, Block, Blocks, Run, array_specs
 ROW_GROUP = 131_072
 """Rows of a row group: the least that a look-up reads of a table."""
 
-TOP1_ROW_GROUP = 32_768
-"""The same where rows hold lists, which can't be skipped one by one: a quarter of the rows takes half of the time."""
+TOP1_ROW_GROUP = 8_192
+"""The same where rows hold lists, which can't be skipped one by one: all of a group's are read."""
 
 CELLS_ROW_GROUP = 2
 """Images of a row group, where a row is a whole image: a look-up of some images reads little else."""

@@ -48,6 +48,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(vlq.workers.postings, "ROW_GROUP", 16)
     monkeypatch.setattr(vlq.workers.postings, "TOP1_ROW_GROUP", 4)
     monkeypatch.setattr(vlq.workers.merge, "PART_GROUPS", 200)
+    monkeypatch.setattr(vlq.workers.merge, "FILE_GROUPS", 200)
     monkeypatch.setenv("VLQ_HOME", str(tmp_path / "home"))
 
 

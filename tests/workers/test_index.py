@@ -70,6 +70,7 @@ def test_the_index_equals_brute_force(
         patch.setattr(merge_module, "ROWS_AT_ONCE", at_once)
         patch.setattr(index_module, "PART_BYTES", part_bytes)
         patch.setattr(merge_module, "PART_GROUPS", 2)
+        patch.setattr(merge_module, "FILE_GROUPS", 2)
         patch.setattr(merge_module, "row_group", lambda schema: group)
         patch.setattr(index_module, "fitting", lambda size, room: 1)  # others would not be patched
         _, _, arrays = make_cache(folder, run, images=images, failed=failed)
@@ -268,6 +269,7 @@ def write_tokens(path: Path, tokens: list[int], file: int, group: int) -> str:
     group=st.integers(1, 9),
     fan_in=st.integers(2, 6),
     part_groups=st.integers(1, 30),
+    file_groups=st.integers(1, 8),
 )
 def test_merging_is_a_stable_sort(
     tmp_path_factory: pytest.TempPathFactory,
@@ -276,6 +278,7 @@ def test_merging_is_a_stable_sort(
     group: int,
     fan_in: int,
     part_groups: int,
+    file_groups: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("merge")
     paths = [write_tokens(folder / f"{i}", tokens, i, group) for i, tokens in enumerate(files)]
@@ -283,6 +286,7 @@ def test_merging_is_a_stable_sort(
         patch.setattr(merge_module, "ROWS_AT_ONCE", limit)
         patch.setattr(merge_module, "FAN_IN", fan_in)
         patch.setattr(merge_module, "PART_GROUPS", part_groups)
+        patch.setattr(merge_module, "FILE_GROUPS", file_groups)
         patch.setattr(merge_module, "row_group", lambda schema: group)
         patch.setattr(merge_module, "open_writer", pq.ParquetWriter)  # these rows are no index's
         told: list[tuple[int, int]] = []
@@ -292,12 +296,12 @@ def test_merging_is_a_stable_sort(
     rows = [(row["token"], row["file"]) for part in parts for row in part.to_pylist()]
     assert rows == expected
     for part in parts:
-        assert part.num_rows <= limit
+        assert part.num_rows <= min(limit, file_groups * group)
         assert part.num_rows or parts == [part]  # an empty one only where there are no rows at all
     tables = [pq.read_table(path) for path in written]
     assert [(row["token"], row["file"]) for table in tables for row in table.to_pylist()] == expected
     for path, table in zip(written, tables, strict=True):
-        assert table.num_rows <= part_groups * group or len({*table["token"].to_pylist()}) == 1
+        assert table.num_rows <= min(limit, file_groups * group)
         metadata = pq.read_metadata(path)
         assert max(metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)) <= group or not rows
     assert told == sorted(told)

@@ -339,7 +339,7 @@ def test_how_often_rows_are_merged(shards: int, times: int) -> None:
 def test_what_is_spent() -> None:
     with spent() as waiting:
         time.sleep(0.2)
-    assert 0.2 <= waiting.seconds < 2
+    assert 0.2 <= waiting.seconds < 20
     assert waiting.cpu < 0.1
     assert waiting.memory is None
     with spent(memory=True) as working:

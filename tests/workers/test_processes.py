@@ -60,7 +60,7 @@ def test_an_error_ends_all_at_once() -> None:
     with pytest.raises(CorruptCache, match="this one") as caught, Processes(2) as several:
         list(several.map(fail, [(number,) for number in range(9)]))
     assert caught.value.hint == "Run: vlq verify"
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 50  # and not the minute that others sleep
 
 
 def test_a_process_that_dies_is_one_message() -> None:

@@ -25,7 +25,7 @@ class Site:
     def __post_init__(self) -> None:
         flat = self.token.reshape(-1)
         self._order = np.argsort(flat, kind="stable")
-        self._sorted = flat[self._order]
+        self._sorted = flat[self._order].astype(np.int64)  # as ids are, or each search would make it so
 
     def cells(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Best rank of the set (k + 1 where none is stored) and its summed probability: (image, layer, position).

@@ -90,7 +90,8 @@ def test_every_combination_of_arguments(corpus: Corpus, sites: dict[str, Site], 
     behind = corpus.vocabulary.by_piece("▁behind")
     assert len(dogs) == 2
     assert behind is not None
-    for arguments in COMBINATIONS:
+    for number, arguments in enumerate(COMBINATIONS):
         if fits(arguments):
             check(corpus, sites[arguments["at"]], names, dogs, arguments)
-            check(corpus, sites[arguments["at"]], names, dogs[:1], arguments)
+            if number % 5 == 0:  # by which no choice's options come round
+                check(corpus, sites[arguments["at"]], names, dogs[:1], arguments)

@@ -246,23 +246,18 @@ def test_a_study_stopped_in_every_way_goes_on_to_the_same_bytes(
     shutil.copytree(undisturbed, cache)
     asked = command(cache, "--workers", "1")
 
-    def kill_worker(worker: int) -> None:
+    # In the middle of the mean patch, and of the study's shards.
+    with held(images / "0041.png", partial(started, *asked)) as (process, _):
+        processes = below(process.pid)
+        process.terminate()
+        out, said = process.communicate(timeout=60)
+        assert (process.returncode, out, "Traceback" in said) == (143, "", False)
+        assert said.endswith("Stopped. What is done is kept; the same command goes on from here.\n")
+        wait_until_gone(processes, 20)
+    with held(images / "0007.png", partial(started, *asked)) as (process, worker):
         os.kill(worker, signal.SIGKILL)  # the study itself goes on with another one
         wait_until_gone([worker], 30)
         assert Cache.open(str(cache)).snapshot().studies == ()
-
-    # In the middle of the mean patch, and of the study's shards.
-    with held(images / "0041.png", partial(started, *asked)) as (process, worker):
-        kill_worker(worker)
-        with held(images / "0007.png", lambda: process):
-            processes = below(process.pid)
-            process.terminate()
-            _, said = process.communicate(timeout=60)
-            assert (process.returncode, "Traceback" in said) == (143, False)
-            assert said.endswith("Stopped. What is done is kept; the same command goes on from here.\n")
-            wait_until_gone(processes, 20)
-    with held(images / "0007.png", partial(started, *asked)) as (process, worker):
-        kill_worker(worker)
         text = status_text(status_of(Cache.open(str(cache))))
         assert re.search(r"^study    \[0, 5, 6\] taken, on 'dog': \d of 6 shards$", text, re.MULTILINE)
         with held(images / "0010.png", lambda: process):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlq.query.copies import Copies, local_files
@@ -242,7 +244,8 @@ class Snapshot:
             return files
         lacking = False
         if self.manifest is not None and self.manifest.shards:
-            files += self.manifest.tables.get(table, ())
+            of_index = self.manifest.tables.get(table, ())
+            files += of_index if keys is None else near(of_index, keys)
             lacking = table not in self.manifest.tables
         for commit in self.loose:
             if table == "images":
@@ -271,6 +274,18 @@ class Snapshot:
         found = at_once(store, lambda file: copies.holding(file, keys), stored)
         paths = [path for path in found if path is not None]
         return paths or [copies.without_rows(file) for file in stored[:1]]
+
+
+def near(files: Sequence[IndexFile], keys: Collection[int]) -> Sequence[IndexFile]:
+    """Of files in the order of their keys those between the lowest and the highest of some, and one in any case.
+
+    An index of a million images has a hundred thousand files, of which a question looks at a few.
+    """
+    if not keys or any(file.first is None or file.last is None for file in (*files[:1], *files[-1:])):
+        return files  # of an older index, or without rows
+    start = bisect_left(files, min(keys), key=attrgetter("last"))
+    end = bisect_right(files, max(keys), key=attrgetter("first"))
+    return files[start:end] or files[:1]
 
 
 def _unindexed(stored: Stored) -> IndexFile:

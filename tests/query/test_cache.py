@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vlq.query.cache import Cache, committed_shards, default_url, latest_head
+from vlq.query.cache import Cache, committed_shards, default_url, latest_head, near
 from vlq.query.errors import CacheError, CorruptCache, NewerFormat, NoCache, VlqError
 from vlq.query.heads import name_index
-from vlq.query.schema import HEADS, Head, head_key
+from vlq.query.schema import HEADS, Head, IndexFile, Stored, head_key
 from vlq.query.store import Entry, Store, open_store
 from vlq.workers.index import compact
 from vlq.workers.shard import write_shard
@@ -297,3 +299,32 @@ def test_arrays_are_what_was_written(tmp_path: Path) -> None:
                 assert np.array_equal(found, values[rows], equal_nan=found.dtype.kind == "f"), name
     with pytest.raises(CacheError, match="Shard 9 is not committed"):
         cache.group(9)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3)), max_size=12),
+    st.frozensets(st.integers(0, 45), min_size=1, max_size=4),
+)
+def test_the_files_that_are_near_some_keys_hold_all_their_rows(
+    spans: list[tuple[int, int]], keys: frozenset[int]
+) -> None:
+    """A file begins with the key that the one before ended with, or behind it."""
+    ordered: list[tuple[int, int]] = []
+    for first, length in sorted(spans):
+        first = max([first, *(last for _, last in ordered)])
+        ordered.append((first, first + length))
+    blocks = Stored("blocks", 1, "")
+    files = [IndexFile(str(at), 1, "", blocks, first, last) for at, (first, last) in enumerate(ordered)]
+    found = list(near(files, keys))
+    holding = [file for file, (first, last) in zip(files, ordered, strict=True) if {*range(first, last + 1)} & keys]
+    assert [file for file in files if file in found] == found
+    assert {*holding} <= {*found}
+    assert found or not files
+    low, high = min(keys), max(keys)
+    beyond = [file for file, (first, last) in zip(files, ordered, strict=True) if last < low or first > high]
+    assert not {*beyond} & {*found} or found == files[:1]
+
+
+def test_files_that_do_not_tell_their_keys_are_all_near() -> None:
+    files = [IndexFile("old", 1, ""), IndexFile("old", 2, "")]
+    assert near(files, {3}) == files

@@ -213,9 +213,8 @@ def test_missing_and_unfit_models(tiny_model: Path, tmp_path: Path) -> None:
         "There is no model folder": str(tmp_path / "missing"),
         "no config.json": str(tmp_path / "nothing"),
         "not an image-text-to-text model": edited(tiny_model, tmp_path / "llama", "config.json", model_type="llama"),
-        "no adapter for models of type git": edited(tiny_model, tmp_path / "git", "config.json", model_type="git"),
-        "no position of the sequence is a patch": edited(
-            tiny_model, tmp_path / "mllama", "config.json", model_type="mllama"
+        "no adapter for models of type janus": edited(
+            tiny_model, tmp_path / "janus", "config.json", model_type="janus"
         ),
         "image positions": edited(
             tiny_model, tmp_path / "grid", "processor_config.json", num_additional_image_tokens=2

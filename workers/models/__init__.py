@@ -5,41 +5,83 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vlq.query.errors import ModelError, VlqError
+from vlq.query.errors import MissingExtra, ModelError, VlqError
 from vlq.workers.models.files import read_config, resolve
+from vlq.workers.models.processors import load_processor as load_processor
 from vlq.workers.models.weights import Loading, check_possible, first_line, load_weights
 
 if TYPE_CHECKING:
     from vlq.workers.models.base import LensModel
 
 FAMILIES = {
+    "aya_vision": ("vlq.workers.models.tiles", "AyaVision"),
+    "ernie4_5_vl_moe": ("vlq.workers.models.merged", "Ernie45VLMoe"),
+    "exaone4_5": ("vlq.workers.models.qwen_vl", "Exaone45"),
+    "gemma4": ("vlq.workers.models.gemma4", "Gemma4"),
+    "glm46v": ("vlq.workers.models.merged", "Glm46V"),
+    "glm4v": ("vlq.workers.models.merged", "Glm4v"),
+    "glm4v_moe": ("vlq.workers.models.merged", "Glm4vMoe"),
+    "glm_ocr": ("vlq.workers.models.merged", "GlmOcr"),
     "idefics3": ("vlq.workers.models.idefics3", "Idefics3"),
-    "internvl": ("vlq.workers.models.internvl", "InternVL"),
+    "internvl": ("vlq.workers.models.tiles", "InternVL"),
+    "lighton_ocr": ("vlq.workers.models.pixtral", "LightOnOcr"),
     "llava": ("vlq.workers.models.llava", "Llava"),
     "llava_next": ("vlq.workers.models.llava_next", "LlavaNext"),
+    "llava_next_video": ("vlq.workers.models.llava_next", "LlavaNextVideo"),
     "llava_onevision": ("vlq.workers.models.llava_next", "LlavaOnevision"),
+    "mistral3": ("vlq.workers.models.pixtral", "Mistral3"),
+    "ovis2": ("vlq.workers.models.tiles", "Ovis2"),
+    "paddleocr_vl": ("vlq.workers.models.merged", "PaddleOCRVL"),
     "paligemma": ("vlq.workers.models.paligemma", "PaliGemma"),
+    "qianfan_ocr": ("vlq.workers.models.tiles", "QianfanOCR"),
+    "qwen2_5_omni_thinker": ("vlq.workers.models.merged", "Qwen25OmniThinker"),
     "qwen2_5_vl": ("vlq.workers.models.qwen_vl", "Qwen25VL"),
     "qwen2_vl": ("vlq.workers.models.qwen_vl", "Qwen2VL"),
+    "qwen3_5": ("vlq.workers.models.qwen_vl", "Qwen35"),
+    "qwen3_5_moe": ("vlq.workers.models.qwen_vl", "Qwen35Moe"),
     "qwen3_vl": ("vlq.workers.models.qwen_vl", "Qwen3VL"),
+    "qwen3_vl_moe": ("vlq.workers.models.qwen_vl", "Qwen3VLMoe"),
     "smolvlm": ("vlq.workers.models.idefics3", "SmolVLM"),
+    "video_llama_3": ("vlq.workers.models.merged", "VideoLlama3"),
 }
 """config.json's model_type -> module and class of the adapter."""
+
+TOWERS = {
+    ("llava", "pixtral"): ("vlq.workers.models.pixtral", "LlavaPixtral"),
+}
+"""model_type and that of its vision_config -> the same, where a tower has images of another shape."""
 
 GENERIC = ("vlq.workers.models.generic", "Generic")
 """For a model type without an adapter of its own."""
 
+_BY_ATTENTION = "its images enter through cross-attention, so that no position of the sequence is a patch"
+_BY_QUERIES = (
+    "its decoder is shown what a fixed number of learned queries gather from all of an image, so that no position of "
+    "the sequence is a patch"
+)
+_OF_STREAMS = "each of its positions has several residual streams at once, and the lens reads one"
+_OF_ENCODER = "an encoder sees its images, and a decoder the encoder's output, so that no position of it is a patch"
+
 REFUSED = {
-    "mllama": "its images enter through cross-attention, so that no position of the sequence is a patch",
+    **dict.fromkeys(("blip", "evolla", "idefics", "mllama"), _BY_ATTENTION),
+    **dict.fromkeys(
+        ("aria", "blip-2", "idefics2", "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5"), _BY_QUERIES
+    ),
+    **dict.fromkeys(("gemma3n", "glm5_next", "hy_v4_vl", "qwen4_exp"), _OF_STREAMS),
+    **dict.fromkeys(
+        ("florence2", "pix2struct", "pp_formulanet", "t5gemma2", "udop", "vision-encoder-decoder"), _OF_ENCODER
+    ),
+    "diffusion_gemma": "it fills in blocks of its answer, and no token follows from those in front of it",
+    **dict.fromkeys(
+        ("minicpmv4_6", "minicpmv4_7"),
+        "its processor cannot be loaded without the one for videos, which needs torchvision",
+    ),
+    "git": "no token of its sequence stands for an image",
+    "pi0": "it answers with a robot's actions, and not with words",
 }
 """model_type -> why there is no lens at the patches of such a model."""
-
-PROCESSORS = {
-    "smolvlm": "Idefics3Processor",
-}
-"""model_type -> a processor that does the same with images as the model's own, which needs more packages for videos."""
 
 PLACEHOLDER = "<image>"
 """Where the image goes in a prompt, whatever a family's own token for it is."""
@@ -97,11 +139,16 @@ def _checked(
     import torch
 
     from vlq.workers.models.base import check, compile_blocks
+    from vlq.workers.models.generic import Generic, fits
 
     adapter = adapter_of(model, folder)
+    processor = load_processor(model, folder)
+    if adapter is Generic:
+        adapter = fits(processor)
+    loaded = None
     try:
-        processor = load_processor(model, folder)
-        lens_model: LensModel = adapter(load_weights(model, folder, adapter.family, how), processor, prompt)
+        loaded = load_weights(model, folder, adapter.family, how)
+        lens_model: LensModel = adapter(loaded, processor, prompt)
         check(lens_model, check_images, answer, questions)
         if how.compiled:
             compile_blocks(lens_model)
@@ -113,15 +160,28 @@ def _checked(
             f"{model} with {check_images} images a batch does not fit into the GPU's memory.",
             "Use a smaller --batch-size, --dtype bfloat16, or --quantize 4bit.",
         ) from error
+    except ImportError as error:
+        raise MissingExtra(
+            f"{model} needs a package that is not installed: {first_line(error)}", "Install it, and try again."
+        ) from error
     except Exception as error:
-        # from_pretrained raises nearly anything on damaged or unfit files.
-        raise ModelError(f"{model} cannot be loaded: {first_line(error)}", "Are the model's files complete?") from error
+        # from_pretrained raises nearly anything on damaged or unfit files, and models on unfit inputs.
+        if loaded is None:
+            hint = "Are the model's files complete?"
+            raise ModelError(f"{model} cannot be loaded: {first_line(error)}", hint) from error
+        hint = "Do the settings of its processor fit the model?"
+        raise ModelError(f"{model} cannot be run on an image: {first_line(error)}", hint) from error
     return lens_model
 
 
 def family_of(model: str, folder: Path) -> tuple[str, str]:
     """An entry of FAMILIES for a model's folder, or GENERIC. Raises ModelError if the model reads no images."""
-    kind = str(read_config(folder).get("model_type"))
+    config = read_config(folder)
+    kind = str(config.get("model_type"))
+    if isinstance(vision := config.get("vision_config"), dict):
+        tower = (kind, str(vision.get("model_type")))
+        if tower in TOWERS:
+            return TOWERS[tower]
     if kind in FAMILIES:
         return FAMILIES[kind]
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
@@ -148,37 +208,16 @@ def known_families() -> str:
 def adapter_of(model: str, folder: Path) -> type[LensModel]:
     """The class for a model's folder. Raises ModelError as `family_of` does."""
     module, name = family_of(model, folder)
-    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
-
-
-def load_processor(model: str, folder: Path) -> Any:
-    """The model's processor, with Pillow's image processing: the same pixels on every machine. Raises ModelError."""
     try:
-        processor = _processor_class(folder).from_pretrained(folder, backend="pil")
-    except Exception as error:
-        raise ModelError(
-            f"The processor of {model} cannot be loaded: {first_line(error)}",
-            "The model's folder must also hold what its processor's save_pretrained wrote.",
-        ) from error
-    if processor.image_processor.backend != "pil":
-        raise ModelError(
-            f"The processor of {model} has no image processing by Pillow.",
-            "A newer version of transformers may have it.",
-        )
-    return processor
+        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+    except ImportError as error:  # of a part that an older transformers does not have
+        raise too_old(model) from error
 
 
-def _processor_class(folder: Path) -> Any:
-    """What loads a model's processor. Where a family's takes videos, too, it is one that takes only images: processing
-    videos needs torchvision."""
+def too_old(model: str) -> ModelError:
     import transformers
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
 
-    family = str(read_config(folder).get("model_type"))
-    if family in PROCESSORS:
-        return getattr(transformers, PROCESSORS[family])
-    kind = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(family) or "", None)
-    if kind is None or "video_processor" not in kind.get_attributes():
-        return transformers.AutoProcessor
-    rest = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
-    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: rest)})
+    return ModelError(
+        f"transformers {transformers.__version__} does not know models such as {model}.",
+        "Run: pip install --upgrade transformers",
+    )

@@ -1,4 +1,4 @@
-"""Any other image-text-to-text model of transformers that shows its decoder one square grid per image.
+"""Any other image-text-to-text model of transformers that shows its decoder a grid of patches of each image.
 
 Nobody has looked at such a model: what an adapter would say of it is found out when it is loaded, by trying.
 """
@@ -6,7 +6,9 @@ Nobody has looked at such a model: what an adapter would say of it is found out 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,14 @@ from torch import Tensor, nn
 
 from vlq.query.errors import ModelError
 from vlq.query.geometry import patch_box
-from vlq.workers.models.base import Encoded, Layout, LensModel, product, soft_capped
+from vlq.workers.models.base import SAMPLES, Encoded, Layout, LensModel, noise, product, soft_capped
 from vlq.workers.models.llava import processor_transform
+from vlq.workers.models.merged import Merged
 
 TRIED = ((64, 64), (96, 48), (60, 190), (700, 400))
 """Sizes of images that must all have as many patches; width, height."""
 
-NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
+NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm")
 
 PIXELS_OFF = 1.5
 """By so much a pixel of the model's input may lie elsewhere than the processor's settings say."""
@@ -31,69 +34,30 @@ LARGER = 1.1
 """By this factor painted patches must change more than the others."""
 
 
-class Generic(LensModel):
-    """A model without an adapter of its own, with a causal decoder.
-
-    Its parts are found by transformers' common accessors. Images must all have the same square number of image
-    positions. That the processor resizes and crops as its settings say, and that the positions are the grid's cells
-    row by row, is checked with made-up images; all else as with every model.
-    """
+class Found(LensModel):
+    """A model without an adapter of its own, with a causal decoder. Its parts are found by transformers' common
+    accessors; all else is checked as with every model."""
 
     family = "AutoModelForImageTextToText"
+    always_masked = True
 
     def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
         super().__init__(model, processor, prompt)
         self._decoder = decoder_of(model)
         if model.get_output_embeddings() is None:
             raise ModelError("its head is not found.")
-        if self._of("image_token_id") is None and self._of("image_token_index") is None:
+        if self._image_token is None:
             raise ModelError("its configuration names no image token.")
-        counts = [self._count(*size) for size in TRIED]
-        side = math.isqrt(counts[0])
-        if len(set(counts)) > 1 or side < 2 or side**2 != counts[0]:
-            sizes = ", ".join(f"{width} x {height}" for width, height in TRIED)
-            raise ModelError(f"expected one square number of image positions in every image. Got {counts} for {sizes}.")
-        self._side = side
-        self._finish = self._best_finish()
-
-    def _of(self, name: str) -> Any:
-        return getattr(self.model.config, name, None)
-
-    def _count(self, width: int, height: int) -> int:
-        found = self.processor(images=Image.new("RGB", (width, height)), text=self.prompt, return_tensors="pt")
-        return int((found["input_ids"][0] == self.image_token_id).sum())
-
-    @torch.inference_mode()
-    def _best_finish(self) -> Callable[[Tensor], Tensor]:
-        """What the model does to the head's output. Configurations name steps that some models leave out."""
-        config = self.model.config.get_text_config()
-        finishes: list[Callable[[Tensor], Tensor]] = [lambda logits: logits]
-        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
-            finishes.append(lambda logits: soft_capped(logits, cap))
-        if factor := getattr(config, "logit_scale", None):  # Cohere
-            finishes.append(lambda logits: logits.mul_(factor))
-        if divisor := getattr(config, "logits_scaling", None):  # Granite
-            finishes.append(lambda logits: logits.div_(divisor))
-        if len(finishes) == 1:
-            return finishes[0]
-        last: list[Tensor] = []
-        batch = [self._sample]
-        self.forward(batch, lambda layer, hidden: last.append(hidden[0]) if layer == self.layers - 1 else None)
-        own = self.model(**self.batch(batch), use_cache=False).logits[0]
-        head = product(self.final_norm(last[0]), self.lm_head)
-        return min(finishes, key=lambda finish: float((finish(head.clone()) - own).abs().max()))
 
     @property
-    def grid(self) -> tuple[int, int]:
-        return self._side, self._side
-
-    def layout(self, width: int, height: int) -> Layout:
-        return Layout(self.grid, processor_transform(self.processor.image_processor, width, height))
+    def _image_token(self) -> int | None:
+        config = self.model.config
+        named = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
+        return next((id for id in named if id is not None), None)
 
     @property
     def image_token_id(self) -> int:
-        found = self._of("image_token_id")
-        return int(self._of("image_token_index") if found is None else found)
+        return int(self._image_token or 0)
 
     @property
     def decoder(self) -> nn.Module:
@@ -106,15 +70,91 @@ class Generic(LensModel):
     def finish(self, logits: Tensor) -> Tensor:
         return self._finish(logits)
 
+    @cached_property
+    def _finish(self) -> Callable[[Tensor], Tensor]:
+        return found_finish(self)
+
     def run_decoder(self, batch: Any) -> None:
         self.model.base_model(**batch, use_cache=False)
+
+
+class Generic(Found):
+    """A model that shows its decoder the same square grid of every image.
+
+    That the processor resizes and crops as its settings say, and that the positions are the grid's cells row by row, is
+    checked with made-up images.
+    """
+
+    def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
+        super().__init__(model, processor, prompt)
+        counts = [self._count(*size) for size in TRIED]
+        side = math.isqrt(counts[0])
+        if len(set(counts)) > 1 or side < 2 or side**2 != counts[0]:
+            sizes = ", ".join(f"{width} x {height}" for width, height in TRIED)
+            raise ModelError(f"expected one square number of image positions in every image. Got {counts} for {sizes}.")
+        self._side = side
+
+    def _count(self, width: int, height: int) -> int:
+        found = self.processor(images=Image.new("RGB", (width, height)), text=self.prompt, return_tensors="pt")
+        return int((found["input_ids"][0] == self.image_token_id).sum())
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self._side, self._side
+
+    def layout(self, width: int, height: int) -> Layout:
+        return Layout(self.grid, processor_transform(self.processor.image_processor, width, height))
 
     def encode(self, image: Image.Image, prompt: str | None = None) -> Encoded:
         return self._encode(image, prompt)  # a processor may tell its image processor more than that knows by itself
 
     def check_more(self) -> None:
         check_transform(self)
-        check_places(self)
+        transform = self.transform(*TRIED[0])
+        check_places(self, (transform.width, transform.height))
+
+
+class GenericMerged(Found, Merged):
+    """A model whose images keep their shape: its processor resizes and merges as Qwen2-VL's does.
+
+    That the positions are the grid's cells row by row is checked with made-up images of several shapes.
+    """
+
+    def position_ids(self, mask: Tensor) -> Tensor | None:
+        # What numbers patches by row and column counts for itself.
+        return None if hasattr(self.model.base_model, "get_rope_index") else LensModel.position_ids(self, mask)
+
+    def check_more(self) -> None:
+        for size in TRIED[:3]:
+            check_places(self, size)
+
+
+def fits(processor: Any) -> type[Found]:
+    """The class for a processor of a model without an adapter."""
+    images = processor.image_processor
+    resizes = hasattr(sys.modules[type(images).__module__], "smart_resize")
+    return GenericMerged if resizes and "image_grid_thw" in images.model_input_names else Generic
+
+
+@torch.inference_mode()
+def found_finish(model: LensModel) -> Callable[[Tensor], Tensor]:
+    """What a model does to its head's output, by trying: configurations name steps that some models leave out."""
+    config = model.model.config.get_text_config()
+    finishes: list[Callable[[Tensor], Tensor]] = [lambda logits: logits]
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+        finishes.append(lambda logits: soft_capped(logits, cap))
+    if factor := getattr(config, "logit_scale", None):  # Cohere
+        finishes.append(lambda logits: logits.mul_(factor))
+    if divisor := getattr(config, "logits_scaling", None):  # Granite
+        finishes.append(lambda logits: logits.div_(divisor))
+    if len(finishes) == 1:
+        return finishes[0]
+    last: list[Tensor] = []
+    image = model.encode(noise(*SAMPLES[0]))
+    model.forward([image], lambda layer, hidden: last.append(hidden[0]) if layer == model.layers - 1 else None)
+    own = model.model(**model.batch([image]), use_cache=False).logits[0]
+    head = product(model.final_norm(last[0]), model.lm_head)
+    return min(finishes, key=lambda finish: float((finish(head.clone()) - own).abs().max()))
 
 
 def decoder_of(model: Any) -> nn.Module:
@@ -138,11 +178,13 @@ def check_transform(model: LensModel) -> None:
 
     def pixels(image: Image.Image) -> np.ndarray:
         """(row, column, channel) of the model's input."""
-        values = model.encode(image).values.get("pixel_values")
         transform = model.transform(*image.size)
         expected = (3, transform.height, transform.width)
-        if values is None or tuple(values.shape[-3:]) != expected or math.prod(values.shape) != math.prod(expected):
-            got = "none" if values is None else " x ".join(map(str, values.shape))
+        every = [values for values in model.encode(image).values.values() if values.is_floating_point()]
+        alike = (one for one in every if tuple(one.shape[-3:]) == expected and one.numel() == math.prod(expected))
+        values = next(alike, None)
+        if values is None:
+            got = " and ".join(" x ".join(map(str, values.shape)) for values in every) or "none"
             raise ModelError(f"expected {' x '.join(map(str, expected))} pixel values of an image. Got {got}.")
         return values.float().reshape(expected).numpy().transpose(1, 2, 0)
 
@@ -174,15 +216,14 @@ def check_transform(model: LensModel) -> None:
             )
 
 
-def check_places(model: LensModel) -> None:
-    """Raises ModelError unless the image positions are the grid's cells, row by row.
+def check_places(model: LensModel, size: tuple[int, int]) -> None:
+    """Raises ModelError unless in an image of this size the image positions are the grid's cells, row by row.
 
     Half of the cells are painted over, and must change more than the others: for every bit of a row's number and of a
     column's, the half where it is set. A position that holds another cell, or all of the image, fails one.
     """
-    (rows, columns), transform = model.grid or (0, 0), model.transform(*TRIED[0])
-    size = (transform.width, transform.height)
-    transform = model.transform(*size)
+    layout = model.layout(*size)
+    (rows, columns), transform = layout.grid, layout.transform
     rng = np.random.default_rng(0)
     shades = rng.integers(0, 256, (2, rows, columns, 3))
 
@@ -216,18 +257,5 @@ def entering(model: LensModel, image: Image.Image) -> Tensor:
     found: list[Tensor] = []
     places = encoded.sites["patch"].to(model.device)
 
-    def visit(layer: int, hidden: Tensor) -> None:
-        if layer == 0:
-            found.append(hidden[0, places].float().cpu())
-            raise _Seen
-
-    try:
-        with torch.inference_mode():
-            model.forward([encoded], visit)
-    except _Seen:
-        pass
+    model.forward([encoded], lambda layer, hidden: found.append(hidden[0, places].float().cpu()), layers=[0])
     return found[0]
-
-
-class _Seen(Exception):
-    """The rest of the forward pass is not needed."""

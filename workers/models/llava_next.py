@@ -105,6 +105,12 @@ class LlavaNext(LensModel):
         return rows, columns
 
 
+class LlavaNextVideo(LlavaNext):
+    """`LlavaNextVideoForConditionalGeneration`, which reads images as LLaVA-NeXT does."""
+
+    family = "LlavaNextVideoForConditionalGeneration"
+
+
 class LlavaOnevision(LlavaNext):
     """`LlavaOnevisionForConditionalGeneration`: as `LlavaNext`, but too large a grid is resampled to a smaller one."""
 

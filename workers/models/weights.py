@@ -113,6 +113,11 @@ def _with_attention(
     """The model and what its loading reports, with the attention that is wanted."""
     import transformers
 
+    from vlq.workers.models import too_old
+
+    if not hasattr(transformers, family):
+        raise too_old(model)
+
     def loaded_with(attention: str) -> tuple[Any, dict[str, Any]]:
         return getattr(transformers, family).from_pretrained(  # type: ignore[no-any-return]
             folder,

@@ -130,7 +130,7 @@ def embeddings(model: LensModel, image: Image.Image) -> tuple[Tensor, Encoded]:
     encoded = model.encode(image)
     found: list[Tensor] = []
     places = encoded.sites["patch"]
-    model.forward([encoded], lambda layer, hidden: found.append(hidden[0, places].clone()) if layer == 0 else None)
+    model.forward([encoded], lambda layer, hidden: found.append(hidden[0, places].clone()), layers=[0])
     return found[0], encoded
 
 
@@ -154,6 +154,7 @@ def answered(model: LensModel, image: Image.Image, most: int, types: int = 0) ->
         ids.append(id)
         logprobs.append(float(logprob[id]))
         added = {"input_ids": id, "attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": types}
+        added["moe_mm_token_type_ids"] = 0
         for name, value in added.items():
             if name in inputs:
                 inputs[name] = torch.cat([inputs[name], torch.tensor([[value]])], 1)

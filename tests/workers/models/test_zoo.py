@@ -1,0 +1,252 @@
+"""Families that are alike: each reads what its model reads, patches are where they say, answers are the model's own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import Glm4vForConditionalGeneration
+
+from vlq.query.errors import MissingExtra, ModelError
+from vlq.workers.models import FAMILIES, REFUSED, load
+from vlq.workers.models.base import LensModel, check
+from vlq.workers.models.generic import GenericMerged
+from vlq.workers.models.merged import Glm4v
+
+from . import checks, tiny, zoo
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    **zoo.MERGED,
+    **zoo.ALIKE,
+    **{f"pixtral-{kind}": make for kind, make in zoo.PIXTRAL.items()},
+    "aya_vision": tiny.make_aya_vision,
+    "gemma4": zoo.gemma4,
+    "llava_next_video": zoo.llava_next_video,
+    "ovis2": zoo.ovis2,
+    "qianfan_ocr": zoo.qianfan,
+}
+
+SIZES = [(64, 64), (96, 40), (35, 80)]
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LensModel:
+    torch.set_num_threads(1)
+    found = load(str(MAKERS[request.param](tmp_path_factory.mktemp("models") / request.param)), answer=True)
+    assert isinstance(found, GenericMerged) == (request.param in zoo.ALIKE)
+    with torch.no_grad():  # random weights would answer with the image's own tokens, and these cannot be read anew
+        found.lm_head.weight[found.tokenizer.convert_tokens_to_ids("▁") :] = 0  # type: ignore[index]
+    return found
+
+
+def with_deepstack(model: LensModel, inputs: Mapping[str, Tensor], states: list[Tensor]) -> None:
+    """The states behind the first blocks, and what a tower adds to them before the next one."""
+    tower = model.model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+    patches = inputs["input_ids"] == model.image_token_id
+    for layer, (features,) in enumerate(tower.deepstack_features, 1):
+        states[layer] = states[layer].clone()
+        states[layer][patches] += features
+
+
+def test_it_reads_what_the_model_reads(model: LensModel) -> None:
+    checks.norms_are_not_ones(model)
+    images = [checks.noise(*size, seed=i) for i, size in enumerate(SIZES)]
+    assert len({model.encode(image).grid for image in images}) == 3
+    amend = with_deepstack if "deepstack" in str(model.model.config.vision_config) else None
+    checks.reads_what_the_model_reads(model, images, amend)
+
+
+def test_patches_are_where_they_say(model: LensModel) -> None:
+    checks.patches_are_where_they_say(model, checks.noise(150, 60))
+
+
+def test_answers_are_the_models_own(model: LensModel) -> None:
+    checks.answers_what_the_model_answers(model, [checks.noise(60, 40), checks.noise(30, 70)], most=3)
+
+
+def test_no_image_has_more_patches_than_are_said(model: LensModel) -> None:
+    for size in [(1, 30), (30, 1), (8, 8), (500, 500), (700, 20)]:
+        rows, columns = model.layout(*size).grid
+        assert 1 <= rows * columns <= model.most_patches
+        assert model.encode(checks.noise(*size)).grid == (rows, columns)
+
+
+def test_all_that_have_an_adapter_are_tried() -> None:
+    elsewhere = {"idefics3", "internvl", "llava_next", "llava_onevision", "paligemma", "smolvlm"}
+    elsewhere |= {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+    tried = {name.removeprefix("pixtral-") for name in MAKERS} | elsewhere
+    assert {*FAMILIES} == tried - {*zoo.ALIKE}
+
+
+# --- what is refused, and why -------------------------------------------------------------------------------------
+
+
+def bare(folder: Path, kind: str) -> str:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("mllama", "its images enter through cross-attention"),
+        ("blip-2", "learned queries gather"),
+        ("gemma3n", "several residual streams"),
+        ("florence2", "an encoder sees its images"),
+        ("git", "no token of its sequence stands for an image"),
+    ],
+)
+def test_models_whose_patches_have_no_place(tmp_path: Path, kind: str, reason: str) -> None:
+    with pytest.raises(ModelError, match=f"is of type {kind}, which VLQ does not read: .*{reason}") as caught:
+        load(bare(tmp_path / "model", kind))
+    assert "adapters for these model types" in str(caught.value.hint)
+
+
+def test_what_is_refused_is_of_transformers() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    assert {*REFUSED} <= {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
+    assert {*FAMILIES} <= {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
+    assert {*REFUSED}.isdisjoint(FAMILIES)
+
+
+def test_images_that_torchvision_alone_processes(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="processes its images with torchvision alone") as caught:
+        load(bare(tmp_path / "model", "llama4"))
+    assert "transformers" in str(caught.value.hint)
+
+
+def test_a_model_that_transformers_does_not_know_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = zoo.glm(tmp_path / "model", "Glm4v", "Glm4v")
+    monkeypatch.setattr(Glm4v, "family", "Glm99vForConditionalGeneration")
+    with pytest.raises(ModelError, match="does not know models such as") as caught:
+        load(str(folder))
+    assert "--upgrade transformers" in str(caught.value.hint)
+
+
+def test_a_package_that_a_model_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = zoo.glm(tmp_path / "model", "Glm4v", "Glm4v")
+
+    def without(*arguments: Any, **options: Any) -> Any:
+        raise ImportError("\nTimmWrapperModel requires the timm library but it was not found in your environment.")
+
+    monkeypatch.setattr(Glm4vForConditionalGeneration, "from_pretrained", without)
+    with pytest.raises(MissingExtra, match="needs a package that is not installed: TimmWrapperModel requires the timm"):
+        load(str(folder))
+
+
+def test_states_of_several_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose blocks pass on more than (image, position, d) is refused before anything is read."""
+    model = load(str(zoo.glm(tmp_path / "model", "Glm4v", "Glm4v")))
+    whole = model.forward
+
+    def streams(images: Any, visit: Any, layers: Any = None) -> None:
+        whole(images, lambda layer, hidden: visit(layer, torch.stack([hidden, hidden], 2)), layers)
+
+    monkeypatch.setattr(model, "forward", streams)
+    with pytest.raises(ModelError, match=r"expected states of 1 x \d+ x 32 .* Got 1 x \d+ x 2 x 32"):
+        check(model)
+
+
+def test_settings_that_do_not_fit(tmp_path: Path) -> None:
+    folder = zoo.mistral3(tmp_path / "model")
+    settings = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").write_text(json.dumps(settings | {"patch_size": 8}))
+    with pytest.raises(ModelError, match="the processor's patches are of 16 pixels, the model's of 8"):
+        load(str(folder))
+
+
+# --- what is peculiar ---------------------------------------------------------------------------------------------
+
+
+def test_rows_end_with_tokens_that_are_no_prompt(tmp_path: Path) -> None:
+    model = load(str(zoo.mistral3(tmp_path / "model")))
+    encoded = model.encode(checks.noise(40, 24))
+    tokens = model.tokenizer.convert_ids_to_tokens(encoded.tokens["input_ids"].tolist())
+    assert encoded.grid == (3, 5)
+    assert tokens.count("[IMG]") == 15
+    assert tokens.count("[IMG_BREAK]") == 2
+    assert tokens.count("[IMG_END]") == 1
+    text = model.tokenizer.convert_ids_to_tokens(model.prompt_ids)
+    assert "[IMG_BREAK]" not in text
+    assert "[IMG_END]" in text
+
+
+def test_pixtrals_own_processor_makes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers' class wants torchvision, of which for an image it uses nothing."""
+    from transformers.models.pixtral import image_processing_pil_pixtral
+    from transformers.utils import import_utils
+
+    theirs = "transformers.models.pixtral.image_processing_pixtral"
+    monkeypatch.setitem(sys.modules, theirs, image_processing_pil_pixtral)
+    source = Path(image_processing_pil_pixtral.__file__).with_name("processing_pixtral.py")
+    spec = spec_from_file_location("transformers.models.pixtral.processing_pixtral_tried", source)
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    monkeypatch.setattr(import_utils, "requires", lambda **options: lambda kind: kind)
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+
+    model = load(str(zoo.mistral3(tmp_path / "model")))
+    own = module.PixtralProcessor(model.processor.image_processor, model.tokenizer, patch_size=4, spatial_merge_size=2)
+    for size in SIZES:
+        expected = own(images=checks.noise(*size), text=model.prompt, return_tensors="pt")
+        found = model.encode(checks.noise(*size))
+        assert torch.equal(found.tokens["input_ids"], expected["input_ids"][0])
+        assert torch.equal(found.values["pixel_values"], expected["pixel_values"])
+        assert torch.equal(found.values["image_sizes"], torch.as_tensor(expected["image_sizes"]))
+
+
+@pytest.mark.parametrize("covering", [True, False])
+def test_tiles_and_the_thumbnail_before_them(tmp_path: Path, covering: bool) -> None:
+    model = load(str(zoo.ovis2(tmp_path / "model", covering)))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        width, height = (int(side) for side in np.exp(rng.uniform(np.log(8), np.log(300), 2)))
+        encoded = model.encode(checks.noise(width, height))
+        tokens = model.tokenizer.convert_ids_to_tokens(encoded.tokens["input_ids"].tolist())
+        rows, columns = encoded.grid[0] // 4, encoded.grid[1] // 4
+        assert tokens.count("<IMG_ROW>") == rows - 1
+        assert tokens.count("<IMG_COL>") == rows * (columns - 1)
+        first = tokens.index("<IMG_START>") if rows * columns == 1 else tokens.index("<IMG_GRID>")
+        assert encoded.sites["patch"][0] == first + 1  # the thumbnail is before <IMG_GRID>
+        assert {*tokens} & {"<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>"}
+        text = model.tokenizer.convert_ids_to_tokens(model.prompt_ids)
+        assert not {*text} & {"<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>"}
+        assert {"<IMG_START>", "<IMG_END>"} <= {*text}
+
+
+def test_blocks_that_use_others_keys_see_all_of_the_prompt(tmp_path: Path) -> None:
+    """Gemma 4's last blocks are run on the last token alone when it answers, if nobody asks for more."""
+    model = load(str(zoo.gemma4(tmp_path / "model", use_bidirectional_attention="vision")), answer=True)
+    image = checks.noise(70, 50)
+    encoded = model.encode(image)
+    seen: dict[int, Tensor] = {}
+    model.answer([encoded], 2, lambda layer, hidden: seen.update({layer: hidden.clone()}))
+    plain: dict[int, Tensor] = {}
+    model.forward([encoded], lambda layer, hidden: plain.update({layer: hidden.clone()}))
+    assert [*seen] == [*plain] == [*range(5)]
+    for layer, states in plain.items():
+        torch.testing.assert_close(seen[layer], states, atol=1e-4, rtol=1e-4)
+    checks.reads_what_the_model_reads(model, [image, checks.noise(30, 60)])
+
+
+def test_a_model_that_numbers_patches_only_with_a_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen2.5-Omni alone in a batch: without the mask its patches would be numbered as words are."""
+    model = load(str(zoo.qwen25_omni(tmp_path / "model")))
+    images = [checks.noise(64, 40)]
+    checks.reads_what_the_model_reads(model, images)
+    monkeypatch.setattr(type(model), "always_masked", False)
+    with pytest.raises(AssertionError):
+        checks.reads_what_the_model_reads(model, images)

@@ -98,8 +98,12 @@ def commit_key(shard: int) -> str:
     return f"{COMMITS}/{shard:08d}.json"
 
 
+SHARDS = "shards"
+"""What the keys of shards' arrays begin with."""
+
+
 def shard_prefix(shard: int, digest: str) -> str:
-    return f"shards/{shard:08d}-{digest}"
+    return f"{SHARDS}/{shard:08d}-{digest}"
 
 
 def images_key(shard: int, digest: str) -> str:

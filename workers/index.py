@@ -52,7 +52,7 @@ PROCESS_BYTES = 2 * 1024**3
 """Memory that a process takes at most, which merges or makes a shard's postings."""
 
 ALONE_BYTES = 128 * 1024 * 1024
-"""Shards of fewer bytes have their postings made without starting other processes."""
+"""Shards of fewer bytes are read without starting other processes."""
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many steps of it are done, and of how many."""
@@ -76,7 +76,7 @@ def compact(
     commits = _covered(store, head)[:most]
     tables = _tables(commits)
     runs = {table: at_once(store, cache.local, [commit.postings[table] for commit in commits]) for table in tables}
-    return _write_index(cache, commits, runs, progress or _silent, processes or _processes())
+    return _write_index(cache, commits, runs, progress or _silent, processes or fitting_processes())
 
 
 def rebuild(
@@ -87,7 +87,7 @@ def rebuild(
     head = planned(store)
     cache = Cache(store.url, store, run)
     commits = _covered(store, head)
-    progress, processes = progress or _silent, processes or _processes()
+    progress, processes = progress or _silent, processes or fitting_processes()
     with scratch() as folder:
         runs: dict[str, list[str]] = {}
         for done, files in enumerate(_postings_files(cache, commits, folder, processes)):
@@ -98,15 +98,20 @@ def rebuild(
     return key, manifest, publish(store, head, key, manifest)
 
 
-def _processes() -> int:
-    """As many as there are cores and memory for."""
+def fitting_processes() -> int:
+    """As many as there are cores and memory for, each of which reads whole shards."""
     here = memory()
     return fitting(PROCESS_BYTES, here.available if here else None)
 
 
+def is_for_one(cache: Cache, size: int) -> bool:
+    """Whether shards of so many bytes are read sooner by this process than others are started, or by it alone."""
+    return size < ALONE_BYTES or cache.url.startswith("memory:")
+
+
 def _postings_files(cache: Cache, commits: Sequence[Commit], folder: Path, processes: int) -> Iterator[dict[str, str]]:
     """Of each shard a file here for each table of its postings, made of its arrays."""
-    if sum(commit.size for commit in commits) < ALONE_BYTES or cache.url.startswith("memory:"):
+    if is_for_one(cache, sum(commit.size for commit in commits)):
         yield from (_write_postings(cache, commit, folder) for commit in commits)
         return
     with Processes(processes) as several:
@@ -115,11 +120,12 @@ def _postings_files(cache: Cache, commits: Sequence[Commit], folder: Path, proce
 
 
 def _write_postings_of(url: str, record: bytes, commit: Commit, folder: Path) -> dict[str, str]:
-    return _write_postings(_cache_of(url, record), commit, folder)
+    return _write_postings(cache_of(url, record), commit, folder)
 
 
 @lru_cache(maxsize=1)
-def _cache_of(url: str, record: bytes) -> Cache:
+def cache_of(url: str, record: bytes) -> Cache:
+    """A cache as another process is told of it: by its URL and its run's record."""
     return Cache(url, open_store(url), Run.from_bytes(record, RUN))
 
 

@@ -64,8 +64,8 @@ class Processes:
                 yield begun.popleft().result()
         except BrokenProcessPool as error:
             raise RunError(
-                "A process that made a part of the index died.",
-                "If memory is short, have fewer of them: vlq compact --processes 1",
+                "A process that did a part of the work died.",
+                "If memory is short, have fewer of them: --processes 1",
             ) from error
 
     def _started(self) -> ProcessPoolExecutor:

@@ -11,7 +11,7 @@ from vlq.query.cache import Cache, default_url
 CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
 
 ProcessesOption = Annotated[
-    int | None, typer.Option(help="How many merge at once; default as there are cores and memory for.", min=1)
+    int | None, typer.Option(help="How many work at once; default as there are cores and memory for.", min=1)
 ]
 
 
@@ -54,6 +54,7 @@ def verify(
     sample: Annotated[int, typer.Option(help="With --deep: how many images.", min=1)] = 8,
     seed: Annotated[int, typer.Option(help="With --deep: which ones.")] = 0,
     model: Annotated[str, typer.Option(help="With --deep: where the run's model is now; default as it was.")] = "",
+    processes: ProcessesOption = None,
 ) -> None:
     """Check a cache: checksums, missing shards, and whether its index agrees with its arrays."""
     from vlq.workers import verify as checks
@@ -63,7 +64,7 @@ def verify(
     found = 0
     repairable = False
     with steps() as progress:
-        for finding in checks.verify(opened, progress):
+        for finding in checks.verify(opened, progress, processes=processes):
             found += 1
             repairable = repairable or finding.mend == checks.REPAIR
             print(finding)

@@ -11,12 +11,20 @@ import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed_shards, latest_head, read_commit, read_head, records
 from vlq.query.errors import CorruptCache
-from vlq.query.schema import HEADS, Commit, Head, Stored, commit_key, digest_of, head_key, plan_key
+from vlq.query.schema import HEADS, SHARDS, Commit, Head, Stored, commit_key, digest_of, head_key, plan_key
 from vlq.query.studies import StudyCommit, commits_prefix, moments_of, study_key
 from vlq.query.studies import plan_key as plan_key_of
-from vlq.workers.index import Progress, postings_from_arrays, whole_tables
+from vlq.workers.index import (
+    Progress,
+    cache_of,
+    fitting_processes,
+    is_for_one,
+    postings_from_arrays,
+    whole_tables,
+)
 from vlq.workers.merge import Rows, merged
 from vlq.workers.postings import blocks_of
+from vlq.workers.processes import Processes
 
 RUN_AGAIN = "run the same `vlq run` again"
 REPAIR = "vlq repair"
@@ -35,8 +43,12 @@ class Finding:
         return f"{self.where}: {self.what}. To mend: {self.mend}"
 
 
-def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
-    """Everything wrong with the cache; nothing if all is well. Reads every byte."""
+def verify(cache: Cache, progress: Progress, *, processes: int | None = None) -> Iterator[Finding]:
+    """Everything wrong with the cache; nothing if all is well. Reads every byte.
+
+    So many `processes` look at shards, by default as many as there are cores and memory for. Raises RunError if one
+    dies.
+    """
     yield from _verify_vocabulary(cache)
     try:
         head = latest_head(cache.store)
@@ -55,14 +67,9 @@ def verify(cache: Cache, progress: Progress) -> Iterator[Finding]:
         what, mend = ("missing", REPAIR) if head.sealed else ("not done yet", f"{RUN_AGAIN}: it does this shard")
         yield Finding(f"shard {shard}", what, mend)
     sound = []
-    for done, shard in enumerate(present):
-        try:
-            commit = read_commit(cache.store, shard)
-            findings = list(_verify_shard(cache, commit))
-        except CorruptCache as error:
-            findings = [Finding(commit_key(shard), error.message, REPAIR)]
+    for done, (commit, findings) in enumerate(_verify_shards(cache, present, processes or fitting_processes())):
         yield from findings
-        if not findings:
+        if commit is not None and not findings:
             sound.append(commit)
         progress("checking shards", done + 1, len(present))
     for index in (head.index, *(key for _, key in records(cache.store, after=HEADS).interims)):
@@ -122,7 +129,32 @@ def _verify_plan(cache: Cache, head: Head) -> Iterator[Finding]:
         yield Finding(head.plan, "missing", REPAIR)
 
 
-def _verify_shard(cache: Cache, commit: Commit) -> Iterator[Finding]:
+def _verify_shards(
+    cache: Cache, shards: Sequence[int], processes: int
+) -> Iterator[tuple[Commit | None, list[Finding]]]:
+    """Of each shard its record, unless that is harmed, and what is wrong with it."""
+    if is_for_one(cache, sum(entry.size for entry in cache.store.list(SHARDS))):
+        yield from (_verify_shard(cache, shard) for shard in shards)
+        return
+    with Processes(processes) as several:
+        record = cache.run.to_bytes()
+        yield from several.map(_verify_shard_of, [(cache.url, record, shard) for shard in shards])
+
+
+def _verify_shard_of(url: str, record: bytes, shard: int) -> tuple[Commit | None, list[Finding]]:
+    return _verify_shard(cache_of(url, record), shard)
+
+
+def _verify_shard(cache: Cache, shard: int) -> tuple[Commit | None, list[Finding]]:
+    commit = None
+    try:
+        commit = read_commit(cache.store, shard)
+        return commit, list(_harm(cache, commit))
+    except CorruptCache as error:
+        return commit, [Finding(commit_key(shard), error.message, REPAIR)]
+
+
+def _harm(cache: Cache, commit: Commit) -> Iterator[Finding]:
     if commit.run != cache.run.digest:
         yield Finding(commit_key(commit.shard), "made by another run", "use another cache for that run")
         return

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import vlq
+import vlq.workers.index as index_module
+import vlq.workers.verify as verify_module
 from vlq.query.cache import Cache
 from vlq.query.errors import CacheError
 from vlq.query.tables import parquet_bytes
@@ -114,6 +116,35 @@ def test_damaged_records(cache: Path, pattern: str, content: bytes | None, where
     assert finding.where.startswith(where)
     assert what in finding.what
     assert finding.mend
+
+
+def test_several_processes_find_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cache(tmp_path, images=16)
+    shards = len(list(tmp_path.glob("commits/0*.json")))
+    assert shards == 4
+    one(tmp_path, "images/00000000-*").unlink()
+    one(tmp_path, "commits/00000001.json").write_bytes(b"{")
+    flip(one(tmp_path, "postings/00000003-*/last_topk.parquet"))
+    told: list[tuple[str, int, int]] = []
+    opened = Cache.open(str(tmp_path))
+    alone = list(verify(opened, lambda *step: told.append(step), processes=1))
+    assert [finding.where.split("-")[0] for finding in alone] == [
+        "images/00000000",
+        "commits/00000001.json",
+        "postings/00000003",
+    ]
+
+    def fail(cache: Cache, shard: int) -> None:
+        raise AssertionError("looked at by this process")
+
+    monkeypatch.setattr(index_module, "ALONE_BYTES", 0)
+    monkeypatch.setattr(verify_module, "_verify_shard", fail)  # others do not know of it
+    again: list[tuple[str, int, int]] = []
+    assert list(verify(opened, lambda *step: again.append(step), processes=2)) == alone
+    assert again == told
+    assert told[:shards] == [("checking shards", done + 1, shards) for done in range(shards)]
+    with pytest.raises(AssertionError, match="by this process"):
+        list(verify(opened, lambda *step: None, processes=1))
 
 
 def test_a_vocabulary_of_another_model(cache: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from vlq.query.errors import VlqError
 from vlq.query.methods import Condition
-from vlq.query.nodes import Method, walk
+from vlq.query.nodes import Method, Name, walk
 from vlq.query.parameters import Choice, Flag, Images, Optional, Parameter, Query, Tokens
 from vlq.query.registry import REQUIRED, Signature, functions, methods
 from vlq.query.shown import Columns as ColumnNames
@@ -216,7 +216,7 @@ def columns_in(corpus: LocalCorpus, before: str) -> Mapping[str, str]:
         columns = table.columns(table.table.relation(Compiler()))
     except VlqError:
         return {}
-    return {name: column.kind or "several values" for name, column in columns.items()}
+    return {str(Name(name)): column.kind or "several values" for name, column in columns.items()}
 
 
 def closers(text: str) -> str:

@@ -14,8 +14,8 @@ import duckdb
 from vlq.query.cache import Cache, Snapshot
 from vlq.query.compile import VOCABULARY, Derived, Keys, Statement
 from vlq.query.deadline import Deadline
-from vlq.query.errors import CorruptCache
-from vlq.query.mistakes.values import EMPTY_CACHE
+from vlq.query.errors import CorruptCache, VlqError
+from vlq.query.mistakes.values import EMPTY_CACHE, OVERFLOW
 from vlq.query.tokens import Vocabulary
 from vlq.query.truth import labels_sql
 
@@ -165,6 +165,10 @@ class Engine:
                 batch = reader.read_next_batch()
             except StopIteration:
                 break
+            except (duckdb.OutOfRangeException, pa.ArrowException) as error:
+                if "Out of Range Error" not in str(error):
+                    raise
+                raise _overflow(error) from error
             empty = False
             yield batch
         if empty:
@@ -200,6 +204,11 @@ class Engine:
         return cursor
 
 
+def _overflow(error: Exception) -> VlqError:
+    """What is said of numbers that DuckDB cannot calculate with."""
+    return OVERFLOW.error(reason=str(error).splitlines()[0].removeprefix("Out of Range Error: "))
+
+
 def _parameters(statement: Statement, snapshot: Snapshot) -> dict[str, Any]:
     """The statement's values, and the files of the tables that it reads."""
     reads = statement.reads(snapshot)
@@ -219,6 +228,8 @@ def _answered(statement: Statement, snapshot: Snapshot, ask: Callable[[], T]) ->
     for attempt in (1, 2):
         try:
             return ask()
+        except duckdb.OutOfRangeException as error:
+            raise _overflow(error) from error
         except duckdb.Error as error:
             if not isinstance(error, UNREADABLE) and "TProtocolException" not in str(error):
                 raise

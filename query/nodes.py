@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from keyword import iskeyword
 from typing import NoReturn
+from unicodedata import normalize
 
 from vlq.query.mistakes.elsewhere import HALF_TEXT, NO_TRUTH, NUMBER, TYPE
 
@@ -155,12 +157,17 @@ class Sequence(Node):
 
 @dataclass(frozen=True, eq=False)
 class Name(Node):
-    """A column."""
+    """A column. One whose name is no word of Python's is written col('my column')."""
 
     name: str
 
     def __str__(self) -> str:
-        return self.name
+        return self.name if is_word(self.name) else f"col({self.name!r})"
+
+
+def is_word(name: str) -> bool:
+    """Whether a name can stand in a query as it is: Python reads it as this name."""
+    return name.isidentifier() and not iskeyword(name) and normalize("NFKC", name) == name
 
 
 @dataclass(frozen=True, eq=False)

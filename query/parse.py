@@ -202,6 +202,9 @@ class _Reader:
                 )
             case ast.Name(id=name):
                 return Name(name, span=span)
+            case ast.Call(func=ast.Name(id="col"), args=[ast.Constant(value=str(name))], keywords=[]):
+                self._literal(name, self._span(tree.args[0]))
+                return Name(name, span=span)
             case ast.Call(func=ast.Name(id=name)):
                 return self._call(tree, name, depth)
             case ast.Call(func=ast.Attribute(value=table, attr=name)):

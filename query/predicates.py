@@ -21,7 +21,7 @@ from vlq.query.mistakes.conditions import (
     NO_ORDER,
     NO_VALUE,
 )
-from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Name, Node, Not, Sequence
+from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Name, Node, Not, Sequence, is_word
 from vlq.query.schema import PUBLIC_URI
 
 if TYPE_CHECKING:
@@ -224,9 +224,10 @@ def find_column(name: str, columns: Mapping[str, Column], node: Node, scope: Sco
         return columns[name]
     if name in OF_ROWS:
         raise scope.error(NO_COLUMN_OF_ROWS, node, name=name)
-    near = get_close_matches(name, columns, 1)
-    quoted = f" A text is quoted: '{name}'" if isinstance(node, Name) else ""
-    raise scope.error(NO_COLUMN, node, name=name, near=", ".join(near), known=", ".join(columns), quoted=quoted)
+    near = [str(Name(other)) for other in get_close_matches(name, columns, 1)]
+    known = ", ".join(str(Name(other)) for other in columns)
+    quoted = f" A text is quoted: '{name}'" if isinstance(node, Name) and is_word(name) else ""
+    raise scope.error(NO_COLUMN, node, name=name, near=", ".join(near), known=known, quoted=quoted)
 
 
 def image_columns(scope: Scope) -> dict[str, Column]:

@@ -22,7 +22,6 @@ from vlq.service.narrow import (
     images_argument,
     images_conditions,
     is_about,
-    is_name,
     joined,
     narrowed,
     of_images,
@@ -109,7 +108,7 @@ def _of_rows(asked: Result) -> Iterator[Facet | None]:
     own = {*relation.keys, *relation.columns, "area"} - NOT_OF_ROWS
     columns = columns_of(asked)
     for name in sorted(columns, key=lambda name: (_rank(name), name not in own)):
-        if not is_name(name) or (name not in own and name in NOT_OF_IMAGES | NOT_OF_ROWS):
+        if name not in own and name in NOT_OF_IMAGES | NOT_OF_ROWS:
             continue
         here = [part for part in conditions(asked.node) if is_about(part, name)]
         others = without(asked.node, partial(is_about, column=name))
@@ -157,7 +156,7 @@ def _of_population(asked: Result) -> Iterator[Facet | None]:
     every = call("images", [], [])
     columns = columns_of(asked.corpus.query(every))
     given = images_conditions(asked.node)
-    for name in (name for name in columns if is_name(name) and name not in NOT_OF_IMAGES):
+    for name in (name for name in columns if name not in NOT_OF_IMAGES):
         here = [part for part in given if is_about(part, name)]
         left = [part for part in given if not is_about(part, name)]
         others = of_images(asked.node, left)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from keyword import iskeyword
-from unicodedata import normalize
 
 from vlq.query.nodes import Call, Comparison, Literal, Logic, Method, Name, Node, logic, node_of, walk
 from vlq.query.registry import call, functions, method
@@ -60,16 +58,6 @@ def all_of(conditions: Sequence[Node]) -> Node | None:
 def is_about(condition: Node, column: str) -> bool:
     """Whether a condition names this column, and no other."""
     return {part.name for part in walk(condition) if isinstance(part, Name)} == {column}
-
-
-def is_name(column: str) -> bool:
-    """Whether conditions can name a column, as Python reads names. Others can be quoted, where columns are listed."""
-    return column.isidentifier() and not iskeyword(column) and normalize("NFKC", column) == column
-
-
-def named(column: str) -> Node:
-    """A column where columns are listed."""
-    return Name(column) if is_name(column) else Literal(column)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------
@@ -194,7 +182,7 @@ def order(node: Node) -> tuple[str, bool] | None:
 def ordered(node: Node, column: str, descending: bool | None) -> Node:
     """The rows by a column; by none if `descending` is None."""
     rows = node.table if isinstance(node, Method) and node.method == "sort" else node
-    return rows if descending is None else rows.sort(named(column), descending)
+    return rows if descending is None else rows.sort(Name(column), descending)
 
 
 def ungrouped(node: Node) -> Node:
@@ -206,7 +194,7 @@ def ungrouped(node: Node) -> Node:
 
 def grouped(node: Node, column: str, number: str) -> Node:
     """All rows grouped by a column, and a number of each group: count, median, ..."""
-    return method(uncut(ungrouped(node)).group(named(column)), number, [], [])
+    return method(uncut(ungrouped(node)).group(Name(column)), number, [], [])
 
 
 # --- what was chosen -------------------------------------------------------------------------------------------

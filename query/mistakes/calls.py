@@ -67,6 +67,7 @@ ARGUMENT_SYNONYMS = {
 """What arguments are called elsewhere."""
 FOREIGN = {
     "range": "A window of layers is (5, 8), both of them within it.",
+    "col": "A column stands by itself, as label does; one whose name is no word in quotes: col('my column')",
     "help": "In the shell: vlq help first_layer",
     "len": "The share of patches in `patches` is `area`: .where(area >= 0.1)",
 }
@@ -80,6 +81,11 @@ FOREIGN_FUNCTION = Mistake(
             "first_layer('dog', layers=⟦range⟧(5, 8))",
             "There is no function range.",
             "A window of layers is (5, 8), both of them within it.",
+        ),
+        Example(
+            "images(⟦col⟧(label) == 'beach')",
+            "There is no function col.",
+            "A column stands by itself, as label does; one whose name is no word in quotes: col('my column')",
         ),
         Example("⟦help⟧(first_layer)", "There is no function help.", "In the shell: vlq help first_layer"),
     ),

@@ -327,6 +327,19 @@ TOO_MANY_CELLS = Mistake(
     ),
 )
 
+OVERFLOW = Mistake(
+    BadArgument,
+    "A number becomes too large on the way: {reason}",
+    "Calculate with smaller numbers, or with fractions: 1000000.0",
+    (
+        Example(
+            "images(image_id * 9223372036854775807 > 1)",
+            "A number becomes too large on the way: Overflow in multiplication of INT64 (2 * 9223372036854775807)!",
+            "Calculate with smaller numbers, or with fractions: 1000000.0",
+        ),
+    ),
+)
+
 # --- arguments that do not go together -------------------------------------------------------------------------
 
 PATCHES_OF_TEXT = Mistake(

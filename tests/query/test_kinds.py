@@ -97,3 +97,44 @@ def test_what_is_no_date(corpus: Corpus, column: str, text: str) -> None:
     with pytest.raises(BadArgument) as caught:
         found(corpus, f"'{text}' < {column}")
     assert caught.value.hint == f"Did you mean '2024-01-31' < {column}?"
+
+
+ODD = ["my column", "class", "it's", "ﬁgure", "1st", 'a"b', "col('x')"]
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Columns that are no words of Python's, of which the image's number is the value."""
+    folder: Path = tmp_path_factory.mktemp("odd")
+    make_cache(folder, images=4, columns={name: list(range(4)) for name in ODD} | {"least": [-(2**63)] * 4})
+    return vlq.open(str(folder))
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_columns_that_are_no_words_are_named_in_quotes(odd: Corpus, name: str) -> None:
+    text = f"images(col({name!r}) > 1)"
+    assert {row["image_id"] for row in odd.query(text).rows} == {2, 3}
+    assert [row[name] for row in odd.query(f"images().sort(col({name!r}), descending=True)").rows] == [3, 2, 1, 0]
+    assert odd.query(f"images().group(col({name!r})).count().where(col({name!r}) <= 1)").summary["matched"] == 2
+    asked = odd.images(vlq.col(name) > 1)
+    assert {row["image_id"] for row in asked.rows} == {2, 3}
+    assert str(asked.node) == text
+
+
+def test_a_misspelled_one_is_offered_as_it_is_written(odd: Corpus) -> None:
+    with pytest.raises(VlqError) as caught:
+        odd.query("images(my_column == 3)")
+    assert str(caught.value.hint).startswith("Did you mean col('my column')?")
+
+
+@pytest.mark.parametrize("query", ["images(width * 9223372036854775807 > 1)", "rank(3) * 9223372036854775807"])
+def test_numbers_that_become_too_large(odd: Corpus, query: str) -> None:
+    for ask in (lambda: odd.query(query).rows, lambda: odd.query(query).arrow(), lambda: odd.query(query).summary):
+        with pytest.raises(BadArgument, match="A number becomes too large on the way: Overflow in multiplication"):
+            ask()
+
+
+def test_a_histogram_of_the_least_number(odd: Corpus) -> None:
+    (row,) = odd.query("images().histogram(least)").rows
+    assert row["count"] == 4
+    assert row["low"] <= -(2**63) < row["high"]

@@ -56,7 +56,7 @@ def test_the_text_of_a_node_is_parsed_to_an_equal_node(token: Any, named: dict[s
 conditions = st.recursive(
     st.builds(
         lambda a, op, b: Comparison((Name(a), node_of(b)), (op,)),
-        st.sampled_from(["layer", "label"]),
+        st.sampled_from(["layer", "label", "my column", "class", "it's", "ﬁgure", ""]),
         st.sampled_from(["<", "<=", ">", ">=", "==", "!=", "in", "not in"]),
         scalars | st.lists(scalars, max_size=2),
     ),
@@ -68,7 +68,7 @@ conditions = st.recursive(
     ),
     max_leaves=5,
 )
-columns = st.sampled_from(["label", vlq.col("label"), vlq.col("layer")])
+columns = st.sampled_from(["label", vlq.col("label"), vlq.col("layer"), vlq.col("my column")])
 tables = (
     st.sampled_from([vlq.first_layer("dog"), vlq.first_layer(3, rank=2), vlq.last_layer("cat", layers=(1, 2))])
     | st.builds(vlq.locate, st.just("dog"), patches=st.sampled_from(["dog", 3, [1, 2]]))

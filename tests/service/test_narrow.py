@@ -77,9 +77,9 @@ def test_columns_that_python_cannot_name() -> None:
     node = parse("images()")
     for column in ("my col", "class", "ﬁgure", "a'); drop", "<b>"):
         ordered, grouped = narrow.ordered(node, column, True), narrow.grouped(node, column, "count")
-        assert str(parse(str(ordered))) == str(ordered) == f"images().sort({column!r}, descending=True)"
+        assert str(parse(str(ordered))) == str(ordered) == f"images().sort(col({column!r}), descending=True)"
         assert narrow.order(ordered) == (column, True)
-        assert str(parse(str(grouped))) == str(grouped) == f"images().group({column!r}).count()"
+        assert str(parse(str(grouped))) == str(grouped) == f"images().group(col({column!r})).count()"
 
 
 def test_what_was_chosen_can_be_taken_back() -> None:

@@ -24,7 +24,7 @@ tests: $(VENV)/dev.installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-http: $(VENV)/dev.installed  ## The client's tests again, asked of a server over HTTP, with fewer random examples.
-	$(BIN)/python -m pytest --door http --examples 0.05 tests/query
+	$(BIN)/python -m pytest --door http --examples 0.1 tests/query
 
 test-s3: $(VENV)/dev.installed  ## The stores' tests and a whole run against a real S3 server, Ceph's, of its own.
 	$(BIN)/python tests/stores/radosgw.py $(BIN)/python -m pytest tests/stores -k 'radosgw or azurite'

@@ -26,6 +26,9 @@ BATCH = 25
 PER_POSITION = ("inputs_embeds", "position_ids")
 """Of the decoder's arguments those that have a place for each position."""
 
+KEPT = ("full_attention", "sliding_attention", "chunked_attention")
+"""Kinds of blocks that keep a key and a value of each position, and nothing else."""
+
 MASKED = ("sdpa", "eager")
 """Kinds of attention that take any mask. The first stands in for one that does not."""
 
@@ -50,7 +53,8 @@ class Outcome:
 class Prompted:
     """One image with its prompt, run as far as the decoder.
 
-    Raises ModelError if the model's text does not enter the decoder as its embedding.
+    Raises ModelError if the model's text does not enter the decoder as its embedding and nothing else, or if its blocks
+    keep something else than keys and values.
     """
 
     def __init__(self, model: LensModel, image: Encoded) -> None:
@@ -60,6 +64,7 @@ class Prompted:
         self._arguments = _entering_decoder(model, image)
         self._added = model.entering(self._arguments)
         self._embeds: Tensor = self._arguments["inputs_embeds"]
+        self._check_kept()
         self._cache: Any = None
         # So it is called from transformers 5.20 on.
         self._cache_name = "cache" if "cache" in signature(model.decoder.forward).parameters else "past_key_values"
@@ -70,6 +75,29 @@ class Prompted:
                     f"{type(model.model).__name__}: what stands for a token is more than its embedding, so that "
                     "answers to a changed run cannot be written token by token."
                 )
+
+    def _check_kept(self) -> None:
+        """Raises ModelError unless positions in front of a change can be had from keys and values."""
+        name = type(self.model.model).__name__
+        kinds = {*(getattr(self.model.decoder.config, "layer_types", None) or ())} - {*KEPT}
+        if kinds:
+            raise ModelError(
+                f"{name}: its blocks are of {' and '.join(sorted(kinds))}, beside attention. Runs are changed only in "
+                "models whose blocks keep keys and values."
+            )
+        told = [
+            argument
+            for argument, value in self._arguments.items()
+            if argument not in (*PER_POSITION, "attention_mask")
+            and isinstance(value, Tensor)
+            and value.ndim > 1
+            and value.shape[1] == self.length
+        ]
+        if told:
+            raise ModelError(
+                f"{name}: its decoder is told more of each position than what stands for it ({', '.join(told)}), so "
+                "that answers to a changed run cannot be written token by token."
+            )
 
     # --- states ------------------------------------------------------------------------------------------------
 

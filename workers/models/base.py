@@ -206,7 +206,11 @@ class LensModel(ABC):
     def entering(self, arguments: dict[str, Any]) -> dict[int, tuple[Tensor, Tensor]]:
         """What a tower adds to later layers of one image's sequence, taken out of the decoder's arguments: by layer the
         positions (position,), and what is added there (position, d)."""
-        return {}
+        mask, values = arguments.pop("visual_pos_masks", None), arguments.pop("deepstack_visual_embeds", None)
+        if mask is None or not values:
+            return {}
+        places = mask[0].nonzero()[:, 0]
+        return {layer: (places, added) for layer, added in enumerate(values, start=1)}
 
     def position_ids(self, mask: Tensor) -> Tensor | None:
         """(image, sequence) the number of each token among those that the mask lets be seen. None: the model counts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,11 +31,6 @@ class Qwen3VL(Qwen2VL):
     """
 
     family = "Qwen3VLForConditionalGeneration"
-
-    def entering(self, arguments: dict[str, Any]) -> dict[int, tuple[Tensor, Tensor]]:
-        mask, values = arguments.pop("visual_pos_masks"), arguments.pop("deepstack_visual_embeds")
-        places = mask[0].nonzero()[:, 0]
-        return {layer: (places, added) for layer, added in enumerate(values or (), start=1)}
 
 
 class Qwen3VLMoe(Qwen3VL):

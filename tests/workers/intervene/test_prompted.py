@@ -121,7 +121,8 @@ def expected(model: LensModel, image: Encoded, plain: Plain, targets: Sequence[T
     model.decoder.set_attn_implementation("by_hand")  # type: ignore[operator]
     try:
         batch = model.batch([image])
-        batch.pop("position_ids", None)
+        for name in ("position_ids", "attention_mask"):  # made for the prompt alone; nothing is padded
+            batch.pop(name, None)
         said: list[int] = []
         logprobs: list[float] = []
         first: Tensor | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor
 from transformers import Glm4vForConditionalGeneration
 
 from vlq.query.errors import MissingExtra, ModelError
+from vlq.workers.intervene.changes import Change
+from vlq.workers.intervene.prompted import Prompted, Target
 from vlq.workers.models import FAMILIES, REFUSED, load
 from vlq.workers.models.base import LensModel, check
 from vlq.workers.models.generic import GenericMerged
@@ -31,6 +34,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     **{f"pixtral-{kind}": make for kind, make in zoo.PIXTRAL.items()},
     "aya_vision": tiny.make_aya_vision,
     "gemma4": zoo.gemma4,
+    "gemma4-large": partial(zoo.gemma4, **zoo.LARGE),
     "llava_next_video": zoo.llava_next_video,
     "ovis2": zoo.ovis2,
     "qianfan_ocr": zoo.qianfan,
@@ -74,6 +78,42 @@ def test_answers_are_the_models_own(model: LensModel) -> None:
     checks.answers_what_the_model_answers(model, [checks.noise(60, 40), checks.noise(30, 70)], most=3)
 
 
+UNCHANGED = {
+    "Ernie4_5_VLMoe": "told more of each position than what stands for it",
+    "Gemma4": "told more of each position than what stands for it",
+    "Lfm3Vl": "its blocks are of conv",
+    "Qwen3_5": "its blocks are of linear_attention",
+    "Qwen3_5Moe": "its blocks are of linear_attention",
+}
+"""Classes of models in which no run can be changed, and why."""
+
+
+def test_a_changed_run_is_the_models_own(model: LensModel) -> None:
+    """States of two patches are replaced, behind a pass that many runs share and in the whole model."""
+    encoded = model.encode(checks.noise(70, 50))
+    reason = UNCHANGED.get(type(model.model).__name__.removesuffix("ForConditionalGeneration"))
+    if reason and getattr(model.decoder.config, "hidden_size_per_layer_input", 1):  # which a large Gemma 4 has none of
+        with pytest.raises(ModelError, match=reason):
+            Prompted(model, encoded)
+        return
+    prompted = Prompted(model, encoded)
+    positions, states = (
+        prompted.patches[[3, 7]],
+        torch.randn(2, model.width, generator=torch.Generator().manual_seed(0)),
+    )
+    (found,) = prompted.outcomes([Change({1: (positions, states)})], [Target((5,))])
+
+    def replaced(module: Any, args: Any, kwargs: Any) -> Any:
+        hidden = args[0].clone()
+        hidden[0, positions] = states
+        return (hidden, *args[1:]), kwargs
+
+    handle = model.blocks[1].register_forward_pre_hook(replaced, with_kwargs=True)
+    with handle, torch.inference_mode():
+        logits = model.model(**model.batch([encoded]), use_cache=False).logits[0, -1]
+    assert found.logprob[0] == pytest.approx(float(torch.log_softmax(logits.double(), -1)[5]), abs=checks.NATS)
+
+
 def test_no_image_has_more_patches_than_are_said(model: LensModel) -> None:
     for size in [(1, 30), (30, 1), (8, 8), (500, 500), (700, 20)]:
         rows, columns = model.layout(*size).grid
@@ -84,7 +124,7 @@ def test_no_image_has_more_patches_than_are_said(model: LensModel) -> None:
 def test_all_that_have_an_adapter_are_tried() -> None:
     elsewhere = {"idefics3", "internvl", "llava_next", "llava_onevision", "paligemma", "smolvlm"}
     elsewhere |= {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
-    tried = {name.removeprefix("pixtral-") for name in MAKERS} | elsewhere
+    tried = {name.removeprefix("pixtral-").removesuffix("-large") for name in MAKERS} | elsewhere
     assert {*FAMILIES} == tried - {*zoo.ALIKE}
 
 

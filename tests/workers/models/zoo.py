@@ -296,6 +296,9 @@ MERGED: dict[str, Callable[[Path], Path]] = {
 }
 """model_type -> maker, of those with an adapter of `merged` or `qwen_vl`."""
 
+LARGE = {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0}
+"""What a large Gemma 4 does without."""
+
 ALIKE: dict[str, Callable[[Path], Path]] = {
     "hyperclovax_vision_v2": partial(
         qwen, name="HyperCLOVAXVisionV2", processor="HyperCLOVAXVisionV2Processor", vision=WINDOWS
@@ -420,7 +423,7 @@ def llava_next_video(folder: Path) -> Path:
 # --- Gemma 4 --------------------------------------------------------------------------------------------------------
 
 
-def gemma4(folder: Path, shared: int = 2, **more: Any) -> Path:
+def gemma4(folder: Path, **more: Any) -> Path:
     """Of its four blocks the last two use keys and values of the first two."""
     tokenizer = named(
         image_token="<|image|>",
@@ -433,22 +436,20 @@ def gemma4(folder: Path, shared: int = 2, **more: Any) -> Path:
     size = len(tokenizer) + PADDED
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
     kinds: Sequence[str] = ["sliding_attention", "full_attention"]
-    text = transformers.AutoConfig.for_model(
-        "gemma4_text",
-        **sizes,
-        vocab_size=size,
-        num_hidden_layers=4,
-        head_dim=16,
-        global_head_dim=16,
-        sliding_window=16,
-        layer_types=[*kinds, *kinds],
-        hidden_size_per_layer_input=8,
-        vocab_size_per_layer_input=size,
-        num_kv_shared_layers=shared,
-        final_logit_softcapping=20.0,
-        tie_word_embeddings=False,
-        **more,
-    )
+    settings: dict[str, Any] = {
+        "vocab_size": size,
+        "num_hidden_layers": 4,
+        "head_dim": 16,
+        "global_head_dim": 16,
+        "sliding_window": 16,
+        "layer_types": [*kinds, *kinds],
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": size,
+        "num_kv_shared_layers": 2,
+        "final_logit_softcapping": 20.0,
+        "tie_word_embeddings": False,
+    }
+    text = transformers.AutoConfig.for_model("gemma4_text", **sizes, **settings | more)
     vision = transformers.AutoConfig.for_model(
         "gemma4_vision", **sizes, num_hidden_layers=2, head_dim=16, patch_size=4, position_embedding_size=64,
         pooling_kernel_size=2,

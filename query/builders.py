@@ -257,19 +257,28 @@ def answer(token: Tokens | None = None, *, images: Node | None = None, pieces: b
 
 
 def effect(
-    ablate: Patches,
-    on: Tokens,
+    ablate: Patches = None,
+    on: Tokens | None = None,
     *,
+    knockout: Patches = None,
+    steer: Tokens | None = None,
+    patch: str | int | None = None,
     mode: Literal["mean", "zero", "noise"] = "mean",
     buffer: int = 0,
     combinations: Literal["all", "regions", "singles"] | None = None,
-    by: Literal["image", "set"] = "image",
+    to: Literal["last", "last-row", "prompt"] = "last",
+    others: bool = False,
+    place: Patches = "last",
+    layers: int | tuple[int, int] | None = None,
+    window: int | None = None,
+    strength: float | None = None,
+    by: Literal["image", "set", "layer", "strength"] = "image",
     kind: Literal["all", "region", "regions", "patch", "random", "register", "gradient"] | None = None,
     images: Node | None = None,
     against: Node | None = None,
     pieces: bool = False,
 ) -> Call:
-    """What taking patches away does to a word in the answer, where `vlq ablate` measured it, in nats."""
+    """What taking patches away, or another intervention, does to a word in the answer, in nats."""
     return _call("effect", locals())
 
 

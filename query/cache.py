@@ -451,7 +451,10 @@ class Cache:
 
     def effects(self, studies: Sequence[Finished]) -> str:
         """A file here of the effects of all studies, each with what was done in it."""
-        made_of = [[finished.effects.sha256, finished.study.digest] for finished in studies]
+        from vlq.query.studies import DONE, IN_LAYERS
+
+        columns = [*DONE.names, *IN_LAYERS.names]
+        made_of = [columns, *([finished.effects.sha256, finished.study.digest] for finished in studies)]
 
         def make() -> bytes:
             from vlq.query.tables import effects

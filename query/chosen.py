@@ -1,4 +1,5 @@
-"""Which patches of which images a study takes: those that a query's rows name, a label's objects, or some by number."""
+"""Which images a study is of, and which patches of them: those that a query's rows name, a label's objects, or some by
+number."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from vlq.query.compile import Compiler, indented, quoted
 from vlq.query.geometry import COLUMNS, ROWS
-from vlq.query.mistakes.ablation import NO_PATCHES, NONE_CHOSEN
+from vlq.query.mistakes.ablation import NO_IMAGES, NO_PATCHES, NONE_CHOSEN
 from vlq.query.nodes import Literal, Node
 from vlq.query.parameters import Images, Tokens
 from vlq.query.parse import parse
@@ -21,6 +22,11 @@ from vlq.query.tokens import TokenSet
 if TYPE_CHECKING:
     from vlq.query.bind import Scope
     from vlq.query.client import LocalCorpus
+    from vlq.query.schema import Run
+
+LAST = "last"
+EVERY = "patches"
+"""Where states are changed, instead of at chosen patches: at the prompt's last token, at all patches."""
 
 PROMPT = "prompt"
 """The column of what an image is asked, where images have prompts of their own."""
@@ -59,6 +65,12 @@ class Written:
         as_in_queries = bare.isdigit() or bare[:1] in ("'", '"', "[") or bare.endswith(")")
         return cls.of(text) if as_in_queries else cls(Literal(bare, span=(0, len(text))), text)
 
+    @classmethod
+    def place(cls, text: str) -> Written:
+        """Where states are changed: LAST, EVERY, or a query that names patches. Raises QueryError."""
+        bare = text.strip()
+        return cls(Literal(bare, span=(0, len(text))), text) if bare in (LAST, EVERY) else cls.of(text)
+
     def __str__(self) -> str:
         return str(self.node)
 
@@ -84,22 +96,52 @@ def chosen(corpus: LocalCorpus, patches: Written, images: Written | None = None,
         raise NO_PATCHES.error(patches.text, None, got=patches.node)
     compiler = Compiler()
     cells = f"(\n  {indented(found.cells(compiler))}\n) AS cells"
-    where = ["error IS NULL", f"patch < {ROWS} * {COLUMNS}"]
-    if images is not None and (condition := Images().bind(images.node, "images", images.scope(corpus))) is not None:
-        where.append(f"({condition.sql(compiler)})")
-    own = scope.run.prompt_column
-    prompt = "NULL::VARCHAR" if own is None else f"images.{quoted(own)}::VARCHAR"
+    on = "image_id = cells.image" if found.by_image else "true"
+    where = f"patch < {ROWS} * {COLUMNS} AND {_which(corpus, images, compiler)}"
     sql = f"""\
-SELECT image_id, images.image, uri, sha256, {ROWS} AS rows, {COLUMNS} AS columns, {prompt} AS {PROMPT},
+SELECT {_image(scope.run)},
   list(DISTINCT patch ORDER BY patch) AS patches
-FROM {compiler.table("images")} AS images JOIN {cells} ON {"image_id = cells.image" if found.by_image else "true"}
-WHERE {" AND ".join(where)}
+FROM {compiler.table("images")} AS images JOIN {cells} ON {on}
+WHERE {where}
 GROUP BY ALL ORDER BY image_id"""
-    table = corpus.engine.arrow(compiler.ask(sql), scope.snapshot, [])
+    table = _rows(corpus, compiler, sql)
     if not table.num_rows:
         which = "" if images is None else f" for which {images} holds"
         raise NONE_CHOSEN.error(None, None, got=patches.node, which=which)
-    table = table.slice(0, table.num_rows if limit is None else limit)
+    return table.slice(0, table.num_rows if limit is None else limit)
+
+
+def placed(corpus: LocalCorpus, where: Written, images: Written | None = None, limit: int | None = None) -> pa.Table:
+    """The same of the places where states are changed: of LAST no patches, of EVERY all of them."""
+    place = where.node.value if isinstance(where.node, Literal) else None
+    if place not in (LAST, EVERY):
+        return chosen(corpus, where, images, limit)
+    compiler, run = Compiler(), corpus.cache.run
+    patches = "[]" if place == LAST else f"range({ROWS} * {COLUMNS})"
+    sql = f"""\
+SELECT {_image(run)}, {patches} AS patches FROM {compiler.table("images")} AS images
+WHERE {_which(corpus, images, compiler)} ORDER BY image_id"""
+    table = _rows(corpus, compiler, sql)
+    if not table.num_rows:
+        raise NO_IMAGES.error(None, None, which="" if images is None else f" for which {images} holds")
+    return table.slice(0, table.num_rows if limit is None else limit)
+
+
+def _image(run: Run) -> str:
+    """SELECT list of what a study must know of an image: CHOSEN without the patches."""
+    own = run.prompt_column
+    prompt = "NULL::VARCHAR" if own is None else f"images.{quoted(own)}::VARCHAR"
+    return f"image_id, images.image, uri, sha256, {ROWS} AS rows, {COLUMNS} AS columns, {prompt} AS {PROMPT}"
+
+
+def _which(corpus: LocalCorpus, images: Written | None, compiler: Compiler) -> str:
+    """SQL: whether an image has readings, and is one of those for which a condition holds."""
+    condition = None if images is None else Images().bind(images.node, "images", images.scope(corpus))
+    return "error IS NULL" if condition is None else f"error IS NULL AND ({condition.sql(compiler)})"
+
+
+def _rows(corpus: LocalCorpus, compiler: Compiler, sql: str) -> pa.Table:
+    table = corpus.engine.arrow(compiler.ask(sql), corpus.cache.snapshot(), [])
     return pa.table([table[field.name].cast(field.type) for field in CHOSEN], schema=CHOSEN)
 
 

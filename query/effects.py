@@ -9,7 +9,7 @@ from vlq.query.errors import VlqError
 from vlq.query.nodes import Call, Literal, Node, Sequence
 from vlq.query.parse import parse
 from vlq.query.registry import call
-from vlq.query.schema import Study
+from vlq.query.schema import Study, Window
 
 KINDS = ("all", "region", "regions", "patch", "random", "register", "gradient")
 """Kinds of sets: the chosen patches together; one region of them, several; one patch; and the baselines'."""
@@ -17,8 +17,16 @@ KINDS = ("all", "region", "regions", "patch", "random", "register", "gradient")
 PARTS = {"all": (), "regions": ("region", "regions"), "singles": ("patch",)}
 """The kinds of the parts that are taken by themselves, by how the chosen patches are combined."""
 
-USUAL = {"mode": "mean", "buffer": 0, "combinations": "all"}
-"""What is done where nothing else is said."""
+USUAL: dict[str, dict[str, str | int]] = {
+    "ablate": {"mode": "mean", "buffer": 0, "combinations": "all"},
+    "knockout": {"to": "last", "others": False, "buffer": 0, "combinations": "all"},
+    "steer": {"place": "last"},
+    "patch": {"place": "last"},
+}
+"""What is done where nothing else is said, by what intervention it is."""
+
+RANDOM = "random"
+"""The baseline that is usual, and its kind of sets."""
 
 
 def kinds_of(study: Study) -> tuple[str, ...]:
@@ -45,25 +53,123 @@ def _plain(node: Node) -> str:
     return str(node)
 
 
-def unusual(study: Study) -> dict[str, str | int]:
+def window_phrase(window: Window) -> str:
+    """(5, 6) -> '5-6', (5, 5) -> '5'."""
+    return str(window[0]) if window[0] == window[1] else f"{window[0]}-{window[1]}"
+
+
+def span_of(study: Study) -> Window:
+    """The first and the last of the layers that its windows are in."""
+    return min(first for first, _ in study.windows), max(last for _, last in study.windows)
+
+
+def in_layers(study: Study) -> str:
+    """' in layers 1-8', ' in 7 windows of layers 1-8', ' in each of layers 1-8'; of an ablation nothing."""
+    if not study.windows:
+        return ""
+    layers = window_phrase(span_of(study))
+    if len(study.windows) == 1:
+        return f" in layer{'s' if '-' in layers else ''} {layers}"
+    if all(first == last for first, last in study.windows):
+        return f" in each of layers {layers}"
+    return f" in {len(study.windows)} windows of layers {layers}"
+
+
+# --- the question ----------------------------------------------------------------------------------------------
+
+
+def unusual(study: Study) -> dict[str, Node | str | int]:
     """What is done in it otherwise than usual."""
-    return {name: value for name, usual in USUAL.items() if (value := getattr(study, name)) != usual}
+    own: dict[str, Node | str | int] = {
+        "mode": study.mode,
+        "buffer": study.buffer,
+        "combinations": study.combinations,
+        "to": study.to,
+        "others": study.others,
+    }
+    if study.intervention in ("steer", "patch"):
+        place = parse(study.patches)
+        own["place"] = str(place.value) if isinstance(place, Literal) and isinstance(place.value, str) else place
+    usual = USUAL[study.intervention]
+    return {name: own[name] for name in usual if isinstance(own[name], Node) or own[name] != usual[name]}
 
 
 def asked_of(study: Study) -> Call:
     """The question that asks for its effects. Raises QueryError if it is written in another VLQ's language."""
-    named = [(name, value, None) for name, value in unusual(study).items()]
-    return call("effect", (parse(study.patches), parse(study.target)), named)
+    named: list[tuple[str, object, None]] = [(name, value, None) for name, value in unusual(study).items()]
+    if study.intervention == "ablate":
+        return call("effect", (parse(study.patches), parse(study.target)), named)
+    given = {"knockout": study.patches, "steer": study.token, "patch": repr(study.source)}[study.intervention]
+    named.append((study.intervention, parse(given), None))
+    if study.target != study.token and study.target != "None":
+        named.append(("on", parse(study.target), None))
+    if len(study.windows) > 1:
+        named.append(("by", "layer", None))
+        if len(study.strengths) > 1:
+            named.append(("strength", study.strengths[-1], None))
+    elif len(study.strengths) > 1:
+        named.append(("by", "strength", None))
+    return call("effect", (), named)
+
+
+def question_of(study: Study) -> str:
+    """The same in words."""
+    word = measured(study.target)
+    match study.intervention:
+        case "ablate":
+            return f"What does {word} lose without {study.patches}?"
+        case "knockout":
+            return f"What does {word} lose where {study.patches} cannot be seen?"
+        case "steer":
+            return f"What becomes of {word} with {study.token} added?"
+    return f"From which layer on do states of {study.source} bring {word}?"
+
+
+def measured(target: str) -> str:
+    """What a study measures, as it writes it, in words."""
+    return "the source's answer" if target == "None" else target
+
+
+def done_in(study: Study) -> str:
+    """What was done, in a line: "readings('rock') taken, mean in their place"."""
+    place = "the last token" if study.patches == "'last'" else study.patches
+    match study.intervention:
+        case "ablate":
+            return f"{study.patches} taken, {study.mode} in their place"
+        case "knockout":
+            but = "all but " if study.others else ""
+            return f"{but}{study.patches} cut off from {SEEING[study.to]}{in_layers(study)}"
+        case "steer":
+            strengths = ", ".join(f"{strength:g}" for strength in study.strengths)
+            return f"{study.token} added at {place}{in_layers(study)}, strength {strengths}"
+    return f"states of {study.source} put in at {place}{in_layers(study)}"
+
+
+SEEING = {"last": "the last token", "last-row": "the last row of patches", "prompt": "the prompt"}
+"""Who no longer sees patches, in words."""
+
+
+# --- the command -----------------------------------------------------------------------------------------------
 
 
 def made_by(study: Study, cache: str) -> str:
     """The command that makes it. Raises as `asked_of` does."""
-    more = unusual(study)
-    if study.baselines != ("random",):
-        more["baseline"] = ",".join(study.baselines)
+    more = {name: str(value) for name, value in unusual(study).items()}
+    if study.baselines != (RANDOM,) and study.intervention in ("ablate", "knockout"):
+        more["baseline"] = ",".join(study.baselines) or "none"
     if study.images is not None:
         more["images"] = study.images
-    return command(parse(study.patches), parse(study.target), cache, **more)
+    if study.intervention == "ablate":
+        return command(parse(study.patches), parse(study.target), cache, **more)
+    if len(study.windows) > 1 and study.intervention != "patch":
+        more["window"] = str(study.windows[0][1] - study.windows[0][0] + 1)
+    first, last = span_of(study)
+    more["layers"] = f"{first}:{last}"
+    if study.strengths:
+        more["strength"] = ",".join(f"{strength:g}" for strength in study.strengths)
+    target = None if study.target in ("None", study.token) else parse(study.target)
+    what = {"knockout": study.patches, "steer": study.token, "patch": repr(study.source)}[study.intervention]
+    return typed(study.intervention, parse(what), target, cache, **more)
 
 
 def command(patches: Node, target: Node, cache: str, **options: str | int) -> str:
@@ -77,11 +183,33 @@ def command(patches: Node, target: Node, cache: str, **options: str | int) -> st
             chosen = f"--patches {','.join(map(str, items))}"
         case _:
             chosen = shell(str(patches))
-    word = str(target)
+    return _typed(f"ablate {chosen}", target, cache, options)
+
+
+def typed(intervention: str, what: Node, target: Node | None, cache: str, **options: str | int) -> str:
+    """The command of another intervention, as one types it: of these patches, this token, or this source."""
+    begin = f"{intervention} {shell(str(what))}"
+    if intervention == "steer":
+        begin = f"steer {shell(_word(what))}"
+    elif isinstance(what, Literal) and intervention == "patch":
+        begin = f"patch --source {shell(str(what.value))}"
+    options = {("at" if name == "place" else name): value for name, value in options.items()}
+    return _typed(begin, target, cache, options)
+
+
+def _typed(begin: str, target: Node | None, cache: str, options: dict[str, str | int]) -> str:
+    measured = "" if target is None else f" --target {shell(_word(target))}"
+    more = "".join(
+        f" --{name}" if str(value) == "True" else f" --{name} {shell(str(value))}" for name, value in options.items()
+    )
+    return f"vlq {begin}{measured}{more} --cache {shell(cache)}"
+
+
+def _word(target: Node) -> str:
+    """A token as one types it: a word as it is, all else as in a query."""
     if isinstance(target, Literal) and isinstance(target.value, str) and re.fullmatch(r"[^\W\d_]+", target.value):
-        word = target.value
-    more = "".join(f" --{name} {shell(str(value))}" for name, value in options.items())
-    return f"vlq ablate {chosen} --target {shell(word)}{more} --cache {shell(cache)}"
+        return target.value
+    return str(target)
 
 
 def shell(text: str) -> str:

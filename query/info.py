@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from vlq.query.effects import done_in, measured
 from vlq.query.geometry import READ
 from vlq.query.schema import READ_COLUMNS, LensSpec, layers_phrase
 
@@ -68,9 +69,10 @@ def info(cache: Cache) -> dict[str, Any]:
 def as_values(finished: Finished) -> dict[str, Any]:
     """What was taken in a study, what was measured, and how large its effects are."""
     study = finished.study
-    names = ("digest", "patches", "target", "mode", "buffer", "combinations", "images", "seed")
+    names = ("digest", "intervention", "patches", "target", "mode", "buffer", "combinations", "images", "seed")
     return {
         **{name: getattr(study, name) for name in names},
+        "done": done_in(study),
         "baselines": list(study.baselines),
         "bytes": finished.effects.size,
     }
@@ -78,11 +80,11 @@ def as_values(finished: Finished) -> dict[str, Any]:
 
 def study_phrase(study: Mapping[str, Any]) -> str:
     """A study of `as_values`, in a line."""
-    said = [f"{study['digest'][:8]}: {study['patches']} taken, {study['mode']} in their place"]
+    said = [f"{study['digest'][:8]}: {study['done']}"]
     said += [f"with {study['buffer']} ring{'s' if study['buffer'] > 1 else ''}"] if study["buffer"] else []
     said += [study["combinations"]] if study["combinations"] != "all" else []
     said += [f"images with {study['images']}"] if study["images"] else []
-    return f"{', '.join(said)}: on {study['target']}"
+    return f"{', '.join(said)}: on {measured(study['target'])}"
 
 
 def index_state(snapshot: Snapshot) -> str:

@@ -278,6 +278,25 @@ class OneLayer:
 
 
 @dataclass(frozen=True)
+class ModelLayers:
+    """One of the model's layers or a window of them, whether they were read or not; None for whatever there is."""
+
+    expected: str = "a layer, or a window such as (5, 6)"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> LayerSet | None:
+        if isinstance(node, Literal) and node.value is None:
+            return None
+        items = node.items if isinstance(node, SequenceNode) and not node.is_list else (node,)
+        layers = [layer for item in items if (layer := whole(item)) is not None]
+        if len(layers) != len(items) or len(layers) not in (1, 2) or layers[0] > layers[-1]:
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
+        for item, layer in zip(items, layers, strict=True):
+            if not 0 <= layer < scope.run.layers:
+                raise scope.error(NO_LAYER, item, name=name, last=scope.run.layers - 1)
+        return LayerSet(tuple(range(layers[0], layers[-1] + 1)), True, False)
+
+
+@dataclass(frozen=True)
 class Images:
     """A condition on the image table's columns; None for all images."""
 
@@ -339,6 +358,19 @@ class Position:
 
 
 @dataclass(frozen=True)
+class Number:
+    """Any finite number."""
+
+    expected: str = "a number"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> float:
+        value = node.value if isinstance(node, Literal) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
+        return float(value)
+
+
+@dataclass(frozen=True)
 class FromZero:
     """A whole number of at least 0."""
 
@@ -361,6 +393,19 @@ class Text:
         if not isinstance(node, Literal) or not isinstance(node.value, str):
             raise scope.error(UNQUOTED if isinstance(node, Name) else EXPECTED, node, name=name, expected=self.expected)
         return node.value
+
+
+@dataclass(frozen=True)
+class SourceText:
+    """Whose states are put into an image's run (`vlq.query.partners`): its text."""
+
+    expected: str = "an image's name or number, 'other', 'other label' or 'column partner'"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> str:
+        number = whole(node)
+        if number is not None:
+            return str(number)
+        return Text(self.expected).bind(node, name, scope)
 
 
 @dataclass(frozen=True)

@@ -262,3 +262,18 @@ def _labelled(label: str, node: Node, name: str, scope: Scope) -> Labelled:
         near = get_close_matches(label, labels, 1)
         raise scope.error(NO_LABEL, node, name=name, near=", ".join(map(repr, near)))
     return Labelled(scope.run, label, truth)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where states were changed: at the last token, at all patches, or at some of them."""
+
+    expected: str = f"'last', 'patches', {Patches.expected}"
+
+    def bind(self, node: Node, name: str, scope: Scope) -> str | PatchSet:
+        if isinstance(node, Literal) and node.value in ("last", "patches"):
+            return str(node.value)
+        found = Patches().bind(node, name, scope)
+        if found is None:
+            raise scope.error(EXPECTED, node, name=name, expected=self.expected)
+        return found

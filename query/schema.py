@@ -33,7 +33,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from vlq.query.errors import CorruptCache, NewerFormat, OlderFormat
 
@@ -792,6 +792,18 @@ COMBINATIONS = ("all", "regions", "singles")
 """How the chosen patches are taken: together; each region, and regions in every combination; each patch."""
 
 
+INTERVENTIONS = ("ablate", "knockout", "steer", "patch")
+"""What is done to images' runs: patches are taken away; attention to them is cut; a token's direction is added to
+states; another image's states are put in."""
+
+TO = ("last", "last-row", "prompt")
+"""Who no longer sees patches that are cut off: the prompt's last token (and those of the answer), the last row of
+patches, or every token of the prompt behind the image."""
+
+Window = tuple[int, int]
+"""Consecutive layers, both ends included."""
+
+
 @dataclass(frozen=True)
 class Study:
     """`studies/<digest>/study.json`: an intervention on the images, all that decides its effects.
@@ -799,11 +811,16 @@ class Study:
     Its digest names it, so that the same is done once. See `vlq.query.studies`.
     """
 
+    LATER: ClassVar = ("intervention", "windows", "to", "others", "token", "token_ids", "strengths", "source")
+    """Fields that came after the first caches: left out of the record where they say what was always so."""
+
     run: str  # Run.digest
-    patches: str  # the query that chose the patches, as the language writes it
-    target: str  # the tokens that are measured, as the language writes them
+    patches: (
+        str  # the query that chose them, as the language writes it; or where states change: that, 'last', 'patches'
+    )
+    target: str  # the tokens that are measured, as the language writes them; None: the first one of the source's answer
     target_ids: tuple[int, ...]
-    mode: str  # of MODES
+    mode: str  # of MODES; of other interventions than ablation none
     buffer: int  # rings of neighbours that are taken, too
     combinations: str  # of COMBINATIONS
     baselines: tuple[str, ...]  # of BASELINES
@@ -816,6 +833,14 @@ class Study:
     device: str = "cpu"  # kind: cpu or cuda. With the number of changed runs side by side it decides last bits
     batch: int = 25
     format: int = FORMAT
+    intervention: str = "ablate"  # of INTERVENTIONS
+    windows: tuple[Window, ...] = ()  # of layers, each an effect of its own; of an ablation none
+    to: str = ""  # of a knockout: who no longer sees the patches, of TO
+    others: bool = False  # all patches but those are cut off
+    token: str = ""  # what is added, as the language writes it
+    token_ids: tuple[int, ...] = ()
+    strengths: tuple[float, ...] = ()  # of what is added, in lengths of the states: each an effect of its own
+    source: str = ""  # whose states are put in: see `vlq.query.partners`
 
     @cached_property
     def digest(self) -> str:
@@ -831,8 +856,14 @@ class Study:
         """What `Snapshot.files` calls its effects."""
         return f"effects_{self.digest}"
 
+    def plain(self) -> dict[str, Any]:
+        """The values of its record."""
+        values = asdict(self)
+        usual = {f.name: f.default for f in fields(self)}
+        return {name: value for name, value in values.items() if name not in self.LATER or value != usual[name]}
+
     def to_bytes(self) -> bytes:
-        return record_bytes(asdict(self))
+        return record_bytes(self.plain())
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Study:
@@ -848,6 +879,8 @@ class Study:
     def of(cls, values: Mapping[str, Any]) -> Study:
         """Raises KeyError, TypeError where these are not its values."""
         lists = {name: tuple(values[name]) for name in ("target_ids", "baselines")}
+        lists |= {name: tuple(values.get(name, ())) for name in ("token_ids", "strengths")}
+        lists["windows"] = tuple(map(tuple, values.get("windows", ())))
         return cls(**{**values, **lists})
 
 
@@ -875,6 +908,7 @@ class Head:
 
     def to_bytes(self) -> bytes:
         values = asdict(self)
+        values["studies"] = [{"study": one.study.plain(), "effects": asdict(one.effects)} for one in self.studies]
         if not self.studies:
             del values["studies"]  # the bytes of heads from before there were any stay so
         return record_bytes(values)

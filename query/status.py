@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vlq.query.cache import Cache, committed_shards
+from vlq.query.effects import done_in, measured
 from vlq.query.info import as_bytes
 from vlq.query.studies import underway
 
@@ -33,6 +34,7 @@ def status_of(cache: Cache) -> dict[str, Any]:
         "studies": [
             {
                 "digest": one.study.digest,
+                "done": done_in(one.study),
                 "patches": one.study.patches,
                 "target": one.study.target,
                 "shards": one.shards,
@@ -85,14 +87,14 @@ def as_text(values: dict[str, Any]) -> str:
         *[
             (
                 "study",
-                f"{one['patches']} taken, on {one['target']}: {one['committed']:,} of {one['shards']:,} shards",
+                f"{one['done']}, on {measured(one['target'])}: {one['committed']:,} of {one['shards']:,} shards",
             )
             for one in values["studies"]
         ],
     ]
     text = [f"{name:<8} {value}" for name, value in lines]
     if values["studies"]:
-        text.append("The same `vlq ablate` goes on with a study that was stopped.")
+        text.append("The same command goes on with a study that was stopped.")
     if values["state"] != "complete":
         text.append("The same `vlq run` reads what is missing; why a shard was given up, its output and its log say.")
     return "\n".join(text)

@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,8 +42,61 @@ EFFECTS = pa.schema(
         ("gone", pa.bool_()),  # the answer held the target, and does no more; null where it never did
     ]
 )
-"""The columns of a study's effects, a row for each image and set. `before - after` is the effect: positive where taking
-the patches makes the target less probable."""
+"""The columns of an ablation's effects, a row for each image and set. `before - after` is the effect: positive where
+taking the patches makes the target less probable."""
+
+IN_LAYERS = pa.schema(
+    [
+        *EFFECTS,
+        ("first_layer", pa.uint16()),  # of the window in which it was done, both ends included
+        ("last_layer", pa.uint16()),
+        ("strength", pa.float32()),  # of what is added, in lengths of the states; null where nothing is
+        ("source", pa.string()),  # the image whose states were put in; null where none were
+        ("source_logprob", pa.float32()),  # the target's log-probability at its answer's first token, in nats
+    ]
+)
+"""The columns of the effects of all other interventions, a row for each image, set, window and strength: `patches` are
+those that were cut off, or where states changed; none where that is the last token."""
+
+
+def columns_of(study: Study) -> pa.Schema:
+    """The columns of a study's effects."""
+    return EFFECTS if study.intervention == "ablate" else IN_LAYERS
+
+
+DONE = pa.schema(
+    [
+        ("study", pa.string()),
+        ("intervention", pa.string()),
+        ("ablate", pa.string()),
+        ("knockout", pa.string()),
+        ("steer", pa.string()),
+        ("patch", pa.string()),
+        ("target", pa.string()),
+        ("mode", pa.string()),
+        ("combinations", pa.string()),
+        ("buffer", pa.int64()),
+        ("cut_to", pa.string()),
+        ("others", pa.bool_()),
+        ("place", pa.string()),
+    ]
+)
+"""What the table of all studies' effects has beside each row: what was done, in the words of `effect`'s arguments."""
+
+
+def done_by(study: Study) -> dict[str, Any]:
+    """The values of DONE; those that a study has not are left out."""
+    found: dict[str, Any] = {"study": study.digest, "intervention": study.intervention}
+    found |= {} if study.target == "None" else {"target": study.target}
+    match study.intervention:
+        case "ablate" | "knockout":
+            found |= {study.intervention: study.patches, "combinations": study.combinations, "buffer": study.buffer}
+            found |= {"mode": study.mode} if study.mode else {"cut_to": study.to, "others": study.others}
+        case "steer":
+            found |= {"steer": study.token, "place": study.patches}
+        case "patch":
+            found |= {"patch": study.source, "place": study.patches}
+    return found
 
 
 # --- where they are --------------------------------------------------------------------------------------------
@@ -122,7 +176,7 @@ class StudyCommit:
             raise CorruptCache(f"{where} is no record of effects: {error}.", AGAIN) from error
 
 
-AGAIN = "Run the same `vlq ablate` again: it does what is missing or damaged."
+AGAIN = "Run the command that made the study again: it does what is missing or damaged."
 
 
 @dataclass(frozen=True)

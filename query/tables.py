@@ -74,23 +74,25 @@ def annotated(images: str, annotations: Iterable[tuple[str, Sequence[str]]]) -> 
 
 
 def effects(studies: Iterable[tuple[Study, str]]) -> bytes:
-    """The Parquet file of the effects of several studies (`studies.EFFECTS`), each row with what was done in its study.
+    """The Parquet file of the effects of several studies (`studies.IN_LAYERS`), each row with what was done
+    in its study (`studies.DONE`).
 
     Raises CorruptCache if a file is none of these.
     """
-    from vlq.query.studies import EFFECTS
+    from vlq.query.studies import DONE, IN_LAYERS, columns_of, done_by
 
-    texts = ("study", "ablate", "target", "mode", "combinations")
-    said = {**dict.fromkeys(texts, pa.string()), "buffer": pa.int64()}
-    schema = pa.schema([*said.items(), *EFFECTS])
+    schema = pa.schema([*DONE, *IN_LAYERS])
     parts = [schema.empty_table()]
     for study, path in studies:
-        values = (study.digest, study.patches, study.target, study.mode, study.combinations, study.buffer)
-        rows = _read(path)
+        rows, own, done = _read(path), columns_of(study).names, done_by(study)
         try:
-            own = zip(said.items(), values, strict=True)
-            columns = {name: pa.repeat(pa.scalar(value, kind), rows.num_rows) for (name, kind), value in own}
-            parts.append(pa.table({**columns, **{name: rows[name] for name in EFFECTS.names}}, schema))
+            columns = {
+                column.name: rows[column.name]
+                if column.name in own
+                else pa.repeat(pa.scalar(done.get(column.name), column.type), rows.num_rows)
+                for column in schema
+            }
+            parts.append(pa.table(columns, schema))
         except (KeyError, pa.ArrowException) as error:
             raise CorruptCache(f"{path} holds no effects: {reason(error)}.", "Run: vlq verify") from error
     return parquet_bytes(pa.concat_tables(parts))

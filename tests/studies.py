@@ -11,7 +11,7 @@ import pyarrow as pa
 from vlq.query.heads import name_study
 from vlq.query.schema import Finished, Run, Study, digest_of
 from vlq.query.store import Store, put
-from vlq.query.studies import EFFECTS
+from vlq.query.studies import columns_of
 from vlq.query.tables import parquet_bytes
 
 from .synthetic import WORDS
@@ -34,6 +34,8 @@ def make_study(run: Run, **changes: object) -> Study:
         "answer": 3,
         "seed": 0,
     }
+    if changes.get("intervention", "ablate") != "ablate":
+        values["mode"] = ""
     return Study(**{**values, **changes})  # type: ignore[arg-type]
 
 
@@ -43,12 +45,12 @@ def random_effects(study: Study, images: Sequence[int], patches: int, seed: int 
     parts = {"all": [], "regions": ["region 1", "region 2", "regions 1+2"], "singles": ["patch 0", "patch 1"]}
     rows = []
     for image in sorted(images):
-        before, first = -rng.integers(0, 40) / 8, bool(rng.random() < 0.8)
+        before, first = float(-rng.integers(0, 40) / 8), bool(rng.random() < 0.8)
         sets = ["all", *parts[study.combinations]]
         for baseline in study.baselines:
             sets += [f"random {number}" for number in range(study.repeats)] if baseline == "random" else [baseline]
         for name in sets:
-            after = before - rng.integers(-8, 48) / 8
+            after = float(before - rng.integers(-8, 48) / 8)
             taken = np.flatnonzero(rng.random(patches) < 0.4).tolist()
             gone = bool(rng.random() < 0.5)
             rows.append(
@@ -69,9 +71,28 @@ def random_effects(study: Study, images: Sequence[int], patches: int, seed: int 
     return rows
 
 
+def random_curves(study: Study, images: Sequence[int], patches: int, seed: int = 0) -> list[Row]:
+    """The same of other interventions: of each window and strength; where states were put in with a source."""
+    rows = []
+    for number, (first, last) in enumerate(study.windows):
+        for strength in study.strengths or (None,):
+            found = random_effects(study, images, patches, seed=seed + 10 * number + int(8 * (strength or 0)))
+            for row in found:
+                own = {"first_layer": first, "last_layer": last, "strength": strength}
+                own |= {"source": None, "source_logprob": None}
+                if study.intervention == "patch":
+                    # Of one image as probable as in its own run.
+                    theirs = row["before"] if row["image_id"] == images[0] else row["image_id"] / 4 - 9.125
+                    own |= {"source": f"{row['image_id'] + 1}.png", "source_logprob": theirs}
+                rows.append(row | own)
+    plain = {row["image_id"]: {k: row[k] for k in ("before", "rank_before", "answer_before")} for row in rows}
+    return [row | plain[row["image_id"]] for row in rows]  # of an image there is one plain run
+
+
 def finish(store: Store, study: Study, rows: Sequence[Row]) -> Finished:
     """Have a head name a study with these effects."""
-    table = pa.Table.from_pylist(list(rows), EFFECTS).sort_by([("image_id", "ascending"), ("set", "ascending")])
+    order = ["image_id", "set"] if study.intervention == "ablate" else ["image_id", "set", "first_layer", "strength"]
+    table = pa.Table.from_pylist(list(rows), columns_of(study)).sort_by([(name, "ascending") for name in order])
     data = parquet_bytes(table)
     finished = Finished(study, put(store, f"{study.prefix}/effects-{digest_of(data)[:16]}.parquet", data))
     name_study(store, finished)

@@ -28,7 +28,7 @@ from vlq.workers.processes import Processes
 
 RUN_AGAIN = "run the same `vlq run` again"
 REPAIR = "vlq repair"
-ABLATE_AGAIN = "run the same `vlq ablate` again"
+STUDY_AGAIN = "run the command that made the study again"
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,22 @@ def verify_studies(cache: Cache, head: Head) -> Iterator[Finding]:
     store = cache.store
     for finished in head.studies:
         study = finished.study
-        yield from damaged(cache, [finished.effects], ABLATE_AGAIN)
+        yield from damaged(cache, [finished.effects], STUDY_AGAIN)
         records = [(study_key(study), digest_of(study.to_bytes())), (plan_key_of(study), study.plan)]
-        yield from damaged(cache, [Stored(key, 0, checksum) for key, checksum in records], ABLATE_AGAIN)
+        yield from damaged(cache, [Stored(key, 0, checksum) for key, checksum in records], STUDY_AGAIN)
         if study.moments is not None:
             try:
                 if moments_of(study.moments) != digest_of(store.read(study.moments))[:16]:
-                    yield Finding(study.moments, "not what was written", ABLATE_AGAIN)
+                    yield Finding(study.moments, "not what was written", STUDY_AGAIN)
             except FileNotFoundError:
-                yield Finding(study.moments, "missing", ABLATE_AGAIN)
+                yield Finding(study.moments, "missing", STUDY_AGAIN)
         for entry in store.list(commits_prefix(study)):
             try:
                 commit = StudyCommit.from_bytes(store.read(entry.key), entry.key)
             except CorruptCache as error:
-                yield Finding(entry.key, error.message, ABLATE_AGAIN)
+                yield Finding(entry.key, error.message, STUDY_AGAIN)
                 continue
-            yield from damaged(cache, [commit.effects], ABLATE_AGAIN)
+            yield from damaged(cache, [commit.effects], STUDY_AGAIN)
 
 
 def _verify_heads(cache: Cache) -> Iterator[Finding]:

@@ -255,21 +255,22 @@ class ShardWorker:
         is_ours = put_sums(store, shard, sums)
         return turn.done(shard, rows.num_rows, errors, is_ours)
 
-    def ablate(self, url: str, run_record: bytes, study_record: bytes, shard: int, packed_rows: bytes) -> Done:
+    def intervene(self, url: str, run_record: bytes, study_record: bytes, shard: int, packed_rows: bytes) -> Done:
         """Do a study's shard and commit its effects, unless somebody has done so."""
         from vlq.workers.intervene.moments import moments_at
-        from vlq.workers.intervene.shards import commit, effects_of, encode_ahead, find_commit, fitting
+        from vlq.workers.intervene.shards import commit, effects_of, encode_ahead, find_commit, fitting, sources_ahead
 
         run, study = run_of(run_record), Study.from_bytes(study_record, "the study")
         store, rows = open_store(url), unpacked(packed_rows)
         if found := find_commit(store, study, shard):
             return Done(shard, found.images, found.errors, found.effects.size, fresh=False)
         images = encode_ahead(self._model, rows, self._decoders)
+        sources = sources_ahead(self._model, study, rows, self._decoders)
         with self._turn(run, fitting(study.batch)) as turn:
             if found := find_commit(store, study, shard):
                 return Done(shard, found.images, found.errors, found.effects.size, fresh=False)
             moments = None if study.moments is None else moments_at(store, study.moments)
-            effects = effects_of(self._model, study, moments, rows, images)
+            effects = effects_of(self._model, study, moments, rows, images, sources)
         record, is_ours = commit(store, study, shard, rows.num_rows, effects)
         return turn.done(shard, record.images, record.errors, is_ours, record.effects.size)
 

@@ -72,7 +72,7 @@ def studies_of(bound: Bound, words: Sequence[Word]) -> dict[str, Study]:
     for finished in bound.scope.snapshot.studies:
         study = finished.study
         for word in words:
-            if not word.ids or {*study.target_ids} != {*word.ids}:
+            if study.intervention != "ablate" or not word.ids or {*study.target_ids} != {*word.ids}:
                 continue
             by_label = _chooses(study, word, bound.scope)
             if by_label is not None and (by_label or not found.get(word.name, (False, study))[0]):

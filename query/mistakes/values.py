@@ -276,7 +276,7 @@ NO_WORDS = Mistake(
 )
 NO_STUDY = Mistake(
     BadArgument,
-    "Nobody has measured what taking {patches} away does to {target} ({how}).",
+    "Nobody has measured {measured}.",
     "Run: {command}{known}",
     (
         Example(
@@ -290,9 +290,25 @@ NO_STUDY = Mistake(
             "Run: vlq ablate --objects dog --target \"['dog', 'puppy']\" --mode zero --buffer 1 --cache demo",
         ),
         Example(
+            "⟦effect(knockout=readings('dog'), on='dog', by='layer', layers=(2, 8))⟧",
+            "Nobody has measured what cutting readings('dog') off from attention does to 'dog'.",
+            "Run: vlq knockout \"readings('dog')\" --target dog --layers 2:8 --window 1 --cache demo",
+        ),
+        Example(
+            "⟦effect(steer='dog', place='patches', strength=2)⟧",
+            "Nobody has measured what adding 'dog' does to 'dog'.",
+            "Run: vlq steer dog --at patches --strength 2 --cache demo",
+        ),
+        Example(
+            "⟦effect(patch='other label', by='layer')⟧",
+            "Nobody has measured what states of 'other label' do to the source's answer.",
+            'Run: vlq patch --source "other label" --cache demo',
+        ),
+        Example(
             "⟦effect(readings('cat'), 'cat', by='set', kind='region')⟧",
             "Nobody has measured what taking readings('cat') away does to 'cat' (mode='mean', buffer=0).",
             "Run: vlq ablate \"readings('cat')\" --target cat --combinations regions --cache studied\n"
+            "There is effect(on='▁cat', knockout='cat', by='layer')\n"
             "There is effect('cat', 'cat', buffer=1)\n"
             "There is effect(readings('cat'), 'cat')",
             cache="studied",
@@ -377,6 +393,53 @@ KIND_BY = Mistake(
     "kind: goes with by='set'.",
     "Of an image it is always all chosen patches together. Write by='set', or leave out kind=.",
     (Example("effect('dog', 'dog', kind=⟦'random'⟧)"),),
+)
+ONE_DONE = Mistake(
+    BadArgument,
+    "effect: one of ablate=, knockout=, steer= and patch= says what was done. Got {said}.",
+    "Such as effect(ablate=readings('dog'), on='dog'), or effect(knockout=readings('dog'), on='dog')",
+    (
+        Example(
+            "⟦effect(on='dog')⟧",
+            "effect: one of ablate=, knockout=, steer= and patch= says what was done. Got none of these.",
+            "Such as effect(ablate=readings('dog'), on='dog'), or effect(knockout=readings('dog'), on='dog')",
+        ),
+        Example(
+            "⟦effect('dog', 'dog', steer='dog')⟧",
+            "effect: one of ablate=, knockout=, steer= and patch= says what was done. Got ablate= and steer=.",
+            "Such as effect(ablate=readings('dog'), on='dog'), or effect(knockout=readings('dog'), on='dog')",
+        ),
+    ),
+)
+NOT_THERE = Mistake(
+    BadArgument,
+    "{argument} goes with {whose}, not with {what}=.",
+    "Leave it out, or ask about another intervention.",
+    (
+        Example(
+            "effect('dog', 'dog', layers=⟦5⟧)",
+            "layers goes with knockout= or steer= or patch=, not with ablate=.",
+            "Leave it out, or ask about another intervention.",
+        ),
+        Example(
+            "effect('dog', 'dog', by=⟦'layer'⟧)",
+            "by='layer' goes with knockout= or steer= or patch=, not with ablate=.",
+            "Leave it out, or ask about another intervention.",
+        ),
+    ),
+)
+SEVERAL_STEPS = Mistake(
+    BadArgument,
+    "This was measured in {steps}, each by itself.",
+    "Say which, such as {one}; or have a row for each: by='{by}'",
+    (
+        Example(
+            "⟦effect(knockout='cat', on='▁cat')⟧",
+            "This was measured in layers 1-2, 2-3, each by itself.",
+            "Say which, such as layers=(2, 3); or have a row for each: by='layer'",
+            cache="studied",
+        ),
+    ),
 )
 TOO_FEW_PATCHES = Mistake(
     BadArgument,

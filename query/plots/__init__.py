@@ -32,7 +32,7 @@ def kind(answer: Answer) -> Callable[[Answer], Plot]:
             return charts.grouped_histogram if table.by else charts.histogram
         return charts.groups
     if isinstance(table, Bound) and table.function.name == "effect" and len(answer.rows) > 1:
-        return charts.effects
+        return charts.effect_curve if keys & {"layer", "strength"} else charts.effects
     if {"rank", "token"} <= {*answer.columns} and "rank" in keys:
         return tokens.read
     if "patch" in keys and (value != "layer" or len(answer.images) == 1):

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from vlq.query.bootstrap import median_interval
+from vlq.query.effects import window_phrase
 from vlq.query.mistakes.elsewhere import NOTHING_TO_DRAW
 from vlq.query.plots.answer import Answer
 from vlq.query.plots.style import (
     COLOURS,
     FAINT,
+    LAYER,
     SHADES,
     Plot,
     figure,
@@ -369,6 +372,41 @@ def effects(answer: Answer) -> Plot:
     axes.grid(axis="y")
     whole_axis(axes.yaxis)
     if len(found) > 1:
+        legend(axes)
+    return plot
+
+
+def effect_curve(answer: Answer) -> Plot:
+    """By window of layers, or strength, the median effect over the images with its interval, beside that of random
+    patches; of states put in the share of the way."""
+    by = "layer" if "layer" in answer.keys else "strength"
+    value = "share" if "share" in answer.columns else "effect"
+    steps: dict[float, list[dict[str, Any]]] = {}
+    for row in answer.rows:
+        steps.setdefault(row[by], []).append(row)
+    xs = sorted(steps)
+    plot = figure(answer.title)
+    axes = plot.add_subplot()
+    place = 0
+    for name, label in ((value, "chosen"), ("random", "random")):
+        found = [[row[name] for row in steps[x] if row.get(name) is not None] for x in xs]
+        if not any(found):
+            continue
+        ends = [median_interval(some) or [np.nan, np.nan] for some in found]
+        axes.fill_between(xs, *np.transpose(ends), color=line(place)["color"], alpha=0.2, linewidth=0)
+        axes.plot(xs, [np.median(some) if some else np.nan for some in found], label=label, **line(place))
+        place += 1
+    axes.axhline(0, color=FAINT, linestyle=":")
+    axes.set_ylabel("share of the way to the source" if value == "share" else "effect in nats, median and 95% interval")
+    axes.grid(axis="y")
+    if by == "strength":
+        axes.set_xlabel("strength, in lengths of the states")
+    else:
+        windows = {row["layer"]: window_phrase((row["layer"], row["last_layer"])) for row in answer.rows}
+        step = -(-len(xs) // MOST_NUMBERED)
+        axes.set_xticks(xs[::step], [windows[int(x)] for x in xs[::step]])
+        axes.set_xlabel(LAYER if all("-" not in window for window in windows.values()) else "layers of the window")
+    if place > 1:
         legend(axes)
     return plot
 

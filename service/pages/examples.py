@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from vlq.query.client import LocalCorpus
-from vlq.query.effects import asked_of
+from vlq.query.effects import asked_of, question_of
 from vlq.query.errors import VlqError
 from vlq.query.nodes import Call, node_of
 from vlq.query.parse import parse
@@ -48,8 +48,7 @@ def examples(corpus: LocalCorpus, counts: Counts) -> list[Example]:
     found.append(("Which tokens does it read?", call("tokens", [""], at)))
     for finished in corpus.cache.snapshot().studies[-1:]:
         with suppress(VlqError):  # another VLQ's language
-            study = finished.study
-            found.append((f"What does {study.target} lose without {study.patches}?", asked_of(study)))
+            found.append((question_of(finished.study), asked_of(finished.study)))
     asked = []
     for question, query in found:
         try:

@@ -27,7 +27,7 @@ from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, digest_of
 from vlq.query.store import open_store
 from vlq.workers.models.vocabulary import vocabulary_hash
 
-from ..studies import finish, make_study, random_effects
+from ..studies import finish, make_study, random_curves, random_effects
 from ..synthetic import make_cache, make_run, parquet
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +101,9 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for patches, buffer in (("readings('cat')", 0), ("'cat'", 1)):
         study = make_study(run, patches=patches, target="'cat'", target_ids=(cat,), buffer=buffer)
         finish(store, study, random_effects(study, [0], 12))
+    told = {"intervention": "knockout", "windows": ((1, 2), (2, 3)), "to": "last"}
+    study = make_study(run, patches="'cat'", target="'▁cat'", target_ids=(cat,), **told)
+    finish(store, study, random_curves(study, [0], 12))
     pieces = {"▁": 0, "▁dog": 1, "d": 2, "o": 3, "g": 4}
     save(folder / "layers", vocabulary, text, layers=33, read_layers=(0, 8, *range(16, 33)), images=2)
     save(folder / "tracked", vocabulary, text, k=20, images=2, tracked=(286, 287), tracked_pieces=("▁dog", "▁ear"))

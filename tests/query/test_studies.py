@@ -12,14 +12,14 @@ from vlq.query.annotate import annotate
 from vlq.query.cache import Cache, latest_head
 from vlq.query.errors import CorruptCache
 from vlq.query.heads import name_study
-from vlq.query.schema import Head, Run, head_key
+from vlq.query.schema import Finished, Head, Run, Stored, Study, digest_of, head_key
 from vlq.query.store import Store
 from vlq.workers.index import rebuild
 from vlq.workers.plan import settle
 
 from ..counting import CountingStore
 from ..studies import finish, make_study, random_effects
-from ..synthetic import make_cache, planned
+from ..synthetic import make_cache, make_run, planned
 from .test_cache import add_shard
 
 
@@ -39,6 +39,25 @@ def test_heads_without_studies_are_written_as_before_there_were_any(made: tuple[
     store, _ = made
     assert b"studies" not in store.read(head_key(2))
     assert head_of(store).studies == ()
+
+
+def test_records_from_before_there_were_other_interventions_are_the_same() -> None:
+    """As they were written then: their digests name them."""
+    ids, told = (5, 9), {"plan": "p", "images": "label == 'x'", "moments": "m", "batch": 4}
+    study = Study("run", "[0]", "5", ids, "mean", 1, "regions", ("random",), 2, 2, 3, **told)  # type: ignore[arg-type]
+    assert study.digest == "6cd52e9474b2f372"
+    head = Head(3, "p", 1, 2, True, None, (), (Finished(study, Stored("k", 3, "aa")),))
+    assert digest_of(head.to_bytes())[:16] == "8cef9b9c80c8c061"
+    assert Study.from_bytes(study.to_bytes(), "") == study
+    assert Head.from_bytes(head.to_bytes(), "") == head
+
+
+def test_other_interventions_are_read_as_they_were_written() -> None:
+    told = {"windows": ((1, 2), (2, 3)), "token": "'dog'", "token_ids": (4, 5), "strengths": (0.5, 1.0)}
+    study = make_study(make_run(), intervention="steer", mode="", patches="'last'", **told)
+    assert Study.from_bytes(study.to_bytes(), "") == study
+    head = Head(3, "p", 1, 2, True, None, (), (Finished(study, Stored("k", 3, "aa")),))
+    assert Head.from_bytes(head.to_bytes(), "") == head
 
 
 def test_a_head_names_a_finished_study(made: tuple[Store, Run]) -> None:

@@ -72,10 +72,9 @@ def ablate(
 
     from vlq.query.cache import default_url
     from vlq.query.chosen import Written
+    from vlq.workers.intervene.asked import Ablation
     from vlq.workers.intervene.foreseen import foresee
-    from vlq.workers.intervene.job import Ablation, begin, run_study
-    from vlq.workers.job import Terminated
-    from vlq.workers.progress import tracker
+    from vlq.workers.intervene.job import begin
 
     options = Ablation(
         cache=cache or default_url(),
@@ -99,15 +98,24 @@ def ablate(
         device_map=None if device_map is None else spread(device_map),
     )
     if dry_run:
-        print(_foreseen(foresee(begin(options)), format))
+        print(foreseen_as(foresee(begin(options)), format))
         return
+    outcome = carried_out(options)
+    print(shown_as(outcome, cache, format))
+
+
+def carried_out(options: Any) -> Any:
+    """The outcome of a study that is asked for (`asked.Asked`). Ends the command where it is stopped."""
+    from vlq.workers.intervene.job import run_study
+    from vlq.workers.job import Terminated
+    from vlq.workers.progress import tracker
+
     try:
         with tracker() as shown:
-            outcome = run_study(options, shown)
+            return run_study(options, shown)
     except KeyboardInterrupt as stop:
         print("Stopped. What is done is kept; the same command goes on from here.", file=sys.stderr)
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
-    print(shown_as(outcome, cache, format))
 
 
 def _asked(query: str, objects: str, patches: str) -> Any:
@@ -139,7 +147,8 @@ def parse_baselines(text: str) -> tuple[str, ...]:
     return tuple(name for name in BASELINES if name in found)
 
 
-def _foreseen(found: Any, format: str) -> str:
+def foreseen_as(found: Any, format: str) -> str:
+    """What a study takes, as it is printed."""
     from dataclasses import asdict
 
     values = asdict(found)
@@ -148,7 +157,10 @@ def _foreseen(found: Any, format: str) -> str:
     if format == "csv":
         return ",".join(values) + "\n" + ",".join(map(str, values.values()))
     lines = [
-        ("images", f"{found.images:,}, with {found.patches:,} patches chosen"),
+        (
+            "images",
+            f"{found.images:,}, with {found.patches:,} patches chosen" if found.patches else f"{found.images:,}",
+        ),
         ("sets", f"{found.sets:,} at most"),
         ("passes", f"{found.passes:,} through the decoder, of {found.batch} changed runs at most, answers not counted"),
     ]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed_shards
-from vlq.query.chosen import PROMPT, Written, chosen, tokens_of
+from vlq.query.chosen import PROMPT
 from vlq.query.client import LocalCorpus
 from vlq.query.compile import Statement, quoted
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError, RunError, StoreStopped
@@ -20,14 +20,14 @@ from vlq.query.heads import name_study
 from vlq.query.pictures import as_cached
 from vlq.query.schema import LOGIT_LENS, Finished, Run, Study, digest_of
 from vlq.query.store import Store, at_once, put
-from vlq.query.studies import EFFECTS, StudyCommit, commit_key, commits_prefix, effects_key, plan_key, study_key
+from vlq.query.studies import StudyCommit, columns_of, commit_key, commits_prefix, effects_key, plan_key, study_key
 from vlq.query.tables import parquet_bytes
 from vlq.query.tokens import TokenSet
 from vlq.workers.beginning import absolute
 from vlq.workers.intervene.ablation import ANSWER
+from vlq.workers.intervene.asked import Asked
 from vlq.workers.intervene.moments import known_moments, put_moments
-from vlq.workers.intervene.prompted import BATCH
-from vlq.workers.intervene.shards import find_commit
+from vlq.workers.intervene.shards import NO_ANSWER, find_commit
 from vlq.workers.job import arrange, given_up, interruptible, url_for_workers
 from vlq.workers.lenses.choice import Choice
 from vlq.workers.models.files import may_be_elsewhere, resolve
@@ -49,40 +49,10 @@ SAME = ("model_hash", "prompt", "layers", "grid", "patches", "vocabulary_hash", 
 
 
 @dataclass(frozen=True)
-class Ablation:
-    """What the user asked for. None: not said."""
-
-    cache: str
-    patches: Written
-    target: Written
-    images: Written | None = None
-    mode: str = "mean"
-    buffer: int = 0
-    baselines: tuple[str, ...] = ("random",)
-    combinations: str = "all"
-    repeats: int = 3
-    answer: int | None = None
-    seed: int = 0
-    limit: int | None = None
-    batch: int = BATCH
-    model: str | None = None
-    device: str | None = None
-    workers: int | None = None
-    ray_address: str | None = None
-    gpus_per_worker: float = 1.0
-    device_map: str | None = None
-
-    @property
-    def needs_moments(self) -> bool:
-        """Whether what patches' embeddings are like over the corpus counts."""
-        return self.mode != "zero" or "gradient" in self.baselines
-
-
-@dataclass(frozen=True)
 class Beginning:
     """What is to be done, as far as the cache tells."""
 
-    options: Ablation
+    options: Asked
     corpus: LocalCorpus
     tokens: TokenSet
     plan: Plan
@@ -104,14 +74,14 @@ class Outcome:
 
     study: Study
     tokens: TokenSet
-    effects: pa.Table  # EFFECTS
+    effects: pa.Table  # of `studies.columns_of`
     errors: Errors
     names: dict[int, str] = field(repr=False)  # of the images
     fresh: int = 0  # images that were done now
     notes: tuple[str, ...] = ()
 
 
-def begin(options: Ablation) -> Beginning:
+def begin(options: Asked) -> Beginning:
     """Look at the cache, and find what is to be taken. Nothing is written.
 
     Raises NoCache, CacheError if nothing is cached, QueryError where the patches, the images or the target are not what
@@ -119,26 +89,22 @@ def begin(options: Ablation) -> Beginning:
     """
     cache = Cache.open(options.cache)
     corpus = LocalCorpus(cache)
-    tokens = tokens_of(corpus, options.target)
-    table = chosen(corpus, options.patches, options.images, options.limit)
+    tokens, said = options.tokens(corpus), options.said(corpus)
+    table = options.rows(corpus)
     size = min(SHARD, cache.run.shard_size)
     plan = Plan(table.add_column(1, "shard", pa.array([i // size for i in range(table.num_rows)], pa.uint32())))
     study = Study(
         run=cache.run.digest,
         patches=str(options.patches),
-        target=str(options.target),
+        target=options.measured,
         target_ids=tokens.ids,
-        mode=options.mode,
-        buffer=options.buffer,
-        combinations=options.combinations,
-        baselines=options.baselines,
-        repeats=options.repeats if "random" in options.baselines else 0,
         answer=options.answer or cache.run.answer or ANSWER,
         seed=options.seed,
         plan=digest_of(parquet_bytes(plan.table)),
         images=None if options.images is None else str(options.images),
         device=options.device or cache.run.device,
         batch=options.batch,
+        **said,
     )
     head = corpus.cache.snapshot().head
     shards = tuple(shard for shard in committed_shards(cache.store) if head is not None and shard < head.shards)
@@ -147,7 +113,7 @@ def begin(options: Ablation) -> Beginning:
     return Beginning(options, corpus, tokens, plan, shards, study)
 
 
-def run_study(options: Ablation, tracker: Tracker) -> Outcome:
+def run_study(options: Asked, tracker: Tracker) -> Outcome:
     """Bring a cache to the effects that are asked for.
 
     Raises what `begin` does; ModelError if the run's model cannot be loaded, CacheMismatch if it is another one;
@@ -291,7 +257,7 @@ def _dispatch(found: Beginning, pool: Pool, tracker: Tracker) -> int:
     watch = RunWatch(tracker, images, plan.images, errors, doing=MEASURING, lacking="effects")
 
     def begin(actor: Any, shard: int) -> Any:
-        return actor.ablate.remote(url, run, record, shard, packed(plan.rows_of(shard)))
+        return actor.intervene.remote(url, run, record, shard, packed(plan.rows_of(shard)))
 
     try:
         failures = pool.work(wanted, begin, watch)
@@ -319,9 +285,20 @@ def sound_commits(store: Store, study: Study) -> dict[int, StudyCommit]:
 def _to_mend(found: Beginning, done: Mapping[int, StudyCommit]) -> list[int]:
     """The shards that are done, but for images that failed then and are now as the run read them."""
     rows = {row["image_id"]: row for row in found.plan.table.to_pylist()}
-    failed = [(shard, rows[number]) for shard, commit in sorted(done.items()) for number, *_ in commit.errors]
-    files = at_once(found.store, lambda one: as_cached(one[1]["uri"], one[1]["sha256"]), failed)
-    return sorted({shard for (shard, _), data in zip(failed, files, strict=True) if data is not None})
+    failed = [
+        (shard, rows[number])
+        for shard, commit in sorted(done.items())
+        for number, _, reason in commit.errors
+        if not reason.endswith(NO_ANSWER)
+    ]
+    back = at_once(found.store, lambda one: _is_back(one[1]), failed)
+    return sorted({shard for (shard, _), is_back in zip(failed, back, strict=True) if is_back})
+
+
+def _is_back(row: Mapping[str, Any]) -> bool:
+    """Whether the file of a plan's row, and that of the image whose states are put in, are as the run read them."""
+    whose = ("", "source_") if "source_uri" in row else ("",)
+    return all(as_cached(row[f"{one}uri"], row[f"{one}sha256"]) is not None for one in whose)
 
 
 def _sound(store: Store, key: str) -> StudyCommit | None:
@@ -345,7 +322,7 @@ def _finish(found: Beginning) -> Outcome:
     for shard, commit in enumerate(commits):
         if commit is None:
             raise RunError(f"{commit_key(study, shard)} is not there any more.", "Run the same command again.")
-        tables.append(pq.read_table(pa.BufferReader(store.read(commit.effects.key))).cast(EFFECTS))
+        tables.append(pq.read_table(pa.BufferReader(store.read(commit.effects.key))).cast(columns_of(study)))
         errors += commit.errors
     table = pa.concat_tables(tables)
     if not table.num_rows:
@@ -382,7 +359,7 @@ def _named(found: Beginning, commits: Mapping[int, StudyCommit]) -> Outcome | No
                 return None
             if digest_of(data) != finished.effects.sha256:
                 return None
-            table = pq.read_table(pa.BufferReader(data)).cast(EFFECTS)
+            table = pq.read_table(pa.BufferReader(data)).cast(columns_of(study))
             errors = [error for _, commit in sorted(commits.items()) for error in commit.errors]
             return _outcome(found, table, errors)
     return None

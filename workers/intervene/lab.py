@@ -3,80 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.answer import Answer
 from vlq.query.chosen import Written, chosen, numbered, tokens_of
+from vlq.query.effects import window_phrase
 from vlq.query.errors import BadArgument
 from vlq.query.nodes import col
 from vlq.query.one import OneImage, one_image
-from vlq.query.summary import Rows, Summary
+from vlq.query.schema import TO
 from vlq.query.tokens import TokenSet
 from vlq.workers.intervene.ablation import ANSWER
+from vlq.workers.intervene.asked import SAME_SHAPE, other_grid
 from vlq.workers.intervene.attribution import attribution
 from vlq.workers.intervene.changes import Change
-from vlq.workers.intervene.knockout import TO, knocked_out, windows
-from vlq.workers.intervene.patching import patched, steered
+from vlq.workers.intervene.findings import Findings
+from vlq.workers.intervene.knockout import knocked_out, windows
+from vlq.workers.intervene.patching import patched, positions_of, steered
 from vlq.workers.intervene.prompted import Outcome, Prompted, Target
 from vlq.workers.intervene.shards import text_of
 from vlq.workers.intervene.single import Changed, Source, read_again
 from vlq.workers.rerun import model_of
 
 if TYPE_CHECKING:
-    import pyarrow
-
     from vlq.query.client import LocalCorpus
     from vlq.workers.models.base import LensModel
 
 STRENGTHS = (0.0, 0.5, 1.0, 2.0)
 """How long a steering direction is, in lengths of the states that it is added to."""
-
-
-@dataclass(frozen=True)
-class Findings(Answer):
-    """What came of changes to one image's run, as rows like any answer's."""
-
-    asked: str
-    said: str
-    found: list[dict[str, Any]]
-    about: list[dict[str, Any]]  # the target's tokens
-    more: dict[str, Any] = field(default_factory=dict)  # figures of all rows
-    known: list[str] = field(default_factory=list)  # notes
-
-    @property
-    def query(self) -> str:
-        return self.asked
-
-    @property
-    def columns(self) -> list[str]:
-        return [*self.found[0]] if self.found else []
-
-    @property
-    def rows(self) -> Rows:
-        return self.found
-
-    @property
-    def summary(self) -> Summary:
-        return self.more
-
-    @property
-    def headline(self) -> str:
-        return self.said
-
-    @property
-    def tokens(self) -> list[dict[str, Any]]:
-        return self.about
-
-    @property
-    def notes(self) -> list[str]:
-        return self.known
-
-    def arrow(self) -> pyarrow.Table:
-        import pyarrow as pa
-
-        return pa.Table.from_pylist(self.found)
 
 
 class Lab:
@@ -124,7 +79,7 @@ class Lab:
         plain, *outcomes = self._run(prompted, [Change(), *changes], ids, answer)
         rows: list[dict[str, Any]] = [
             {
-                "layers": str(where),
+                "layers": window_phrase(where),
                 "before": plain.logprob[0],
                 "after": outcome.logprob[0],
                 "effect": plain.logprob[0] - outcome.logprob[0],
@@ -160,13 +115,10 @@ class Lab:
         """
         one, prompted = self._image(image)
         other, giver = self._image(source)
-        places, theirs = self._places(one, prompted, at), self._places(other, giver, at)
-        if at != "last" and one.grid != other.grid:
-            raise BadArgument(
-                f"{one.name} has {one.grid[0]} x {one.grid[1]} patches, {other.name} {other.grid[0]} x "
-                f"{other.grid[1]}: no patch of one is at the place of one of the other.",
-                "Take two of one shape, or the last token: --at last",
-            )
+        spots = self._spots(one, at)
+        if spots is not None and one.grid != other.grid:
+            raise BadArgument(other_grid(one.name, one.grid, other.name, other.grid), SAME_SHAPE)
+        places, theirs = positions_of(prompted, spots), positions_of(giver, spots)
         ids, wanted = self._tokens(target), self._layers(layers)
         states = giver.states(wanted)
         changes = [patched(states[layer][theirs], places, layer) for layer in wanted]
@@ -209,7 +161,8 @@ class Lab:
         A row for each strength.
         """
         one, prompted = self._image(image)
-        ids, wanted, places = self._tokens(token), self._layers(layers), self._places(one, prompted, at)
+        ids, wanted = self._tokens(token), self._layers(layers)
+        places = positions_of(prompted, self._spots(one, at))
         changes = [steered(prompted, ids.ids, places, wanted, strength) for strength in strengths]
         plain, *outcomes = self._run(prompted, [Change(), *changes], ids, answer)
         rows: list[dict[str, Any]] = [
@@ -237,7 +190,7 @@ class Lab:
         """
         one, prompted = self._image(image)
         ids = self._tokens(target)
-        place = prompted.length - 1 if at == "last" else self._places(one, prompted, [_number(at)])[0]
+        (place,) = positions_of(prompted, self._spots(one, at if at == "last" else [_number(at)]))
         best = max(attribution(prompted, ids.ids, place), key=lambda found: found.total)
         rows: list[dict[str, Any]] = [{"layer": 0, "attention": None, "mlp": None, "sum": best.embedding}]
         for write in best.writes:
@@ -303,14 +256,12 @@ class Lab:
     def _tokens(self, target: str | int) -> TokenSet:
         return tokens_of(self.corpus, Written.word(str(target)))
 
-    def _places(self, one: OneImage, prompted: Prompted, at: str | Sequence[int]) -> list[int]:
-        """Positions in the sequence."""
+    def _spots(self, one: OneImage, at: str | int | Sequence[int]) -> list[int] | None:
+        """The patches at which states change; None: at the last token."""
         if at == "last":
-            return [prompted.length - 1]
-        positions = prompted.patches.tolist()
-        if at == "patches":
-            return positions
-        return [positions[patch] for patch in self._patches(one, at)]
+            return None
+        assert not isinstance(at, int)
+        return [*range(one.patches)] if at == "patches" else self._patches(one, at)
 
     def _layers(self, layers: Sequence[int] | None) -> list[int]:
         count = self.corpus.cache.run.layers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,12 @@ from torch import Tensor
 from vlq.workers.intervene.attribution import weight_of
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.prompted import Prompted
+
+
+def positions_of(prompted: Prompted, patches: Sequence[int] | None) -> list[int]:
+    """Where patches are in the sequence; None: where the prompt's last token is."""
+    positions = prompted.patches.tolist()
+    return [prompted.length - 1] if patches is None else [positions[patch] for patch in patches]
 
 
 def patched(states: Tensor, positions: Sequence[int], layer: int) -> Change:
@@ -29,13 +35,20 @@ def direction(prompted: Prompted, ids: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def steered(
-    prompted: Prompted, ids: Sequence[int], positions: Sequence[int], layers: Sequence[int], strength: float
+    prompted: Prompted,
+    ids: Sequence[int],
+    positions: Sequence[int],
+    layers: Sequence[int],
+    strength: float,
+    plain: Mapping[int, Tensor] | None = None,
 ) -> Change:
     """The change that adds a token's direction to states: as long as `strength` times what these states are long at
-    each layer, on average over the positions."""
+    each layer, on average over the positions. `plain` are the states of the plain run, where they are known."""
+    if not strength:
+        return Change()
     along = direction(prompted, ids)
     added = {}
-    plain = prompted.states(layers)
+    plain = prompted.states(layers) if plain is None else plain
     for layer in layers:
         own = plain[layer][list(positions)].float()
         length = own.norm(dim=-1).mean()

@@ -17,8 +17,9 @@ from vlq.query.schema import RUN, VOCABULARY
 from vlq.query.store import open_store
 from vlq.query.studies import EFFECTS
 from vlq.query.tokens import Token, TokenSet
+from vlq.workers.intervene.asked import Ablation
 from vlq.workers.intervene.command import parse_baselines
-from vlq.workers.intervene.job import Ablation, Outcome
+from vlq.workers.intervene.job import Outcome
 
 from ...studies import make_study, random_effects
 from ...synthetic import make_cache, make_run, parquet, vocabulary_table

@@ -22,12 +22,13 @@ from vlq.query.info import as_text as info_text
 from vlq.query.schema import head_key
 from vlq.query.status import as_text as status_text
 from vlq.query.status import status_of
+from vlq.workers.intervene.asked import Ablation
 from vlq.workers.intervene.foreseen import foresee
-from vlq.workers.intervene.job import Ablation, Outcome, begin, run_study
+from vlq.workers.intervene.job import Outcome, begin, run_study
 from vlq.workers.intervene.moments import moments_at
 from vlq.workers.intervene.shards import CHANGED, effects_of, encode_ahead
 from vlq.workers.rerun import model_of
-from vlq.workers.verify import ABLATE_AGAIN, verify
+from vlq.workers.verify import STUDY_AGAIN, verify
 
 from ..conftest import IMAGES, make_model, save_images
 from ..here import printed, without_ray
@@ -142,7 +143,7 @@ def test_what_is_damaged_is_done_again(study: Path, no_ray: None) -> None:
     found = list(verify(Cache.open(str(study)), lambda what, done, of: None))
     harmed = {path.relative_to(study).as_posix() for path in (shard, whole, plan, record, moments)}
     assert {finding.where for finding in found} == harmed
-    assert {finding.mend for finding in found} == {ABLATE_AGAIN}
+    assert {finding.mend for finding in found} == {STUDY_AGAIN}
     outcome = run_study(asked(study), Silent())
     assert outcome.fresh == 4  # of two shards
     assert contents(study) == before
@@ -259,7 +260,8 @@ def test_a_study_stopped_in_every_way_goes_on_to_the_same_bytes(
         wait_until_gone([worker], 30)
         assert Cache.open(str(cache)).snapshot().studies == ()
         text = status_text(status_of(Cache.open(str(cache))))
-        assert re.search(r"^study    \[0, 5, 6\] taken, on 'dog': \d of 6 shards$", text, re.MULTILINE)
+        said = r"^study    \[0, 5, 6\] taken, mean in their place, on 'dog': \d of 6 shards$"
+        assert re.search(said, text, re.MULTILINE)
         with held(images / "0010.png", lambda: process):
             workers = workers_of(process.pid)
             process.kill()

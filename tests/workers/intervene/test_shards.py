@@ -239,7 +239,7 @@ def test_damaged_sums_and_moments(store: Store) -> None:
     sound = store.read(sums_key(0))
     store.delete(sums_key(0))
     store.create(sums_key(0), sound[:-1] + b"?")
-    with pytest.raises(CorruptCache, match="ablate"):
+    with pytest.raises(CorruptCache, match="command that made the study"):
         put_moments(store, [0, 1])
     assert known_moments(store, [0, 1, 2])[1] == [0, 2]  # it is to be made again
     with pytest.raises(InputError, match="no mean patch"):

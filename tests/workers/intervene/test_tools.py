@@ -12,7 +12,7 @@ from torch import Tensor
 from vlq.query.errors import BadArgument
 from vlq.workers.intervene.attribution import attribution
 from vlq.workers.intervene.changes import Change
-from vlq.workers.intervene.knockout import Window, knocked_out, windows
+from vlq.workers.intervene.knockout import knocked_out, windows
 from vlq.workers.intervene.patching import direction, patched, steered
 from vlq.workers.intervene.prompted import Prompted, Target
 
@@ -41,10 +41,10 @@ def test_all_kinds_of_attention_agree(tmp_path: Path, family: str, monkeypatch: 
             if family == "paligemma":  # which flash attention does not know
                 continue
             like_flash(prompted.model.model)
-        few = knocked_out(prompted, [0, 2, 5], "last", Window(1, 2))
-        rest = knocked_out(prompted, [0, 2, 5], "last", Window(1, 2), others=True)
-        rows = knocked_out(prompted, range(8), "last-row", Window(2, 2))
-        behind = knocked_out(prompted, range(8), "prompt", Window(1, 3))
+        few = knocked_out(prompted, [0, 2, 5], "last", (1, 2))
+        rest = knocked_out(prompted, [0, 2, 5], "last", (1, 2), others=True)
+        rows = knocked_out(prompted, range(8), "last-row", (2, 2))
+        behind = knocked_out(prompted, range(8), "prompt", (1, 3))
         outcomes = prompted.outcomes([Change(), few, rest, rows, behind], [TARGET], 3, batch=2)
         assert len({outcome.logprob for outcome in outcomes}) == 5
         found[attention] = outcomes
@@ -75,9 +75,9 @@ def like_flash(model: Any) -> None:
 
 
 def test_windows() -> None:
-    assert windows(5, None) == [Window(1, 4)]
-    assert [str(window) for window in windows(5, 2)] == ["1-2", "2-3", "3-4"]
-    assert [str(window) for window in windows(9, 1, (3, 5))] == ["3", "4", "5"]
+    assert windows(5, None) == [(1, 4)]
+    assert windows(5, 2) == [(1, 2), (2, 3), (3, 4)]
+    assert windows(9, 1, (3, 5)) == [(3, 3), (4, 4), (5, 5)]
     for width, between in ((5, None), (0, None), (2, (3, 3)), (None, (0, 2)), (None, (1, 5)), (None, (3, 2))):
         with pytest.raises(BadArgument):
             windows(5, width, between)

@@ -24,7 +24,7 @@ from vlq.workers import gc
 from vlq.workers.intervene.ablation import MomentSums
 from vlq.workers.intervene.moments import put_moments, put_sums
 from vlq.workers.repair import repair
-from vlq.workers.verify import ABLATE_AGAIN, Finding, verify
+from vlq.workers.verify import STUDY_AGAIN, Finding, verify
 
 from ...studies import finish, make_study, random_effects
 from ...synthetic import make_cache
@@ -122,7 +122,7 @@ def test_what_is_damaged_is_told(made: tuple[Path, Store, Run]) -> None:
     (folder / key).unlink()
     found = {finding.where: finding for finding in verify(cache, nothing)}
     assert {*found} == {*names, effects}
-    assert {finding.mend for finding in found.values()} == {ABLATE_AGAIN}
+    assert {finding.mend for finding in found.values()} == {STUDY_AGAIN}
     assert found[key].what == "missing"
     told = [one.where for one in repair(Cache.open(str(folder)), None, nothing) if isinstance(one, Finding)]
     assert {*told} == {*found}
@@ -141,10 +141,17 @@ def test_info_and_status(made: tuple[Path, Store, Run]) -> None:
     assert f"study    {finished.digest[:8]}: {said}" in info_text(info)
     values = status_of(cache)
     assert json.loads(json.dumps(values["studies"])) == [
-        {"digest": going.digest, "patches": "readings('rock')", "target": "'rock'", "shards": 2, "committed": 1}
+        {
+            "digest": going.digest,
+            "done": "readings('rock') taken, mean in their place",
+            "patches": "readings('rock')",
+            "target": "'rock'",
+            "shards": 2,
+            "committed": 1,
+        }
     ]
-    assert "study    readings('rock') taken, on 'rock': 1 of 2 shards" in status_text(values)
-    assert "The same `vlq ablate` goes on with a study that was stopped." in status_text(values)
+    assert "study    readings('rock') taken, mean in their place, on 'rock': 1 of 2 shards" in status_text(values)
+    assert "The same command goes on with a study that was stopped." in status_text(values)
 
 
 def test_a_head_that_is_lost_takes_its_studies_along(made: tuple[Path, Store, Run]) -> None:

@@ -222,9 +222,9 @@ def find_column(name: str, columns: Mapping[str, Column], node: Node, scope: Sco
     """The column of that name. Raises UnknownName with the nearest one."""
     if name in columns:
         return columns[name]
-    if name in OF_ROWS:
-        raise scope.error(NO_COLUMN_OF_ROWS, node, name=name)
     near = [str(Name(other)) for other in get_close_matches(name, columns, 1)]
+    if name in OF_ROWS and not any(other.startswith(name) for other in near):  # patches are near to a patch
+        raise scope.error(NO_COLUMN_OF_ROWS, node, name=name)
     known = ", ".join(str(Name(other)) for other in columns)
     quoted = f" A text is quoted: '{name}'" if isinstance(node, Name) and is_word(name) else ""
     raise scope.error(NO_COLUMN, node, name=name, near=", ".join(near), known=known, quoted=quoted)

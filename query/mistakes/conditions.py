@@ -20,6 +20,11 @@ NO_COLUMN = Mistake(
             "There is no column beach.",
             "There is image, layer, patches, logprob, ...",
         ),
+        Example(
+            "first_layer('dog').where(⟦patch⟧ == 3)",
+            "There is no column patch.",
+            "Did you mean patches? A text is quoted: 'patch'",
+        ),
         Example("first_layer('dog').sort(⟦'lair'⟧)", "There is no column lair.", "Did you mean layer?"),
         Example(
             "first_layer('dog', images=⟦lable⟧ == 'beach')",

@@ -85,6 +85,7 @@ def summary_of(study: Study, tokens: TokenSet, effects: pa.Table, names: Mapping
         "combinations": study.combinations,
         "baselines": list(study.baselines),
         "condition": study.images,
+        "prompt": study.prompt,
         "images": len(chosen),
         "sets": len(rows),
         "never_held": sum(row["gone"] is None for row in kinds[CHOSEN]),
@@ -123,6 +124,7 @@ def as_text(values: Mapping[str, Any]) -> str:
     lines = [
         f"{taken(values['patches'], values['buffer'], values['mode'])}: what that does to {values['target']}",
         f"tokens: {pieces}",
+        *([] if values["prompt"] is None else [f"asked: {values['prompt']}"]),
         f"{count(values['images'], 'image')}, {count(values['sets'], 'set')} of patches taken",
         "",
         *_aligned([heading, *(_line(kind, found) for kind, found in values["kinds"].items())]),

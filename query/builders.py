@@ -272,6 +272,7 @@ def effect(
     layers: int | tuple[int, int] | None = None,
     window: int | None = None,
     strength: float | None = None,
+    prompt: str | None = None,
     by: Literal["image", "set", "layer", "strength"] = "image",
     kind: Literal["all", "region", "regions", "patch", "random", "register", "gradient"] | None = None,
     images: Node | None = None,

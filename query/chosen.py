@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from vlq.query.compile import Compiler, indented, quoted
+from vlq.query.effects import made_by
+from vlq.query.errors import VlqError
 from vlq.query.geometry import COLUMNS, ROWS
 from vlq.query.mistakes.ablation import NO_IMAGES, NO_PATCHES, NONE_CHOSEN
 from vlq.query.nodes import Literal, Node
@@ -17,12 +19,13 @@ from vlq.query.parameters import Images, Tokens
 from vlq.query.parse import parse
 from vlq.query.patches import Patches
 from vlq.query.result import scope_of
+from vlq.query.studies import PLANNED
 from vlq.query.tokens import TokenSet
 
 if TYPE_CHECKING:
     from vlq.query.bind import Scope
     from vlq.query.client import LocalCorpus
-    from vlq.query.schema import Run
+    from vlq.query.schema import Run, Study
 
 LAST = "last"
 EVERY = "patches"
@@ -109,6 +112,22 @@ GROUP BY ALL ORDER BY image_id"""
         which = "" if images is None else f" for which {images} holds"
         raise NONE_CHOSEN.error(None, None, got=patches.node, which=which)
     return table.slice(0, table.num_rows if limit is None else limit)
+
+
+def gone_on_with(corpus: LocalCorpus, study: Study, plan: pa.Table) -> str | None:
+    """The command that goes on with a study of such a plan (`studies.PLANNED`); None where it would come to another one
+    now, as images were added or labels corrected, or where the study is written in another VLQ's language."""
+    try:
+        patches = Written.of(study.patches)
+        choose = chosen if study.intervention in ("ablate", "knockout") else placed
+        found = choose(corpus, patches, None if study.images is None else Written.of(study.images))
+        command = made_by(study, corpus.cache)
+    except VlqError:
+        return None
+    count = plan.num_rows
+    if found.select(PLANNED).slice(0, count).to_pylist() != plan.to_pylist():
+        return None
+    return command if found.num_rows == count else f"{command} --limit {count}"
 
 
 def placed(corpus: LocalCorpus, where: Written, images: Written | None = None, limit: int | None = None) -> pa.Table:

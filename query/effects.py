@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import TYPE_CHECKING
 
 from vlq.query.errors import VlqError
 from vlq.query.nodes import Call, Literal, Node, Sequence
 from vlq.query.parse import parse
 from vlq.query.registry import call
-from vlq.query.schema import Study, Window
+from vlq.query.schema import Run, Study, Window
+
+if TYPE_CHECKING:
+    from vlq.query.cache import Cache
 
 KINDS = ("all", "region", "regions", "patch", "random", "register", "gradient")
 """Kinds of sets: the chosen patches together; one region of them, several; one patch; and the baselines'."""
@@ -24,6 +28,12 @@ USUAL: dict[str, dict[str, str | int]] = {
     "patch": {"place": "last"},
 }
 """What is done where nothing else is said, by what intervention it is."""
+
+REPEATS = 3
+"""Random sets of each image where nothing else is said."""
+
+ANSWER = 16
+"""Tokens of an answer where neither the command nor the run says how many, or where the prompt is another one."""
 
 RANDOM = "random"
 """The baseline that is usual, and its kind of sets."""
@@ -97,6 +107,7 @@ def unusual(study: Study) -> dict[str, Node | str | int]:
 def asked_of(study: Study) -> Call:
     """The question that asks for its effects. Raises QueryError if it is written in another VLQ's language."""
     named: list[tuple[str, object, None]] = [(name, value, None) for name, value in unusual(study).items()]
+    named += [] if study.prompt is None else [("prompt", study.prompt, None)]
     if study.intervention == "ablate":
         return call("effect", (parse(study.patches), parse(study.target)), named)
     given = {"knockout": study.patches, "steer": study.token, "patch": repr(study.source)}[study.intervention]
@@ -132,6 +143,10 @@ def measured(target: str) -> str:
 
 def done_in(study: Study) -> str:
     """What was done, in a line: "readings('rock') taken, mean in their place"."""
+    return _done_in(study) + ("" if study.prompt is None else f", asked {study.prompt!r}")
+
+
+def _done_in(study: Study) -> str:
     place = "the last token" if study.patches == "'last'" else study.patches
     match study.intervention:
         case "ablate":
@@ -152,15 +167,18 @@ SEEING = {"last": "the last token", "last-row": "the last row of patches", "prom
 # --- the command -----------------------------------------------------------------------------------------------
 
 
-def made_by(study: Study, cache: str) -> str:
-    """The command that makes it. Raises as `asked_of` does."""
+def made_by(study: Study, cache: Cache) -> str:
+    """The command that makes it of all images in which it can be made. Raises as `asked_of` does."""
     more = {name: str(value) for name, value in unusual(study).items()}
     if study.baselines != (RANDOM,) and study.intervention in ("ablate", "knockout"):
         more["baseline"] = ",".join(study.baselines) or "none"
     if study.images is not None:
         more["images"] = study.images
+    if study.prompt is not None:
+        more["prompt"] = study.prompt
+    more |= {name: str(value) for name, (value, usual) in _numbers(study, cache.run).items() if value != usual}
     if study.intervention == "ablate":
-        return command(parse(study.patches), parse(study.target), cache, **more)
+        return command(parse(study.patches), parse(study.target), cache.called, **more)
     if len(study.windows) > 1 and study.intervention != "patch":
         more["window"] = str(study.windows[0][1] - study.windows[0][0] + 1)
     first, last = span_of(study)
@@ -169,7 +187,24 @@ def made_by(study: Study, cache: str) -> str:
         more["strength"] = ",".join(f"{strength:g}" for strength in study.strengths)
     target = None if study.target in ("None", study.token) else parse(study.target)
     what = {"knockout": study.patches, "steer": study.token, "patch": repr(study.source)}[study.intervention]
-    return typed(study.intervention, parse(what), target, cache, **more)
+    return typed(study.intervention, parse(what), target, cache.called, **more)
+
+
+def usual_answer(run: Run, prompt: str | None) -> int:
+    """Tokens of an answer at most where nothing is said: as many as the run asked for; to another prompt ANSWER."""
+    return (run.answer if prompt is None else 0) or ANSWER
+
+
+def _numbers(study: Study, run: Run) -> dict[str, tuple[str | int, str | int]]:
+    """Further options of its command, each with what it has where nothing is said."""
+    repeats = study.repeats if RANDOM in study.baselines else REPEATS
+    return {
+        "repeats": (repeats, REPEATS),
+        "answer": (study.answer, usual_answer(run, study.prompt)),
+        "seed": (study.seed, 0),
+        "device": (study.device, run.device),
+        "batch-size": (study.batch, Study.batch),
+    }
 
 
 def command(patches: Node, target: Node, cache: str, **options: str | int) -> str:

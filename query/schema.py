@@ -811,7 +811,7 @@ class Study:
     Its digest names it, so that the same is done once. See `vlq.query.studies`.
     """
 
-    LATER: ClassVar = ("intervention", "windows", "to", "others", "token", "token_ids", "strengths", "source")
+    LATER: ClassVar = ("intervention", "windows", "to", "others", "token", "token_ids", "strengths", "source", "prompt")
     """Fields that came after the first caches: left out of the record where they say what was always so."""
 
     run: str  # Run.digest
@@ -841,6 +841,7 @@ class Study:
     token_ids: tuple[int, ...] = ()
     strengths: tuple[float, ...] = ()  # of what is added, in lengths of the states: each an effect of its own
     source: str = ""  # whose states are put in: see `vlq.query.partners`
+    prompt: str | None = None  # what images are asked instead of the run's prompt: a question, or a whole prompt
 
     @cached_property
     def digest(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from vlq.query.cache import Cache, committed_shards
 from vlq.query.effects import done_in, measured
 from vlq.query.info import as_bytes
-from vlq.query.studies import underway
+from vlq.query.studies import Underway, underway
 
 SHOWN_RANGES = 12
 """How many stretches of missing shards are named."""
@@ -35,6 +35,7 @@ def status_of(cache: Cache) -> dict[str, Any]:
             {
                 "digest": one.study.digest,
                 "done": done_in(one.study),
+                "command": _command(cache, one),
                 "patches": one.study.patches,
                 "target": one.study.target,
                 "shards": one.shards,
@@ -73,6 +74,13 @@ def _stretches(count: int, found: Sequence[Sequence[int]]) -> str:
     return f"{count:,} shard{'s' if count > 1 else ''}: {', '.join(named[:SHOWN_RANGES])}{more}"
 
 
+def _command(cache: Cache, study: Underway) -> str | None:
+    from vlq.query.chosen import gone_on_with
+    from vlq.query.client import LocalCorpus
+
+    return gone_on_with(LocalCorpus(cache), study.study, study.plan)
+
+
 def as_text(values: dict[str, Any]) -> str:
     """The same for a person."""
     missing = _stretches(values["missing"]["shards"], values["missing"]["ranges"])
@@ -91,9 +99,10 @@ def as_text(values: dict[str, Any]) -> str:
             )
             for one in values["studies"]
         ],
+        *[("go on", one["command"]) for one in values["studies"] if one["command"] is not None],
     ]
     text = [f"{name:<8} {value}" for name, value in lines]
-    if values["studies"]:
+    if any(one["command"] is None for one in values["studies"]):
         text.append("The same command goes on with a study that was stopped.")
     if values["state"] != "complete":
         text.append("The same `vlq run` reads what is missing; why a shard was given up, its output and its log say.")

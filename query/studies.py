@@ -79,6 +79,7 @@ DONE = pa.schema(
         ("cut_to", pa.string()),
         ("others", pa.bool_()),
         ("place", pa.string()),
+        ("prompt", pa.string()),
     ]
 )
 """What the table of all studies' effects has beside each row: what was done, in the words of `effect`'s arguments."""
@@ -88,6 +89,7 @@ def done_by(study: Study) -> dict[str, Any]:
     """The values of DONE; those that a study has not are left out."""
     found: dict[str, Any] = {"study": study.digest, "intervention": study.intervention}
     found |= {} if study.target == "None" else {"target": study.target}
+    found |= {} if study.prompt is None else {"prompt": study.prompt}
     match study.intervention:
         case "ablate" | "knockout":
             found |= {study.intervention: study.patches, "combinations": study.combinations, "buffer": study.buffer}
@@ -179,6 +181,10 @@ class StudyCommit:
 AGAIN = "Run the command that made the study again: it does what is missing or damaged."
 
 
+PLANNED = ["image_id", "patches"]
+"""Columns of a plan that say what is to be done to which images."""
+
+
 @dataclass(frozen=True)
 class Underway:
     """A study that is not finished, and how far it is."""
@@ -186,6 +192,7 @@ class Underway:
     study: Study
     done: int  # shards
     shards: int
+    plan: pa.Table  # its images' numbers and patches: image_id, patches
 
 
 def underway(store: Store, finished: Sequence[Finished]) -> list[Underway]:
@@ -202,6 +209,6 @@ def underway(store: Store, finished: Sequence[Finished]) -> list[Underway]:
         key = f"{STUDIES}/{digest}/study.json"
         with suppress(FileNotFoundError, CorruptCache, pa.ArrowException):  # which `vlq gc` removes
             study = Study.from_bytes(store.read(key), key)
-            plan = pq.read_table(pa.BufferReader(store.read(plan_key(study))), columns=["shard"])
-            found.append(Underway(study, shards, plan["shard"][-1].as_py() + 1))
+            plan = pq.read_table(pa.BufferReader(store.read(plan_key(study))), columns=["shard", *PLANNED])
+            found.append(Underway(study, shards, plan["shard"][-1].as_py() + 1, plan.select(PLANNED)))
     return found

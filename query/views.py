@@ -116,6 +116,7 @@ EFFECTS_OF_STUDIES = View(
         "cut_to": "who no longer saw the patches: last, last-row or prompt",
         "others": "whether all patches but these were cut off",
         "place": "where a direction was added or states put in: 'last', 'patches', or the query that chose patches",
+        "prompt": "what the images were asked; null: the run's prompt",
         "first_layer": "the first layer in which it was done; null of an ablation",
         "last_layer": "the last one",
         "strength": "how long the added direction was, in lengths of the states",
@@ -136,6 +137,7 @@ EFFECTS_OF_STUDIES = View(
     },
     """\
 SELECT study, intervention, ablate, knockout, steer, patch, target, mode, combinations, buffer, cut_to, others, place,
+  prompt,
   first_layer::INTEGER AS first_layer, last_layer::INTEGER AS last_layer, strength, source,
   image_id::BIGINT AS image_id, "set", kind,
   patches::INTEGER[] AS patches, before::DOUBLE - after::DOUBLE AS effect, before, after, source_logprob,

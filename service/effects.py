@@ -82,6 +82,7 @@ def _found(study: Study, rows: Rows) -> Found:
     shown = [*map(_taken, chosen[:MOST_SETS]), *map(_taken, others), *([_random(random)] if random else [])]
     try:
         said, query = taken(study.patches, study.buffer, study.mode), str(asked_of(study))
+        said += "" if study.prompt is None else f", asked {study.prompt!r}"
     except VlqError:
         said, query = f"{study.patches}: {REPLACEMENTS[study.mode]}", None
     return Found(

@@ -24,6 +24,7 @@ from vlq.query.parameters import (
     Optional,
     Parameter,
     SourceText,
+    Text,
     Tokens,
 )
 from vlq.query.patches import Patches, PatchSet, Places
@@ -251,7 +252,8 @@ def word_of(bound: Bound) -> str:
 
 
 def headline(bound: Bound, summary: Summary) -> str:
-    taken = f"{said(bound)}{qualified(bound.given(layers=None))}"
+    asked = "" if bound["prompt"] is None else f", asked {bound['prompt']!r}"
+    taken = f"{said(bound)}{asked}{qualified(bound.given(layers=None))}"
     if not summary["matched"]:
         return f"{taken}: measured in none of {count(summary['images'], 'image')}"
     if bound["by"] == "set":
@@ -356,7 +358,7 @@ def notes(bound: Bound) -> list[str]:
     if study.images is not None:
         found.append(f"The study is of images with {study.images}.")
     if missing := lacking(bound, study):
-        run = made_by(study, bound.scope.snapshot.cache.called)
+        run = made_by(study, bound.scope.snapshot.cache)
         found.append(
             f"{count(missing, 'image')} with such patches {'has' if missing == 1 else 'have'} no effects: not in the "
             f"study, cached since, or failed in it. To measure them: {run}"
@@ -418,6 +420,7 @@ EFFECT = Function(
         ),
         Parameter("window", Optional(Count()), "a study in windows of so many layers; any by default", None),
         Parameter("strength", Optional(Number()), "how long the direction was, in lengths of the states", None),
+        Parameter("prompt", Optional(Text()), "what images were asked instead of the run's prompt (`--prompt`)", None),
         Parameter(
             "by",
             Choice(("image", "set", "layer", "strength")),

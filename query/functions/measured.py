@@ -39,6 +39,7 @@ GOES_WITH = {
     "layers": ("knockout", "steer", "patch"),
     "window": ("knockout", "steer"),
     "strength": ("steer",),
+    "prompt": ("ablate",),
 }
 """Arguments that say how something is done, and what is done so."""
 
@@ -121,7 +122,7 @@ def fitting(bound: Bound) -> list[Study]:
 
 def _fits(bound: Bound, study: Study) -> bool:
     what = done(bound)
-    if study.intervention != what:
+    if study.intervention != what or study.prompt != bound["prompt"]:
         return False
     on = bound["on"] if what != "steer" or bound["on"] is not None else bound["steer"]
     if {*study.target_ids} != (set() if on is None else {*on.ids}):
@@ -162,7 +163,10 @@ def study_of(bound: Bound) -> Study:
         return found[-1]
     scope, what = bound.scope, done(bound)
     target = bound.call.get("on")
-    others = list(dict.fromkeys(filter(None, map(_asked, reversed(scope.snapshot.studies)))))
+    on = bound["on"] or bound["steer"]
+    ids = set() if on is None else {*on.ids}
+    nearest = sorted(scope.snapshot.studies, key=lambda one: {*one.study.target_ids} == ids)
+    others = list(dict.fromkeys(filter(None, map(_asked, reversed(nearest)))))
     known = "".join(f"\nThere is {text}" for text in others[:LISTED])
     if len(others) > LISTED:
         known += f"\nand {count(len(others) - LISTED, 'other')}"
@@ -173,7 +177,8 @@ def study_of(bound: Bound) -> Study:
         run = command(_written(bound, what), target, cache, **options)
     else:
         run = typed(what, _written(bound, what), target, cache, **options)
-    how = ", ".join(f"{name}={bound[name]!r}" for name in ("mode", "buffer")) if what == "ablate" else ""
+    named = ("mode", "buffer") if bound["prompt"] is None else ("mode", "buffer", "prompt")
+    how = ", ".join(f"{name}={bound[name]!r}" for name in named) if what == "ablate" else ""
     does = {
         "ablate": "what taking {} away does to {}",
         "knockout": "what cutting {} off from attention does to {}",

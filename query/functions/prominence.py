@@ -72,7 +72,8 @@ def studies_of(bound: Bound, words: Sequence[Word]) -> dict[str, Study]:
     for finished in bound.scope.snapshot.studies:
         study = finished.study
         for word in words:
-            if study.intervention != "ablate" or not word.ids or {*study.target_ids} != {*word.ids}:
+            is_other = study.intervention != "ablate" or study.prompt is not None
+            if is_other or not word.ids or {*study.target_ids} != {*word.ids}:
                 continue
             by_label = _chooses(study, word, bound.scope)
             if by_label is not None and (by_label or not found.get(word.name, (False, study))[0]):

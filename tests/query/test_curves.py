@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -340,7 +340,9 @@ def test_questions_and_commands(studied: Studied) -> None:
     for name, (query, command) in expected.items():
         study = studied.studies[name]
         assert parse(query_of(study)).equals(parse(query))
-        assert made_by(study, "c") in (f"{command} --cache c", f"{command} --baseline none --cache c")
+        made = made_by(replace(study, repeats=3), studied.corpus.cache)
+        cache = f"--cache {studied.corpus.url}"
+        assert made in (f"{command} {cache}", f"{command} --baseline none {cache}")
 
 
 def test_a_cache_of_one_study(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_images_that_are_cached_later_have_no_effects(tmp_path: Path) -> None:
     result = vlq.open(store.url).query("effect([0], 'rock')")
     assert len(result.rows) == 8
     assert result.notes[0].startswith("4 images with such patches have no effects: not in the study, cached since, ")
-    assert ". To measure them: vlq ablate --patches 0 --target rock --cache " in result.notes[0]
+    assert ". To measure them: vlq ablate --patches 0 --target rock --repeats 2 --answer 3 --cache " in result.notes[0]
 
 
 def test_effects_are_fetched_once_and_checked(

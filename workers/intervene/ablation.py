@@ -17,10 +17,6 @@ STEPS = 16
 """Points of the integral of integrated gradients (Sundararajan et al. 2017), by the midpoint rule."""
 
 
-ANSWER = 16
-"""Tokens of an answer where the run asked for none."""
-
-
 @dataclass(frozen=True)
 class Moments:
     """What patches' embeddings are like over a corpus: by layer at which they enter (`Prompted.entering_patches`) their

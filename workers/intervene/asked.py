@@ -26,6 +26,7 @@ class Asked:
     patches: Written  # which ones, or where states are changed
     target: Written | None
     images: Written | None = None
+    prompt: str | None = None  # another one than the run's
     answer: int | None = None
     seed: int = 0
     limit: int | None = None

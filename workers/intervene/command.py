@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vlq.query.effects import REPEATS
 from vlq.query.errors import BadArgument
 from vlq.query.schema import BASELINES, COMBINATIONS, MODES
 from vlq.workers.commands import SHOWN_ERRORS, one_of, share_of_gpus, spread
@@ -28,6 +29,10 @@ def ablate(
         typer.Option(help="Instead of a query: the patches that objects of this label cover."),
     ] = "",
     patches: Annotated[str, typer.Option(help="Instead of a query: patches by number, 12,13,20.")] = "",
+    prompt: Annotated[
+        str,
+        typer.Option(help="Ask this instead of the run's prompt: a question, or a whole prompt with <image> in it."),
+    ] = "",
     images: Annotated[str, typer.Option(help="Which images, by their columns: label == 'beach'.")] = "",
     mode: Annotated[
         str, typer.Option(help="What stands in their place: mean (the corpus' mean patch), zero, or noise.")
@@ -41,9 +46,10 @@ def ablate(
         str,
         typer.Option(help="all together; regions: each piece, and pieces in every combination; singles: each patch."),
     ] = "all",
-    repeats: Annotated[int, typer.Option(help="Random sets of each image.", min=1)] = 3,
+    repeats: Annotated[int, typer.Option(help="Random sets of each image.", min=1)] = REPEATS,
     answer: Annotated[
-        int | None, typer.Option(help="Tokens of the answer at most; default as the run has it, else 16.", min=1)
+        int | None,
+        typer.Option(help="Tokens of the answer at most; default as in the run; 16 with --prompt.", min=1),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of random sets and noise.", min=0)] = 0,
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
@@ -86,6 +92,7 @@ def ablate(
         baselines=baselines,
         combinations=one_of("--combinations", combinations, COMBINATIONS) or combinations,
         repeats=repeats,
+        prompt=prompt.strip() or None,
         answer=answer,
         seed=seed,
         limit=limit,

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed_shards
 from vlq.query.chosen import PROMPT
 from vlq.query.client import LocalCorpus
 from vlq.query.compile import Statement, quoted
+from vlq.query.effects import usual_answer
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError, RunError, StoreStopped
 from vlq.query.heads import name_study
 from vlq.query.pictures import as_cached
@@ -24,7 +26,6 @@ from vlq.query.studies import StudyCommit, columns_of, commit_key, commits_prefi
 from vlq.query.tables import parquet_bytes
 from vlq.query.tokens import TokenSet
 from vlq.workers.beginning import absolute
-from vlq.workers.intervene.ablation import ANSWER
 from vlq.workers.intervene.asked import Asked
 from vlq.workers.intervene.moments import known_moments, put_moments
 from vlq.workers.intervene.shards import NO_ANSWER, find_commit
@@ -91,6 +92,9 @@ def begin(options: Asked) -> Beginning:
     corpus = LocalCorpus(cache)
     tokens, said = options.tokens(corpus), options.said(corpus)
     table = options.rows(corpus)
+    if options.prompt is not None:
+        for name in {PROMPT, f"source_{PROMPT}"} & {*table.column_names}:  # the model's, which is loaded with this one
+            table = table.set_column(table.column_names.index(name), name, pa.nulls(table.num_rows, pa.string()))
     size = min(SHARD, cache.run.shard_size)
     plan = Plan(table.add_column(1, "shard", pa.array([i // size for i in range(table.num_rows)], pa.uint32())))
     study = Study(
@@ -98,12 +102,13 @@ def begin(options: Asked) -> Beginning:
         patches=str(options.patches),
         target=options.measured,
         target_ids=tokens.ids,
-        answer=options.answer or cache.run.answer or ANSWER,
+        answer=options.answer or usual_answer(cache.run, options.prompt),
         seed=options.seed,
         plan=digest_of(parquet_bytes(plan.table)),
         images=None if options.images is None else str(options.images),
         device=options.device or cache.run.device,
         batch=options.batch,
+        prompt=options.prompt,
         **said,
     )
     head = corpus.cache.snapshot().head
@@ -169,7 +174,7 @@ def _as_run(found: Beginning) -> RunOptions:
         images="",
         model=run.model if options.model is None else absolute(options.model),
         cache=options.cache,
-        prompt=run.prompt,
+        prompt=run.prompt if found.study.prompt is None else found.study.prompt,
         k=1,
         answer=found.study.answer,
         workers=options.workers,
@@ -186,7 +191,8 @@ def _meet(found: Beginning, description: Description, tracker: Tracker) -> None:
     if description.note:
         tracker.say(description.note)
     own, loaded = found.run, description.run
-    differing = [name for name in SAME if getattr(own, name) != getattr(loaded, name)]
+    same = [name for name in SAME if name != "prompt" or found.study.prompt is None]
+    differing = [name for name in same if getattr(own, name) != getattr(loaded, name)]
     if differing:
         raise CacheMismatch(
             f"The model that workers loaded is not the one of {found.options.cache}: {', '.join(differing)} differ.",
@@ -205,6 +211,9 @@ def _moments(found: Beginning, pool: Pool, tracker: Tracker) -> str:
         return key
     tracker.phase(MEAN_PATCH)
     corpus = corpus_rows(found.corpus)
+    if found.study.prompt is not None:  # what the cache keeps is of the run's own
+        prompts = pc.fill_null(corpus[PROMPT], found.run.prompt)
+        corpus = corpus.set_column(corpus.column_names.index(PROMPT), PROMPT, prompts)
     shards = np.asarray(corpus["shard"])
     record, url = found.run.to_bytes(), url_for_workers(store)
 

@@ -8,13 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.chosen import Written, chosen, numbered, tokens_of
-from vlq.query.effects import window_phrase
+from vlq.query.effects import usual_answer, window_phrase
 from vlq.query.errors import BadArgument
 from vlq.query.nodes import col
 from vlq.query.one import OneImage, one_image
 from vlq.query.schema import TO
 from vlq.query.tokens import TokenSet
-from vlq.workers.intervene.ablation import ANSWER
 from vlq.workers.intervene.asked import SAME_SHAPE, other_grid
 from vlq.workers.intervene.attribution import attribution
 from vlq.workers.intervene.changes import Change
@@ -271,7 +270,7 @@ class Lab:
         return found
 
     def _run(self, prompted: Prompted, changes: Sequence[Change], ids: TokenSet, answer: int | None) -> list[Outcome]:
-        most = answer if answer is not None else self.corpus.cache.run.answer or ANSWER
+        most = answer if answer is not None else usual_answer(self.corpus.cache.run, None)
         return prompted.outcomes(changes, [Target(ids.ids)], most)
 
     def _findings(

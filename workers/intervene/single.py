@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vlq.query.effects import usual_answer
 from vlq.query.errors import InputError, RunError
 from vlq.query.schema import Run
 from vlq.query.store import Store
 from vlq.workers.extract import prepare
-from vlq.workers.intervene.ablation import ANSWER, Moments, MomentSums, measure
+from vlq.workers.intervene.ablation import Moments, MomentSums, measure
 from vlq.workers.intervene.moments import known_moments, moments_at
 from vlq.workers.intervene.prompted import Outcome, Prompted, Target
 from vlq.workers.intervene.sets import sets_of
@@ -101,7 +102,7 @@ class LoadedModel:
             if mode == "mean":
                 moments, mean_of = _mean(own, store, shards)
             (taken,) = sets_of(patches, prompted.image.grid, "all", rings)
-            answer = self._run.answer or ANSWER
+            answer = usual_answer(self._run, None)
             before, (found,) = measure(prompted, [taken], moments, Target(tuple(target)), mode, answer, [0])
         after = found.outcome
         if not np.isfinite([*before.logprob, *after.logprob]).all():

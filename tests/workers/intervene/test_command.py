@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 import vlq.workers.intervene.job as job
+from vlq.query.cache import Cache
 from vlq.query.chosen import Written
 from vlq.query.errors import BadArgument
 from vlq.query.parse import parse
 from vlq.query.schema import RUN, VOCABULARY
+from vlq.query.status import status_of
 from vlq.query.store import open_store
-from vlq.query.studies import EFFECTS
+from vlq.query.studies import EFFECTS, plan_key, study_key
+from vlq.query.tables import parquet_bytes
 from vlq.query.tokens import Token, TokenSet
 from vlq.workers.intervene.asked import Ablation
 from vlq.workers.intervene.command import parse_baselines
@@ -81,6 +85,55 @@ def test_what_it_takes(vlq: Vlq, cache: Path) -> None:
     code, out, _ = vlq("ablate", *options, "--mode", "zero", "--format", "json")
     found = json.loads(out)
     assert (found["images"], found["sets"], found["corpus"], found["gradients"]) == (6, 36, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["readings('rock', rank=2)", "--target", "rock"],
+        ["--patches", "1,0", "--target", "['rock', 'dog']", "--buffer", "2", "--limit", "3", "--seed", "7"],
+        ["--patches", "3", "--target", "▁rock", "--repeats", "5", "--limit", "9", "--images", "label == 'snow'"],
+        ["--objects", "dog", "--target", "matching('^r')", "--baseline", "gradient,random", "--answer", "3"],
+        [
+            "--objects",
+            "dog",
+            "--target",
+            "3",
+            "--baseline",
+            "none",
+            "--mode",
+            "zero",
+            "--batch-size",
+            "4",
+            "--limit",
+            "1",
+        ],
+        ["locate('rock', rank=2)", "--target", "rock", "--combinations", "regions", "--mode", "noise", "--limit", "2"],
+        ["[0]", "--target", "dog", "--prompt", 'What\'s "in" it?', "--device", "cuda", "--answer", "16"],
+        ["[0]", "--target", "dog", "--prompt", "USER: <image>\nWhat? ASSISTANT:"],
+    ],
+)
+def test_the_command_of_a_study_comes_to_it_again(
+    vlq: Vlq, cache: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    found: list[job.Beginning] = []
+
+    def stopped(options: Ablation, tracker: object) -> Outcome:
+        found.append(job.begin(options))
+        store, study = found[-1].store, found[-1].study
+        store.create(study_key(study), study.to_bytes())
+        store.create(plan_key(study), parquet_bytes(found[-1].plan.table))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "run_study", stopped)
+    code, _, said = vlq("ablate", *options, "--cache", cache)
+    assert (code, "the same command goes on" in said) == (130, True)
+    (under,) = status_of(Cache.open(str(cache)))["studies"]
+    command = shlex.split(under["command"])
+    assert command[:2] == ["vlq", "ablate"]
+    assert vlq(*command[1:])[0] == 130
+    one, other = found
+    assert (other.study, other.plan.table) == (one.study, one.plan.table)
 
 
 @pytest.fixture

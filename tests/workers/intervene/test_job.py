@@ -17,7 +17,7 @@ import vlq
 import vlq.workers.intervene.job as job
 from vlq.query.cache import Cache, latest_head
 from vlq.query.chosen import Written, numbered
-from vlq.query.errors import CacheMismatch, InputError, ModelError, RunError
+from vlq.query.errors import BadArgument, CacheMismatch, InputError, ModelError, RunError
 from vlq.query.info import as_text as info_text
 from vlq.query.schema import head_key
 from vlq.query.status import as_text as status_text
@@ -27,6 +27,7 @@ from vlq.workers.intervene.foreseen import foresee
 from vlq.workers.intervene.job import Outcome, begin, run_study
 from vlq.workers.intervene.moments import moments_at
 from vlq.workers.intervene.shards import CHANGED, effects_of, encode_ahead
+from vlq.workers.models import load
 from vlq.workers.rerun import model_of
 from vlq.workers.verify import STUDY_AGAIN, verify
 
@@ -213,6 +214,41 @@ def test_a_study_of_nothing_that_is_left(tmp_path: Path, tiny_model: Path, no_ra
         image.write_bytes(data)
     outcome = run_study(asked(cache, mode="zero"), Silent())
     assert (outcome.fresh, outcome.errors) == (2, ())
+
+
+def test_another_prompt_is_a_study_of_its_own(
+    study: Path, done: tuple[Path, Outcome], undisturbed: Path, tmp_path: Path, no_ray: None
+) -> None:
+    prompt = "Is there a dog?"
+    outcome = run_study(asked(study, prompt=prompt), Silent())
+    found = begin(asked(study, prompt=prompt))
+    assert found.study == outcome.study
+    assert (found.study.prompt, found.study.moments) == (prompt, done[1].study.moments)
+    model = load(found.run.model, prompt=prompt)
+    assert prompt in model.prompt
+    assert model.prompt != found.run.prompt
+    moments = moments_at(found.store, done[1].study.moments or "")
+    with ThreadPoolExecutor(1) as decoder:
+        rows = found.plan.table
+        alone = effects_of(model, found.study, moments, rows, encode_ahead(model, rows, decoder))
+    assert outcome.effects.to_pylist() == alone.table.to_pylist()
+    assert outcome.effects["before"] != done[1].effects["before"]
+    # Each question is answered from its own.
+    corpus: Any = vlq.open(str(study))
+    for more, own in ((f", prompt={prompt!r}", outcome), ("", done[1])):
+        answer = corpus.query(f"effect([0, 5, 6], 'dog'{more})")
+        whole = [row for row in own.effects.to_pylist() if row["set"] == "all"]
+        before = {row["image_id"]: row["before"] for row in answer.rows}
+        assert before == pytest.approx({row["image_id"]: row["before"] for row in whole})
+        assert ("asked 'Is there a dog?'" in answer.headline) == bool(more)
+    with pytest.raises(BadArgument, match=r"prompt='What\?'") as nobody:
+        corpus.query("effect([0, 5, 6], 'dog', prompt='What?')")
+    assert '--prompt "What?"' in str(nobody.value)
+    # What patches are like is measured with the run's own prompt, whichever study measures it.
+    shutil.copytree(undisturbed, tmp_path / "first")
+    run_study(asked(tmp_path / "first", prompt=prompt, limit=1, combinations="all"), Silent())
+    sums = {path.name: path.read_bytes() for path in (study / "moments").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "first" / "moments").iterdir()} == sums
 
 
 # --- refused ---------------------------------------------------------------------------------------------------

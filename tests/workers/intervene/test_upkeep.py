@@ -46,7 +46,7 @@ def moments(store: Store) -> str:
 
 def begun(store: Store, run: Run, shards: int = 2, **changes: object) -> Study:
     """A study of four images in two shards, so many of which are done."""
-    plan = parquet_bytes(pa.table({"image_id": [0, 1, 2, 3], "shard": [0, 0, 1, 1]}))
+    plan = parquet_bytes(pa.table({"image_id": [0, 1, 2, 3], "shard": [0, 0, 1, 1], "patches": [[0]] * 4}))
     study = make_study(run, plan=digest_of(plan), **changes)
     put(store, study_key(study), study.to_bytes())
     put(store, plan_key(study), plan)
@@ -144,6 +144,7 @@ def test_info_and_status(made: tuple[Path, Store, Run]) -> None:
         {
             "digest": going.digest,
             "done": "readings('rock') taken, mean in their place",
+            "command": None,  # that query finds other patches than its plan has
             "patches": "readings('rock')",
             "target": "'rock'",
             "shards": 2,

@@ -53,7 +53,14 @@ def around(masks: np.ndarray) -> np.ndarray:
 
 
 def regions(masks: np.ndarray) -> np.ndarray:
-    """How many regions the cells of each mask (mask, row, column) form: (mask,). Cells of a region touch by a side.
+    """How many regions the cells of each mask (mask, row, column) form: (mask,). Cells of a region touch by a side."""
+    label = labels(masks)
+    roots = np.flatnonzero(label == np.arange(len(label)))
+    return np.bincount(np.nonzero(masks)[0][roots], minlength=len(masks))
+
+
+def labels(masks: np.ndarray) -> np.ndarray:
+    """(cell,) of the cells of masks (mask, row, column), in their order: the number of the first one of its region.
 
     Labels are cells. In each round a label takes the lowest of those that touch its cells, and whatever had that label
     jumps to where it leads, so that rounds are few however a region winds (Shiloach and Vishkin, An O(log n) parallel
@@ -71,5 +78,4 @@ def regions(masks: np.ndarray) -> np.ndarray:
         one, other = label[one], label[other]
         apart = one != other
         one, other = np.minimum(one, other)[apart], np.maximum(one, other)[apart]
-    roots = np.flatnonzero(label == np.arange(len(label)))
-    return np.bincount(np.nonzero(masks)[0][roots], minlength=len(masks))
+    return label

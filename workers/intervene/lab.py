@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlq.query.chosen import Written, chosen, numbered, tokens_of
 from vlq.query.effects import usual_answer, window_phrase
-from vlq.query.errors import BadArgument
+from vlq.query.errors import BadArgument, NotFound
 from vlq.query.nodes import col
 from vlq.query.one import OneImage, one_image
 from vlq.query.schema import TO
@@ -219,13 +219,10 @@ class Lab:
     # --- how it is found out -----------------------------------------------------------------------------------
 
     def _image(self, image: int | str) -> tuple[OneImage, Prompted]:
-        """An image by its number or its name. Raises BadArgument if there is none, Changed if its file is another one
-        now, or not there, RunError if it cannot be read."""
-        number = image if isinstance(image, int) else self._number_of(image)
-        try:
-            one = one_image(self.corpus, number)
-        except KeyError:
-            raise BadArgument(f"There are no readings of an image {number}.", 'See: vlq "images()"') from None
+        """An image by its number or its name. Raises NotFound if there is none or several have the name, Changed if
+        its file is another one now or not there, RunError if it cannot be read."""
+        number = self._number_of(image)
+        one = one_image(self.corpus, number)
         if number not in self._prompted:
             run = self.corpus.cache.run
             prompt = None
@@ -239,13 +236,13 @@ class Lab:
             self._prompted = {number: Prompted(self.model, encoded), **dict([*self._prompted.items()][:3])}
         return one, self._prompted[number]
 
-    def _number_of(self, name: str) -> int:
-        rows = self.corpus.images(col("image") == name).rows
-        if rows:
-            return int(rows[0]["image_id"])
-        if name.isdecimal():
-            return int(name)
-        raise BadArgument(f"There is no image {name!r} with readings.", 'See: vlq "images()"')
+    def _number_of(self, image: int | str) -> int:
+        try:
+            return self.corpus.image(image).number
+        except NotFound:
+            if isinstance(image, str) and image.isdecimal():  # as one types it
+                return self.corpus.image(int(image)).number
+            raise
 
     def _patches(self, one: OneImage, patches: str | Sequence[int]) -> list[int]:
         written = Written.of(patches) if isinstance(patches, str) else numbered(patches)

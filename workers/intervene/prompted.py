@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -351,18 +352,21 @@ def _at_layer(model: LensModel, layer: int, change: Any) -> Iterator[None]:
         handle.remove()
 
 
+_FOUND: WeakKeyDictionary[LensModel, bool] = WeakKeyDictionary()
+"""What was found of models that are loaded."""
+
+
 def sees_backwards(model: LensModel, prompted: Prompted) -> bool:
     """Whether no position of a model's decoder sees one behind it, found by trying, once a model: with its last patch
     changed, which the others may see in both directions, and with its last token."""
-    found: bool | None = getattr(model, "_sees_backwards", None)
-    if found is None:
+    if model not in _FOUND:
         plain = prompted._whole(Change())
         found = True
         for place in (int(prompted.patches.max()), prompted.length - 1):
             other = prompted._whole(Change({0: (torch.tensor([place]), prompted._embeds[0, :1] * 2 + 1)}))
             found = found and torch.equal(plain[:place], other[:place])
-        model._sees_backwards = found  # type: ignore[attr-defined]
-    return found
+        _FOUND[model] = found
+    return _FOUND[model]
 
 
 def _ranks(logits: Tensor, ids: Sequence[int]) -> Tensor:

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vlq.query.masks import around
+from vlq.query.masks import around, labels
 
 MOST_REGIONS = 4
 """Regions whose combinations are all tried: 15 sets. Of more, each one alone, and each one left out."""
@@ -51,21 +51,10 @@ def sets_of(chosen: Sequence[int], grid: tuple[int, int], how: str, rings: int =
 
 def regions(patches: Sequence[int], grid: tuple[int, int]) -> list[tuple[int, ...]]:
     """Patches that touch by a side taken together, in the order of their first ones: as `locate` counts regions."""
-    rows, columns = grid
-    left, found = {*patches}, []
-    while left:
-        region, edge = set(), [min(left)]
-        while edge:
-            patch = edge.pop()
-            if patch not in left:
-                continue
-            left.discard(patch)
-            region.add(patch)
-            row, column = divmod(patch, columns)
-            edge += [patch - columns] * (row > 0) + [patch + columns] * (row < rows - 1)
-            edge += [patch - 1] * (column > 0) + [patch + 1] * (column < columns - 1)
-        found.append(tuple(sorted(region)))
-    return found
+    mask = np.zeros(grid, bool)
+    mask.flat[list(patches)] = True
+    label, cells = labels(mask[None]), np.flatnonzero(mask)
+    return [tuple(cells[label == first].tolist()) for first in np.unique(label)]
 
 
 def grown(patches: Sequence[int], grid: tuple[int, int], rings: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import torch
 
 import vlq
 from vlq.query.client import LocalCorpus
-from vlq.query.errors import BadArgument, QueryError, UnknownToken
+from vlq.query.errors import BadArgument, NotFound, QueryError, UnknownToken
 from vlq.workers.intervene.changes import Block, Change
 from vlq.workers.intervene.lab import Lab
 from vlq.workers.intervene.prompted import Prompted, Target
@@ -93,9 +93,9 @@ def test_attribution(lab: Lab) -> None:
 
 
 def test_mistakes(lab: Lab) -> None:
-    with pytest.raises(BadArgument, match=r"no image 'nowhere.png'"):
+    with pytest.raises(NotFound, match=r"no image 'nowhere.png'"):
         lab.knockout("nowhere.png", [1], "dog")
-    with pytest.raises(BadArgument, match="no readings of an image 4000"):
+    with pytest.raises(NotFound, match="There is no image 4000 with readings"):
         lab.attribute(4000, "dog")
     with pytest.raises(UnknownToken):
         lab.attribute(0, "dachshund")

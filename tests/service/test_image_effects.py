@@ -19,7 +19,7 @@ from vlq.service.effects import MOST_SETS
 from vlq.service.settings import Settings
 
 from ..doors import running
-from ..studies import Row, finish, make_study, random_effects
+from ..studies import Row, finish, make_study, random_curves, random_effects
 from ..synthetic import make_cache
 from .browser import accessible, watched
 
@@ -70,6 +70,34 @@ def tables(page: str) -> list[tuple[str, list[list[str]]]]:
 
 def goes(gone: bool | None) -> str:
     return {None: "–", True: "goes", False: "stays"}[gone]
+
+
+def test_other_interventions_have_a_row_for_each_window(tmp_path: Path) -> None:
+    store, run, _ = make_cache(tmp_path, images=3)
+    windows = ((1, 2), (2, 3), (3, 4))
+    none = {"mode": "", "baselines": (), "repeats": 0}
+    cut = make_study(run, intervention="knockout", windows=windows, to="last", combinations="regions", **none)
+    own = {"intervention": "steer", "patches": "'last'", "token": "'rock'", "token_ids": cut.target_ids}
+    added = make_study(run, windows=((0, 4),), strengths=(0.5, 2.0), **{**none, **own})
+    curves = {study.digest: random_curves(study, [0, 1], 12) for study in (cut, added)}
+    for study in (cut, added):
+        finish(store, study, curves[study.digest])
+    with running(create_app(Settings({"one": str(tmp_path)}))) as url:
+        shown = tables(httpx2.get(f"{url}/one/images/1").text)
+        assert tables(httpx2.get(f"{url}/one/images/2").text) == []
+    for study, (said, (_, *rows)) in zip((added, cut), shown, strict=True):
+        expected = [row for row in curves[study.digest] if row["image_id"] == 1 and row["set"] == "all"]
+        assert [row[0] for row in rows] == (
+            ["layers 1-2", "layers 2-3", "layers 3-4"]
+            if study is cut
+            else [f"layers 0-4, strength {s}" for s in (0.5, 2)]
+        )
+        for row, values in zip(expected, rows, strict=True):
+            assert int(values[1]) == len(row["patches"])
+            assert float(values[2]) == pytest.approx(row["before"] - row["after"], abs=0.006)
+            assert values[3:] == [str(row["rank_after"]), row["answer"], goes(row["gone"])]
+        most = max(expected, key=lambda row: abs(row["before"] - row["after"]))
+        assert f"it {'gains' if most['after'] > most['before'] else 'loses'} " in said
 
 
 @pytest.mark.parametrize("image", IMAGES)

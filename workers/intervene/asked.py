@@ -15,6 +15,7 @@ from vlq.query.partners import paired
 from vlq.query.schema import TO, Window
 from vlq.query.tokens import TokenSet
 from vlq.workers.intervene.knockout import windows
+from vlq.workers.intervene.patching import lengths
 from vlq.workers.intervene.prompted import BATCH
 
 
@@ -144,7 +145,7 @@ class Steering(Asked):
         return tokens_of(corpus, self.target or self.token)
 
     def said(self, corpus: LocalCorpus) -> dict[str, Any]:
-        strengths = tuple(float(strength) for strength in self.strengths)
+        strengths = lengths(self.strengths)
         if len({*strengths}) < len(strengths):
             raise BadArgument(f"--strength: each one is tried once. Got {', '.join(f'{s:g}' for s in strengths)}.")
         return {

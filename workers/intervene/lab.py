@@ -19,7 +19,7 @@ from vlq.workers.intervene.attribution import attribution
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.findings import Findings
 from vlq.workers.intervene.knockout import knocked_out, windows
-from vlq.workers.intervene.patching import patched, positions_of, steered
+from vlq.workers.intervene.patching import lengths, patched, positions_of, steered
 from vlq.workers.intervene.prompted import Outcome, Prompted, Target
 from vlq.workers.intervene.shards import text_of
 from vlq.workers.intervene.single import Changed, Source, read_again
@@ -162,6 +162,7 @@ class Lab:
         one, prompted = self._image(image)
         ids, wanted = self._tokens(token), self._layers(layers)
         places = positions_of(prompted, self._spots(one, at))
+        strengths = lengths(strengths)
         changes = [steered(prompted, ids.ids, places, wanted, strength) for strength in strengths]
         plain, *outcomes = self._run(prompted, [Change(), *changes], ids, answer)
         rows: list[dict[str, Any]] = [

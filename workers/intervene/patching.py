@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from vlq.query.errors import BadArgument
 from vlq.workers.intervene.attribution import weight_of
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.prompted import Prompted
@@ -31,6 +33,14 @@ def direction(prompted: Prompted, ids: Sequence[int]) -> Tensor:
     along = head[list(ids)].detach().float().mean(0) * weight_of(prompted.model.final_norm)
     length: Tensor = along.norm()
     return along / length.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def lengths(strengths: Iterable[float]) -> tuple[float, ...]:
+    """Strengths of a direction. Raises BadArgument if one is no finite number."""
+    found = tuple(float(strength) for strength in strengths)
+    if not all(map(math.isfinite, found)):
+        raise BadArgument(f"strength: expected finite numbers. Got {', '.join(f'{one:g}' for one in found)}.")
+    return found
 
 
 @torch.no_grad()

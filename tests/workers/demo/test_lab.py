@@ -105,6 +105,8 @@ def test_mistakes(lab: Lab) -> None:
         lab.knockout(0, [1], "dog", layers=(0, 3))
     with pytest.raises(BadArgument, match="to is one of last, last-row, prompt"):
         lab.knockout(0, [1], "dog", to="first")
+    with pytest.raises(BadArgument, match="strength: expected finite numbers"):
+        lab.steer(0, "dog", strengths=[1, float("nan")])
     with pytest.raises(BadArgument, match="Layers are 0"):
         lab.patch(0, 1, "dog", layers=[9])
     with pytest.raises(BadArgument, match="expected last, or a patch's number"):

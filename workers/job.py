@@ -70,7 +70,10 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
     if store is not None and run is not None:
         head, plan = settle(store, run, corpus, tracker.say)
         if not (shards := len(missing_shards(store, plan.shards))):
-            return _outcome(store, run, head if head.sealed else seal(store, run, head, tracker), 0)
+            if not head.sealed:
+                index_beside(store, run, head)
+                head = seal(store, run, head, tracker)
+            return _outcome(store, run, head, 0)
     with Pool(options.ray_address) as pool, interruptible():  # Ray sets signal handlers of its own
         tracker.phase("loading the model")
         setup, room = arrange(options, lens, run, pool)
@@ -231,6 +234,15 @@ def given_up(failures: list[Failure]) -> RunError:
     hints = dict.fromkeys(hint for failure in failures if (hint := getattr(failure.error, "hint", None)))
     again = "The same command tries again what is missing; the rest is cached. vlq status shows which."
     return RunError("\n".join([f"{count} given up:", *lines]), "\n".join([*hints, again]))
+
+
+def index_beside(store: Store, run: Run, head: Head) -> None:
+    """Have those indexes made of a run's first shards that it was stopped before, so that it leaves what others do."""
+    compactor = Compactor(store, url_for_workers(store), run, head, committed(store))
+    try:
+        compactor.join()
+    finally:
+        compactor.stop()
 
 
 def seal(store: Store, run: Run, head: Head, tracker: Tracker) -> Head:

@@ -71,6 +71,10 @@ class Job:
         count = len(list(images.iterdir()))
         return cls(work, model, images, count, contents(undisturbed), seconds, unsealed, head.index)
 
+    @property
+    def shards(self) -> int:
+        return -(-self.count // 2)
+
     def of_index(self, keys: Iterable[str]) -> int:
         """How many of the keys are of the last index."""
         return sum(key.startswith(self.index.removesuffix(".json")) for key in keys)
@@ -159,15 +163,15 @@ def kill_drivers(job: Job, rng: random.Random, count: int) -> Outcome:
         cache = job.work / f"drivers-{outcome.caches}"
         while True:
             process = job.run(cache)
-            try:
-                wait = rng.uniform(0, job.seconds) if outcome.killed < count else 900
-                _, said = process.communicate(timeout=wait)
-            except subprocess.TimeoutExpired:
-                orphans += below(process.pid)
-                outcome.doing[_stage(cache, job)] += 1
-                outcome.killed += kill(process.pid)
-                process.communicate()
-                continue
+            if outcome.killed < count:
+                _come_to_a_moment(process, cache, job, rng)
+                if process.poll() is None:
+                    orphans += below(process.pid)
+                    outcome.doing[_stage(cache, job)] += 1
+                    outcome.killed += kill(process.pid)
+                    process.communicate()
+                    continue
+            _, said = process.communicate(timeout=900)
             if process.returncode != 0:
                 outcome.wrong.append(f"exit code {process.returncode}: {said}")
                 return outcome
@@ -177,11 +181,22 @@ def kill_drivers(job: Job, rng: random.Random, count: int) -> Outcome:
     return outcome
 
 
+def _come_to_a_moment(process: subprocess.Popen[str], cache: Path, job: Job, rng: random.Random) -> None:
+    """Wait until a driver has been starting for so long, or so many of its shards are committed. It may end before."""
+    if rng.random() < 0.2:
+        time.sleep(rng.uniform(0, WHILE_STARTING))
+        return
+    wanted = rng.randint(commits(cache), job.shards)
+    while process.poll() is None and commits(cache) < wanted:
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0, IN_THE_WORK))
+
+
 def _stage(cache: Path, job: Job) -> str:
-    shards = commits(cache) if cache.exists() else 0
+    shards = commits(cache)
     if not shards:
         return "before the first shard"
-    return "between the shards" if shards < -(-job.count // 2) else "at the index"
+    return "between the shards" if shards < job.shards else "at the index"
 
 
 INDEXING = {"run": "indexing", "index": "reading arrays", "compact": "merging"}

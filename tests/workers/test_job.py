@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
+import vlq.workers.compactor as compactor_module
 from vlq.query.cache import Cache, latest_head
 from vlq.query.errors import BadArgument, CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.store import open_store
@@ -114,6 +115,24 @@ def test_a_lost_shard_is_done_again(
     assert unread(open_store(str(cache))) == [4]
     assert run_job(options(tiny_model, images, cache), Silent()).fresh == 2
     assert contents(cache) == contents(undisturbed)
+
+
+def test_a_run_stopped_after_its_last_shard_leaves_what_others_do(
+    tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(undisturbed, cache)
+    head = latest_head(open_store(str(cache)))
+    assert head is not None
+    assert head.shards == 31
+    (cache / "commits" / f"head-{head.number:08d}.json").unlink()
+    shutil.rmtree(cache / "index")
+    monkeypatch.setattr(compactor_module, "FIRST", 10)
+    assert run_job(options(tiny_model, images, cache), Silent()).fresh == 0
+    found, wanted = contents(cache), contents(undisturbed)
+    assert {key: found.get(key) for key in wanted} == wanted
+    interims = [key for key in found if key.startswith("commits/index-")]
+    assert sorted(int(key.split("-")[1]) for key in interims) == [10, 20]
 
 
 def test_a_lost_index_is_told(tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from vlq.query.schema import (
     BASELINES,
     COMBINATIONS,
     FORMAT,
+    INTERVENTIONS,
     LENSES,
     MODES,
+    TO,
     VOCABULARY,
     Annotation,
     Commit,
@@ -130,6 +132,15 @@ studies = st.builds(
     repeats=whole,
     answer=whole,
     seed=whole,
+    intervention=st.sampled_from(INTERVENTIONS),
+    windows=st.lists(st.tuples(whole, whole), max_size=3).map(tuple),
+    to=st.sampled_from(("", *TO)),
+    others=st.booleans(),
+    token=names,
+    token_ids=st.lists(whole, max_size=3).map(tuple),
+    strengths=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3).map(tuple),
+    source=names,
+    prompt=st.none() | names,
 )
 heads = st.builds(
     Head,
@@ -155,6 +166,9 @@ def test_records_survive_their_bytes(record: Any) -> None:
     if isinstance(record, Run):
         unsaid = {name for name in Run.LATER if getattr(record, name) in (None, False, (), "topk")}
         unsaid |= {"read_layers"} if len(record.read_layers) == record.layers else set()
+    if isinstance(record, Study):
+        unsaid = {name for name in Study.LATER if getattr(record, name) in (None, False, (), "", "ablate")}
+        unsaid -= {"prompt"} if record.prompt == "" else set()
     if isinstance(record, Head) and not record.studies:
         unsaid = {"studies"}
     assert json.loads(data).keys() == {"checksum", *(field.name for field in fields(record))} - unsaid

@@ -176,7 +176,8 @@ def report(
         print(patches)
     if busy is not None:
         print(f"The model was at work {busy:.0%} of its workers' time.")
-    print(f"Ask it: vlq \"first_layer(token='dog')\" --cache {cache}")
+    asking = f"Ask it: vlq \"first_layer(token='dog')\" --cache {cache}"
+    print(asking if read else f"Why, image by image: vlq info --cache {cache}")
 
 
 def patches_read_in(cache: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -34,17 +35,34 @@ class Tracker(Protocol):
 
 @contextmanager
 def tracker(*, as_json: bool = False) -> Iterator[Tracker]:
-    """The tracker that fits where stderr goes. The log's warnings go there, too; as JSON, all of the log does."""
+    """The tracker that fits where stderr goes. The log's warnings go there, too; as JSON, all of the log does.
+
+    So does what others print meanwhile, as Ray does where a worker dies: stdout is for answers.
+    """
     if as_json:
-        with _logged(_JsonLines(), logging.INFO):
-            yield _Logged()
+        logged = _Logged()
+        with _logged(_JsonLines(), logging.INFO), redirect_stdout(_Printed(logged)):
+            yield logged
     elif sys.stderr.isatty():
-        with _Bar() as bar, _logged(_Said(bar), logging.WARNING):
+        with _Bar() as bar, _logged(_Said(bar), logging.WARNING):  # rich takes what is printed
             yield bar
     else:
         lines = _Lines()
-        with _logged(_Said(lines), logging.WARNING):
+        with _logged(_Said(lines), logging.WARNING), redirect_stdout(_Printed(lines)):
             yield lines
+
+
+class _Printed(io.TextIOBase):
+    """What is printed is said, line by line."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if line.strip():
+                self._tracker.say(line)
+        return len(text)
 
 
 @contextmanager

@@ -127,6 +127,20 @@ def test_warnings_are_said_where_lines_are_plain(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "Shard 4: gone.\n"
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_others_print_is_kept_out_of_answers(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with tracker(as_json=as_json):
+        print("(raylet) A worker died\n\nor was killed")
+    print("the answer")
+    told = capsys.readouterr()
+    assert told.out == "the answer\n"
+    lines = told.err.splitlines()
+    assert [json.loads(line)["event"] if as_json else line for line in lines] == [
+        "(raylet) A worker died",
+        "or was killed",
+    ]
+
+
 def test_steps_are_told_sparingly(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with steps() as step:
         for done in range(1, 41):

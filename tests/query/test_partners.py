@@ -15,6 +15,8 @@ from vlq.query.partners import PAIRED, paired
 
 from ..synthetic import make_cache, make_run
 
+pytestmark = pytest.mark.here("what a study plans, on the machine that begins it")
+
 IMAGES = 20
 FAILED = [4]
 

@@ -513,7 +513,7 @@ def test_every_format_shows_both(cases: dict[str, Case]) -> None:
             "first_layer('ear', against=bright).where(layer > 1)",
         ),
         ("first_layer('cat', against=lable == 'a')", "There is no column lable.", "lable"),
-        ("first_layer('cat', against=layer > 3)", "There is no column layer.", "layer"),
+        ("first_layer('cat', against=layer > 3)", "There is no column layer here.", "layer"),
         (
             "first_layer('cat', against='beach')",
             "Expected a condition on columns, such as label == 'beach'. Got 'beach'.",

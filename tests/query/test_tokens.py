@@ -105,7 +105,7 @@ def test_a_prefix_says_what_else_begins_so(corpus: Corpus) -> None:
             "'ear'",
             UnknownToken,
             "'ear' begins no word of this vocabulary.",
-            "Inside of words there is ear (14): add pieces=True, or ask by its number.",
+            "Inside of words there is ear (14): ask by its number, or with pieces=True.",
         ),
         ("'<s>'", UnknownToken, "'<s>' begins no word of this vocabulary.", None),
         ("'▁dgo'", UnknownToken, "There is no piece '▁dgo' in this vocabulary.", "Did you mean 'dog'?"),

@@ -565,7 +565,7 @@ def test_names_and_values_are_texts(site: Site, chromium: Browser) -> None:
         settled(page)
         page.get_by_text("Group by").click()
         page.get_by_role("link", name="a <b> class: count").click()
-        expect(page.locator("#query")).to_have_value("images(image_id == 0).group('a <b> class').count()")
+        expect(page.locator("#query")).to_have_value("images(image_id == 0).group(col('a <b> class')).count()")
         expect(rows(page)).to_have_count(1)
         settled(page)
 

@@ -308,6 +308,6 @@ def test_states_that_are_no_numbers_name_image_and_layer(
 def test_an_unreadable_file_is_no_image_error(
     model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    folder_as_file = corpus.slice(0, 1).set_column(2, "uri", pa.array([f"file://{tmp_path}"]))
-    with pytest.raises(OSError, match="directory"):
-        read(model, run, folder_as_file, decoders)
+    gone = corpus.slice(0, 1).set_column(2, "uri", pa.array([f"file://{tmp_path}/away/0.png"]))  # with its folder
+    with pytest.raises(OSError, match="No such file"):
+        read(model, run, gone, decoders)

@@ -21,7 +21,7 @@ FROM (WITH rows AS (
       CASE WHEN most > least THEN greatest((most - least) / $bins, 1e-12 * greatest(abs(most), abs(least)))
         ELSE greatest(abs(most), 1) END AS about,
       CASE WHEN is_whole THEN greatest(floor(log10(about)), 0) ELSE floor(log10(about)) END::INTEGER AS lowest
-    FROM rows WHERE abs(value) < $huge
+    FROM rows WHERE abs(value::DOUBLE) < $huge
   ), sizes AS (
     SELECT least, most, digit, lowest + more AS power, digit * 10.0::DOUBLE ** power AS size
     FROM spread, (SELECT unnest([1, 2, 5]) AS digit), (SELECT unnest([0, 1, 2]) AS more)

@@ -133,7 +133,7 @@ def run(
 
     from vlq.workers.job import Terminated, run_job
     from vlq.workers.plan import RunOptions
-    from vlq.workers.progress import tracker
+    from vlq.workers.progress import printing_said, tracker
 
     asked = RunOptions(**options)  # type: ignore[arg-type]
     if dry_run:
@@ -144,7 +144,7 @@ def run(
         print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
         return
     try:
-        with tracker(as_json=form == "json") as shown:
+        with tracker(as_json=form == "json") as shown, printing_said(shown):
             outcome = run_job(asked, shown)
     except KeyboardInterrupt as stop:
         print("Stopped. What is done is kept; the same command goes on from here.", file=sys.stderr)

@@ -35,21 +35,24 @@ class Tracker(Protocol):
 
 @contextmanager
 def tracker(*, as_json: bool = False) -> Iterator[Tracker]:
-    """The tracker that fits where stderr goes. The log's warnings go there, too; as JSON, all of the log does.
-
-    So does what others print meanwhile, as Ray does where a worker dies: stdout is for answers.
-    """
+    """The tracker that fits where stderr goes. The log's warnings go there, too; as JSON, all of the log does."""
     if as_json:
-        logged = _Logged()
-        with _logged(_JsonLines(), logging.INFO), redirect_stdout(_Printed(logged)):
-            yield logged
+        with _logged(_JsonLines(), logging.INFO):
+            yield _Logged()
     elif sys.stderr.isatty():
-        with _Bar() as bar, _logged(_Said(bar), logging.WARNING):  # rich takes what is printed
+        with _Bar() as bar, _logged(_Said(bar), logging.WARNING):
             yield bar
     else:
         lines = _Lines()
-        with _logged(_Said(lines), logging.WARNING), redirect_stdout(_Printed(lines)):
+        with _logged(_Said(lines), logging.WARNING):
             yield lines
+
+
+@contextmanager
+def printing_said(tracker: Tracker) -> Iterator[None]:
+    """What others print meanwhile is said, as Ray's word of a worker that died: stdout is for answers."""
+    with redirect_stdout(_Printed(tracker)):
+        yield
 
 
 class _Printed(io.TextIOBase):

@@ -11,7 +11,7 @@ from datetime import datetime
 import pytest
 
 import vlq.workers.progress as progress
-from vlq.workers.progress import steps, tracker
+from vlq.workers.progress import printing_said, steps, tracker
 
 
 class Clock:
@@ -129,7 +129,7 @@ def test_warnings_are_said_where_lines_are_plain(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_what_others_print_is_kept_out_of_answers(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    with tracker(as_json=as_json):
+    with tracker(as_json=as_json) as shown, printing_said(shown):
         print("(raylet) A worker died\n\nor was killed")
     print("the answer")
     told = capsys.readouterr()

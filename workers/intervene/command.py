@@ -115,10 +115,10 @@ def carried_out(options: Any) -> Any:
     """The outcome of a study that is asked for (`asked.Asked`). Ends the command where it is stopped."""
     from vlq.workers.intervene.job import run_study
     from vlq.workers.job import Terminated
-    from vlq.workers.progress import tracker
+    from vlq.workers.progress import printing_said, tracker
 
     try:
-        with tracker() as shown:
+        with tracker() as shown, printing_said(shown):
             return run_study(options, shown)
     except KeyboardInterrupt as stop:
         print("Stopped. What is done is kept; the same command goes on from here.", file=sys.stderr)

@@ -12,18 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from vlq.query.bootstrap import Interval, median_interval
-from vlq.query.effects import KINDS, asked_of
+from vlq.query.effects import CHOSEN, KINDS, asked_of
 from vlq.query.functions.effect import nats, of_kind
 from vlq.query.nodes import Literal, Sequence
 from vlq.query.parse import parse
-from vlq.query.schema import Study
+from vlq.query.schema import RANDOM, Study
 from vlq.query.summary import Rows, count
 from vlq.query.tokens import TokenSet
-
-CHOSEN = "all"
-"""The kind of the set that holds all chosen patches."""
-
-RANDOM = "random"
 
 EXAMPLES = 5
 """Images that are shown."""

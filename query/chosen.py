@@ -19,6 +19,7 @@ from vlq.query.parameters import Images, Tokens
 from vlq.query.parse import parse
 from vlq.query.patches import Patches
 from vlq.query.result import scope_of
+from vlq.query.schema import EVERY, LAST
 from vlq.query.studies import PLANNED
 from vlq.query.tokens import TokenSet
 
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from vlq.query.bind import Scope
     from vlq.query.client import LocalCorpus
     from vlq.query.schema import Run, Study
-
-LAST = "last"
-EVERY = "patches"
-"""Where states are changed, instead of at chosen patches: at the prompt's last token, at all patches."""
 
 PROMPT = "prompt"
 """The column of what an image is asked, where images have prompts of their own."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from vlq.query.effects import KINDS, asked_of, done_in, window_phrase
+from vlq.query.effects import CHOSEN, KINDS, asked_of, done_in, window_phrase
 from vlq.query.functions.effect import by_image, of_images, steps_phrase
-from vlq.query.schema import Study
+from vlq.query.schema import RANDOM, Study
 from vlq.query.summary import Rows, count
 
 
@@ -26,9 +26,9 @@ def steps_of(study: Study, effects: pa.Table) -> list[dict[str, Any]]:
         groups.setdefault(key, []).append(row)
     found = []
     for layer, last, strength in sorted({key[:3] for key in groups}, key=lambda key: (key[0], key[2] or 0)):
-        random = by_image(groups.get((layer, last, strength, "random"), []))
+        random = by_image(groups.get((layer, last, strength, RANDOM), []))
         for kind in KINDS:
-            if kind == "random" or not (rows := by_image(groups.get((layer, last, strength, kind), []))):
+            if kind == RANDOM or not (rows := by_image(groups.get((layer, last, strength, kind), []))):
                 continue
             for image, row in rows.items():
                 other = random.get(image, {})
@@ -54,7 +54,7 @@ def rows_of(study: Study, steps: list[dict[str, Any]]) -> Rows:
         if study.intervention == "patch":
             ends = step["median_share_interval"] or (None, None)
             row |= {"share": step["median_share"], "share_low": ends[0], "share_high": ends[1]}
-        elif study.baselines[:1] == ("random",):
+        elif study.baselines[:1] == (RANDOM,):
             row["random"] = None if step["random"] is None else step["random"]["median"]
         if study.intervention == "knockout":
             rows.append({**row, "gone": step["gone"], "of": step["held"]})
@@ -65,7 +65,7 @@ def rows_of(study: Study, steps: list[dict[str, Any]]) -> Rows:
 
 def headline(study: Study, steps: list[dict[str, Any]], word: str) -> str:
     """What was done, and where it matters most and least to a word."""
-    chosen = [step for step in steps if step["kind"] == "all"]
+    chosen = [step for step in steps if step["kind"] == CHOSEN]
     at = ""
     if len(study.windows) > 1 and len(study.strengths) > 1:
         at = f", at strength {study.strengths[-1]:g}"

@@ -10,7 +10,7 @@ from vlq.query.errors import VlqError
 from vlq.query.nodes import Call, Literal, Node, Sequence
 from vlq.query.parse import parse
 from vlq.query.registry import call
-from vlq.query.schema import Run, Study, Window
+from vlq.query.schema import LAST, RANDOM, REPEATS, Run, Study, Window
 
 if TYPE_CHECKING:
     from vlq.query.cache import Cache
@@ -24,19 +24,16 @@ PARTS = {"all": (), "regions": ("region", "regions"), "singles": ("patch",)}
 USUAL: dict[str, dict[str, str | int]] = {
     "ablate": {"mode": "mean", "buffer": 0, "combinations": "all"},
     "knockout": {"to": "last", "others": False, "buffer": 0, "combinations": "all"},
-    "steer": {"place": "last"},
-    "patch": {"place": "last"},
+    "steer": {"place": LAST},
+    "patch": {"place": LAST},
 }
 """What is done where nothing else is said, by what intervention it is."""
-
-REPEATS = 3
-"""Random sets of each image where nothing else is said."""
 
 ANSWER = 16
 """Tokens of an answer where neither the command nor the run says how many, or where the prompt is another one."""
 
-RANDOM = "random"
-"""The baseline that is usual, and its kind of sets."""
+CHOSEN = "all"
+"""The kind of the set that holds all chosen patches."""
 
 
 def kinds_of(study: Study) -> tuple[str, ...]:
@@ -123,6 +120,14 @@ def asked_of(study: Study) -> Call:
     return call("effect", (), named)
 
 
+def question(study: Study) -> str | None:
+    """The same as text; None if the study is written in another VLQ's language."""
+    try:
+        return str(asked_of(study))
+    except VlqError:
+        return None
+
+
 def question_of(study: Study) -> str:
     """The same in words."""
     word = measured(study.target)
@@ -147,7 +152,7 @@ def done_in(study: Study) -> str:
 
 
 def _done_in(study: Study) -> str:
-    place = "the last token" if study.patches == "'last'" else study.patches
+    place = "the last token" if study.patches == repr(LAST) else study.patches
     match study.intervention:
         case "ablate":
             return f"{study.patches} taken, {study.mode} in their place"
@@ -178,7 +183,7 @@ def made_by(study: Study, cache: Cache) -> str:
         more["prompt"] = study.prompt
     more |= {name: str(value) for name, (value, usual) in _numbers(study, cache.run).items() if value != usual}
     if study.intervention == "ablate":
-        return command(parse(study.patches), parse(study.target), cache.called, **more)
+        return typed("ablate", parse(study.patches), parse(study.target), cache.called, **more)
     if len(study.windows) > 1 and study.intervention != "patch":
         more["window"] = str(study.windows[0][1] - study.windows[0][0] + 1)
     first, last = span_of(study)
@@ -207,37 +212,31 @@ def _numbers(study: Study, run: Run) -> dict[str, tuple[str | int, str | int]]:
     }
 
 
-def command(patches: Node, target: Node, cache: str, **options: str | int) -> str:
-    """The `vlq ablate` of these patches and this target, as one types it. `options` are those that are not as usual."""
-    match patches:
-        case Literal(value=str(label)):
-            chosen = f"--objects {shell(label)}"
-        case Literal():
-            chosen = f"--patches {patches}"
-        case Sequence(items=items):
-            chosen = f"--patches {','.join(map(str, items))}"
-        case _:
-            chosen = shell(str(patches))
-    return _typed(f"ablate {chosen}", target, cache, options)
-
-
 def typed(intervention: str, what: Node, target: Node | None, cache: str, **options: str | int) -> str:
-    """The command of another intervention, as one types it: of these patches, this token, or this source."""
-    begin = f"{intervention} {shell(str(what))}"
-    if intervention == "steer":
-        begin = f"steer {shell(_word(what))}"
-    elif isinstance(what, Literal) and intervention == "patch":
-        begin = f"patch --source {shell(str(what.value))}"
-    options = {("at" if name == "place" else name): value for name, value in options.items()}
-    return _typed(begin, target, cache, options)
+    """The command of an intervention, as one types it: of these patches, this token, or this source.
 
-
-def _typed(begin: str, target: Node | None, cache: str, options: dict[str, str | int]) -> str:
+    `options` are those that are not as usual.
+    """
     measured = "" if target is None else f" --target {shell(_word(target))}"
-    more = "".join(
-        f" --{name}" if str(value) == "True" else f" --{name} {shell(str(value))}" for name, value in options.items()
-    )
-    return f"vlq {begin}{measured}{more} --cache {shell(cache)}"
+    named = {("at" if name == "place" else name): str(value) for name, value in options.items()}
+    more = "".join(f" --{name}" if value == "True" else f" --{name} {shell(value)}" for name, value in named.items())
+    return f"vlq {intervention} {_what(intervention, what)}{measured}{more} --cache {shell(cache)}"
+
+
+def _what(intervention: str, what: Node) -> str:
+    """What an intervention is of, as its command has it."""
+    match intervention, what:
+        case "ablate", Literal(value=str(label)):
+            return f"--objects {shell(label)}"
+        case "ablate", Literal():
+            return f"--patches {what}"
+        case "ablate", Sequence(items=items):
+            return f"--patches {','.join(map(str, items))}"
+        case "steer", _:
+            return shell(_word(what))
+        case "patch", Literal(value=source):
+            return f"--source {shell(str(source))}"
+    return shell(str(what))
 
 
 def _word(target: Node) -> str:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from vlq.query.chosen import CHOSEN, LAST, PROMPT, Written, placed
+from vlq.query.chosen import CHOSEN, PROMPT, Written, placed
 from vlq.query.compile import Compiler, quoted
 from vlq.query.mistakes.ablation import NO_PARTNERS, NO_SOURCE
 from vlq.query.predicates import image_columns
+from vlq.query.schema import LAST
 
 if TYPE_CHECKING:
     from vlq.query.client import LocalCorpus

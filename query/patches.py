@@ -15,7 +15,7 @@ from vlq.query.mistakes.values import EXPECTED, LIST, NO_LABEL, NO_OBJECTS, NO_P
 from vlq.query.nodes import Literal, Name, Node, Sequence
 from vlq.query.parameters import whole
 from vlq.query.registry import functions
-from vlq.query.schema import Run
+from vlq.query.schema import EVERY, LAST, Run
 from vlq.query.summary import each
 from vlq.query.tokens import TokenSet
 from vlq.query.truth import Truth, covered_sql, truth_of
@@ -271,7 +271,7 @@ class Places:
     expected: str = f"'last', 'patches', {Patches.expected}"
 
     def bind(self, node: Node, name: str, scope: Scope) -> str | PatchSet:
-        if isinstance(node, Literal) and node.value in ("last", "patches"):
+        if isinstance(node, Literal) and node.value in (LAST, EVERY):
             return str(node.value)
         found = Patches().bind(node, name, scope)
         if found is None:

@@ -20,6 +20,7 @@ def status_of(cache: Cache) -> dict[str, Any]:
     head = snapshot.head
     shards = 0 if head is None else head.shards
     commits = [cache.commit(shard) for shard in committed_shards(cache.store) if shard < shards]
+    studies = underway(cache.store, snapshot.studies)
     absent = list(ranges(sorted(set(range(shards)) - {commit.shard for commit in commits})))
     errors = snapshot.errors
     return {
@@ -35,13 +36,13 @@ def status_of(cache: Cache) -> dict[str, Any]:
             {
                 "digest": one.study.digest,
                 "done": done_in(one.study),
-                "command": _command(cache, one),
+                "command": command,
                 "patches": one.study.patches,
                 "target": one.study.target,
                 "shards": one.shards,
                 "committed": one.done,
             }
-            for one in underway(cache.store, snapshot.studies)
+            for one, command in zip(studies, _commands(cache, studies), strict=True)
         ],
         "missing": {"shards": sum(last - first + 1 for first, last in absent), "ranges": absent},
     }
@@ -74,11 +75,15 @@ def _stretches(count: int, found: Sequence[Sequence[int]]) -> str:
     return f"{count:,} shard{'s' if count > 1 else ''}: {', '.join(named[:SHOWN_RANGES])}{more}"
 
 
-def _command(cache: Cache, study: Underway) -> str | None:
+def _commands(cache: Cache, studies: Sequence[Underway]) -> list[str | None]:
+    """What goes on with each study."""
+    if not studies:
+        return []  # without a database
     from vlq.query.chosen import gone_on_with
     from vlq.query.client import LocalCorpus
 
-    return gone_on_with(LocalCorpus(cache), study.study, study.plan)
+    corpus = LocalCorpus(cache)
+    return [gone_on_with(corpus, one.study, one.plan) for one in studies]
 
 
 def as_text(values: dict[str, Any]) -> str:

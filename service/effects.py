@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from vlq.query.ablated import CHOSEN, RANDOM, REPLACEMENTS, taken
+from vlq.query.ablated import REPLACEMENTS, taken
+from vlq.query.arrow import named_rows
 from vlq.query.cache import EFFECTS
 from vlq.query.client import LocalCorpus
 from vlq.query.compile import Statement
-from vlq.query.effects import asked_of, done_in, measured
+from vlq.query.effects import CHOSEN, done_in, measured, question
 from vlq.query.errors import VlqError
 from vlq.query.functions.effect import layers_said, nats
-from vlq.query.schema import Study
+from vlq.query.schema import RANDOM, Study
 from vlq.query.summary import Rows
 
 MOST_STUDIES = 20
@@ -71,24 +71,19 @@ def found_in(corpus: LocalCorpus, image: int) -> tuple[tuple[Found, ...], int]:
         {"image": image},
         {EFFECTS: None},
     )
-    names, values = corpus.engine.rows(statement, snapshot)
     rows: dict[str, Rows] = {}
-    for value in values:
-        row = dict(zip(names, value, strict=True))
+    for row in named_rows(*corpus.engine.rows(statement, snapshot)):
         rows.setdefault(row["study"], []).append(row)
     found = [_found(study, rows[study.digest]) for study in studies if study.digest in rows]
     return tuple(found[:MOST_STUDIES]), max(0, len(found) - MOST_STUDIES)
 
 
 def _found(study: Study, rows: Rows) -> Found:
-    query = None
-    with suppress(VlqError):
-        query = str(asked_of(study))
     if study.intervention != "ablate":
-        return _found_in_layers(study, rows, query)
+        return _found_in_layers(study, rows)
     random = [row for row in rows if row["kind"] == RANDOM]
     others = [row for row in rows if row["kind"] in study.baselines and row["kind"] != RANDOM]
-    chosen = [row for row in rows if row not in random and row not in others]
+    chosen = [row for row in rows if row["kind"] not in study.baselines]
     chosen.sort(key=lambda row: (row["kind"] != CHOSEN, -row["effect"]))
     shown = [*map(_taken, chosen[:MOST_SETS]), *map(_taken, others), *([_random(random)] if random else [])]
     try:
@@ -100,7 +95,7 @@ def _found(study: Study, rows: Rows) -> Found:
         True,
         said,
         _came(study.target, chosen[0]),
-        query,
+        question(study),
         rows[0]["answer_before"],
         rows[0]["rank_before"],
         tuple(shown),
@@ -108,7 +103,7 @@ def _found(study: Study, rows: Rows) -> Found:
     )
 
 
-def _found_in_layers(study: Study, rows: Rows, query: str | None) -> Found:
+def _found_in_layers(study: Study, rows: Rows) -> Found:
     """Of another intervention: what it did in each window of layers and strength, to all chosen patches together."""
     steps = [row for row in rows if row["set"] == CHOSEN]
     largest = sorted(steps, key=lambda row: -abs(row["effect"]))[:MOST_STEPS]
@@ -121,7 +116,7 @@ def _found_in_layers(study: Study, rows: Rows, query: str | None) -> Found:
         False,
         done_in(study),
         came,
-        query,
+        question(study),
         rows[0]["answer_before"],
         rows[0]["rank_before"],
         shown,

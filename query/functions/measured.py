@@ -7,24 +7,21 @@ from typing import TYPE_CHECKING, Any
 from vlq.query.bind import Bound, Scope
 from vlq.query.effects import (
     PARTS,
-    RANDOM,
     USUAL,
-    asked_of,
-    command,
     kinds_of,
+    question,
     same_patches,
     typed,
     window_phrase,
 )
-from vlq.query.errors import VlqError
 from vlq.query.mistakes.calls import MISSING
 from vlq.query.mistakes.values import KIND_BY, NO_STUDY, NOT_THERE, ONE_DONE, SEVERAL_STEPS
 from vlq.query.nodes import Literal, Node
-from vlq.query.schema import COMBINATIONS, INTERVENTIONS
+from vlq.query.schema import COMBINATIONS, INTERVENTIONS, LAST, RANDOM
 from vlq.query.summary import count
 
 if TYPE_CHECKING:
-    from vlq.query.schema import Finished, Study, Window
+    from vlq.query.schema import Study, Window
 
 LISTED = 4
 """So many studies are named where none is what was asked for."""
@@ -148,7 +145,7 @@ def _fits(bound: Bound, study: Study) -> bool:
             if study.source != bound["patch"]:
                 return False
     place = bound.call.get("place")
-    return same_patches(Literal("last") if place is None else place, study.patches)
+    return same_patches(Literal(LAST) if place is None else place, study.patches)
 
 
 def _written(bound: Bound, name: str) -> Node:
@@ -166,17 +163,12 @@ def study_of(bound: Bound) -> Study:
     on = bound["on"] or bound["steer"]
     ids = set() if on is None else {*on.ids}
     nearest = sorted(scope.snapshot.studies, key=lambda one: {*one.study.target_ids} == ids)
-    others = list(dict.fromkeys(filter(None, map(_asked, reversed(nearest)))))
+    others = list(dict.fromkeys(filter(None, (question(one.study) for one in reversed(nearest)))))
     known = "".join(f"\nThere is {text}" for text in others[:LISTED])
     if len(others) > LISTED:
         known += f"\nand {count(len(others) - LISTED, 'other')}"
     options = {name: value for name, value in _options(bound).items() if value != USUAL[what].get(name)}
-    cache = scope.snapshot.cache.called
-    if what == "ablate":
-        assert target is not None
-        run = command(_written(bound, what), target, cache, **options)
-    else:
-        run = typed(what, _written(bound, what), target, cache, **options)
+    run = typed(what, _written(bound, what), target, scope.snapshot.cache.called, **options)
     named = ("mode", "buffer") if bound["prompt"] is None else ("mode", "buffer", "prompt")
     how = ", ".join(f"{name}={bound[name]!r}" for name in named) if what == "ablate" else ""
     does = {
@@ -200,7 +192,7 @@ def _options(bound: Bound) -> dict[str, Any]:
         found["baseline"] = f"{RANDOM},{kind}"
     if "place" in found:
         place = bound.call.get("place")
-        found["place"] = "last" if place is None else place.value if isinstance(place, Literal) else str(place)
+        found["place"] = LAST if place is None else place.value if isinstance(place, Literal) else str(place)
     if "layers" in found:
         layers = found.pop("layers")
         if layers is not None:
@@ -213,11 +205,3 @@ def _options(bound: Bound) -> dict[str, Any]:
         strength = found.pop("strength")
         found |= {} if strength is None else {"strength": f"{strength:g}"}
     return found
-
-
-def _asked(finished: Finished) -> str | None:
-    """The question that asks for a study's effects; None if it is written in another VLQ's language."""
-    try:
-        return str(asked_of(finished.study))
-    except VlqError:
-        return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vlq.query.against import percent
 from vlq.query.bind import Bound, Scope
 from vlq.query.compile import Compiler, Derived, Relation, Statement, indented
-from vlq.query.effects import asked_of, command
+from vlq.query.effects import asked_of, typed
 from vlq.query.errors import VlqError
 from vlq.query.functions.phrases import qualified
 from vlq.query.functions.shared import IMAGES, LAYERS, PIECES
@@ -267,7 +267,7 @@ def notes(bound: Bound) -> list[str]:
     if lacking:
         node = Literal(lacking[0].name)
         patches = node if truth_of(bound.scope) else parse(f"readings({node})")
-        run = command(patches, node, bound.scope.snapshot.cache.called)
+        run = typed("ablate", patches, node, bound.scope.snapshot.cache.called)
         found.append(f"No study removes {_listed([word.name for word in lacking])}. Such as: {run}")
     return found
 

@@ -74,7 +74,19 @@ from vlq.query.schema.run import (
     layers_phrase,
     spans,
 )
-from vlq.query.schema.studies import BASELINES, COMBINATIONS, INTERVENTIONS, MODES, TO, Study, Window
+from vlq.query.schema.studies import (
+    BASELINES,
+    COMBINATIONS,
+    EVERY,
+    INTERVENTIONS,
+    LAST,
+    MODES,
+    RANDOM,
+    REPEATS,
+    TO,
+    Study,
+    Window,
+)
 from vlq.query.schema.tables import DIVERGENCE, KINDS, PATCH_CELLS, TABLES
 
 __all__ = [
@@ -83,6 +95,7 @@ __all__ = [
     "COMBINATIONS",
     "COMMITS",
     "DIVERGENCE",
+    "EVERY",
     "FOLDER_HERE",
     "FORMAT",
     "HEADS",
@@ -91,6 +104,7 @@ __all__ = [
     "INTERVENTIONS",
     "KEEP",
     "KINDS",
+    "LAST",
     "LENS",
     "LENSES",
     "LOGIT_LENS",
@@ -101,7 +115,9 @@ __all__ = [
     "PATCH_CELLS",
     "PROMPT_COLUMNS",
     "PUBLIC_URI",
+    "RANDOM",
     "READ_COLUMNS",
+    "REPEATS",
     "RUN",
     "SHARDS",
     "SITES",

@@ -18,6 +18,12 @@ BASELINES = ("random", "register", "gradient")
 """What taking the chosen patches away is held against: taking as many others at random; those whose embeddings are far
 longer than the others'; as many as integrated gradients name."""
 
+RANDOM = "random"
+"""The baseline that is usual, and its kind of sets."""
+
+REPEATS = 3
+"""Random sets of each image where nothing else is said."""
+
 COMBINATIONS = ("all", "regions", "singles")
 """How the chosen patches are taken: together; each region, and regions in every combination; each patch."""
 
@@ -28,6 +34,10 @@ states; another image's states are put in."""
 TO = ("last", "last-row", "prompt")
 """Who no longer sees patches that are cut off: the prompt's last token (and those of the answer), the last row of
 patches, or every token of the prompt behind the image."""
+
+LAST = "last"
+EVERY = "patches"
+"""Where states are changed, instead of at chosen patches: at the prompt's last token, at all patches."""
 
 Window = tuple[int, int]
 """Consecutive layers, both ends included."""

@@ -17,7 +17,7 @@ import vlq
 from vlq.query.bootstrap import drawn_means, drawn_medians, mean_interval, median_interval, share_interval
 from vlq.query.cache import Cache
 from vlq.query.corpus import Corpus
-from vlq.query.effects import KINDS, command, kinds_of, same_patches
+from vlq.query.effects import KINDS, kinds_of, same_patches, typed
 from vlq.query.errors import BadArgument
 from vlq.query.parse import parse
 from vlq.query.render import render
@@ -492,4 +492,4 @@ def test_what_says_the_same() -> None:
     ],
 )
 def test_commands(patches: str, target: str, expected: str) -> None:
-    assert command(parse(patches), parse(target), "c") == expected
+    assert typed("ablate", parse(patches), parse(target), "c") == expected

@@ -8,15 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from vlq.query.chosen import LAST, Written, chosen, placed, tokens_of
+from vlq.query.chosen import Written, chosen, placed, tokens_of
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadArgument
 from vlq.query.partners import paired
-from vlq.query.schema import TO, Window
+from vlq.query.schema import LAST, RANDOM, REPEATS, TO, Study, Window
 from vlq.query.tokens import TokenSet
 from vlq.workers.intervene.knockout import windows
 from vlq.workers.intervene.patching import lengths
-from vlq.workers.intervene.prompted import BATCH
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Asked:
     answer: int | None = None
     seed: int = 0
     limit: int | None = None
-    batch: int = BATCH
+    batch: int = Study.batch
     model: str | None = None
     device: str | None = None
     workers: int | None = None
@@ -71,9 +70,9 @@ class OfSets(Asked):
     """What is done to patches that are chosen, to parts of these, and to others that they are held against."""
 
     buffer: int = 0
-    baselines: tuple[str, ...] = ("random",)
+    baselines: tuple[str, ...] = (RANDOM,)
     combinations: str = "all"
-    repeats: int = 3
+    repeats: int = REPEATS
 
     @property
     def needs_moments(self) -> bool:
@@ -88,7 +87,7 @@ class OfSets(Asked):
             "buffer": self.buffer,
             "combinations": self.combinations,
             "baselines": self.baselines,
-            "repeats": self.repeats if "random" in self.baselines else 0,
+            "repeats": self.repeats if RANDOM in self.baselines else 0,
         }
 
 

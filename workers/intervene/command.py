@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vlq.query.effects import REPEATS
 from vlq.query.errors import BadArgument
-from vlq.query.schema import BASELINES, COMBINATIONS, MODES
+from vlq.query.schema import BASELINES, COMBINATIONS, MODES, RANDOM, REPEATS, Study
 from vlq.workers.commands import SHOWN_ERRORS, one_of, share_of_gpus, spread
 
 FORMATS = ("table", "json", "csv")
@@ -41,7 +40,7 @@ def ablate(
     baseline: Annotated[
         str,
         typer.Option(help="What they are held against: random,register,gradient, some of these, or none."),
-    ] = "random",
+    ] = RANDOM,
     combinations: Annotated[
         str,
         typer.Option(help="all together; regions: each piece, and pieces in every combination; singles: each patch."),
@@ -56,7 +55,7 @@ def ablate(
     cache: Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")] = "",
     model: Annotated[str, typer.Option(help="Where the run's model is now; default as it was.")] = "",
     device: Annotated[str, typer.Option(help="auto (the run's), cpu or cuda.")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Changed runs side by side.", min=1)] = 25,
+    batch_size: Annotated[int, typer.Option(help="Changed runs side by side.", min=1)] = Study.batch,
     workers: Annotated[int | None, typer.Option(help="Default: one per GPU, else as many as fit.", min=1)] = None,
     ray_address: Annotated[
         str | None, typer.Option(help="A running Ray cluster to join; default: one of its own here.")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlq.query.schema import EVERY, LAST, RANDOM, REPEATS, Study
+
 if TYPE_CHECKING:
     from vlq.query.client import LocalCorpus
     from vlq.query.schema import Window
@@ -66,16 +68,16 @@ def knockout(
     others: Annotated[bool, typer.Option("--others", help="All patches but these are no longer seen.")] = False,
     images: Images = "",
     buffer: Buffer = 0,
-    baseline: Baseline = "random",
+    baseline: Baseline = RANDOM,
     combinations: Combinations = "all",
-    repeats: Repeats = 3,
+    repeats: Repeats = REPEATS,
     answer: Answer = None,
     seed: Seed = 0,
     limit: Limit = None,
     cache: Where = "",
     model: Model = None,
     device: Device = "auto",
-    batch_size: Batch = 25,
+    batch_size: Batch = Study.batch,
     workers: Workers = None,
     ray_address: Ray = None,
     gpus_per_worker: Gpus = 1.0,
@@ -154,7 +156,7 @@ def patch(
     cache: Where = "",
     model: Model = None,
     device: Device = "auto",
-    batch_size: Batch = 25,
+    batch_size: Batch = Study.batch,
     workers: Workers = None,
     ray_address: Ray = None,
     gpus_per_worker: Gpus = 1.0,
@@ -222,7 +224,7 @@ def steer(
     cache: Where = "",
     model: Model = None,
     device: Device = "auto",
-    batch_size: Batch = 25,
+    batch_size: Batch = Study.batch,
     workers: Workers = None,
     ray_address: Ray = None,
     gpus_per_worker: Gpus = 1.0,
@@ -337,7 +339,6 @@ def _need(target: str, such: str) -> None:
 
 def _not_a_word(query: str) -> str:
     """The query. Raises BadArgument if it is a bare word."""
-    from vlq.query.chosen import EVERY, LAST
     from vlq.query.errors import BadArgument
 
     if (word := query.strip()).isidentifier() and word not in (LAST, EVERY, "None"):

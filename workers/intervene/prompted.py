@@ -18,10 +18,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vlq.query.errors import ModelError
+from vlq.query.schema import Study
 from vlq.workers.intervene.changes import Change, rows_of
 from vlq.workers.models.base import Encoded, LensModel, product
 
-BATCH = 25
+BATCH = Study.batch
 """Changed runs side by side."""
 
 PER_POSITION = ("inputs_embeds", "position_ids")

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlq.query.chosen import LAST
-from vlq.query.schema import Study, Window
+from vlq.query.schema import LAST, Study, Window
 from vlq.workers.intervene.ablation import Moments, ablated, baseline_sets
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.knockout import knocked_out

@@ -685,6 +685,22 @@ def check_last_layer(model: LensModel, image: Encoded, last: Tensor, beside: Seq
         )
 
 
+def stretched(width: int, height: int, model_width: int, model_height: int) -> Transform:
+    """An image that is resized to the model's input, whatever its shape."""
+    return Transform(model_width / width, model_height / height, 0.0, 0.0, model_width, model_height)
+
+
+def longest_edge(model: LensModel) -> int:
+    """Pixels of an image's longer side, to which the processor resizes it. Raises ModelError if it does otherwise."""
+    processor = model.processor.image_processor
+    if not processor.do_resize or not processor.size["longest_edge"]:
+        raise ModelError(
+            f"{model.family}: the processor does not resize images to a longest edge.",
+            "Set do_resize and size in the processor's settings.",
+        )
+    return int(processor.size["longest_edge"])
+
+
 def noise_of(model: LensModel, logits: Tensor) -> float:
     """By so much logits that were computed in two ways may differ: steps of the last place of the largest one.
 

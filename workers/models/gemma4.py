@@ -9,8 +9,7 @@ import torch
 from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
 
 from vlq.query.errors import ModelError
-from vlq.query.schema import Transform
-from vlq.workers.models.base import Layout, LensModel
+from vlq.workers.models.base import Layout, LensModel, stretched
 from vlq.workers.models.paligemma import PaliGemma
 
 
@@ -46,5 +45,5 @@ class Gemma4(LensModel):
         model_height, model_width = get_aspect_ratio_preserving_size(
             height, width, size, processor.max_soft_tokens * merged**2, merged
         )
-        transform = Transform(model_width / width, model_height / height, 0.0, 0.0, model_width, model_height)
+        transform = stretched(width, height, model_width, model_height)
         return Layout((model_height // (merged * size), model_width // (merged * size)), transform)

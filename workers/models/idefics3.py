@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.idefics3.image_processing_pil_idefics3 import MAX_IMAGE_SIZE, get_resize_output_image_size
 
-from vlq.query.errors import ModelError
-from vlq.query.schema import Transform
-from vlq.workers.models.base import Layout, LensModel, View
+from vlq.workers.models.base import Layout, LensModel, View, longest_edge, stretched
 
 
 class Idefics3(LensModel):
@@ -54,24 +52,18 @@ class Idefics3(LensModel):
     @property
     def _longest(self) -> int:
         """Pixels of an image's longer side before it is cut."""
-        processor = self.processor.image_processor
-        if not processor.do_resize or not processor.size["longest_edge"]:
-            raise ModelError(
-                f"{self.family}: the processor does not resize images to a longest edge.",
-                "Set do_resize and size in the processor's settings.",
-            )
-        return min(int(processor.size["longest_edge"]), MAX_IMAGE_SIZE)
+        return min(longest_edge(self), MAX_IMAGE_SIZE)
 
     def layout(self, width: int, height: int) -> Layout:
         side, (rows, columns) = self._side, self._tiles(width, height)
         model_width, model_height = columns * self._tile, rows * self._tile
-        transform = Transform(model_width / width, model_height / height, 0.0, 0.0, model_width, model_height)
+        transform = stretched(width, height, model_width, model_height)
         grid = (rows * side, columns * side)
         if rows == columns == 1:
             return Layout(grid, transform)
         # The sequence goes tile by tile, the grid row by row through the tiles that are beside each other.
         places = torch.arange(math.prod(grid)).reshape(rows, columns, side, side)
-        whole = Transform(self._tile / width, self._tile / height, 0.0, 0.0, self._tile, self._tile)
+        whole = stretched(width, height, self._tile, self._tile)
         view = View((side, side), whole, math.prod(grid) + torch.arange(side**2))
         return Layout(grid, transform, places.transpose(1, 2).flatten(), math.prod(grid) + side**2, view)
 

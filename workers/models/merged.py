@@ -11,8 +11,7 @@ from torch import Tensor
 
 from vlq.query.errors import ModelError
 from vlq.query.pictures import MAX_ASPECT
-from vlq.query.schema import Transform
-from vlq.workers.models.base import Layout, LensModel
+from vlq.workers.models.base import Layout, LensModel, stretched
 
 
 class Merged(LensModel):
@@ -92,7 +91,7 @@ class Merged(LensModel):
                 "Set do_resize in the processor's settings.",
             )
         model_width, model_height = self._resized(width, height)
-        transform = Transform(model_width / width, model_height / height, 0.0, 0.0, model_width, model_height)
+        transform = stretched(width, height, model_width, model_height)
         return Layout((model_height // self._side, model_width // self._side), transform)
 
     def position_ids(self, mask: Tensor) -> Tensor | None:

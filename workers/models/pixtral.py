@@ -12,8 +12,7 @@ from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
 from vlq.query.errors import ModelError
-from vlq.query.schema import Transform
-from vlq.workers.models.base import Layout, LensModel
+from vlq.workers.models.base import Layout, LensModel, longest_edge, stretched
 
 
 class PixtralProcessor(ProcessorMixin):
@@ -84,25 +83,14 @@ class Pixtral(LensModel):
 
     @property
     def most_patches(self) -> int:
-        return int(math.ceil(self._longest / self._side) ** 2)
-
-    @property
-    def _longest(self) -> int:
-        """Pixels of an image's longer side, before it is rounded up."""
-        processor = self.processor.image_processor
-        if not processor.do_resize or not processor.size["longest_edge"]:
-            raise ModelError(
-                f"{self.family}: the processor does not resize images to a longest edge.",
-                "Set do_resize and size in the processor's settings.",
-            )
-        return int(processor.size["longest_edge"])
+        return int(math.ceil(longest_edge(self) / self._side) ** 2)
 
     def layout(self, width: int, height: int) -> Layout:
         pixels = np.broadcast_to(np.uint8(0), (height, width, 3))  # takes no memory
         model_height, model_width = get_resize_output_image_size(
-            pixels, self._longest, self._side, ChannelDimension.LAST
+            pixels, longest_edge(self), self._side, ChannelDimension.LAST
         )
-        transform = Transform(model_width / width, model_height / height, 0.0, 0.0, model_width, model_height)
+        transform = stretched(width, height, model_width, model_height)
         return Layout((model_height // self._side, model_width // self._side), transform)
 
     def prompt_places(self, input_ids: Tensor) -> Tensor:

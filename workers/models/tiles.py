@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from vlq.query.errors import ModelError
-from vlq.query.schema import Transform
-from vlq.workers.models.base import Layout, LensModel, View
+from vlq.workers.models.base import Layout, LensModel, View, stretched
 from vlq.workers.models.generic import found_finish
 
 
@@ -70,13 +69,13 @@ class Tiled(LensModel):
     def layout(self, width: int, height: int) -> Layout:
         rows, columns = self._tiles(width, height)
         cells, tile = self._cells, self._tile
-        transform = Transform(columns * tile / width, rows * tile / height, 0.0, 0.0, columns * tile, rows * tile)
+        transform = stretched(width, height, columns * tile, rows * tile)
         tiles = rows * columns
         # (tile row, tile column, row, column) -> row by row over all tiles
         places = torch.arange(tiles * cells**2).view(rows, columns, cells, cells).transpose(1, 2).flatten()
         if tiles == 1:
             return Layout((cells, cells), transform, places, cells**2)
-        whole = Transform(tile / width, tile / height, 0.0, 0.0, tile, tile)
+        whole = stretched(width, height, tile, tile)
         small = torch.arange(cells**2)
         if self.whole_first:
             places += cells**2

@@ -1,12 +1,14 @@
-"""What deploy/ holds, as data, and the strict schemas of KubeRay's kinds."""
+"""What deploy/ holds, as data, and KubeRay's definitions of its kinds."""
 
 from __future__ import annotations
 
 import functools
+import lzma
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -14,51 +16,30 @@ DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 OVERLAYS = sorted(folder.name for folder in (KUBERNETES / "overlays").iterdir())
 
-TEXT = {"type": "string", "minLength": 1}
-COUNT = {"type": "integer", "minimum": 0}
+
+def closed(schema: Any) -> Any:
+    """An OpenAPI schema in which unknown fields are mistakes, as they are to `kubectl apply --validate=strict`."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: closed(value) for key, value in schema.items()}
+    if isinstance(found.get("properties"), dict) and not found.get("x-kubernetes-preserve-unknown-fields"):
+        found.setdefault("additionalProperties", False)
+    if found.get("x-kubernetes-int-or-string"):
+        found.pop("type", None)
+    return found
 
 
-def strict(required: list[str], **properties: Any) -> dict[str, Any]:
-    """An object with these fields and no others."""
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
-# The fields of KubeRay's v1 API that we use, and no more: a field that is not here is misspelt, or belongs here
-# after a look at the API. Pod templates are checked as pods are; with $KUBERAY_CRDS, KubeRay's own definitions count.
-GROUP = {
-    "serviceType": {"enum": ["ClusterIP"]},
-    "rayStartParams": {"type": "object", "additionalProperties": {"type": "string"}},
-    "template": strict(["spec"], metadata={"type": "object"}, spec={"type": "object"}),
-}
-KUBERAY: dict[str, dict[str, Any]] = {
-    "RayCluster": strict(
-        ["rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"],
-        rayVersion=TEXT,
-        authOptions=strict(["mode", "secretName"], mode={"const": "token"}, secretName=TEXT),
-        enableInTreeAutoscaling={"type": "boolean"},
-        autoscalerOptions=strict([], idleTimeoutSeconds=COUNT, resources={"type": "object"}),
-        headGroupSpec=strict(["serviceType", "rayStartParams", "template"], **GROUP),
-        workerGroupSpecs={
-            "type": "array",
-            "minItems": 1,
-            "items": strict(
-                ["groupName", "minReplicas", "maxReplicas", "template"],
-                groupName=TEXT,
-                replicas=COUNT,
-                minReplicas=COUNT,
-                maxReplicas={"type": "integer", "minimum": 1},
-                rayStartParams=GROUP["rayStartParams"],
-                template=GROUP["template"],
-            ),
-        },
-    ),
-    "RayJob": strict(
-        ["clusterSelector", "entrypoint"],
-        clusterSelector={"type": "object", "additionalProperties": TEXT},
-        entrypoint=TEXT,
-        submitterConfig=strict([], backoffLimit=COUNT),
-    ),
-}
+@functools.cache
+def kuberay(kind: str) -> jsonschema.Draft202012Validator:
+    """What checks one of KubeRay's kinds, `RayCluster` or `RayJob`, by its own definition (see kuberay/README.md)."""
+    text = lzma.decompress((Path(__file__).parent / "kuberay" / f"ray.io_{kind.lower()}s.yaml.xz").read_bytes())
+    definition = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["spec"]
+    versions = {version["name"]: version["schema"]["openAPIV3Schema"] for version in definition["versions"]}
+    schema: dict[str, Any] = closed(versions["v1"])
+    schema["properties"]["metadata"] = {"type": "object"}  # which Kubernetes itself defines
+    return jsonschema.Draft202012Validator(schema)
 
 
 @functools.cache

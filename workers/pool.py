@@ -103,8 +103,9 @@ class Pool:
         if ray.is_initialized():
             return self
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        cluster = None if self._address == "local" else self._address
         try:
-            if self._address in (None, "local"):
+            if cluster is None:
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -113,13 +114,18 @@ class Pool:
                     **quiet,
                 )
             else:
-                _knock(self._address)
-                ray.init(address=self._address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            where = self._address or "on this machine"
+                _knock(cluster)
+                ray.init(address=cluster, **quiet)
+        except Exception as error:  # Ray raises bare ones, too: a slow start is one
             text = str(error).strip().splitlines()
+            said = text[0] if text else type(error).__name__
+            if cluster is None:
+                raise RunError(
+                    f"Ray does not start on this machine: {said}",
+                    "Run the same command again; if the machine has much else to do, when it has less.",
+                ) from error
             raise RunError(
-                f"Ray cannot be reached or started ({where}): {text[0] if text else type(error).__name__}",
+                f"Ray cannot be reached ({cluster}): {said}",
                 "Check --ray-address, or leave it out to run on this machine. A cluster that asks for a token wants "
                 "$RAY_AUTH_MODE=token and $RAY_AUTH_TOKEN here, too.",
             ) from error

@@ -147,6 +147,16 @@ def test_a_cluster_that_does_not_let_one_in(monkeypatch: pytest.MonkeyPatch) -> 
             pass
 
 
+def test_a_machine_on_which_ray_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait_in_vain(**options: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen ...")  # as ray/_private/node.py
+
+    monkeypatch.setattr(ray, "init", wait_in_vain)
+    with pytest.raises(RunError, match=r"on this machine: The current node timed out") as caught, Pool(None):
+        pass
+    assert "Run the same command again" in str(caught.value)
+
+
 LOST = "its machine went away"
 
 

@@ -10,7 +10,7 @@ from vlq.query.compile import Compiler, Derived, Relation, Statement, indented
 from vlq.query.functions.phrases import qualified, unstored
 from vlq.query.functions.shared import IMAGES, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_patches, token_layers
-from vlq.query.geometry import COLUMNS, ROWS, geometries, patch_box_sql
+from vlq.query.geometry import COLUMNS, ROWS, edges, geometries, grids
 from vlq.query.parameters import OneLayer, Parameter, every_layer
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, placed
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import pyarrow
 
     from vlq.query.cache import Snapshot
+
+
+EDGES = ("x0", "y0", "x1", "y1")
 
 
 def readings_of(bound: Bound) -> Bound:
@@ -59,19 +62,24 @@ def compile_locate(bound: Bound, compiler: Compiler) -> Relation:
     """`found` has the patches of each image at the layer, and how many regions they form; the rest is joined to it."""
     found = compiler.load("found", Derived(found_at_layer(bound), with_regions))
     with_truth = bool(truth_of(bound.scope))
+    of_patch = ", ".join(f"{sql} AS {name}" for sql, name in zip(edges("row", "col"), EDGES, strict=True))
+    of_all = ", ".join(
+        f"{pick}({name}) FILTER (shows)" for pick, name in zip(("min", "min", "max", "max"), EDGES, strict=True)
+    )
     sql = f"""\
 WITH placed AS (
-  SELECT image, avg(row) AS row, avg(col) AS col,
-    CASE WHEN count(x0) > 0 THEN [min(x0), min(y0), max(x1), max(y1)] END AS box
+  SELECT image, avg(row) AS row, avg(col) AS col, CASE WHEN bool_or(shows) THEN [{of_all}] END AS box
   FROM (
     -- What a patch shows of the padding is no part of the image.
-    SELECT image, patch // {COLUMNS} AS row, patch % {COLUMNS} AS col,
-      {patch_box_sql("patch")} AS box,
-      box[1] < box[3] AND box[2] < box[4] AS shows,
-      CASE WHEN shows THEN box[1] END AS x0, CASE WHEN shows THEN box[2] END AS y0,
-      CASE WHEN shows THEN box[3] END AS x1, CASE WHEN shows THEN box[4] END AS y1
-    FROM (SELECT image, unnest(positions)::INTEGER AS patch FROM {found})
-    JOIN {geometries(compiler.table("images"))} ON image_id = image
+    SELECT *, x0 < x1 AND y0 < y1 AS shows
+    FROM (
+      SELECT image, row, col, {of_patch}
+      FROM (
+        SELECT *, patch // columns AS row, patch % columns AS col
+        FROM (SELECT image, unnest(positions)::INTEGER AS patch FROM {found})
+        JOIN {indented(indented(indented(indented(grids(compiler.table("images"))))))} ON image_id = image
+      )
+    )
   ) GROUP BY image
 ){truth_sql(bound, compiler)}
 SELECT found.image, layer, positions AS patches, box, row, col, regions,

@@ -8,7 +8,7 @@ from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import WHERE, asked, qualified, unstored
 from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, MIN_PROB, PATCHES, PIECES, PLACE, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_positions
-from vlq.query.geometry import COLUMNS, geometries, patch_box_sql
+from vlq.query.geometry import edges, grids
 from vlq.query.registry import Function
 from vlq.query.summary import (
     Rows,
@@ -33,12 +33,14 @@ def compile_readings(bound: Bound, compiler: Compiler) -> Relation:
     if key == ("position",):
         return Relation(readings, ("image", "layer", "position"), ("rank", "logprob"), "logprob", order)
     sql = f"""\
-SELECT image, layer, position AS patch, rank, logprob,
-  position // {COLUMNS} AS row, position % {COLUMNS} AS col,
-  {patch_box_sql("position")} AS box
+SELECT image, layer, patch, rank, logprob, row, col,
+  [{", ".join(edges("row", "col"))}] AS box
 FROM (
-  {indented(readings)}
-) AS found JOIN {geometries(compiler.table("images"))} ON image_id = image"""
+  SELECT *, position AS patch, position // columns AS row, position % columns AS col
+  FROM (
+    {indented(indented(readings))}
+  ) AS found JOIN {indented(grids(compiler.table("images")))} ON image_id = image
+)"""
     return Relation(sql, ("image", "layer", "patch"), ("rank", "logprob", "row", "col", "box"), "logprob", order)
 
 

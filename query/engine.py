@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
+from vlq.query.arrow import named_rows, rows_of
 from vlq.query.cache import Cache, Snapshot
 from vlq.query.compile import VOCABULARY, Derived, Keys, Statement
 from vlq.query.deadline import Deadline
 from vlq.query.errors import CorruptCache, VlqError
 from vlq.query.mistakes.values import EMPTY_CACHE, OVERFLOW
+from vlq.query.summary import Rows
 from vlq.query.tokens import Vocabulary
 from vlq.query.truth import labels_sql
 
@@ -26,6 +28,10 @@ T = TypeVar("T")
 
 PARSED = 256
 """So many statements are kept as they are parsed, each about 15 KB."""
+
+WHOLE = "TINYINT", "SMALLINT", "INTEGER", "BIGINT"
+PLAIN = {"BOOLEAN", "VARCHAR", "FLOAT", "DOUBLE", *WHOLE, *(f"U{name}" for name in WHOLE)}
+"""Types of which, and of lists of which, Arrow makes the same values of Python's as DuckDB."""
 
 Made = list[tuple[Derived, "pyarrow.Table"]]
 """Tables that Python made for one answer, so that its rows and what is summed up of them share them."""
@@ -134,6 +140,22 @@ class Engine:
             cursor = self._prepared(statement, snapshot, made)
             cursor.execute(self._parsed(statement.sql), _parameters(statement, snapshot))
             return [name for name, *_ in cursor.description or ()], cursor.fetchall()
+
+        return _answered(statement, snapshot, ask)
+
+    def many_rows(self, statement: Statement, snapshot: Snapshot, made: Made | None = None) -> tuple[list[str], Rows]:
+        """The columns' names, and the rows by column. Raises as `rows` does.
+
+        Of a few rows it takes longer than `rows`, of a million half the time, as Arrow makes Python's values of whole
+        columns. Where it makes other values than DuckDB, of times for example, they are DuckDB's.
+        """
+
+        def ask() -> tuple[list[str], Rows]:
+            cursor = self._prepared(statement, snapshot, made)
+            found = cursor.sql(self._parsed(statement.sql), params=_parameters(statement, snapshot))
+            if all(str(kind).removesuffix("[]") in PLAIN for kind in found.types):
+                return found.columns, rows_of(found.to_arrow_table())
+            return found.columns, named_rows(found.columns, found.fetchall())
 
         return _answered(statement, snapshot, ask)
 

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from vlq.query.client import LocalCorpus
 
 
+POSITIONS = {"patch", "position"}
+"""Keys of which an answer's rows may be millions."""
+
 LISTED_CELLS = 1_000_000
 """So many positions where nothing is stored are listed at most: what a few seconds and a gigabyte carry."""
 
@@ -89,7 +92,11 @@ class Result(Asked):
 
     @cached_property
     def _answer(self) -> tuple[list[str], Rows]:
-        return self._listed(self.table, self.statement)
+        if not POSITIONS & {*self.table.keys}:
+            return self._listed(self.table, self.statement)
+        self._check_listed(self.table)
+        with collector_paused():
+            return self.corpus.engine.many_rows(self.statement, self.snapshot, self._made)
 
     def _listed(self, table: Table, rows: Statement) -> tuple[list[str], Rows]:
         """A table's columns and rows. Raises as `_check_listed` does."""
@@ -127,7 +134,7 @@ class Result(Asked):
     @cached_property
     def _may_be_many(self) -> bool:
         """Whether rows are of patches, of which there may be millions: those are not looked at where SQL can tell."""
-        return bool({"patch", "position"} & {*self.table.whole.keys}) and bool(self.table.whole.totals())
+        return bool(POSITIONS & {*self.table.whole.keys}) and bool(self.table.whole.totals())
 
     @cached_property
     def _totals(self) -> Totals:

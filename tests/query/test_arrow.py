@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import date
 
 import duckdb
+import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlq.query import arrow
 from vlq.query.arrow import named_rows, rows_of
 
 NAMES = st.lists(st.text(), min_size=1, max_size=5, unique=True)
@@ -32,3 +35,16 @@ def test_an_arrow_table_has_the_rows_that_the_database_gives() -> None:
     assert rows_of(found.to_arrow_table()) == expected
     assert expected[2]["counts"] == {2: "x"}
     assert expected[2]["day"] == date(2024, 1, 3)
+
+
+@given(st.lists(st.tuples(st.none() | st.text(), st.none() | st.integers(-5, 5)), max_size=9), st.integers(1, 4))
+def test_many_rows_are_made_in_parts(rows: list[tuple[str | None, int | None]], at_once: int) -> None:
+    schema = pa.schema([("name", pa.string()), ("number", pa.int64())])
+    expected = [{"name": name, "number": number} for name, number in rows]
+    table = pa.Table.from_pylist(expected, schema)
+    halves = pa.concat_tables([table.slice(0, len(rows) // 2), table.slice(len(rows) // 2)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrow, "AT_ONCE", at_once)
+        found = rows_of(halves)
+    assert found == expected
+    assert len({id(row) for row in found}) == len(rows)

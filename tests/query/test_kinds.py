@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import vlq
+from vlq.query.client import LocalCorpus
 from vlq.query.corpus import Corpus
 from vlq.query.errors import BadArgument, VlqError
 
@@ -138,3 +139,16 @@ def test_a_histogram_of_the_least_number(odd: Corpus) -> None:
     (row,) = odd.query("images().histogram(least)").rows
     assert row["count"] == 4
     assert row["low"] <= -(2**63) < row["high"]
+
+
+@pytest.mark.parametrize("column", [*COLUMNS, "grid", "transform", "patch", "patches", "logprob"])
+def test_rows_of_patches_have_the_values_that_the_database_gives(corpus: LocalCorpus, column: str) -> None:
+    """There may be millions of them, which are made another way than few, where the kinds of all columns allow it."""
+    result = corpus.query(f"first_layer([1, 2, 3], rank=3, by='patch').select(['image_id', '{column}'])")
+    names, expected = corpus.engine.rows(result.statement, result.snapshot)
+    assert len(expected) > 4
+    assert [tuple(row.items()) for row in result.rows] == [tuple(zip(names, row, strict=True)) for row in expected]
+    kinds = [[type(value) for value in row.values()] for row in result.rows]
+    assert kinds == [[type(value) for value in row] for row in expected]
+    if column in COLUMNS:
+        assert all(row[column] == COLUMNS[column][row["image_id"]] for row in result.rows)

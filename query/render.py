@@ -17,7 +17,7 @@ from vlq.query.answer import FORMATS, SHOWN_ROWS, Answer
 from vlq.query.asked import Asked
 from vlq.query.bounds import HIGH, LOW
 from vlq.query.files import write_whole
-from vlq.query.mistakes.elsewhere import FORMAT, NO_TEXT
+from vlq.query.mistakes.elsewhere import ENDING, FORMAT, NO_TEXT
 from vlq.query.summary import Rows
 
 BAR = 40
@@ -29,6 +29,9 @@ SHOWN_TEXT = 100
 SHOWN_ITEMS = 8
 """Items of a list in a cell of a table."""
 
+TEXT_ENDINGS = ("", "txt", "md")
+"""Endings of files into which a table goes; what another one promises, such as .xlsx, a table would not be."""
+
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -36,6 +39,8 @@ def form_of(form: str | None, output: str | None) -> str:
     """The format that was asked for, else what the output's name says, else a table. Raises QueryError."""
     ending = os.path.splitext(output or "")[1].lstrip(".")
     chosen = form or (ending if ending in FORMATS else "table")
+    if not form and chosen != ending and ending not in TEXT_ENDINGS:
+        raise ENDING.error(got=output, ending=ending)
     if chosen not in FORMATS:
         raise FORMAT.error(known=f"one of {', '.join(FORMATS)}", got=chosen)
     if chosen in ("parquet", "arrow") and not output:
@@ -49,7 +54,8 @@ def deliver(result: Answer, form: str, output: str | None, drawn: Sequence[str] 
     if output:
         save(result, form, output)
         done.append(f"Written to {output}")
-    print("\n".join([result.headline, *done]) if done else render(result, form))
+    text = "\n".join([result.headline, *done]) if done else render(result, form)
+    print(text, end="\n" if text else "")  # no rows are no lines of JSON
 
 
 def render(result: Answer, form: str) -> str:
@@ -74,7 +80,8 @@ def save(result: Answer, form: str, path: str) -> None:
             writer.write_table(found)
         data = sink.getvalue()
     else:
-        data = (render(result, form) + "\n").encode()
+        text = render(result, form)
+        data = f"{text}\n".encode() if text else b""
     write_whole(path, data, "--output")
 
 
@@ -119,25 +126,34 @@ def as_json(values: Any) -> bytes:
 
 
 def to_csv(result: Answer) -> str:
-    """The rows alone, under a line of column names; lists are parted by spaces."""
+    """The rows alone, under a line of column names; lists of numbers are parted by spaces, other ones are JSON."""
     return csv_rows([result.columns, *(row.values() for row in result.rows)]).rstrip("\n")
 
 
 def csv_rows(rows: Iterable[Iterable[Any]]) -> str:
     """A line for each row's values."""
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
+    lines: list[str] = []
+    # The module quotes what holds a character of the line's end: a lone carriage return would end a row for readers.
+    writer = csv.writer(_Lines(lines), lineterminator="\r\n")
     for row in rows:
         writer.writerow([_flat(value) for value in row])
-    return sink.getvalue()
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
+
+
+class _Lines:
+    """What a CSV writer writes to: a row at a time."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.write = lines.append
 
 
 def _flat(value: Any) -> Any:
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    if isinstance(value, dict):
+    """A cell's text: of layers' counts `layer:count`, of numbers these, of whatever else holds values JSON."""
+    if isinstance(value, dict) and all(isinstance(key, int) for key in value):
         return " ".join(f"{key}:{count}" for key, count in value.items())
-    return value
+    if isinstance(value, list) and all(isinstance(item, int | float) for item in value):
+        return " ".join(map(str, value))
+    return as_json(value).decode() if isinstance(value, list | dict) else value
 
 
 # --- for a person ----------------------------------------------------------------------------------------------

@@ -30,6 +30,18 @@ FORMAT = Mistake(
         ),
     ),
 )
+ENDING = Mistake(
+    QueryError,
+    "--output {got}: no format ends with .{ending}.",
+    "Such as --output answer.csv, .json, .jsonl, .parquet, .arrow or .txt, or say --format",
+    (
+        Example(
+            '$ vlq "images()" --output answer.xlsx',
+            "--output answer.xlsx: no format ends with .xlsx.",
+            "Such as --output answer.csv, .json, .jsonl, .parquet, .arrow or .txt, or say --format",
+        ),
+    ),
+)
 NO_TEXT = Mistake(
     QueryError,
     "--format {got} is no text.",

@@ -12,6 +12,7 @@ import unicodedata
 from decimal import Decimal
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +20,7 @@ import pytest
 import vlq
 from vlq.query.corpus import Corpus
 from vlq.query.errors import MissingExtra, StoreError
-from vlq.query.render import aligned, bars, html, render, save
+from vlq.query.render import aligned, bars, deliver, form_of, html, render, save
 
 from ..synthetic import make_cache, make_run
 
@@ -114,6 +115,45 @@ def test_csv_has_every_row(corpus: Corpus) -> None:
     rows = list(csv.DictReader(io.StringIO(render(result, "csv"))))
     assert [row["image"] for row in rows] == [row["image"] for row in result.rows]
     assert [[int(patch) for patch in row["patches"].split()] for row in rows] == [row["patches"] for row in result.rows]
+
+
+def test_csv_is_read_back_whatever_texts_and_lists_hold(tmp_path: Path) -> None:
+    texts = ["a\rb", 'a "b", c', "a\nb", "a\r\nb", "", "\r"]
+    objects = [[{"label": "a dog", "box": [0.0, 1.5, 2.0, 3.0]}]] * 6
+    columns = {"said": texts, "tags": [["red car", "blue"]] * 6, "numbers": [[1, 2]] * 6, "objects": objects}
+    make_cache(tmp_path, images=6, columns=columns)
+    result = vlq.open(str(tmp_path)).images().sort("image_id").select(["said", "tags", "numbers", "objects"])
+    assert [row["said"] for row in result.rows] == texts
+    text = render(result, "csv") + "\n"
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["said"] for row in rows] == texts
+    assert [json.loads(row["tags"]) for row in rows] == columns["tags"]
+    assert [json.loads(row["objects"]) for row in rows] == objects
+    assert {row["numbers"] for row in rows} == {"1 2"}
+    assert list(pd.read_csv(io.StringIO(text, newline=""), keep_default_na=False)["said"]) == texts
+
+
+def test_no_rows_are_no_lines_of_json(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = corpus.first_layer("cat", min_prob=1.0)
+    deliver(nothing, "jsonl", None)
+    assert capsys.readouterr().out == ""
+    save(nothing, "jsonl", str(tmp_path / "none.jsonl"))
+    assert (tmp_path / "none.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("form", "output", "expected"),
+    [
+        (None, None, "table"),
+        (None, "answer", "table"),
+        (None, "answer.txt", "table"),
+        (None, "answer.csv", "csv"),
+        ("csv", "answer.tsv", "csv"),
+        ("table", "answer.log", "table"),
+    ],
+)
+def test_a_files_name_says_the_format(form: str | None, output: str | None, expected: str) -> None:
+    assert form_of(form, output) == expected
 
 
 def test_bars_are_as_long_as_their_counts() -> None:

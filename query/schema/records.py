@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from vlq.query.errors import CorruptCache, NewerFormat, OlderFormat
 
 FORMAT = 3
+
+_CHECKSUM = re.compile(rb'(?<=\n) "checksum": "[0-9a-f]{64}",\n')
+"""The line of a record that `to_json` writes of it: those of what is in the record stand further in."""
 
 
 def digest_of(data: bytes) -> str:
@@ -32,7 +36,8 @@ def parse_record(data: bytes, where: str) -> dict[str, Any]:
     values = parse_json(data, where)
     check_format(values, where)
     checksum = values.pop("checksum", None)
-    if checksum != digest_of(to_json(values)):
+    # A record as it was written is its checksum's JSON with a line more; to write a long one anew takes a second.
+    if checksum != digest_of(_CHECKSUM.sub(b"", data, count=1)) and checksum != digest_of(to_json(values)):
         raise CorruptCache(f"{where} is not what was written.", "Run: vlq verify")
     return values
 

@@ -51,11 +51,12 @@ def _asked(bound: Bound) -> tuple[str, ...]:
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
     """How many answers there are, or hold the token, and their median probability; the most common one."""
     most = Counter(row["answer"] for row in rows)
+    first = min(most.items(), key=lambda item: (-item[1], item[0]), default=None)
     return {
         "images": images,
         "matched": len(rows),
         "different": len(most),
-        "most": min(most.items(), key=lambda item: (-item[1], item[0]), default=None),
+        "most": None if first is None else list(first),
         "median_prob": median(row["prob"] for row in rows) if rows else None,
     }
 

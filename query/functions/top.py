@@ -99,7 +99,7 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
         "matched": int(bool(rows)),
         "readings": len(rows),
         "layer": bound.layers.highest,
-        "best": most,
+        "best": [list(item) for item in most],
     }
 
 

@@ -64,6 +64,7 @@ def test_every_answer(case: Case) -> None:
     assert any(not ids for ids in case.answers)
     texts = [row["answer"] for row in result.rows]
     most = min(set(texts), key=lambda text: (-texts.count(text), text))
+    assert result.summary["most"] == [most, texts.count(most)]
     assert result.headline == (
         f"Answers of 9 images: {len(set(texts))} different, most often {most!r} ({texts.count(most)})"
     )

@@ -78,6 +78,7 @@ def test_pieces_and_words(case: tuple[Corpus, dict[str, Site]]) -> None:
     most = max(sorted(set(best), key=lambda id: str(corpus.vocabulary.token(id).piece or id)), key=best.count)
     piece = corpus.vocabulary.token(most).piece or str(most)
     assert result.headline.startswith(f"image 2: 12 readings; at layer 3 it reads {piece} {best.count(most)}, ")
+    assert result.summary["best"][0] == [piece, best.count(most)]  # as JSON has it, of a service and here
     dogs = result.where(vlq.col("piece") == "▁dog")
     assert [row["patch"] for row in dogs.rows] == [i for i, id in enumerate(best) if id == 0]
 

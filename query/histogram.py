@@ -17,6 +17,9 @@ LAYER = "layer"
 
 MOST_BINS = 1000
 
+WIDE, EXACT = ("BIGINT", "UBIGINT", "HUGEINT"), "::HUGEINT"
+"""Types whose numbers may lie between two of DOUBLE, as which edges are told, and what edges are to be beside them."""
+
 HUGE = 1e300
 """Numbers beyond it are in no bin: their edges could not be told apart."""
 
@@ -65,7 +68,9 @@ bins AS (
 )"""
             found = "value = edge1"
         else:
-            bins, found = self._bins(most_bins, compiler), "value >= edge1 AND value < edge2"
+            exact = EXACT if self.known[self.value].type in WIDE else ""
+            bins = self._bins(most_bins, exact, compiler)
+            found = f"value >= edge1{exact} AND value < edge2{exact}"
         keys = [*self.names, *self.edges]
         inner = [*self.parts, *(f"edge{number}" for number in range(1, len(self.edges) + 1))]
         listed = ", ".join(inner)
@@ -83,7 +88,7 @@ FROM (
 ) GROUP BY {listed}"""
         return Relation(sql, tuple(keys), (self.column,), self.column)
 
-    def _bins(self, most_bins: int, compiler: Compiler) -> str:
+    def _bins(self, most_bins: int, exact: str, compiler: Compiler) -> str:
         """Queries up to `bins`: from one multiple of a round number (1, 2 or 5 by a power of ten) to the next.
 
         It is the smallest one with which there are no more bins than asked for; 1 at least if all values are whole.
@@ -96,20 +101,21 @@ FROM (
 
         return f"""\
 spread AS (
-  SELECT min(value)::DOUBLE AS least, max(value)::DOUBLE AS most, bool_and(value = round(value)) AS is_whole,
+  SELECT min(value) AS first, max(value) AS final, first::DOUBLE AS least, final::DOUBLE AS most,
+    bool_and(value = round(value)) AS is_whole,
     CASE WHEN most > least THEN greatest((most - least) / {most}, 1e-12 * greatest(abs(most), abs(least)))
       ELSE greatest(abs(most), 1) END AS about,
     CASE WHEN is_whole THEN greatest(floor(log10(about)), 0) ELSE floor(log10(about)) END::INTEGER AS lowest
   FROM rows WHERE abs(value::DOUBLE) < {compiler.value("huge", HUGE)}
 ), sizes AS (
-  SELECT least, most, digit, lowest + more AS power, digit * 10.0::DOUBLE ** power AS size
+  SELECT first, final, least, most, digit, lowest + more AS power, digit * 10.0::DOUBLE ** power AS size
   FROM spread, (SELECT unnest([1, 2, 5]) AS digit), (SELECT unnest([0, 1, 2]) AS more)
   WHERE least IS NOT NULL
 ), edges AS (
   SELECT size, {multiple("step")} AS edge1, {multiple("(step + 1)")} AS edge2
   FROM sizes, LATERAL (
     SELECT unnest(range(floor(least / size)::BIGINT - 1, floor(most / size)::BIGINT + 2)) AS step
-  ) WHERE edge2 > least AND edge1 <= most
+  ) WHERE edge2{exact} > first AND edge1{exact} <= final
 ), bins AS (
   SELECT edge1, edge2 FROM edges
   WHERE size = (SELECT size FROM edges GROUP BY size HAVING count(*) <= {most} ORDER BY size LIMIT 1)

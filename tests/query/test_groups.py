@@ -185,8 +185,25 @@ def test_bins_lie_between_round_numbers(numbers: Corpus, column: str, bins: int)
     edges = round_edges(values, bins)
     assert [row["low"] for row in counted] == edges[:-1]
     assert [row["high"] for row in counted] == edges[1:]
-    assert [row["count"] for row in counted] == np.histogram(values, edges)[0].tolist()
+    within = [sum(low <= value < high for value in values) for low, high in itertools.pairwise(edges)]
+    assert [row["count"] for row in counted] == within
     assert len(counted) <= bins
+
+
+@pytest.mark.parametrize("bins", [2, 20])
+@pytest.mark.parametrize(
+    "values", [[2**53 + 2 * i + 1 for i in range(9)], [10**18 + (10**13 + 7) * i for i in range(9)]]
+)
+def test_whole_numbers_between_those_of_double(tmp_path: Path, values: list[int], bins: int) -> None:
+    """A bin's rows are those of its ends, which a facet names, however large they are."""
+    make_cache(tmp_path, images=len(values), columns={"id": values})
+    corpus = vlq.open(str(tmp_path))
+    rows = corpus.images().histogram("id", bins=bins).rows
+    for row in rows:
+        low, high = int(row["low"]), int(row["high"])
+        assert row["count"] == sum(low <= value < high for value in values)
+        assert row["count"] == len(corpus.query(f"images().where({low} <= id < {high})").rows)
+    assert sum(row["count"] for row in rows) == len(values)
 
 
 def test_bins_are_the_same_in_every_group(cases: dict[str, Case]) -> None:

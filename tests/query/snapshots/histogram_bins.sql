@@ -17,20 +17,21 @@ FROM (WITH rows AS (
     ) AS answer
     JOIN read_parquet($images) AS images ON images.image_id = answer.image
   ), spread AS (
-    SELECT min(value)::DOUBLE AS least, max(value)::DOUBLE AS most, bool_and(value = round(value)) AS is_whole,
+    SELECT min(value) AS first, max(value) AS final, first::DOUBLE AS least, final::DOUBLE AS most,
+      bool_and(value = round(value)) AS is_whole,
       CASE WHEN most > least THEN greatest((most - least) / $bins, 1e-12 * greatest(abs(most), abs(least)))
         ELSE greatest(abs(most), 1) END AS about,
       CASE WHEN is_whole THEN greatest(floor(log10(about)), 0) ELSE floor(log10(about)) END::INTEGER AS lowest
     FROM rows WHERE abs(value::DOUBLE) < $huge
   ), sizes AS (
-    SELECT least, most, digit, lowest + more AS power, digit * 10.0::DOUBLE ** power AS size
+    SELECT first, final, least, most, digit, lowest + more AS power, digit * 10.0::DOUBLE ** power AS size
     FROM spread, (SELECT unnest([1, 2, 5]) AS digit), (SELECT unnest([0, 1, 2]) AS more)
     WHERE least IS NOT NULL
   ), edges AS (
     SELECT size, CASE WHEN power < 0 THEN step * digit / 10.0::DOUBLE ** -power ELSE step * size END AS edge1, CASE WHEN power < 0 THEN (step + 1) * digit / 10.0::DOUBLE ** -power ELSE (step + 1) * size END AS edge2
     FROM sizes, LATERAL (
       SELECT unnest(range(floor(least / size)::BIGINT - 1, floor(most / size)::BIGINT + 2)) AS step
-    ) WHERE edge2 > least AND edge1 <= most
+    ) WHERE edge2 > first AND edge1 <= final
   ), bins AS (
     SELECT edge1, edge2 FROM edges
     WHERE size = (SELECT size FROM edges GROUP BY size HAVING count(*) <= $bins ORDER BY size LIMIT 1)

@@ -14,6 +14,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from vlq import __version__
 from vlq.service.answers import LEAST_COMPRESSED, LEVEL
 from vlq.service.api import ablation, corpora, images, layers, narrow, query, runs, tokens
+from vlq.service.encodings import Encodings
 from vlq.service.errors import Accidents, tell_errors
 from vlq.service.guard import Guard, Heads
 from vlq.service.metrics import Metrics
@@ -52,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=["ETag", "X-VLQ-Cursor"],
         ),
         Middleware(Guard, settings=settings),
+        Middleware(Encodings),
         Middleware(GZipMiddleware, minimum_size=LEAST_COMPRESSED, compresslevel=LEVEL),
         Middleware(Accidents, page=site.trouble),
     ]

@@ -591,6 +591,31 @@ def test_answers_are_compressed(site: Site) -> None:
     assert json.loads(gzip.decompress(raw)) == site.client.get("/v1/language").json()
 
 
+@pytest.mark.parametrize(
+    ("accepted", "taken"),
+    [
+        ("gzip, deflate, br", True),
+        ("br;q=1.0, gzip;q=0.1", True),
+        ("GZIP", True),
+        ("*", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, *;q=1", False),
+        ("*;q=0", False),
+        ("identity", False),
+        ("x-gzipped", False),
+        ("gzip;q=much", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/language", "/v1/tokens?q=&limit=40"])
+def test_compressed_to_whoever_takes_it(site: Site, path: str, accepted: str, taken: bool) -> None:
+    """Of answers that are made anew, and of those that are kept compressed."""
+    with site.client.stream("GET", path, headers={"Accept-Encoding": accepted}) as answer:
+        raw = b"".join(answer.iter_raw())
+    assert (answer.status_code, answer.headers.get("content-encoding")) == (200, "gzip" if taken else None)
+    assert json.loads(gzip.decompress(raw) if taken else raw) == site.client.get(path).json()
+
+
 def test_the_api_is_described_whole(site: Site) -> None:
     description = site.client.get("/openapi.json").json()
     validate(description)

@@ -70,7 +70,7 @@ def headline(study: Study, steps: list[dict[str, Any]], word: str) -> str:
     if len(study.windows) > 1 and len(study.strengths) > 1:
         at = f", at strength {study.strengths[-1]:g}"
         chosen = [step for step in chosen if step["strength"] == chosen[-1]["strength"]]
-    by = "layer" if len(study.windows) > 1 else "strength"
+    by = "strength" if len(study.windows) == 1 and study.strengths else "layer"
     images = count(max(step["images"] for step in chosen), "image")
     found = steps_phrase(chosen, word, study.intervention, by)
     return f"{done_in(study)}, in {images}{at}: {found}"

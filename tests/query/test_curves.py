@@ -240,6 +240,21 @@ def test_a_study_as_its_command_shows_it(studied: Studied, name: str) -> None:
         assert {name: one[name] for name in one} == {name: other[name] for name in one}
 
 
+@pytest.mark.parametrize(
+    ("name", "where"), [("cut in all layers", "in layers 1-4"), ("steered at patches", "at strength 0.1")]
+)
+def test_a_study_of_one_step_as_its_command_shows_it(studied: Studied, name: str, where: str) -> None:
+    study = studied.studies[name]
+    steps = steps_of(study, pa.Table.from_pylist(studied.effects[name], IN_LAYERS))
+    middle = median(row["before"] - row["after"] for row in studied.rows(name, kind="all"))
+    (step,) = steps
+    assert step["median"] == pytest.approx(middle)
+    verb = "gains" if middle < 0 else "loses"
+    said = headline(study, steps, "rock").removeprefix(f"{done_in(study)}, in {step['images']} images: ")
+    assert said.startswith(f"rock {verb} ")
+    assert said.endswith(f") {where}")
+
+
 def test_tables_of_sql(studied: Studied) -> None:
     columns = "study, intervention, ablate, knockout, steer, patch, target, mode, combinations, buffer, cut_to, others"
     found = studied.corpus.sql(f"SELECT DISTINCT {columns}, place FROM effects").rows

@@ -256,20 +256,25 @@ def test_no_query_waits_for_a_model(scenes: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(single, "model_of", slowly)
     asked = {"patches": [0, 1], "target": "tree"}
-    settings = Settings({"scenes": str(scenes)}, intervene=True, timeout=1.0, waiting=1)
-    with running(create_app(settings)) as url, httpx2.Client(base_url=url, timeout=60) as client:
+    app = create_app(Settings({"scenes": str(scenes)}, intervene=True, timeout=1.0, waiting=1))
+    with running(app) as url, httpx2.Client(base_url=url, timeout=60) as client:
+        query = {"query": "first_layer('tree')"}
+        until(lambda: client.post("/v1/query", json=query).status_code, lambda status: status == 200)
 
         def ask() -> tuple[int, dict[str, Any]]:
             answer = client.post("/v1/images/1/ablation", json=asked)
             return answer.status_code, answer.json()
 
         def together(count: int) -> list[tuple[int, dict[str, Any]]]:
+            """What so many are answered of whom each comes when the one before has a place, or was sent away."""
             found: list[tuple[int, dict[str, Any]]] = []
-            threads = [threading.Thread(target=lambda: found.append(ask())) for _ in range(count)]
-            for thread in threads:
-                thread.start()
-            time.sleep(0.4)
-            assert client.post("/v1/query", json={"query": "first_layer('tree')"}).status_code == 200
+            turns, threads = app.state.served.models._turns, []
+            for number in range(count):
+                threads.append(threading.Thread(target=lambda: found.append(ask())))
+                threads[-1].start()
+                places = min(number + 1, 2)  # one is being worked for, and one may wait
+                until(lambda: (len(turns), len(found) >= number + 1 - places), lambda now: now == (places, True))  # noqa: B023
+            assert client.post("/v1/query", json=query).status_code == 200
             for thread in threads:
                 thread.join()
             return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -95,9 +97,15 @@ def test_prompts(tiny_model: Path) -> None:
     default = load(str(tiny_model))
     assert default.prompt == "USER: <image>\nWhat is in this image? ASSISTANT:"
     assert load(str(tiny_model), prompt="What is the dog?").prompt == "USER: <image>\nWhat is the dog? ASSISTANT:"
-    assert load(str(tiny_model), prompt="<image>").prompt == "<image>"
+    assert load(str(tiny_model), prompt="<image> dog").prompt == "<image> dog"
     with pytest.raises(ModelError, match="2 times"):
         load(str(tiny_model), prompt="<image> <image>")
+    for nothing in ("", " \n"):
+        with pytest.raises(ModelError, match="The prompt is empty"):
+            load(str(tiny_model), prompt=nothing)
+    for last in ("<image>", "USER: <image>"):  # where the answer follows a patch, and no text has seen the image
+        with pytest.raises(ModelError, match="The prompt ends with the image"):
+            load(str(tiny_model), prompt=last, answer=True)
 
 
 def test_a_chat_template_places_the_image(tiny_model: Path, tmp_path: Path) -> None:
@@ -297,3 +305,27 @@ def test_where_blocks_are_not_compiled(tmp_path: Path, tiny_model: Path, options
     _, error = done.communicate(timeout=120)
     assert done.returncode == 2
     assert message in error
+
+
+def test_a_file_that_stays_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text(f"{{{name}}}")
+    read: list[str] = []
+    real = hashlib.file_digest
+
+    def counted(file: Any, kind: str) -> Any:
+        read.append(Path(file.name).name)
+        return real(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    found = model_hash(folder)
+    assert [model_hash(folder) for _ in range(2)] == [found, found]
+    assert read == ["config.json", "model.safetensors"]
+    before = (folder / "config.json").stat()
+    (folder / "config.json").write_text("{CONFIG.JSON}")  # as long, and as old as it says
+    os.utime(folder / "config.json", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert model_hash(folder) != found
+    assert read[2:] == ["config.json"]
+    assert model_hash(Path(shutil.copytree(folder, tmp_path / "other"))) == model_hash(folder)

@@ -227,11 +227,15 @@ class LensModel(ABC):
 
         A prompt that has the placeholder is taken as it is. Any other is a question: it goes, after the image, into the
         processor's chat template, or without one into the family's `template`. No prompt asks DEFAULT_QUESTION. Raises
-        ModelError if there is more than one placeholder.
+        ModelError if there is more than one placeholder, or nothing at all.
         """
         token = getattr(processor, "image_token", PLACEHOLDER)
         text = cls.image_text or token
         if prompt is not None:
+            if not prompt.strip():
+                raise ModelError(
+                    "The prompt is empty.", f"Give a question, or a whole prompt with {PLACEHOLDER} in it."
+                )
             places = prompt.count(token) + (prompt.count(PLACEHOLDER) if token != PLACEHOLDER else 0)
             if places > 1:
                 raise ModelError(
@@ -348,9 +352,13 @@ class LensModel(ABC):
         if len(patches) != cells or len(patches.unique()) != cells:
             raise ModelError(f"{type(self.model).__name__}: {len(patches)} patches for {cells} cells of the grid.")
         sites = {"patch": patches, "prompt": self.prompt_places(input_ids)}
-        least = 0 if prompt is None else 1  # which a prompt of an image's own has, as its last token is stored
-        if not least <= (length := len(sites["prompt"])) <= MOST_POSITIONS:
-            raise ModelError(f"The prompt has {length:,} text tokens; VLQ reads {least} to {MOST_POSITIONS:,}.")
+        if not len(sites["prompt"]) or sites["prompt"][-1] != len(input_ids) - 1:
+            raise ModelError(
+                "The prompt ends with the image: the model goes on from a patch, and no text has seen the image.",
+                f"Put some text behind it, such as '{PLACEHOLDER} This is'.",
+            )
+        if (length := len(sites["prompt"])) > MOST_POSITIONS:
+            raise ModelError(f"The prompt has {length:,} text tokens; VLQ reads {MOST_POSITIONS:,} at most.")
         view = layout.view and replace(layout.view, places=places[layout.view.places])
         return Encoded(tokens, found, sites, layout.grid, layout.transform, image.size, view)
 

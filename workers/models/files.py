@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from vlq.query.errors import ModelError
@@ -157,5 +158,13 @@ def _file_hash(file: Path) -> str:
     target = file.resolve()
     if target.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", target.name):
         return target.name  # the hub's cache names large files by their SHA-256
+    about = target.stat()
+    return _hashed(target, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
+@lru_cache(maxsize=256)
+def _hashed(file: Path, size: int, modified: int, changed: int) -> str:
+    """A file's SHA-256. Gigabytes of weights take seconds, and a command may ask more than once: it is computed anew if
+    the file is another one now."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -78,6 +78,8 @@ def test_prompts_that_cannot_be_read(tiny_model: Path) -> None:
     model = checks.loaded(tiny_model)
     with pytest.raises(ModelError, match="names the image 2 times"):
         model.encode(checks.noise(60, 40), "<image> or <image>?")
+    with pytest.raises(ModelError, match="ends with the image"):
+        model.encode(checks.noise(60, 40), "What is this? <image>")
 
 
 # --- a shard of them -------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def beginning_of(options: RunOptions, tracker: Tracker) -> Beginning:
     Raises InputError, StoreError, ModelError; BadArgument or UnknownToken if a new cache's model has no such layer or
     word; CacheMismatch if the cache holds another run.
     """
-    options, corpus = corpus_of(replace(options, model=absolute(options.model)))
+    options, corpus = corpus_of(replace(options, model=absolute(options.model)), tracker.say)
     store = _existing(options.cache)
     run = None if store is None else read_run(store)
     lens = choose(options.lens, run)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Any
@@ -23,23 +24,33 @@ EXTENSIONS = (
 )  # fmt: skip
 """What counts as an image when a folder is listed."""
 
+COMPANIONS = (
+    "", ".arrow", ".cfg", ".csv", ".html", ".json", ".jsonl", ".license", ".log", ".md", ".npy", ".npz", ".parquet",
+    ".pdf", ".pkl", ".py", ".rst", ".tsv", ".txt", ".xml", ".yaml", ".yml",
+)  # fmt: skip
+"""Endings of what often lies beside images: captions, labels, licences. Nobody takes these for images."""
+
+ENDINGS = 6
+"""So many endings of files that were passed over are named, those that most of them have."""
+
 RESERVED = (*READ_COLUMNS, "shard")
 
 NAMED = 3
 """So many images without a prompt are named."""
 
 
-def list_images(source: str, limit: int | None = None) -> pa.Table:
+def list_images(source: str, limit: int | None = None, say: Callable[[str], None] = lambda text: None) -> pa.Table:
     """Columns image_id, image, uri, then a manifest's other columns; one row per image.
 
     A folder is listed with its subfolders, hidden files left out, in the order of the names; a manifest keeps its own
-    order and its columns' types. `image` is the path below the folder, or what the manifest says. Raises InputError if
-    there are no images or they cannot be listed.
+    order and its columns' types. `image` is the path below the folder, or what the manifest says. What lies among a
+    folder's images and is none is passed over, which `say` is told in a line. Raises InputError if there are no images
+    or they cannot be listed.
     """
     if _is_manifest(source):
         table, _ = _from_manifest(source)
     else:
-        names, uris = _from_files(source)
+        names, uris = _from_files(source, say)
         table = pa.table({"image": pa.array(names, pa.string()), "uri": pa.array(uris, pa.string())})
     return _numbered(table.slice(0, limit))
 
@@ -81,16 +92,18 @@ def _has_magic(path: str) -> bool:
 # --- files -----------------------------------------------------------------------------------------------------
 
 
-def _from_files(source: str) -> tuple[list[str], list[str]]:
+def _from_files(source: str, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
     """Names below the listed folder, and URIs, in the order of the names."""
     fs, root = file_system(source)
+    others, below = list[str](), ""
     try:
         if _has_magic(source):
-            paths = [path for path in fs.glob(root) if _is_image(path)]
-            folder = _common_folder(paths)
+            found = [path for path, about in fs.glob(root, detail=True).items() if about["type"] != "directory"]
+            paths, others = _apart(found)
+            folder, below = _common_folder(paths), _common_folder(found)
         elif fs.isdir(root):
-            paths = [path for path in _walk(fs, root) if _is_image(path)]
-            folder = root.rstrip("/")
+            paths, others = _apart(_walk(fs, root))
+            folder = below = root.rstrip("/")
         elif fs.isfile(root):
             paths, folder = [root], root.rpartition("/")[0]
         else:
@@ -101,11 +114,14 @@ def _from_files(source: str) -> tuple[list[str], list[str]]:
         ) from error
     named = sorted((path[len(folder) :].lstrip("/"), path) for path in paths)
     named = [(name, path) for name, path in named if not name.startswith(".") and "/." not in name]  # hidden ones
+    passed_over = _counted(path[len(below) :] for path in others)
     if not named:
         raise InputError(
-            f"There are no images in {source}.",
+            f"There are no images in {source}{f', but {passed_over}' if passed_over else ''}.",
             f"Looked for {', '.join(EXTENSIONS)}. A manifest is given by its own path (.parquet, .csv, .jsonl).",
         )
+    if passed_over:
+        say(f"Passed over in {source}, as no images that VLQ reads: {passed_over}.")
     foreign = next((name for name, _ in named if any("\ud800" <= character <= "\udfff" for character in name)), None)
     if foreign is not None:
         raise InputError(f"The file name {foreign!a} in {source} is not UTF-8.", "Rename the file, or move it away.")
@@ -133,8 +149,32 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(EXTENSIONS)
+def _apart(paths: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Those whose names end as images' do, and the others."""
+    images: list[str] = []
+    others: list[str] = []
+    for path in paths:
+        (images if path.lower().endswith(EXTENSIONS) else others).append(path)
+    return images, others
+
+
+def _counted(paths: Iterable[str]) -> str:
+    """'12 .heic, 1 .svg, 3 files of text or data, or hidden': how many of which kind these are."""
+    kinds: Counter[str] = Counter()
+    beside = 0
+    for path in paths:
+        ending = os.path.splitext(path)[1].lower()
+        if ending in COMPANIONS or "/." in f"/{path}":
+            beside += 1
+        else:
+            kinds[ending] += 1
+    named = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+    parts = [f"{count:,} {ending}" for ending, count in named[:ENDINGS]]
+    if rest := sum(count for _, count in named[ENDINGS:]):
+        parts.append(f"{rest:,} of other kinds")
+    if beside:
+        parts.append(f"{beside:,} file{'' if beside == 1 else 's'} of text or data, or hidden")
+    return ", ".join(parts)
 
 
 def _common_folder(paths: list[str]) -> str:

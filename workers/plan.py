@@ -78,12 +78,12 @@ class RunOptions:
         return self.prompt if self.prompt_column is None else f"{{{self.prompt_column}}}"
 
 
-def corpus_of(options: RunOptions) -> tuple[RunOptions, pa.Table]:
+def corpus_of(options: RunOptions, say: Callable[[str], None]) -> tuple[RunOptions, pa.Table]:
     """The images, as `corpus.list_images` gives them, and the options with what these say of the prompts and of
     the patches that are to be read. Raises InputError."""
     source, asked = options.images, options.prompt_column
     if asked is None and options.patches is None:
-        return options, list_images(source, options.limit)
+        return options, list_images(source, options.limit, say)
     corpus, called = list_manifest(source, "--patches" if asked is None else "--prompt-column", options.limit)
     if asked is not None:
         column = column_called(asked, called, source, "--prompt-column")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -52,6 +53,35 @@ def test_linked_folders_are_followed_once(folder: Path) -> None:
     (other / "z.png").write_bytes(b"x")
     os.symlink(other, folder / "linked")
     assert "linked/z.png" in list_images(str(folder))["image"].to_pylist()
+
+
+def test_what_is_no_image_is_passed_over_and_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(source: Path | str, of: int) -> str:
+        told: list[str] = []
+        assert list_images(str(source), None, told.append).num_rows == of
+        assert len(told) < 2
+        return "".join(told)
+
+    def passed_over(what: str, source: Path | str = folder) -> str:
+        return f"Passed over in {source}, as no images that VLQ reads: {what}."
+
+    # notes.txt; the hidden ones are no images to anybody, and those in hidden folders are not looked at
+    assert said(folder, 3) == passed_over("1 file of text or data, or hidden")
+    assert said(folder / "sub", 1) == ""
+    assert said(folder / "b.png", 1) == ""
+    for name in ("1.HEIC", "2.heic", "sub/3.Heic", "x.svg", "clip.mp4", ".DS_Store", "README", "sub/.git/x.heic"):
+        (folder / name).write_bytes(b"x")
+    others = "3 .heic, 1 .mp4, 1 .svg, 3 files of text or data, or hidden"
+    assert said(folder, 3) == passed_over(others)
+    for i, ending in enumerate(("a", "b", "c", "d", "e")):
+        for j in range(i + 3):
+            (folder / f"{j}.{ending}").write_bytes(b"x")
+    most = "7 .e, 6 .d, 5 .c, 4 .b, 3 .a, 3 .heic, 2 of other kinds, 3 files of text or data, or hidden"
+    assert said(folder, 3) == passed_over(most)
+    monkeypatch.chdir(folder.parent)
+    (folder / "d.png").mkdir()  # a folder is no image, whatever its name
+    assert said("images/[bdx]*", 1) == passed_over("1 .svg", "images/[bdx]*")
+    assert said("images/*.png", 1) == ""
 
 
 def test_any_fsspec_url(tmp_path: Path) -> None:
@@ -115,8 +145,11 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"nothing")
     (tmp_path / "hole.jsonl").write_text('{"image": null, "x": 1}\n{"image": "b.png", "x": 1}\n')
     (tmp_path / "none.csv").write_text("image\n")
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "1.HEIC").write_bytes(b"x")
     expected = {
-        "empty": "There are no images in",
+        "empty": r"There are no images in \S+/empty\.$",
+        "phone": r"There are no images in \S+/phone, but 1 \.heic\.$",
         "missing": "There is nothing at",
         "missing.parquet": "There is no file",
         "*.png": "There are no images in",
@@ -126,8 +159,9 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
         "none.csv": "has no rows",
     }
     for name, message in expected.items():
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError) as caught:
             list_images(str(tmp_path / name))
+        assert re.search(message, caught.value.message)
     with pytest.raises(InputError, match="cannot be opened"):
         list_images("nosuchscheme://x")
     pq.write_table(pa.table({"image": [{"bytes": b"1", "path": "x"}]}), tmp_path / "inside.parquet")
@@ -137,7 +171,7 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
 
 def list_asked(source: str, column: str, limit: int | None = None) -> tuple[pa.Table, str | None]:
     """The corpus of a run with a prompt column, and what that is called."""
-    options, table = corpus_of(RunOptions(source, "model", "cache", prompt_column=column, limit=limit))
+    options, table = corpus_of(RunOptions(source, "model", "cache", prompt_column=column, limit=limit), print)
     return table, options.prompt_column
 
 

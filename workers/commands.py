@@ -9,22 +9,37 @@ from typing import Annotated
 
 import typer
 
-from vlq.query.errors import BadArgument, MissingExtra, NoCache
+from vlq.query.errors import BadArgument, InputError, MissingExtra, NoCache
 from vlq.query.schema import KEEP
 from vlq.workers.models.weights import ATTENTIONS, DTYPES, QUANTIZATIONS, check_quantizer
+from vlq.workers.options import (
+    MODEL,
+    DeviceMapOption,
+    DeviceOption,
+    DtypeOption,
+    GpusOption,
+    ImagesArgument,
+    LensOption,
+    LimitOption,
+    QuestionOption,
+    RayOption,
+    RevisionOption,
+    WorkersOption,
+)
 
 SHOWN_ERRORS = 5
 """How many failed images are listed at the end."""
 
+Errors = tuple[tuple[int, str, str], ...]
+"""Of images that could not be read: number, name, reason."""
+
 
 def run(
-    images: Annotated[
-        str, typer.Argument(help="Folder, glob, image or manifest (.parquet, .csv, .jsonl); a path or a URL.")
-    ],
-    model: Annotated[str, typer.Option(help="Folder of a saved model, or a Hugging Face hub id.")],
+    images: Annotated[str, ImagesArgument],
+    model: Annotated[str, typer.Option(help=f"{MODEL}.")],
     cache: Annotated[str, typer.Option(help="Where the cache is or will be; default $VLQ_CACHE.")] = "",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="A question, or a whole prompt with <image> in it.")] = None,
+    revision: RevisionOption = None,
+    prompt: QuestionOption = None,
     prompt_column: Annotated[
         str | None,
         typer.Option(help="A manifest's column of questions, or of whole prompts: each image is asked its own."),
@@ -40,9 +55,9 @@ def run(
     k: Annotated[int, typer.Option(help="Tokens kept per reading.", min=1, max=255)] = 20,
     shard_size: Annotated[int | None, typer.Option(help="Images per unit of work; default 32.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass; default 8.", min=1)] = None,
-    workers: Annotated[int | None, typer.Option(help="Default: one per GPU, else as many as fit.", min=1)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    workers: WorkersOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     quantize: Annotated[
         str | None, typer.Option(help="4bit or 8bit, with bitsandbytes: the decoder's blocks, not the head.")
     ] = None,
@@ -51,9 +66,7 @@ def run(
         bool,
         typer.Option("--compile", help="Compile the decoder's blocks, on a GPU: a minute, then faster."),
     ] = False,
-    lens: Annotated[
-        str, typer.Option(help="logit, head, nearest, or the folder or URL of a tuned lens (vlq lens train).")
-    ] = "logit",
+    lens: LensOption = "logit",
     at: Annotated[str, typer.Option(help="What is read: patch, prompt, or both.")] = "patch,prompt",
     answer: Annotated[
         int, typer.Option(help="So many tokens of the model's own answer at most; they are read, too.", min=0)
@@ -72,16 +85,10 @@ def run(
             metavar="WORDS|FILE",
         ),
     ] = "",
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
-    ray_address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster to join; default: one of its own here.")
-    ] = None,
-    gpus_per_worker: Annotated[
-        float, typer.Option(help="GPUs that a worker takes: 0.5 puts two on one, 2 splits a model with --device-map.")
-    ] = 1.0,
-    device_map: Annotated[
-        str | None, typer.Option(help="auto: spread a model that is too large for one over the worker's GPUs.")
-    ] = None,
+    limit: LimitOption = None,
+    ray_address: RayOption = None,
+    gpus_per_worker: GpusOption = 1.0,
+    device_map: DeviceMapOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what the run would do and take, by reading a few images.")
     ] = False,
@@ -93,7 +100,7 @@ def run(
         "images": images,
         "model": model,
         "cache": cache or os.environ.get("VLQ_CACHE", ""),
-        "prompt": prompt,
+        "prompt": asked_with(prompt),
         "prompt_column": prompt_column,
         "patches": patches,
         "k": k,
@@ -149,6 +156,8 @@ def run(
     except KeyboardInterrupt as stop:
         print("Stopped. What is done is kept; the same command goes on from here.", file=sys.stderr)
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
+    if len(outcome.errors) == outcome.images:
+        raise none_read(asked.cache, outcome.errors)
     some = None if outcome.run.patches_column is None else patches_read_in(asked.cache)
     report(asked.cache, outcome.images, outcome.errors, outcome.fresh, outcome.busy, some)
 
@@ -156,28 +165,43 @@ def run(
 def report(
     cache: str,
     images: int,
-    errors: tuple[tuple[int, str, str], ...],
+    errors: Errors,
     fresh: int,
     busy: float | None = None,
     patches: str | None = None,
 ) -> None:
-    """Print what there is now and what to type next."""
+    """Print what there is now, of which some was read, and what to type next."""
     if not fresh:
         print("Nothing to do: all images are cached already.")
     read = images - len(errors)
     print(
         f"{read:,} image{'s' if read != 1 else ''} read{f', {len(errors):,} could not be' if errors else ''}: {cache}"
     )
-    for _, name, reason in errors[:SHOWN_ERRORS]:
-        print(f"  {name}: {reason}")
-    if len(errors) > SHOWN_ERRORS:
-        print(f"  and {len(errors) - SHOWN_ERRORS:,} more: vlq info --cache {cache}")
+    for line in _reasons(cache, errors):
+        print(line)
     if patches is not None:
         print(patches)
     if busy is not None:
         print(f"The model was at work {busy:.0%} of its workers' time.")
-    asking = f"Ask it: vlq \"first_layer(token='dog')\" --cache {cache}"
-    print(asking if read else f"Why, image by image: vlq info --cache {cache}")
+    print(f"Ask it: vlq \"first_layer(token='dog')\" --cache {cache}")
+
+
+def none_read(cache: str, errors: Errors) -> InputError:
+    """The error of a run whose every image has one: it did its work, but nobody wanted a cache without readings."""
+    which = "The one image" if len(errors) == 1 else f"Not one of {len(errors):,} images"
+    verb = "could not be read" if len(errors) == 1 else "could be read"
+    return InputError(
+        "\n".join([f"{which} {verb}: {cache}", *_reasons(cache, errors)]),
+        "Give images that can be read, and another --cache: this one holds these as they were.",
+    )
+
+
+def _reasons(cache: str, errors: Errors) -> list[str]:
+    """Why the first images could not be read, a line each, and where the others' reasons are."""
+    lines = [f"  {name}: {reason}" for _, name, reason in errors[:SHOWN_ERRORS]]
+    if len(errors) > SHOWN_ERRORS:
+        lines.append(f"  and {len(errors) - SHOWN_ERRORS:,} more: vlq info --cache {cache}")
+    return lines
 
 
 def patches_read_in(cache: str) -> str:
@@ -232,6 +256,15 @@ def parse_track(text: str) -> tuple[str, ...]:
     if text and not words:
         raise BadArgument(f"--track {text}: there is no word in it.", "Such as --track dog,ear")
     return words
+
+
+def asked_with(prompt: str | None) -> str | None:
+    """The prompt. Raises BadArgument if there is one and nothing in it, as where a shell's variable is empty."""
+    if prompt is not None and not prompt.strip():
+        raise BadArgument(
+            "--prompt is empty.", "Give a question, or a whole prompt with <image> in it; or leave it out."
+        )
+    return prompt
 
 
 def share_of_gpus(value: float) -> float:

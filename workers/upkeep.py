@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from vlq.query.cache import Cache, default_url
-
-CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
+from vlq.workers.options import CacheOption, MovedOption
 
 ProcessesOption = Annotated[
     int | None, typer.Option(help="How many work at once; default as there are cores and memory for.", min=1)
@@ -87,7 +86,7 @@ def verify(
 
 def repair(
     cache: CacheOption = "",
-    model: Annotated[str, typer.Option(help="Where the run's model is now; default as it was.")] = "",
+    model: MovedOption = None,
 ) -> None:
     """Make again what can be made again of a damaged cache, and say what has to be read again."""
     from vlq.query.status import stretches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -233,12 +234,31 @@ def test_nothing_but_bad_images(vlq: Vlq, tmp_path: Path, tiny_model: Path, no_r
     images = save_images(tmp_path / "images", 3)
     for image in images.iterdir():
         image.write_bytes(b"")
-    code, out, said = vlq("run", images, "--model", tiny_model, "--cache", tmp_path / "cache", "--limit", 2)
-    assert code == 0, said
-    assert out.splitlines()[0] == f"0 images read, 2 could not be: {tmp_path}/cache"
+    command = ("run", images, "--model", tiny_model, "--cache", tmp_path / "cache")
+    one = next(images.iterdir())
+    code, out, said = vlq("run", one, *command[2:4], "--cache", tmp_path / "one")
+    assert (code, out) == (2, "")
+    assert said.splitlines()[-3:-1] == [
+        f"vlq: The one image could not be read: {tmp_path}/one",
+        f"  {one.name}: empty file",
+    ]
+    for _ in range(2):  # the second one finds nothing to do, and ends as the first did
+        code, out, said = vlq(*command, "--limit", 2)
+        assert (code, out) == (2, "")
+        assert said.splitlines()[-4:] == [
+            f"vlq: Not one of 2 images could be read: {tmp_path}/cache",
+            "  0000.png: empty file",
+            "  0001.png: empty file",
+            "Give images that can be read, and another --cache: this one holds these as they were.",
+        ]
     assert vlq("verify", "--cache", tmp_path / "cache")[0] == 0
     code, out, _ = vlq("first_layer(token='dog')", "--cache", tmp_path / "cache", "--format", "json")
     assert (code, json.loads(out)["rows"]) == (0, [])
+    save_images(tmp_path / "more", 1)
+    shutil.move(tmp_path / "more" / "0000.png", images / "0003.png")
+    code, out, said = vlq(*command)
+    assert code == 0, said
+    assert out.splitlines()[0] == f"1 image read, 3 could not be: {tmp_path}/cache"
 
 
 # --- parts -----------------------------------------------------------------------------------------------------

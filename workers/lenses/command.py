@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlq.query.errors import BadArgument
+from vlq.workers.options import (
+    MODEL,
+    DeviceOption,
+    DtypeOption,
+    ImagesArgument,
+    LimitOption,
+    QuestionOption,
+    RevisionOption,
+)
 
 if TYPE_CHECKING:
     from vlq.query.cache import Cache
@@ -22,20 +31,16 @@ lens = typer.Typer(no_args_is_help=True, help="Tuned lenses: train one for a mod
 @lens.command()
 def train(
     out: Annotated[str, typer.Option(help="The folder to make.")],
-    images: Annotated[
-        str | None, typer.Argument(help="Folder, glob, image or manifest (.parquet, .csv, .jsonl); a path or a URL.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder of a saved model, or a Hugging Face hub id; with --cache its own.")
-    ] = None,
+    images: Annotated[str | None, ImagesArgument] = None,
+    model: Annotated[str | None, typer.Option(help=f"{MODEL}; with --cache its own.")] = None,
     cache: Annotated[
         str | None,
         typer.Option(
             help="In place of images: a cache that keeps states (vlq run --keep residual); none is run again."
         ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="A question, or a whole prompt with <image> in it.")] = None,
+    revision: RevisionOption = None,
+    prompt: QuestionOption = None,
     at: Annotated[str, typer.Option(help="Which positions it is trained on: patch, prompt, or both.")] = "patch,prompt",
     steps: Annotated[int, typer.Option(help="Of gradient descent, each on 256 positions.", min=1)] = 1000,
     lr: Annotated[float, typer.Option(help="Learning rate at the first step; it goes down to 0.", min=0)] = 1.0,
@@ -44,10 +49,10 @@ def train(
         float,
         typer.Option(help="Share of the images (at least one) that it is tried on, not trained.", min=0, max=0.9),
     ] = 0.1,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
+    limit: LimitOption = None,
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 8,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Decides which images and positions.", min=0)] = 0,
 ) -> None:
     """Train a tuned lens: for each layer the affine map that brings its readings nearest to the last layer's."""

@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
+from vlq.workers.options import MODEL, DeviceOption, DtypeOption, LensOption, QuestionOption
+
 DEMO = "the demo's, which knows nothing but scenes of its kind; --model names another"
 
 
 def look(
     image: Annotated[str, typer.Argument(help="The image: a path or a URL.")],
-    model: Annotated[
-        str, typer.Option(help="Folder of a saved model, or a Hugging Face hub id; default the demo's.")
-    ] = "",
-    prompt: Annotated[str | None, typer.Option(help="A question, or a whole prompt with <image> in it.")] = None,
+    model: Annotated[str, typer.Option(help=f"{MODEL}; default the demo's.")] = "",
+    prompt: QuestionOption = None,
     token: Annotated[
         list[str] | None,
         typer.Option(help="A word, or tokens as in queries: where it comes up, with maps. May be repeated."),
@@ -30,11 +30,9 @@ def look(
     ] = None,
     k: Annotated[int, typer.Option(help="Tokens shown per reading.", min=1, max=255)] = 5,
     answer: Annotated[int, typer.Option(help="So many tokens of the model's own answer at most.", min=0)] = 0,
-    lens: Annotated[
-        str, typer.Option(help="logit, head, nearest, or the folder or URL of a tuned lens (vlq lens train).")
-    ] = "logit",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    lens: LensOption = "logit",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     page: Annotated[str | None, typer.Option(help="Write a page of the image to this .html file.")] = None,
     save: Annotated[str | None, typer.Option(help="Keep what was read in this folder, as a cache.")] = None,
 ) -> None:

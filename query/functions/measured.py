@@ -36,7 +36,7 @@ GOES_WITH = {
     "layers": ("knockout", "steer", "patch"),
     "window": ("knockout", "steer"),
     "strength": ("steer",),
-    "prompt": ("ablate",),
+    "prompt": INTERVENTIONS,
 }
 """Arguments that say how something is done, and what is done so."""
 
@@ -169,8 +169,8 @@ def study_of(bound: Bound) -> Study:
         known += f"\nand {count(len(others) - LISTED, 'other')}"
     options = {name: value for name, value in _options(bound).items() if value != USUAL[what].get(name)}
     run = typed(what, _written(bound, what), target, scope.snapshot.cache.called, **options)
-    named = ("mode", "buffer") if bound["prompt"] is None else ("mode", "buffer", "prompt")
-    how = ", ".join(f"{name}={bound[name]!r}" for name in named) if what == "ablate" else ""
+    named = [*(("mode", "buffer") if what == "ablate" else ()), *(() if bound["prompt"] is None else ("prompt",))]
+    how = ", ".join(f"{name}={bound[name]!r}" for name in named)
     does = {
         "ablate": "what taking {} away does to {}",
         "knockout": "what cutting {} off from attention does to {}",

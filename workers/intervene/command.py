@@ -11,6 +11,32 @@ import typer
 from vlq.query.errors import BadArgument
 from vlq.query.schema import BASELINES, COMBINATIONS, MODES, RANDOM, REPEATS, Study
 from vlq.workers.commands import SHOWN_ERRORS, one_of, share_of_gpus, spread
+from vlq.workers.intervene.options import (
+    AnswerOption,
+    BaselineOption,
+    BatchOption,
+    BufferOption,
+    CombinationsOption,
+    DryRunOption,
+    ImagesOption,
+    PromptOption,
+    RepeatsOption,
+    SeedOption,
+    StudyDeviceOption,
+    condition,
+    corpus_at,
+    need_target,
+    prompt_of,
+)
+from vlq.workers.options import (
+    CacheOption,
+    DeviceMapOption,
+    GpusOption,
+    LimitOption,
+    MovedOption,
+    RayOption,
+    WorkersOption,
+)
 
 FORMATS = ("table", "json", "csv")
 
@@ -28,41 +54,27 @@ def ablate(
         typer.Option(help="Instead of a query: the patches that objects of this label cover."),
     ] = "",
     patches: Annotated[str, typer.Option(help="Instead of a query: patches by number, 12,13,20.")] = "",
-    prompt: Annotated[
-        str,
-        typer.Option(help="Ask this instead of the run's prompt: a question, or a whole prompt with <image> in it."),
-    ] = "",
-    images: Annotated[str, typer.Option(help="Which images, by their columns: label == 'beach'.")] = "",
+    prompt: PromptOption = None,
+    images: ImagesOption = "",
     mode: Annotated[
         str, typer.Option(help="What stands in their place: mean (the corpus' mean patch), zero, or noise.")
     ] = "mean",
-    buffer: Annotated[int, typer.Option(help="Rings of neighbours that are taken, too.", min=0, max=2)] = 0,
-    baseline: Annotated[
-        str,
-        typer.Option(help="What they are held against: random,register,gradient, some of these, or none."),
-    ] = RANDOM,
-    combinations: Annotated[
-        str,
-        typer.Option(help="all together; regions: each piece, and pieces in every combination; singles: each patch."),
-    ] = "all",
-    repeats: Annotated[int, typer.Option(help="Random sets of each image.", min=1)] = REPEATS,
-    answer: Annotated[
-        int | None,
-        typer.Option(help="Tokens of the answer at most; default as in the run; 16 with --prompt.", min=1),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of random sets and noise.", min=0)] = 0,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
-    cache: Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")] = "",
-    model: Annotated[str, typer.Option(help="Where the run's model is now; default as it was.")] = "",
-    device: Annotated[str, typer.Option(help="auto (the run's), cpu or cuda.")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Changed runs side by side.", min=1)] = Study.batch,
-    workers: Annotated[int | None, typer.Option(help="Default: one per GPU, else as many as fit.", min=1)] = None,
-    ray_address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster to join; default: one of its own here.")
-    ] = None,
-    gpus_per_worker: Annotated[float, typer.Option(help="GPUs that a worker takes.")] = 1.0,
-    device_map: Annotated[str | None, typer.Option(help="auto: spread a model over the worker's GPUs.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many images, sets and passes.")] = False,
+    buffer: BufferOption = 0,
+    baseline: BaselineOption = RANDOM,
+    combinations: CombinationsOption = "all",
+    repeats: RepeatsOption = REPEATS,
+    answer: AnswerOption = None,
+    seed: SeedOption = 0,
+    limit: LimitOption = None,
+    cache: CacheOption = "",
+    model: MovedOption = None,
+    device: StudyDeviceOption = "auto",
+    batch_size: BatchOption = Study.batch,
+    workers: WorkersOption = None,
+    ray_address: RayOption = None,
+    gpus_per_worker: GpusOption = 1.0,
+    device_map: DeviceMapOption = None,
+    dry_run: DryRunOption = False,
     format: Annotated[str, typer.Option(help="table, json (the figures) or csv (a row for each set).")] = "table",
 ) -> None:
     """Take patches from images and measure what that does to a word of the model's answer.
@@ -71,27 +83,26 @@ def ablate(
     """
     one_of("--format", format, FORMATS)
     asked = _asked(query, objects, patches)
-    if not target.strip():
-        raise BadArgument("No --target: which word's probability is measured?", "Such as --target rock")
-    baselines = parse_baselines(baseline)
+    need_target(target)
+    baselines, question = parse_baselines(baseline), prompt_of(prompt)
 
-    from vlq.query.cache import default_url
     from vlq.query.chosen import Written
     from vlq.workers.intervene.asked import Ablation
     from vlq.workers.intervene.foreseen import foresee
     from vlq.workers.intervene.job import begin
 
+    corpus = corpus_at(cache)
     options = Ablation(
-        cache=cache or default_url(),
+        cache=corpus.url,
         patches=asked,
         target=Written.word(target),
-        images=Written.of(images) if images.strip() else None,
+        images=condition(corpus, images),
         mode=one_of("--mode", mode, MODES) or mode,
         buffer=buffer,
         baselines=baselines,
         combinations=one_of("--combinations", combinations, COMBINATIONS) or combinations,
         repeats=repeats,
-        prompt=prompt.strip() or None,
+        prompt=question,
         answer=answer,
         seed=seed,
         limit=limit,
@@ -157,6 +168,8 @@ def foreseen_as(found: Any, format: str) -> str:
     """What a study takes, as it is printed."""
     from dataclasses import asdict
 
+    from vlq.query.summary import count
+
     values = asdict(found)
     if format == "json":
         return json.dumps(values, indent=2)
@@ -165,7 +178,7 @@ def foreseen_as(found: Any, format: str) -> str:
     lines = [
         (
             "images",
-            f"{found.images:,}, with {found.patches:,} patches chosen" if found.patches else f"{found.images:,}",
+            f"{found.images:,}, with {count(found.patches, 'patch')} chosen" if found.patches else f"{found.images:,}",
         ),
         ("sets", f"{found.sets:,} at most"),
         ("passes", f"{found.passes:,} through the decoder, of {found.batch} changed runs at most, answers not counted"),

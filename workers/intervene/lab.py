@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.chosen import Written, chosen, numbered, tokens_of
-from vlq.query.effects import usual_answer, window_phrase
+from vlq.query.effects import SEEING, usual_answer, window_phrase
 from vlq.query.errors import BadArgument, NotFound
 from vlq.query.nodes import col
 from vlq.query.one import OneImage, one_image
@@ -42,7 +42,7 @@ class Lab:
     def __init__(self, corpus: LocalCorpus, model: str | None = None, device: str | None = None) -> None:
         self.corpus = corpus
         self._where = model, device
-        self._prompted: dict[int, Prompted] = {}
+        self._prompted: dict[tuple[int, str | None], Prompted] = {}
 
     @cached_property
     def model(self) -> LensModel:
@@ -61,21 +61,23 @@ class Lab:
         layers: tuple[int, int] | None = None,
         window: int | None = None,
         others: bool = False,
+        prompt: str | None = None,
         answer: int | None = None,
     ) -> Findings:
         """What becomes of the answer where `to`, one of TO, no longer sees some patches, or with `others` all but
-        these: in layers `layers` (both ends included; all), or in windows of so many that slide over them.
+        these: in layers `layers` (both ends included; all), or in windows of so many that slide over them. `prompt` is
+        asked instead of the run's.
 
         A row for each window: the target's log-probability at the answer's first token before and after, in nats, its
         rank, and the answer. Raises BadArgument, UnknownToken, and what else a query may.
         """
         if to not in TO:
             raise BadArgument(f"to is one of {', '.join(TO)}. Got {to!r}.")
-        one, prompted = self._image(image)
+        one, prompted = self._image(image, prompt)
         some, ids = self._patches(one, patches), self._tokens(target)
         found = windows(prompted.model.layers, window, layers)
         changes = [knocked_out(prompted, some, to, where, others=others) for where in found]
-        plain, *outcomes = self._run(prompted, [Change(), *changes], ids, answer)
+        plain, *outcomes = self._run(prompted, [Change(), *changes], ids, prompt, answer)
         rows: list[dict[str, Any]] = [
             {
                 "layers": window_phrase(where),
@@ -88,13 +90,12 @@ class Lab:
             for where, outcome in zip(found, outcomes, strict=True)
         ]
         most = max(rows, key=lambda row: row["effect"])
-        who = {"last": "the last token", "last-row": "the last row of patches", "prompt": "the prompt"}[to]
         which = f"all but {_count(some)}" if others else _count(some)
         said = (
-            f"{one.name}: {who} cut off from {which}, {ids.label} loses most in layers {most['layers']}: "
+            f"{one.name}: {SEEING[to]} cut off from {which}, {ids.label} loses most in layers {most['layers']}: "
             f"{most['effect']:.3f} nats"
         )
-        return self._findings(f"knockout of {patches} in {one.name}", said, rows, ids, plain, {"patches": some})
+        return self._findings(f"knockout of {patches} in {one.name}", said, rows, ids, prompt, plain, {"patches": some})
 
     def patch(
         self,
@@ -104,16 +105,18 @@ class Lab:
         *,
         at: str | Sequence[int] = "last",
         layers: Sequence[int] | None = None,
+        prompt: str | None = None,
         answer: int | None = None,
     ) -> Findings:
         """What becomes of an image's answer with another image's states put into its run, layer by layer: at its last
-        prompt token, at all `patches`, or at some of them, in the same places of both.
+        prompt token, at all `patches`, or at some of them, in the same places of both. `prompt` is asked of both
+        instead of the run's.
 
         A row for each layer. `share` is how far the target's log-probability went from the image's own to the source's.
         Raises BadArgument if the two have other grids or prompts where that counts.
         """
-        one, prompted = self._image(image)
-        other, giver = self._image(source)
+        one, prompted = self._image(image, prompt)
+        other, giver = self._image(source, prompt)
         spots = self._spots(one, at)
         if spots is not None and one.grid != other.grid:
             raise BadArgument(other_grid(one.name, one.grid, other.name, other.grid), SAME_SHAPE)
@@ -121,8 +124,8 @@ class Lab:
         ids, wanted = self._tokens(target), self._layers(layers)
         states = giver.states(wanted)
         changes = [patched(states[layer][theirs], places, layer) for layer in wanted]
-        plain, *outcomes = self._run(prompted, [Change(), *changes], ids, answer)
-        (given,) = self._run(giver, [Change()], ids, answer)
+        plain, *outcomes = self._run(prompted, [Change(), *changes], ids, prompt, answer)
+        (given,) = self._run(giver, [Change()], ids, prompt, answer)
         between = given.logprob[0] - plain.logprob[0]
         rows: list[dict[str, Any]] = []
         for layer, outcome in zip(wanted, outcomes, strict=True):
@@ -142,7 +145,7 @@ class Lab:
         reached = "at no layer half" if half is None else f"from layer {half} on half"
         said = f"{one.name} with states of {other.name} at {_where(at)}: {reached} of the way to its {ids.label}"
         more = {"answer_source": text_of(self.model, given)}
-        return self._findings(f"{other.name} into {one.name}", said, rows, ids, plain, more)
+        return self._findings(f"{other.name} into {one.name}", said, rows, ids, prompt, plain, more)
 
     def steer(
         self,
@@ -152,19 +155,20 @@ class Lab:
         at: str | Sequence[int] = "last",
         layers: Sequence[int] | None = None,
         strengths: Sequence[float] = STRENGTHS,
+        prompt: str | None = None,
         answer: int | None = None,
     ) -> Findings:
         """What becomes of an image's answer where a token's own direction is added to states, at some layers together:
-        as long as `strengths` times the states there.
+        as long as `strengths` times the states there. `prompt` is asked instead of the run's.
 
         A row for each strength.
         """
-        one, prompted = self._image(image)
+        one, prompted = self._image(image, prompt)
         ids, wanted = self._tokens(token), self._layers(layers)
         places = positions_of(prompted, self._spots(one, at))
         strengths = lengths(strengths)
         changes = [steered(prompted, ids.ids, places, wanted, strength) for strength in strengths]
-        plain, *outcomes = self._run(prompted, [Change(), *changes], ids, answer)
+        plain, *outcomes = self._run(prompted, [Change(), *changes], ids, prompt, answer)
         rows: list[dict[str, Any]] = [
             {
                 "strength": float(strength),
@@ -180,15 +184,18 @@ class Lab:
         said = f"{one.name} steered to {ids.label} at {_where(at)}: " + (
             what if first is None else f"from strength {first:g} on the answer begins with it"
         )
-        return self._findings(f"{ids.label} added to {one.name}", said, rows, ids, plain, {})
+        return self._findings(f"{ids.label} added to {one.name}", said, rows, ids, prompt, plain, {})
 
-    def attribute(self, image: int | str, target: str | int, *, at: str | int = "last") -> Findings:
+    def attribute(
+        self, image: int | str, target: str | int, *, at: str | int = "last", prompt: str | None = None
+    ) -> Findings:
         """How much each layer's attention and MLP write towards a token, at the last prompt token or at a patch.
+        `prompt` is asked instead of the run's.
 
         A row for each layer, layer 0 the embedding, in logits above the vocabulary's mean; they add up to the token's.
         Of several tokens it is of the one with the highest logit there.
         """
-        one, prompted = self._image(image)
+        one, prompted = self._image(image, prompt)
         ids = self._tokens(target)
         (place,) = positions_of(prompted, self._spots(one, at if at == "last" else [_number(at)]))
         best = max(attribution(prompted, ids.ids, place), key=lambda found: found.total)
@@ -219,23 +226,26 @@ class Lab:
 
     # --- how it is found out -----------------------------------------------------------------------------------
 
-    def _image(self, image: int | str) -> tuple[OneImage, Prompted]:
-        """An image by its number or its name. Raises NotFound if there is none or several have the name, Changed if
-        its file is another one now or not there, RunError if it cannot be read."""
+    def _image(self, image: int | str, prompt: str | None) -> tuple[OneImage, Prompted]:
+        """An image by its number or its name, asked what the run asked it, or something else. Raises NotFound if there
+        is none or several have the name, Changed if its file is another one now or not there, ModelError if the prompt
+        cannot be asked, RunError if the image cannot be read."""
         number = self._number_of(image)
         one = one_image(self.corpus, number)
-        if number not in self._prompted:
+        key = number, prompt
+        if key not in self._prompted:
             run = self.corpus.cache.run
-            prompt = None
-            if run.prompt_column is not None:
+            if prompt is not None:
+                self.model.full_prompt(self.model.processor, prompt)
+            elif run.prompt_column is not None:
                 (row,) = self.corpus.images(col("image_id") == number).rows
                 prompt = row[run.prompt_column]
             try:
                 encoded = read_again(self.model, Source(one.uri, one.sha256, prompt))
             except Changed as error:
                 raise Changed(f"{one.name}: {error.message}", f"Bring {one.uri} back.") from error
-            self._prompted = {number: Prompted(self.model, encoded), **dict([*self._prompted.items()][:3])}
-        return one, self._prompted[number]
+            self._prompted = {key: Prompted(self.model, encoded), **dict([*self._prompted.items()][:3])}
+        return one, self._prompted[key]
 
     def _number_of(self, image: int | str) -> int:
         try:
@@ -267,15 +277,27 @@ class Lab:
             raise BadArgument(f"Layers are 0 (the embedding) to {count - 1}. Got {layers}.")
         return found
 
-    def _run(self, prompted: Prompted, changes: Sequence[Change], ids: TokenSet, answer: int | None) -> list[Outcome]:
-        most = answer if answer is not None else usual_answer(self.corpus.cache.run, None)
+    def _run(
+        self, prompted: Prompted, changes: Sequence[Change], ids: TokenSet, prompt: str | None, answer: int | None
+    ) -> list[Outcome]:
+        most = answer if answer is not None else usual_answer(self.corpus.cache.run, prompt)
         return prompted.outcomes(changes, [Target(ids.ids)], most)
 
     def _findings(
-        self, asked: str, said: str, rows: list[dict[str, Any]], ids: TokenSet, plain: Outcome, more: dict[str, Any]
+        self,
+        asked: str,
+        said: str,
+        rows: list[dict[str, Any]],
+        ids: TokenSet,
+        prompt: str | None,
+        plain: Outcome,
+        more: dict[str, Any],
     ) -> Findings:
         own = {"before": plain.logprob[0], "rank_before": plain.rank[0], "answer_before": text_of(self.model, plain)}
-        known = [f"The plain run answers {own['answer_before']!r}; {ids.label} has rank {plain.rank[0]} there."]
+        to_what = "" if prompt is None else f" {prompt!r} with"
+        known = [
+            f"The plain run answers{to_what} {own['answer_before']!r}; {ids.label} has rank {plain.rank[0]} there."
+        ]
         return Findings(asked, said, rows, [asdict(token) for token in ids.tokens], {**own, **more}, known)
 
 

@@ -8,47 +8,48 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlq.query.schema import EVERY, LAST, RANDOM, REPEATS, Study
+from vlq.workers.intervene.options import (
+    AnswerOption,
+    BaselineOption,
+    BatchOption,
+    BufferOption,
+    CombinationsOption,
+    DryRunOption,
+    ImagesOption,
+    PromptOption,
+    RepeatsOption,
+    SeedOption,
+    StudyDeviceOption,
+    condition,
+    corpus_at,
+    is_image,
+    need_target,
+    prompt_of,
+)
+from vlq.workers.options import (
+    CacheOption,
+    DeviceMapOption,
+    GpusOption,
+    LimitOption,
+    MovedOption,
+    RayOption,
+    WorkersOption,
+)
 
 if TYPE_CHECKING:
+    from vlq.query.chosen import Written
     from vlq.query.client import LocalCorpus
     from vlq.query.schema import Window
     from vlq.workers.intervene.asked import Asked
 
-Image = Annotated[str, typer.Argument(help="The image: its name in the cache, or its number.")]
-Target = Annotated[str, typer.Option(help="The word that is measured at the answer's first token, as in queries.")]
-Where = Annotated[str, typer.Option("--cache", help="The cache, on a disk or a bucket; default $VLQ_CACHE.")]
-Model = Annotated[str | None, typer.Option(help="Where the run's model is now, if it moved.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Answer = Annotated[int | None, typer.Option(help="Tokens of the answer at most; default as in the run, or 16.", min=1)]
-Format = Annotated[str | None, typer.Option("--format", help="table (the default), json, jsonl or csv.")]
-Output = Annotated[str | None, typer.Option(help="Write to this file.")]
-At = Annotated[str, typer.Option(help="Where: last, patches (all), or a query that names patches.")]
-
-Images = Annotated[
-    str,
-    typer.Option(help="Which images, by their columns: label == 'beach'; or one, by its name."),
+TargetOption = Annotated[
+    str, typer.Option(help="The word that is measured at the answer's first token, as in queries.")
 ]
-Repeats = Annotated[int, typer.Option(help="Random sets of each image.", min=1)]
-Buffer = Annotated[int, typer.Option(help="Rings of neighbours that are cut off, too.", min=0, max=2)]
-Baseline = Annotated[
-    str,
-    typer.Option(help="What they are held against: random,register,gradient, some of these, or none."),
-]
-Combinations = Annotated[
-    str,
-    typer.Option(help="all together; regions: each piece, and pieces in every combination; singles: each patch."),
-]
-Seed = Annotated[int, typer.Option(help="Of what is drawn.", min=0)]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)]
-Batch = Annotated[int, typer.Option(help="Changed runs side by side.", min=1)]
-Workers = Annotated[int | None, typer.Option(help="Default: one per GPU, else as many as fit.", min=1)]
-Ray = Annotated[
-    str | None,
-    typer.Option(help="A running Ray cluster to join; default: one of its own here."),
-]
-Gpus = Annotated[float, typer.Option(help="GPUs that a worker takes.")]
-Spread = Annotated[str | None, typer.Option(help="auto: spread a model over the worker's GPUs.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many images, sets and passes.")]
+PlaceOption = Annotated[str, typer.Option(help="Where: last, patches (all), or a query that names patches.")]
+LayersOption = Annotated[str, typer.Option(help="Layers such as 0,8,16:32 (both ends included); default all.")]
+WindowOption = Annotated[int | None, typer.Option(help="So many layers at a time, one window after another.")]
+FormatOption = Annotated[str | None, typer.Option("--format", help="table (the default), json, jsonl or csv.")]
+OutputOption = Annotated[str | None, typer.Option(help="Write to this file.")]
 
 
 def knockout(
@@ -59,32 +60,33 @@ def knockout(
         ),
     ],
     patches: Annotated[str, typer.Argument(help="The query, where an image is in front of it.")] = "",
-    target: Target = "",
+    target: TargetOption = "",
     to: Annotated[str, typer.Option(help="Who no longer sees them: last (token), last-row (of patches) or prompt.")] = (
         "last"
     ),
     layers: Annotated[str, typer.Option(help="In which layers, from 1, such as 10:20; default all.")] = "",
-    window: Annotated[int | None, typer.Option(help="So many layers at a time, one window after another.")] = None,
+    window: WindowOption = None,
     others: Annotated[bool, typer.Option("--others", help="All patches but these are no longer seen.")] = False,
-    images: Images = "",
-    buffer: Buffer = 0,
-    baseline: Baseline = RANDOM,
-    combinations: Combinations = "all",
-    repeats: Repeats = REPEATS,
-    answer: Answer = None,
-    seed: Seed = 0,
-    limit: Limit = None,
-    cache: Where = "",
-    model: Model = None,
-    device: Device = "auto",
-    batch_size: Batch = Study.batch,
-    workers: Workers = None,
-    ray_address: Ray = None,
-    gpus_per_worker: Gpus = 1.0,
-    device_map: Spread = None,
-    dry_run: DryRun = False,
-    form: Format = None,
-    output: Output = None,
+    images: ImagesOption = "",
+    buffer: BufferOption = 0,
+    baseline: BaselineOption = RANDOM,
+    combinations: CombinationsOption = "all",
+    repeats: RepeatsOption = REPEATS,
+    prompt: PromptOption = None,
+    answer: AnswerOption = None,
+    seed: SeedOption = 0,
+    limit: LimitOption = None,
+    cache: CacheOption = "",
+    model: MovedOption = None,
+    device: StudyDeviceOption = "auto",
+    batch_size: BatchOption = Study.batch,
+    workers: WorkersOption = None,
+    ray_address: RayOption = None,
+    gpus_per_worker: GpusOption = 1.0,
+    device_map: DeviceMapOption = None,
+    dry_run: DryRunOption = False,
+    form: FormatOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Cut patches off from the answer in some layers' attention, of one image or of a corpus; see what becomes of it.
 
@@ -97,19 +99,29 @@ def knockout(
     from vlq.workers.commands import one_of
     from vlq.workers.intervene.command import parse_baselines
 
-    chosen, between = form_of(form, output), _window(layers)
+    chosen, between, question = form_of(form, output), _window(layers), prompt_of(prompt)
     corpus, image, which = _images(cache, query if patches else "", images)
     named = patches or query
-    if not patches and not query.isdecimal() and _is_image(corpus, query):
+    if not patches and not query.isdecimal() and is_image(corpus, query):
         raise BadArgument(
             f"{query} is an image: which of its patches?", f"Such as: vlq knockout {query} \"locate('dog')\""
         )
-    _need(target, "--target dog")
+    need_target(target)
     if image is not None:
         _only_of_many(limit=limit, dry_run=dry_run or None, buffer=buffer or None)
         lab = _lab(corpus, model, device)
         _deliver(
-            lab.knockout(image, named, target, to=to, layers=between, window=window, others=others, answer=answer),
+            lab.knockout(
+                image,
+                named,
+                target,
+                to=to,
+                layers=between,
+                window=window,
+                others=others,
+                prompt=question,
+                answer=answer,
+            ),
             chosen,
             output,
         )
@@ -129,7 +141,7 @@ def knockout(
         layers=between,
         window=window,
         others=others,
-        **_shared(corpus, which, answer, seed, limit, batch_size, model, device),
+        **_shared(corpus, which, question, answer, seed, limit, batch_size, model, device),
         **_where(workers, ray_address, gpus_per_worker, device_map),
     )
     _study(options, dry_run, chosen, output, cache)
@@ -138,7 +150,7 @@ def knockout(
 def patch(
     image: Annotated[str, typer.Argument(help="One image, by its name or number; without it: a study of many.")] = "",
     source: Annotated[str, typer.Argument(help="The image whose states are put in: its name, or its number.")] = "",
-    target: Target = "",
+    target: TargetOption = "",
     source_of_each: Annotated[
         str,
         typer.Option(
@@ -147,23 +159,24 @@ def patch(
             "with another value there; column COLUMN: the image that it names.",
         ),
     ] = "",
-    at: At = "last",
-    layers: Annotated[str, typer.Option(help="Layers such as 0,8,16:32 (both ends included); default all.")] = "",
-    images: Images = "",
-    answer: Answer = None,
-    seed: Seed = 0,
-    limit: Limit = None,
-    cache: Where = "",
-    model: Model = None,
-    device: Device = "auto",
-    batch_size: Batch = Study.batch,
-    workers: Workers = None,
-    ray_address: Ray = None,
-    gpus_per_worker: Gpus = 1.0,
-    device_map: Spread = None,
-    dry_run: DryRun = False,
-    form: Format = None,
-    output: Output = None,
+    at: PlaceOption = "last",
+    layers: LayersOption = "",
+    images: ImagesOption = "",
+    prompt: PromptOption = None,
+    answer: AnswerOption = None,
+    seed: SeedOption = 0,
+    limit: LimitOption = None,
+    cache: CacheOption = "",
+    model: MovedOption = None,
+    device: StudyDeviceOption = "auto",
+    batch_size: BatchOption = Study.batch,
+    workers: WorkersOption = None,
+    ray_address: RayOption = None,
+    gpus_per_worker: GpusOption = 1.0,
+    device_map: DeviceMapOption = None,
+    dry_run: DryRunOption = False,
+    form: FormatOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Put another image's states into an image's run, layer by layer, of one pair or of many; see whose answer comes.
 
@@ -174,7 +187,7 @@ def patch(
     from vlq.query.errors import BadArgument
     from vlq.query.render import form_of
 
-    chosen = form_of(form, output)
+    chosen, question = form_of(form, output), prompt_of(prompt)
     if bool(source) == bool(source_of_each) or (image and source_of_each):
         raise BadArgument(
             "Whose states are put in?",
@@ -182,10 +195,11 @@ def patch(
         )
     corpus, one, which = _images(cache, image, images)
     if one is not None and source:
-        _need(target, "--target dog")
+        need_target(target)
         _only_of_many(limit=limit, dry_run=dry_run or None)
         lab = _lab(corpus, model, device)
-        _deliver(lab.patch(one, source, target, at=at, layers=_layers(layers), answer=answer), chosen, output)
+        result = lab.patch(one, source, target, at=at, layers=_layers(layers), prompt=question, answer=answer)
+        _deliver(result, chosen, output)
         return
 
     from vlq.query.chosen import Written
@@ -196,7 +210,7 @@ def patch(
         target=Written.word(target) if target.strip() else None,
         source=source_of_each,
         layers=_window(layers),
-        **_shared(corpus, which, answer, seed, limit, batch_size, model, device),
+        **_shared(corpus, which, question, answer, seed, limit, batch_size, model, device),
         **_where(workers, ray_address, gpus_per_worker, device_map),
     )
     _study(options, dry_run, chosen, output, cache)
@@ -208,30 +222,28 @@ def steer(
     ],
     word: Annotated[str, typer.Argument(help="The word, where an image is in front of it.")] = "",
     target: Annotated[str, typer.Option(help="The word that is measured; default the one that is added.")] = "",
-    at: At = "last",
-    layers: Annotated[str, typer.Option(help="Layers such as 0,8,16:32 (both ends included); default all.")] = "",
-    window: Annotated[
-        int | None,
-        typer.Option(help="So many layers at a time, one window after another."),
-    ] = None,
+    at: PlaceOption = "last",
+    layers: LayersOption = "",
+    window: WindowOption = None,
     strength: Annotated[
         str, typer.Option(help="How long, in lengths of the states: one number, or several such as 0.5,1,2.")
     ] = "0.5,1,2",
-    images: Images = "",
-    answer: Answer = None,
-    seed: Seed = 0,
-    limit: Limit = None,
-    cache: Where = "",
-    model: Model = None,
-    device: Device = "auto",
-    batch_size: Batch = Study.batch,
-    workers: Workers = None,
-    ray_address: Ray = None,
-    gpus_per_worker: Gpus = 1.0,
-    device_map: Spread = None,
-    dry_run: DryRun = False,
-    form: Format = None,
-    output: Output = None,
+    images: ImagesOption = "",
+    prompt: PromptOption = None,
+    answer: AnswerOption = None,
+    seed: SeedOption = 0,
+    limit: LimitOption = None,
+    cache: CacheOption = "",
+    model: MovedOption = None,
+    device: StudyDeviceOption = "auto",
+    batch_size: BatchOption = Study.batch,
+    workers: WorkersOption = None,
+    ray_address: RayOption = None,
+    gpus_per_worker: GpusOption = 1.0,
+    device_map: DeviceMapOption = None,
+    dry_run: DryRunOption = False,
+    form: FormatOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Add a token's own direction to states, of one image or of a corpus, and see what becomes of the answer.
 
@@ -241,7 +253,7 @@ def steer(
     from vlq.query.errors import BadArgument
     from vlq.query.render import form_of
 
-    chosen = form_of(form, output)
+    chosen, question = form_of(form, output), prompt_of(prompt)
     try:
         strengths = [float(part) for part in strength.split(",")]
     except ValueError:
@@ -251,7 +263,9 @@ def steer(
     if image is not None:
         _only_of_many(limit=limit, dry_run=dry_run or None, window=window, target=target or None)
         lab = _lab(corpus, model, device)
-        result = lab.steer(image, added, at=at, layers=_layers(layers), strengths=strengths, answer=answer)
+        result = lab.steer(
+            image, added, at=at, layers=_layers(layers), strengths=strengths, prompt=question, answer=answer
+        )
         _deliver(result, chosen, output)
         return
 
@@ -265,59 +279,47 @@ def steer(
         strengths=tuple(strengths),
         layers=_window(layers),
         window=window,
-        **_shared(corpus, which, answer, seed, limit, batch_size, model, device),
+        **_shared(corpus, which, question, answer, seed, limit, batch_size, model, device),
         **_where(workers, ray_address, gpus_per_worker, device_map),
     )
     _study(options, dry_run, chosen, output, cache)
 
 
 def attribute(
-    image: Image,
-    target: Target,
+    image: Annotated[str, typer.Argument(help="The image: its name in the cache, or its number.")],
+    target: TargetOption,
     at: Annotated[str, typer.Option(help="Where: last, or a patch's number.")] = "last",
-    cache: Where = "",
-    model: Model = None,
-    device: Device = "auto",
-    form: Format = None,
-    output: Output = None,
+    prompt: PromptOption = None,
+    cache: CacheOption = "",
+    model: MovedOption = None,
+    device: StudyDeviceOption = "auto",
+    form: FormatOption = None,
+    output: OutputOption = None,
 ) -> None:
     """See how much each layer's attention and MLP write towards a token."""
     from vlq.query.render import form_of
 
     chosen = form_of(form, output)
-    _deliver(_lab(_corpus(cache), model, device).attribute(image, target, at=at), chosen, output)
+    _deliver(
+        _lab(corpus_at(cache), model, device).attribute(image, target, at=at, prompt=prompt_of(prompt)), chosen, output
+    )
 
 
 # --- one image, or many ----------------------------------------------------------------------------------------
 
 
-def _corpus(cache: str) -> LocalCorpus:
-    from vlq.query.cache import Cache, default_url
-    from vlq.query.client import LocalCorpus
-
-    return LocalCorpus(Cache.open(cache or default_url()))
-
-
 def _images(cache: str, image: str, images: str) -> tuple[LocalCorpus, str | None, Any]:
     """The cache; the one image that is looked at; else the condition on many, if there is one."""
-    from vlq.query.chosen import Written
     from vlq.query.errors import BadArgument
 
-    corpus, named = _corpus(cache), images.strip()
+    corpus, named = corpus_at(cache), images.strip()
     if image and named:
         raise BadArgument(f"Either the image {image}, or --images.", "Leave one of them out.")
     if image or not named:
         return corpus, image or None, None
-    if _is_image(corpus, named):
+    if is_image(corpus, named):
         return corpus, named, None
-    return corpus, None, Written.of(images)
-
-
-def _is_image(corpus: LocalCorpus, text: str) -> bool:
-    """Whether a text is an image's number, or the name of one."""
-    from vlq.query.nodes import col
-
-    return text.isdecimal() or bool(corpus.images(col("image") == text).rows)
+    return corpus, None, condition(corpus, images)
 
 
 def _only_of_many(**given: Any) -> None:
@@ -328,13 +330,6 @@ def _only_of_many(**given: Any) -> None:
         if value is not None:
             option = f"--{name.replace('_', '-')}"
             raise BadArgument(f"{option} goes with a study of many images.", f"Leave out the image, or {option}.")
-
-
-def _need(target: str, such: str) -> None:
-    from vlq.query.errors import BadArgument
-
-    if not target.strip():
-        raise BadArgument("No --target: which word's probability is measured?", f"Such as {such}")
 
 
 def _not_a_word(query: str) -> str:
@@ -365,7 +360,8 @@ def _layers(text: str) -> list[int] | None:
 
 def _shared(
     corpus: LocalCorpus,
-    images: Any,
+    images: Written | None,
+    prompt: str | None,
     answer: int | None,
     seed: int,
     limit: int | None,
@@ -377,7 +373,7 @@ def _shared(
     from vlq.workers.commands import one_of
 
     on = one_of("--device", device, ("auto", "cpu", "cuda"))
-    named = {"images": images, "answer": answer, "seed": seed, "limit": limit, "batch": batch}
+    named = {"images": images, "prompt": prompt, "answer": answer, "seed": seed, "limit": limit, "batch": batch}
     return {"cache": corpus.url, "model": model, "device": on, **named}
 
 

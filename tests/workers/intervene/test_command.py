@@ -59,6 +59,9 @@ def test_mistakes(vlq: Vlq, cache: Path, tmp_path: Path) -> None:
     assert "--format is one of table, json, csv" in said("[0]", "--target", "dog", "--format", "parquet")
     nowhere = refused(vlq("ablate", "[0]", "--target", "dog", "--cache", tmp_path / "nowhere"))
     assert "There is no cache at" in nowhere
+    assert "There is no image 'none.png' with readings" in said("[0]", "--target", "dog", "--images", "none.png")
+    assert "nothing is to be taken" in said("[0]", "--target", "dog", "--images", "6")
+    assert "--prompt is empty" in said("[0]", "--target", "dog", "--prompt", " ")
     # What is asked for is sound, but the model that made the cache is not here.
     assert "--model FOLDER_OR_ID" in said("[0]", "--target", "dog")
     assert not (cache / "studies").exists()
@@ -82,6 +85,9 @@ def test_what_it_takes(vlq: Vlq, cache: Path) -> None:
     assert "passes   6 through the decoder" in out
     assert "48 forward and backward" in out
     assert "before   6 images for the corpus' mean patch, once" in out
+    for one in ("838-2.png", "2", "image_id == 2"):  # by its name, its number, a condition
+        code, out, _ = vlq("ablate", *options, "--images", one)
+        assert (code, "images   1, with 3 patches chosen" in out) == (0, True)
     code, out, _ = vlq("ablate", *options, "--mode", "zero", "--format", "json")
     found = json.loads(out)
     assert (found["images"], found["sets"], found["corpus"], found["gradients"]) == (6, 36, 0, 0)
@@ -111,6 +117,7 @@ def test_what_it_takes(vlq: Vlq, cache: Path) -> None:
         ["locate('rock', rank=2)", "--target", "rock", "--combinations", "regions", "--mode", "noise", "--limit", "2"],
         ["[0]", "--target", "dog", "--prompt", 'What\'s "in" it?', "--device", "cuda", "--answer", "16"],
         ["[0]", "--target", "dog", "--prompt", "USER: <image>\nWhat? ASSISTANT:"],
+        ["[0]", "--target", "dog", "--images", "757-3.png"],
     ],
 )
 def test_the_command_of_a_study_comes_to_it_again(

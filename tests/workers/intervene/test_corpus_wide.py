@@ -11,17 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import vlq as package
 import vlq.workers.intervene.job as job
 from vlq.query.cache import Cache
 from vlq.query.chosen import Written
+from vlq.query.errors import BadArgument
+from vlq.query.pictures import decode, fetch
 from vlq.workers.intervene.asked import Asked, Knockout, Patching, Steering
 from vlq.workers.intervene.foreseen import foresee
 from vlq.workers.intervene.job import begin, run_study
 from vlq.workers.intervene.lab_commands import findings_of
 from vlq.workers.intervene.shards import effects_of, encode_ahead, sources_ahead
+from vlq.workers.models import load
 from vlq.workers.rerun import model_of
 from vlq.workers.verify import verify
 
@@ -160,6 +165,38 @@ def test_the_corpus_mean_where_gradients_need_it(cache: Path, no_ray: None) -> N
     assert {row["kind"] for row in outcome.effects.to_pylist()} == {"all", "gradient"}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_prompt_is_a_study_of_its_own(cache: Path, kind: str, no_ray: None) -> None:
+    question = "Is there a dog?"
+    run_study(asked(kind, cache), Silent())
+    outcome = run_study(asked(kind, cache, prompt=question), Silent())
+    assert (outcome.study.prompt, outcome.fresh) == (question, IMAGES)
+    model = load(begin(asked(kind, cache)).run.model, prompt=question)
+    assert question in model.prompt
+    rows, uris = outcome.effects.to_pylist(), begin(asked(kind, cache)).plan.table["uri"].to_pylist()
+    with torch.inference_mode():
+        for image, uri in enumerate(uris):
+            encoded = model.encode(decode(fetch(uri)))
+            logits = model.model(**model.batch([encoded]), use_cache=False).logits[0, -1]
+            logprobs = torch.log_softmax(logits.double(), -1).numpy()
+            own = [row for row in rows if row["image_id"] == image]
+            ranks = [row["rank_before"] - 1 for row in own]
+            np.testing.assert_allclose([row["before"] for row in own], -np.sort(-logprobs)[ranks], atol=1e-4)
+            if kind != "patch":  # which is of the first token that the partner answers
+                (dog,) = outcome.study.target_ids
+                np.testing.assert_allclose([row["before"] for row in own], logprobs[dog], atol=1e-4)
+    corpus = package.open(str(cache))
+    query = findings_of(outcome, str(cache)).notes[-1].split('"')[1]
+    assert f"prompt={question!r}" in query
+    found = {(row["image_id"], row["before"]) for row in corpus.query(query).rows}
+    assert found == {(row["image_id"], row["before"]) for row in rows}
+    plain = query.replace(f", prompt={question!r}", "")
+    assert {(row["image_id"], row["before"]) for row in corpus.query(plain).rows}.isdisjoint(found)
+    with pytest.raises(BadArgument, match=r"prompt='What\?'") as nobody:
+        corpus.query(query.replace(question, "What?"))
+    assert '--prompt "What?"' in str(nobody.value)
+
+
 # --- as one types it -------------------------------------------------------------------------------------------
 
 
@@ -196,6 +233,29 @@ def test_one_image_is_looked_at_and_not_kept(cache: Path) -> None:
     assert contents(cache) == before
 
 
+def test_one_image_is_asked_something_else(cache: Path) -> None:
+    """The same figures as those of a study of that prompt, whose model is loaded with it."""
+    question = ["--prompt", "Is there a dog?", "--answer", "1", "--cache", cache, "--format", "json"]
+    for command, one in (
+        (["knockout", "[0, 3]", "--target", "dog"], ["knockout", "0002.png", "[0, 3]", "--target", "dog"]),
+        (["steer", "dog", "--strength", "1"], ["steer", "0002.png", "dog", "--strength", "1"]),
+        (["patch", "--source", "0004.png", "--target", "dog"], ["patch", "2", "0004.png", "--target", "dog"]),
+    ):
+        found = json.loads(printed(*one, *question))
+        assert any("answers 'Is there a dog?' with" in note for note in found["notes"])
+        condition = ["--images", "image_id == 2"]
+        study = json.loads(printed(*command, *condition, *question))
+        (query,) = (note.split('"')[1] for note in study["notes"] if note.startswith("Ask for it"))
+        rows = package.open(str(cache)).query(query).rows
+        assert len(rows) == len(found["rows"])
+        for row, own in zip(rows, found["rows"], strict=True):
+            assert (row["before"], row["after"]) == pytest.approx((own["before"], own["after"]), abs=1e-4)
+        other = json.loads(printed(*one, *question[2:]))
+        assert other["rows"][0]["before"] != pytest.approx(found["rows"][0]["before"], abs=1e-3)
+    made_of = ["attribute", "2", "--target", "dog", *question[4:]]
+    assert printed(*made_of) != printed(*made_of, *question[:2])
+
+
 @pytest.fixture
 def synthetic(tmp_path: Path) -> Path:
     columns = {"label": ["beach", "snow"] * 3}
@@ -219,6 +279,8 @@ def test_mistakes(vlq: Vlq, synthetic: Path) -> None:
     assert "goes with a study of many images" in said("knockout", "1", "[0]", "--target", "dog", "--dry-run")
     assert "Did you mean" in said("steer", "rokc")
     assert "expected numbers" in said("steer", "rock", "--strength", "much")
+    assert "There is no image 'none.png' with readings" in said("steer", "rock", "--images", "none.png")
+    assert "--prompt is empty" in said("steer", "rock", "--prompt", "")
     assert "each one is tried once" in said("steer", "rock", "--strength", "1,1")
     assert "Layers are 0 (the embedding) to 4" in said("steer", "rock", "--layers", "2:9")
     assert "There is no image for which" in said("steer", "rock", "--images", "label == 'desert'")

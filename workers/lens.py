@@ -17,13 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlq.workers.top import top
+from vlq.workers.top import FEW_THREADS, top
 
 BLOCK_LOGITS = {"cpu": 2**23, "cuda": 2**28}
 """Logits of one block at most: 32 MiB in float32 on a CPU, and 1 GiB to keep a GPU busy."""
 
 BLOCK_POSITIONS = {"cpu": 320, "cuda": 2**20}
 """Positions of one block at most: on a CPU, more make the matrix product no faster and leave the cores' caches."""
+
+PIECE_LOGITS = 2**19
+"""So many logits of a block are read at once by each thread of a CPU: 2 MiB, so that they stay in its cache."""
 
 
 @dataclass(frozen=True)
@@ -104,17 +107,40 @@ def reduce(logits: Tensor, k: int, weights: Tensor, tracked: Sequence[int] = (),
         from vlq.workers.kernels import reduce as reduce_by_kernels
 
         token, logprob, lse, entropy, mass = reduce_by_kernels(logits.contiguous(), k, weights)
-        return Readings(token, logprob, lse, entropy, mass, own - lse[:, None], rank, every)
-    values, token = top(logits, k, ties_are_rare)
-    # The exponentials are taken once, for logsumexp, entropy and sums alike.
-    highest = values[:, :1]
-    exponential = (logits - highest).exp_()
-    total = exponential.sum(-1)
-    lse = highest[:, 0] + total.log()
-    # H = lse - E[logit]; the logits are not needed after this and lend their memory.
-    entropy = (lse - logits.mul_(exponential).sum(-1) / total).clamp_(min=0)
-    mass = (weights / total) @ exponential
-    return Readings(token, values - lse[:, None], lse, entropy, mass, own - lse[:, None], rank, every)
+    else:
+        token, logprob, lse, entropy, mass = reduce_by_torch(logits, k, weights, ties_are_rare)
+    return Readings(token, logprob, lse, entropy, mass, own - lse[:, None], rank, every)
+
+
+def reduce_by_torch(
+    logits: Tensor, k: int, weights: Tensor, ties_are_rare: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Token, log-probability, logsumexp, entropy and mass, as `Readings` has them, of (n, vocabulary) float32 logits.
+
+    On a CPU piece by piece, each of which stays in the cores' caches for all that is done with it.
+    """
+    n, width = logits.shape
+    size = max(1, PIECE_LOGITS * torch.get_num_threads() // width) if logits.device.type == "cpu" else n
+    mass = logits.new_zeros(len(weights), width)
+    pieces = []
+    for piece, share in zip(torch.split(logits, size), torch.split(weights, size, 1), strict=True):
+        values, token = top(piece, k, ties_are_rare)
+        probability = torch.softmax(piece, -1)
+        total = probability.sum(-1)  # one, but for what a sum of many loses; it loses less than that of `softmax`
+        lse = values[:, 0] - (probability.gather(1, token[:, :1])[:, 0] / total).log()
+        entropy = (lse - row_products(piece, probability) / total).clamp_(min=0)  # H = lse - E[logit]
+        mass.addmm_(share / total, probability)
+        pieces.append((token, values - lse[:, None], lse, entropy))
+    token, logprob, lse, entropy = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    return token, logprob, lse, entropy, mass
+
+
+def row_products(one: Tensor, other: Tensor) -> Tensor:
+    """(n,) scalar products of the rows of two (n, d)."""
+    if one.device.type == "cpu" and torch.get_num_threads() <= FEW_THREADS:
+        return torch.from_numpy(np.vecdot(one.numpy(), other.numpy()))  # which makes no array of single products
+    products: Tensor = torch.linalg.vecdot(one, other)
+    return products
 
 
 def known(logits: Tensor, ids: Sequence[int]) -> tuple[Tensor, Tensor]:

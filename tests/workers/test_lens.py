@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlq.workers.lens import BLOCK_LOGITS, Lens, default_block
+from vlq.workers.lens import BLOCK_LOGITS, PIECE_LOGITS, Lens, default_block
 from vlq.workers.top import GROUP, exact_top, numpy_top, top, torch_top
 
 
@@ -48,6 +48,28 @@ def test_readings_equal_a_full_softmax(seed: int, n: int, vocabulary: int, k: in
     np.testing.assert_allclose(readings.lse.numpy(), torch.logsumexp(logits.double(), -1).numpy(), atol=2e-5)
     np.testing.assert_allclose(readings.entropy.numpy(), -(np.exp(exact) * exact).sum(-1), atol=1e-4)
     np.testing.assert_allclose(readings.mass.numpy(), weights.double().numpy() @ np.exp(exact), atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_wide_block_is_read_in_pieces(threads: int) -> None:
+    """A vocabulary as wide as LLaVA's, where a softmax in float32 adds up most, in a block of several pieces."""
+    logits = torch.randn(70, 32_064, generator=torch.Generator().manual_seed(6)) * 3
+    weights = torch.rand(2, 70, generator=torch.Generator().manual_seed(7))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert PIECE_LOGITS * threads < logits.numel()
+        readings = Lens(clone, 20, 70).read(0, logits, weights)
+    finally:
+        torch.set_num_threads(before)
+
+    exact = torch.log_softmax(logits.double(), -1).numpy()
+    order = stable_order(logits)[:, :20]
+    assert np.array_equal(readings.token.numpy(), order)
+    np.testing.assert_allclose(readings.logprob.numpy(), np.take_along_axis(exact, order, -1), atol=1e-5)
+    np.testing.assert_allclose(readings.lse.numpy(), torch.logsumexp(logits.double(), -1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(readings.entropy.numpy(), -(np.exp(exact) * exact).sum(-1), atol=5e-5)
+    np.testing.assert_allclose(readings.mass.numpy(), weights.double().numpy() @ np.exp(exact), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

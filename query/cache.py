@@ -41,6 +41,8 @@ from vlq.query.schema import (
 from vlq.query.store import Store, at_once, open_store
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow
     import zarr
 
     from vlq.query.unembed import Tensors, Unembedding
@@ -403,6 +405,18 @@ class Cache:
             return self._beside(VOCABULARY)
         except FileNotFoundError as error:
             raise CorruptCache(f"{VOCABULARY} is missing from {self.called}.", "Run: vlq verify") from error
+
+    def words(self, tokens: np.ndarray) -> pyarrow.Table:
+        """The piece and the text of each of some tokens (token,); null where they have none."""
+        return self._words.take(tokens)
+
+    @cached_property
+    def _words(self) -> pyarrow.Table:
+        """Those of all ids, by id, to be taken from: a join with the vocabulary reads all of it for a few rows."""
+        import pyarrow.parquet as pq
+
+        found = pq.read_table(self.vocabulary(), columns=["id", "piece", "text"])
+        return found.sort_by("id").select(["piece", "text"]).combine_chunks()
 
     def tokenizer(self) -> str | None:
         """Path of tokenizer.json on this machine; None if the lens has no tokenizer."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vlq.query.bind import Bound, Scope
-from vlq.query.compile import VOCABULARY, Compiler, Derived, Relation, Statement, indented
+from vlq.query.compile import Compiler, Derived, Relation, Statement, indented
 from vlq.query.functions.phrases import named, qualified, unstored
 from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PROB, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_cells
@@ -27,11 +27,11 @@ def check(bound: Bound, scope: Scope) -> None:
 
 
 def compile_precursors(bound: Bound, compiler: Compiler) -> Relation:
-    """`before` has the tokens of each layer, counted and compared; their texts are joined to it."""
+    """`before` has the tokens of each layer, counted and compared."""
     before = compiler.load("before", Derived(first_readings(bound), Contrasted(bound), (PATCH_CELLS,)))
     sql = f"""\
 SELECT layer, token, piece, text, images, patches, share, others, difference, low, high, compared
-FROM {before} LEFT JOIN {compiler.table(VOCABULARY)} ON id = token"""
+FROM {before}"""
     columns = ("piece", "text", "images", "patches", "share", "others", "difference", "low", "high", "compared")
     return Relation(sql, ("layer", "token"), columns, "difference", ("answer.difference DESC",))
 
@@ -51,7 +51,8 @@ FROM (
 
 @dataclass(frozen=True)
 class Contrasted:
-    """Makes `contrast.SCHEMA`, of the images with both patches that come to read the token and such as never do."""
+    """Makes `contrast.SCHEMA` with tokens' `piece` and `text`, of the images with both patches that come to read the
+    token and such as never do."""
 
     bound: Bound
 
@@ -78,7 +79,9 @@ class Contrasted:
         others[place, patch] = False
         both = before.any(1) & others.any(1)
         contrast = Contrast(Cells(snapshot, images[both], most), before[both], others[both], run)
-        return contrast.table(bound["min_images"], bound["per_layer"])
+        found = contrast.table(bound["min_images"], bound["per_layer"])
+        words = snapshot.cache.words(found["token"].to_numpy())
+        return found.append_column("piece", words["piece"]).append_column("text", words["text"])
 
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vlq.query.bind import Bound, Scope
-from vlq.query.compile import VOCABULARY, Compiler, Relation
+from vlq.query.compile import Compiler, Relation
 from vlq.query.functions.shared import AT, LAYERS, PATCHES, PLACE
 from vlq.query.functions.sources import check_site
 from vlq.query.geometry import POSITIONS
@@ -14,6 +14,7 @@ from vlq.query.mistakes.values import NO_POSITION
 from vlq.query.parameters import ImageReference, Parameter, Position, Rank
 from vlq.query.patches import INSIDE
 from vlq.query.registry import Function
+from vlq.query.store import at_once
 from vlq.query.summary import Rows, Summary, count
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def compile_top(bound: Bound, compiler: Compiler) -> Relation:
     mask, inside = ("", "") if bound.patches is None else (f" {bound.patches.mask(compiler)}", f"\nWHERE {INSIDE}")
     sql = f"""\
 SELECT image, layer{place}, rank, token, piece, logprob
-FROM {readings} JOIN {compiler.table(VOCABULARY)} ON id = token{mask}{inside}"""
+FROM {readings}{mask}{inside}"""
     return Relation(sql, keys, ("token", "piece", "logprob"), "logprob", tuple(f"answer.{name}" for name in keys[1:]))
 
 
@@ -64,16 +65,21 @@ def load(bound: Bound, snapshot: Snapshot) -> pyarrow.Table:
     layers, at, ranks = list(bound.layers.layers), bound["at"], bound["rank"]
     stored, _ = bound.run.stored_at(at)
     commit = snapshot.commit_of(image)
-    arrays = {name: snapshot.cache.array(commit.shard, f"{stored}/{name}") for name in ("token", "logprob")}
+    # Of the best tokens alone there is an array by itself, a twentieth as large.
+    arrays = [
+        snapshot.cache.array(commit.shard, f"{stored}/{name}")
+        for name in ("top1" if ranks == 1 else "token", "logprob")
+    ]
     # One chunk holds the image with all its layers; what is not asked for is dropped here.
-    found = [values(array, image - commit.first_image) for array in arrays.values()]  # (layer, position, k)
+    found = at_once(snapshot.cache.store, lambda array: values(array, image - commit.first_image), arrays)
+    token, logprob = (array if array.ndim == 3 else array[..., None] for array in found)  # (layer, position, rank)
     # Others in its shard may have more positions, and perhaps not all of its patches were read.
-    there = np.flatnonzero(found[0][layers[0], :, 0] != bound.run.no_id)
+    there = np.flatnonzero(token[layers[0], :, 0] != bound.run.no_id)
     if at == "last":
         rows, positions = there[-1:], np.zeros(1, int)
     else:
         rows = positions = there if bound["patch"] is None else there[there == bound["patch"]]
-    token, logprob = (array[layers][:, rows, :ranks] for array in found)
+    token, logprob = (array[layers][:, rows, :ranks] for array in (token, logprob))
     layer, position, rank = np.meshgrid(layers, positions, np.arange(1, ranks + 1), indexing="ij")
     return pa.table(
         {
@@ -82,6 +88,7 @@ def load(bound: Bound, snapshot: Snapshot) -> pyarrow.Table:
             "position": position.reshape(-1).astype(np.uint16),
             "rank": rank.reshape(-1).astype(np.uint8),
             "token": token.reshape(-1).astype(np.uint32),
+            "piece": snapshot.cache.words(token.reshape(-1))["piece"],
             "logprob": logprob.reshape(-1).astype(np.float32),
         }
     )

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq.query.cells
+import vlq.query.functions.neighbours
 from vlq.query.errors import QueryError
 
 from .corpora import (
@@ -66,6 +67,7 @@ def test_equals_brute_force(
     expected = brute(case, ids, arguments, min_images)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vlq.query.cells, "PART_BYTES", part_bytes)  # images that do not fit into memory come in parts
+        patch.setattr(vlq.query.functions.neighbours, "AT_ONCE", 2 * part_bytes)  # and so do layers of many
         assert result.rows == expected
 
     summary = result.summary

@@ -9,7 +9,6 @@ FROM (
 -- $min_images = 5
 SELECT answer.token, answer.layer, answer.piece, answer.text, answer.images, answer.patches, answer.share, answer.adjacent
 FROM (SELECT token, layer, piece, text, images, patches, patches / adjacent AS share, adjacent
-  FROM around LEFT JOIN read_parquet($vocabulary) ON id = token
-  WHERE images >= $min_images
+  FROM around WHERE images >= $min_images
 ) AS answer
 ORDER BY answer.images DESC, answer.patches DESC, answer.token, answer.layer

@@ -13,6 +13,6 @@ FROM (
 
 SELECT answer.layer, answer.token, answer.piece, answer.text, answer.images, answer.patches, answer.share, answer.others, answer.difference, answer.low, answer.high, answer.compared
 FROM (SELECT layer, token, piece, text, images, patches, share, others, difference, low, high, compared
-  FROM before LEFT JOIN read_parquet($vocabulary) ON id = token
+  FROM before
 ) AS answer
 ORDER BY answer.difference DESC, answer.layer, answer.token

@@ -9,7 +9,7 @@ from vlq.query.bind import Bound, Others, Scope
 from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import WHERE, qualified, unstored
 from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK
-from vlq.query.functions.sources import check_min_patches, check_site, token_layers
+from vlq.query.functions.sources import check_min_patches, check_site, token_counts
 from vlq.query.parameters import Parameter, TokenSets
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, placed
@@ -43,11 +43,8 @@ def _counted(bound: Bound, compiler: Compiler) -> Relation:
     sets = token_sets(bound)
     readings = []
     for place, tokens in enumerate(sets):
-        layers = token_layers(bound.given(token=tokens), compiler)
-        readings.append(
-            f"SELECT {compiler.value('place', place)} AS place, image, layer, len(positions) AS n\n"
-            f"FROM (\n  {indented(layers)}\n)"
-        )
+        counts = token_counts(bound.given(token=tokens), compiler)
+        readings.append(f"SELECT {compiler.value('place', place)} AS place, * FROM (\n  {indented(counts)}\n)")
     labels = compiler.value("labels", [tokens.label for tokens in sets])
     counted = compiler.value("counted", list(bound.layers.layers))
     positions = "".join(f", coalesce(positions, 0) AS {name}" for name in COUNTED[bound["at"]])

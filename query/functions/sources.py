@@ -44,21 +44,38 @@ def token_layers(bound: Bound, compiler: Compiler, *, logprob: bool = False) -> 
     if _is_top1(bound) and not (logprob and (is_set or bound.patches is not None)):
         return _merged(bound, compiler) if is_set else _postings(bound, compiler)
     readings = token_positions(bound, compiler)
-    enough = ""
-    if bound["min_patches"] > 1:
-        enough = f"\nHAVING count(*) >= {compiler.value('min_patches', bound['min_patches'])}"
     return f"""\
 SELECT image, layer, list(position ORDER BY position) AS positions, max(logprob) AS logprob
 FROM (
   {indented(readings)}
-) GROUP BY image, layer{enough}"""
+) GROUP BY image, layer{_having(bound, "count(*)", compiler)}"""
+
+
+def token_counts(bound: Bound, compiler: Compiler) -> str:
+    """The same layers with nothing but how many positions read the token: image, layer, n."""
+    if not _is_top1(bound):
+        readings = token_positions(bound, compiler)
+        enough = _having(bound, "count(*)", compiler)
+        return f"SELECT image, layer, count(*) AS n\nFROM (\n  {indented(readings)}\n) GROUP BY image, layer{enough}"
+    if bound.patches is not None:
+        return f"SELECT image, layer, len(positions) AS n\nFROM (\n  {indented(token_layers(bound, compiler))}\n)"
+    columns = "image, layer, n"
+    if len(bound.token.ids) == 1:
+        return _postings(bound, compiler, columns)
+    # Each position reads one token: those of several tokens are others.
+    postings, enough = _postings(bound.given(min_patches=1), compiler, columns), _having(bound, "sum(n)", compiler)
+    return f"SELECT image, layer, sum(n) AS n\nFROM (\n  {indented(postings)}\n) GROUP BY image, layer{enough}"
+
+
+def _having(bound: Bound, number: str, compiler: Compiler) -> str:
+    """The condition that enough of an image's positions read the token in a layer, of which SQL tells the number."""
+    least = bound["min_patches"]
+    return f"\nHAVING {number} >= {compiler.value('min_patches', least)}" if least > 1 else ""
 
 
 def _merged(bound: Bound, compiler: Compiler) -> str:
     """The positions that read any of several tokens at rank 1: each reads one of them."""
-    enough = ""
-    if bound["min_patches"] > 1:
-        enough = f"\nHAVING len(positions) >= {compiler.value('min_patches', bound['min_patches'])}"
+    enough = _having(bound, "len(positions)", compiler)
     each = _postings(bound.given(min_patches=1), compiler)
     return f"""\
 SELECT image, layer, list_sort(flatten(list(positions))) AS positions
@@ -67,15 +84,15 @@ FROM (
 ) GROUP BY image, layer{enough}"""
 
 
-def _postings(bound: Bound, compiler: Compiler) -> str:
-    """A token's own rows; of what lies at some patches without the log-probability."""
+def _postings(bound: Bound, compiler: Compiler, columns: str = "image, layer, positions, logprob") -> str:
+    """A token's own rows; of what lies at some patches image, layer and positions."""
     if bound.patches is not None:
         return _postings_inside(bound, bound.patches, compiler)
     table = compiler.table(f"{bound['at']}_top1", bound.token.ids)
     conditions = _conditions(bound, compiler)
     if bound["min_patches"] > 1:
         conditions.append(f"n >= {compiler.value('min_patches', bound['min_patches'])}")
-    return f"SELECT image, layer, positions, logprob FROM {table}\nWHERE {' AND '.join(conditions)}"
+    return f"SELECT {columns} FROM {table}\nWHERE {' AND '.join(conditions)}"
 
 
 def _postings_inside(bound: Bound, patches: PatchSet, compiler: Compiler) -> str:

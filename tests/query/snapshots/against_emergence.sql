@@ -15,9 +15,8 @@ FROM (WITH sides AS (
       WHERE error IS NULL AND (list_contains(list_transform(images.objects, lambda item: item.label), $value))) AS chosen, (SELECT count(*) FROM read_parquet($images) AS images
       WHERE error IS NULL AND (NOT (list_contains(list_transform(images.objects, lambda item: item.label), $value)))) AS others
     FROM (WITH readings AS (
-        SELECT $place AS place, image, layer, len(positions) AS n
-        FROM (
-          SELECT image, layer, positions, logprob FROM read_parquet($patch_top1)
+        SELECT $place AS place, * FROM (
+          SELECT image, layer, n FROM read_parquet($patch_top1)
           WHERE token = $token AND layer BETWEEN $from_layer AND $to_layer AND image IN (SELECT image_id FROM read_parquet($images) AS images WHERE list_contains(list_transform(images.objects, lambda item: item.label), $value))
         )
       ), counts AS (
@@ -33,9 +32,8 @@ FROM (WITH sides AS (
         sum(coalesce(new, 0)) OVER (PARTITION BY place ORDER BY layer)::BIGINT AS so_far, coalesce(positions, 0) AS patches
       FROM tokens CROSS JOIN layers LEFT JOIN counts USING (place, layer)
     ) AS own JOIN (WITH readings AS (
-        SELECT $place AS place, image, layer, len(positions) AS n
-        FROM (
-          SELECT image, layer, positions, logprob FROM read_parquet($patch_top1)
+        SELECT $place AS place, * FROM (
+          SELECT image, layer, n FROM read_parquet($patch_top1)
           WHERE token = $token AND layer BETWEEN $from_layer AND $to_layer AND image IN (SELECT image_id FROM read_parquet($images) AS images WHERE NOT (list_contains(list_transform(images.objects, lambda item: item.label), $value)))
         )
       ), counts AS (

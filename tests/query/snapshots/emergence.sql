@@ -10,18 +10,16 @@
 -- $counted = [1, 2, 3]
 SELECT answer.token, answer.layer, answer.images, answer.new, answer.so_far, answer.patches
 FROM (WITH readings AS (
-    SELECT $place AS place, image, layer, len(positions) AS n
-    FROM (
-      SELECT image, layer, list_sort(flatten(list(positions))) AS positions
+    SELECT $place AS place, * FROM (
+      SELECT image, layer, sum(n) AS n
       FROM (
-        SELECT image, layer, positions, logprob FROM read_parquet($patch_top1)
+        SELECT image, layer, n FROM read_parquet($patch_top1)
         WHERE token IN ($token, $token_2) AND layer BETWEEN $from_layer AND $to_layer
       ) GROUP BY image, layer
     )
     UNION ALL
-    SELECT $place_2 AS place, image, layer, len(positions) AS n
-    FROM (
-      SELECT image, layer, positions, logprob FROM read_parquet($patch_top1)
+    SELECT $place_2 AS place, * FROM (
+      SELECT image, layer, n FROM read_parquet($patch_top1)
       WHERE token = $token_3 AND layer BETWEEN $from_layer AND $to_layer
     )
   ), counts AS (

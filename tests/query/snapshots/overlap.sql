@@ -24,7 +24,7 @@ FROM (WITH a AS (
   SELECT image, layer, len(patches) AS both, len(p_all) + len(q_all) - len(patches) AS either,
     len(patches) / either AS iou,
     CASE WHEN len(patches) > 0 THEN 0
-      ELSE sqrt(list_min(list_transform(p_all, lambda p: list_min(list_transform(q_all, lambda q: (p // across - q // across) * (p // across - q // across) + (p % across - q % across) * (p % across - q % across))))))
+      ELSE sqrt(list_min(list_transform(p_all, lambda p: list_min(list_transform(q_all, lambda q: pow(p // across - q // across, 2) + pow(p % across - q % across, 2))))))
     END::DOUBLE AS distance, patches
   FROM met
 ) AS answer

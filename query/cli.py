@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 COMPLETION = "_VLQ_COMPLETE"
 """Set where a shell asks how words may go on: complete_bash, ..., or for its script: source_bash, ..."""
 
+ORDER = (
+    *("demo", "look", "run", "status", "info", "help", "sql", "annotate", "serve", "export"),
+    *("ablate", "knockout", "patch", "steer", "attribute", "lens"),
+    *("index", "compact", "verify", "repair", "gc"),
+)
+"""Commands in the order in which one comes to need them; others stand behind."""
+
 EXAMPLE = "vlq \"first_layer(token='dog')\""
 
 
@@ -110,7 +117,8 @@ def _commands() -> dict[str, Load]:
 
     own = {name: partial(COMMANDS.__getitem__, name) for name in COMMANDS}
     others = entry_points(group="vlq.commands")
-    return own | {entry.name: entry.load for entry in sorted(others, key=lambda entry: entry.name)}
+    found = own | {entry.name: entry.load for entry in sorted(others, key=lambda entry: entry.name)}
+    return {name: found[name] for name in (*ORDER, *found) if name in found}
 
 
 def _complete(instruction: str) -> None:
@@ -140,12 +148,7 @@ def _about(load: Load) -> str:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    if arguments == ["--version"]:
-        from vlq import __version__
-
-        print(f"vlq {__version__}")
-        return
-    commands = _commands()
+    commands = {} if arguments == ["--version"] else _commands()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         from difflib import get_close_matches
 
@@ -158,15 +161,17 @@ def _run(commands: Mapping[str, Load], arguments: Sequence[str]) -> None:
     """Hands over to the command framework, with the command that the first argument names, or else all of them."""
     import typer
 
+    from vlq.query.commands import root
+
     app = typer.Typer(
         name="vlq",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         help="Ask a corpus of images what a vision-language model reads, patch by patch and layer by layer.",
-        epilog=f"A query has parentheses: {EXAMPLE} [--cache URL] [--format table|json|csv] [--plot FILE] [--explain]",
+        epilog=f'A query has parentheses: {EXAMPLE}. Its functions: vlq help. Its options: vlq "images()" --help.',
     )
-    app.callback()(lambda: None)  # keeps the commands' names even if there is only one
+    app.callback()(root)  # keeps the commands' names even if there is only one
     for name in arguments[:1] if set(arguments[:1]) & commands.keys() else commands:
         command = commands[name]()
         if isinstance(command, typer.Typer):

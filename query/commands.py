@@ -15,6 +15,23 @@ from vlq.query.mistakes.elsewhere import FORMAT
 CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
 
 
+def version(shown: bool) -> None:
+    """Print which version this is, if that is to be shown, and end."""
+    if shown:
+        from vlq import __version__
+
+        print(f"vlq {__version__}")
+        raise typer.Exit
+
+
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show which version this is.", callback=version, is_eager=True)
+    ] = False,
+) -> None:
+    """What `vlq` has in front of its commands."""
+
+
 def entries(begun: str) -> list[tuple[str, str]]:
     """The functions and methods whose names begin so, for completion."""
     from vlq.query.registry import functions, methods
@@ -32,7 +49,10 @@ def info(
     cache: CacheOption = "",
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
 ) -> None:
-    """Model, prompt, layers, grid, k, images, errors, size and index state of a cache."""
+    """What a cache holds.
+
+    Model, prompt, layers, grid, k, images, errors, size and state of its index.
+    """
     from vlq.query.client import open as open_corpus
     from vlq.query.info import as_text
 
@@ -43,7 +63,10 @@ def status(
     cache: CacheOption = "",
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
 ) -> None:
-    """How far a run is, by the cache's own records: shards, images, errors, bytes, and what is missing."""
+    """How far a run is.
+
+    By the cache's own records: shards, images, errors, bytes, and what is missing.
+    """
     from vlq.query.cache import Cache, default_url
     from vlq.query.status import as_text, status_of
 
@@ -82,7 +105,10 @@ def annotate(
         bool, typer.Option("--replace", help="Put columns in the place of those of the same name.")
     ] = False,
 ) -> None:
-    """Join a table's columns to a cache's images, without reading the images again."""
+    """Join a table's columns to a cache's images.
+
+    The images are not read again.
+    """
     from vlq.query.annotate import annotate
     from vlq.query.cache import Cache, default_url
 

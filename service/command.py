@@ -66,7 +66,10 @@ def serve(
         typer.Option(help="With --intervene, where a corpus' model is now, if it moved; more than one may be given."),
     ] = None,
 ) -> None:
-    """Serve caches over HTTP: pages to browse, click and ask, and an API for programs (its description: /docs)."""
+    """Serve caches over HTTP: pages, and an API for programs.
+
+    The pages are to browse, click and ask; the API is described at /docs.
+    """
     check_address(host, port)
     if intervene:
         check_workers()
@@ -113,8 +116,9 @@ def export(
         typer.Option(help="Pages of so many tokens at most: of the query, its rows, then its images.", min=0),
     ] = 20,
 ) -> None:
-    """Write an answer as a site of files, to be opened without a service: its page, those of its images and tokens, the
-    layers, and two images side by side.
+    """Write an answer's pages as files that need no service.
+
+    Its page, those of its images and tokens, the layers, and two images side by side.
 
     An image takes as much as its readings, packed, and its picture: some 2 MB of LLaVA-1.5's size. A token takes up to
     0.2 MB and pictures of its examples, 384 pixels wide. The last line says how large the folder is.

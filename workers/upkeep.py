@@ -31,7 +31,10 @@ def compact(
     shards: Annotated[int | None, typer.Option(help="The first so many; default all that are there.", min=1)] = None,
     processes: ProcessesOption = None,
 ) -> None:
-    """Merge the postings of a cache's shards into its index; of a run that goes on, of those that are there."""
+    """Index the shards that are there, beside a run that goes on.
+
+    Their postings are merged into an index.
+    """
     from vlq.query.heads import planned
     from vlq.workers import index as indexing
     from vlq.workers.progress import steps
@@ -55,7 +58,10 @@ def verify(
     model: Annotated[str, typer.Option(help="With --deep: where the run's model is now; default as it was.")] = "",
     processes: ProcessesOption = None,
 ) -> None:
-    """Check a cache: checksums, missing shards, and whether its index agrees with its arrays."""
+    """Check a cache: its objects, its shards, its index.
+
+    Every object against its checksum, missing shards, and whether the index agrees with the arrays.
+    """
     from vlq.workers import verify as checks
     from vlq.workers.progress import steps
 
@@ -88,7 +94,10 @@ def repair(
     cache: CacheOption = "",
     model: MovedOption = None,
 ) -> None:
-    """Make again what can be made again of a damaged cache, and say what has to be read again."""
+    """Make again what can be made again of a damaged cache.
+
+    And say what has to be read again.
+    """
     from vlq.query.status import stretches
     from vlq.workers import repair as repairs
     from vlq.workers.progress import steps
@@ -118,7 +127,10 @@ def gc(
     grace: Annotated[str, typer.Option(help="What is younger stays: 24h, 30m, 7d.")] = "24h",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove what no record of a cache names: leftovers of killed and beaten writers, old indexes."""
+    """Remove what no record of a cache names.
+
+    Leftovers of killed and beaten writers, and old indexes.
+    """
     from vlq.workers import gc as collector
 
     patience = collector.seconds(grace)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import vlq
 from vlq.query.cli import is_query, main
 from vlq.query.registry import functions, methods
 
@@ -191,6 +192,18 @@ def test_info(cache: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert {"model", "prompt", "layers", "grid", "k", "images", "errors"} <= found.keys()
     assert found["errors"] == [{"image": "919-1.png", "reason": "truncated"}]
+
+
+def test_every_command_is_told_in_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    assert "--version" in shown
+    lines = shown.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["demo", "look", "run"]  # with what one begins
+    assert [line for line in lines if line.endswith("...") or not line.endswith(".")] == []
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"vlq {vlq.__version__}\n"
 
 
 def test_help_comes_from_the_registry(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,10 @@ NEXT = (
 
 
 def demo() -> None:
-    """Make 300 scenes, read them with VLQ's own small model into a cache, and ask it three questions."""
+    """Make a cache of 300 scenes to try VLQ on, and ask it.
+
+    VLQ's own small model reads them. Three questions are asked.
+    """
     url = demo_url()
     try:
         make_cache(url)

@@ -77,7 +77,9 @@ def ablate(
     dry_run: DryRunOption = False,
     format: Annotated[str, typer.Option(help="table, json (the figures) or csv (a row for each set).")] = "table",
 ) -> None:
-    """Take patches from images and measure what that does to a word of the model's answer.
+    """Take patches from images, and see what the answer's word loses.
+
+    What is measured is the log-probability of a word at the answer's first token.
 
     The same command goes on with a study that was stopped; a finished one is only shown.
     """

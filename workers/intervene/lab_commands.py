@@ -56,10 +56,11 @@ def knockout(
     query: Annotated[
         str,
         typer.Argument(
-            help="Whose rows name the patches, such as \"locate('dog')\", or [12, 13]; in front, one image."
+            help="Whose rows name the patches, such as \"locate('dog')\", or [12, 13]; in front, one image.",
+            metavar="IMAGE|QUERY",
         ),
     ],
-    patches: Annotated[str, typer.Argument(help="The query, where an image is in front of it.")] = "",
+    patches: Annotated[str, typer.Argument(help="The query, where an image is in front of it.", metavar="QUERY")] = "",
     target: TargetOption = "",
     to: Annotated[str, typer.Option(help="Who no longer sees them: last (token), last-row (of patches) or prompt.")] = (
         "last"
@@ -88,7 +89,7 @@ def knockout(
     form: FormatOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Cut patches off from the answer in some layers' attention, of one image or of a corpus; see what becomes of it.
+    """Cut the answer's attention to patches, some layers at a time.
 
     An image in front of the query: that one alone is looked at. Without one it is a study of all images in which the
     query names patches, or of --images: its effects are kept in the cache.
@@ -178,7 +179,9 @@ def patch(
     form: FormatOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Put another image's states into an image's run, layer by layer, of one pair or of many; see whose answer comes.
+    """Put another image's states into a run, and see who answers.
+
+    Layer by layer, of one pair of images or of many.
 
     IMAGE and SOURCE: this pair alone is looked at. With --source it is a study of all images, or of --images, each
     with a partner: its effects are kept in the cache, and what is measured is the first token of the partner's own
@@ -218,9 +221,12 @@ def patch(
 
 def steer(
     token: Annotated[
-        str, typer.Argument(help="The word whose direction is added, as in queries; in front, one image.")
+        str,
+        typer.Argument(
+            help="The word whose direction is added, as in queries; in front, one image.", metavar="IMAGE|WORD"
+        ),
     ],
-    word: Annotated[str, typer.Argument(help="The word, where an image is in front of it.")] = "",
+    word: Annotated[str, typer.Argument(help="The word, where an image is in front of it.", metavar="WORD")] = "",
     target: Annotated[str, typer.Option(help="The word that is measured; default the one that is added.")] = "",
     at: PlaceOption = "last",
     layers: LayersOption = "",
@@ -245,7 +251,7 @@ def steer(
     form: FormatOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Add a token's own direction to states, of one image or of a corpus, and see what becomes of the answer.
+    """Add a token's direction to states, and see what is answered.
 
     An image in front of the word: that one alone is looked at. Without one it is a study of all images, or of --images:
     its effects are kept in the cache.
@@ -296,7 +302,10 @@ def attribute(
     form: FormatOption = None,
     output: OutputOption = None,
 ) -> None:
-    """See how much each layer's attention and MLP write towards a token."""
+    """How much each layer's attention and MLP write to a token.
+
+    In logits towards it, above the mean of the vocabulary's, in one image.
+    """
     from vlq.query.render import form_of
 
     chosen = form_of(form, output)

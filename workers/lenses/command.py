@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vlq.workers.lenses.train import Options, Trained
     from vlq.workers.models.base import LensModel
 
-lens = typer.Typer(no_args_is_help=True, help="Tuned lenses: train one for a model, and show how good one is.")
+lens = typer.Typer(no_args_is_help=True, help="Train a tuned lens for a model, and show how good one is.")
 
 
 @lens.command()
@@ -55,7 +55,10 @@ def train(
     dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Decides which images and positions.", min=0)] = 0,
 ) -> None:
-    """Train a tuned lens: for each layer the affine map that brings its readings nearest to the last layer's."""
+    """Train a tuned lens for a model.
+
+    It has for each layer the affine map that brings its readings nearest to the last layer's.
+    """
     from vlq.workers.commands import one_of, parse_sites
     from vlq.workers.lenses.files import free_folder, write
 
@@ -128,7 +131,10 @@ def train(
 
 @lens.command()
 def show(source: Annotated[str, typer.Argument(help="The folder or URL of a tuned lens.")]) -> None:
-    """What a tuned lens was trained on, and how near it brings each layer's readings to the last one's."""
+    """What a tuned lens was trained on, and how good it is.
+
+    That is how near it brings each layer's readings to the last one's.
+    """
     from vlq.workers.lenses.files import Found
 
     found = Found.at(source).lens

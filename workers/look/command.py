@@ -36,7 +36,10 @@ def look(
     page: Annotated[str | None, typer.Option(help="Write a page of the image to this .html file.")] = None,
     save: Annotated[str | None, typer.Option(help="Keep what was read in this folder, as a cache.")] = None,
 ) -> None:
-    """Read one image without a cache, and show what its patches decode to at each layer."""
+    """Read one image without a cache, and show what is read where.
+
+    That is what its patches decode to at each layer.
+    """
     from vlq.workers.commands import one_of
 
     one_of("--device", device, ("auto", "cpu", "cuda"))

@@ -82,6 +82,8 @@ SHAPES: dict[str, tuple[dict[str, Any], tuple[int, int], Transform]] = {
     # a smaller picture in a wide input: two columns and a row of patches show padding alone
     "padded": ({"grid": (5, 7)}, (80, 60), Transform(0.8, 0.8, 18.5, 0.0, 112, 80)),
     "thinned": ({"grid": (4, 6), "read_layers": (0, 2, 4)}, (60, 40), Transform(1.0, 1.0, 0.0, 0.0, 60, 40)),
+    "wide": ({"grid": (1, 40)}, (1600, 20), Transform(1.0, 1.0, 0.0, 0.0, 1600, 20)),
+    "tall": ({"grid": (40, 1)}, (20, 1600), Transform(1.0, 1.0, 0.0, 0.0, 20, 1600)),
     "texts": ({"grid": (2, 3), "at": ("prompt",)}, (60, 40), Transform(1.0, 1.0, 0.0, 0.0, 60, 40)),
 }
 
@@ -234,6 +236,38 @@ def test_what_is_pointed_at(shown: dict[str, Shown], chromium: Browser, name: st
             assert scroller is not None
             top, bottom = row_on_screen(page, one, patch)
             assert scroller["y"] + 20 <= top < bottom <= scroller["y"] + scroller["height"] + 1
+
+
+@pytest.mark.parametrize("name", ["wide", "tall"])
+def test_a_picture_of_80_to_1_is_scrolled(shown: dict[str, Shown], chromium: Browser, name: str) -> None:
+    one = shown[name]
+    with watched(chromium, one.page(), viewport={"width": 1200, "height": 800}) as page:
+        ready(page)
+        stage, reach = (page.locator(name).bounding_box() for name in ("#stage", "#reach"))
+        assert stage is not None
+        assert reach is not None
+        sides = sorted((stage["width"], stage["height"]))
+        assert sides[0] >= 20
+        assert sides[1] / sides[0] == pytest.approx(80, rel=0.02)  # as it is, and not stretched
+        assert reach["height"] <= 800
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.locator("#stage").focus()
+        further, back = ("ArrowRight", "ArrowLeft") if name == "wide" else ("ArrowDown", "ArrowUp")
+        for key, times, patch in ((further, 19, 38), (back, 38, 0)):  # the first one is that of the middle
+            for _ in range(times):
+                page.keyboard.press(key)
+            has_state(page, patch=str(patch))
+            page.wait_for_timeout(200)
+            box = on_screen(page, one.box(patch))  # it came to be seen, and is pointed at there
+            reach = page.locator("#reach").bounding_box()
+            assert reach is not None
+            assert reach["x"] <= box[0]
+            assert box[2] <= reach["x"] + reach["width"]
+            assert reach["y"] <= box[1]
+            assert box[3] <= reach["y"] + reach["height"]
+            page.mouse.move(*middle(box))
+            check_told(page, one, 0, one.run.layers - 1, patch)
+            page.mouse.move(1, 1)
 
 
 def row_on_screen(page: Page, shown: Shown, index: int) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import { figure, mark } from "../chips.js";
 import { PIN_COLOURS } from "./pins.js";
 
 const DRAG = 4; // pixels that a pointer may slip within a click
+const MARGIN = 4; // pixels around the picture where it is scrolled
 
 export class Picture {
   constructor(stage, page) {
@@ -111,6 +112,16 @@ export class Picture {
     style.setProperty("top", `${y}px`);
     style.setProperty("width", `${width}px`);
     style.setProperty("height", `${height}px`);
+    // Under the pointer it would run away.
+    if (this.isLong && !this.stage.matches(":hover")) this.#reach(x, y, width, height);
+  }
+
+  // Scrolls a long picture to what is pointed at elsewhere.
+  #reach(x, y, width, height) {
+    const { parentElement: within } = this.stage;
+    const nearest = (from, length, start, room) => Math.max(Math.min(from, start), start + length + 2 * MARGIN - room);
+    within.scrollLeft = nearest(within.scrollLeft, width, x, within.clientWidth);
+    within.scrollTop = nearest(within.scrollTop, height, y, within.clientHeight);
   }
 
   // All patches that decode to a token somewhere in the layers that are counted; null for none.
@@ -122,6 +133,8 @@ export class Picture {
   draw() {
     ({ width: this.width, height: this.height } = this.stage.getBoundingClientRect());
     if (!this.width || !this.height) return;
+    const { parentElement: within } = this.stage;
+    this.isLong = within.scrollWidth > within.clientWidth || within.scrollHeight > within.clientHeight;
     for (const layer of [this.fills, this.marks]) {
       layer.width = Math.round(this.width * devicePixelRatio);
       layer.height = Math.round(this.height * devicePixelRatio);

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from vlq.query.schema import Transform
 from vlq.service.app import create_app
 from vlq.service.settings import Settings
 
@@ -115,6 +117,36 @@ def test_cursors_are_locked(corpora: Served, chromium: Browser) -> None:
         for name in ("ArrowRight", "ArrowRight", "ArrowDown"):
             page.keyboard.press(name)
         expect(page.locator("#said-b")).to_contain_text("Patch 5 ")
+
+
+@pytest.mark.parametrize(("size", "grid"), [((960, 96), (1, 10)), ((20, 1600), (40, 1))])
+def test_outlines_of_pictures_of_another_shape(
+    tmp_path: Path, chromium: Browser, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], grid: tuple[int, int]
+) -> None:
+    """A patch is told of and outlined where it is, and no picture is many windows long."""
+    transform = Transform(1.0, 1.0, 0.0, 0.0, *size)
+    make_cache(tmp_path, make_run(grid=grid), images=2, transform=transform, pixels=size)
+    sink = io.BytesIO()
+    Image.new("RGB", size, (60, 70, 140)).save(sink, "PNG")
+    monkeypatch.setattr("vlq.service.api.images.picture", lambda image, side: (sink.getvalue(), "image/png"))
+    with (
+        running(create_app(Settings({"long": str(tmp_path)}))) as url,
+        watched(chromium, f"{url}/long/compare?images=0,1", viewport={"width": 1200, "height": 800}) as page,
+    ):
+        picture = page.locator("[data-side=a] .picture img")
+        picture.wait_for()
+        box = picture.bounding_box()
+        assert box
+        assert box["height"] <= 2.5 * 800
+        assert box["width"] / box["height"] == pytest.approx(size[0] / size[1], rel=0.02)
+        column = 7 % grid[1]
+        page.mouse.move(box["x"] + (column + 0.5) / grid[1] * box["width"], box["y"] + 0.5 / grid[0] * box["height"])
+        expect(page.locator("#said-b")).to_contain_text(f"Patch {column} ")
+        edge = page.locator("[data-side=a] .cursor .edge").bounding_box()
+        assert edge
+        expected = [column / grid[1] * box["width"] + box["x"], box["y"], box["width"] / grid[1]]
+        assert [edge["x"], edge["y"], edge["width"]] == pytest.approx(expected, abs=4)
+        assert edge["height"] == pytest.approx(box["height"] / grid[0], abs=4)
 
 
 def test_grids_that_differ(corpora: Served, chromium: Browser) -> None:

@@ -62,6 +62,7 @@ export class Side {
     this.differs = svg("path", { class: "differs", d: "" }, over);
     this.cursor = svg("g", { class: "cursor", visibility: "hidden" }, over);
     this.outlines = ["halo", "edge"].map((name) => svg("rect", { class: name }, this.cursor));
+    this.picture.style.setProperty("--ratio", width / height);
     this.picture.replaceChildren(picture, over);
     return true;
   }

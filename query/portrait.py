@@ -144,14 +144,16 @@ SELECT * FROM (
   )
 ) WHERE place <= {compiler.value("most", count)}"""
     sql = f"""\
-SELECT band, count, number, images.image, width, height, grid, transform, layer, patches, probabilities
+SELECT band, count, number, name, width, height, grid, transform, layer, patches, probabilities
 FROM (
   SELECT band, count, place, image AS number, layer,
     list(position ORDER BY probability DESC, position) AS patches,
     list(probability ORDER BY probability DESC, position) AS probabilities
   FROM {compiler.part("chosen", chosen)} JOIN readings USING (band, image, layer)
   GROUP BY band, count, place, image, layer
-) JOIN {compiler.table("images")} AS images ON image_id = number
+) JOIN (
+  SELECT image_id, image AS name, width, height, grid, transform FROM {compiler.table("images")}
+) ON image_id = number
 ORDER BY band, place"""
     counts = [0] * (len(edges) - 1)
     found: list[list[Example]] = [[] for _ in counts]

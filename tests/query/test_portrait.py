@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from hashlib import md5
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vlq
 from vlq.query import portrait
 from vlq.query.client import LocalCorpus
 from vlq.query.portrait import BINS, RASTER, Wanted
@@ -206,3 +208,29 @@ def test_what_is_read_of_the_vocabulary(cases: dict[str, Case], site: str) -> No
             if hit.any():
                 expected[token] = int(hit.sum()), int(hit.any((1, 2)).sum())
         assert portrait.read_of(case.corpus, site) == expected
+
+
+NAMES = ["count", "number", "band", "layer", "patches", "probabilities", "place", "name", "position", "label", "object"]
+"""Columns of the images' own that are called as what is made of a token."""
+
+
+def test_images_may_have_columns_of_any_name(tmp_path: Path) -> None:
+    objects = [[{"label": "dog" if i % 2 else "cat", "box": [0.0, 0.0, 50.0, 50.0]}] for i in range(8)]
+    columns = {name: [f"{name} {i % 3}" for i in range(8)] for name in NAMES}
+    found = []
+    for folder, own in (("plain", {}), ("named", columns)):
+        make_cache(tmp_path / folder, images=8, failed=[3], columns={"objects": objects, **own})
+        corpus = vlq.open(str(tmp_path / folder))
+        assert isinstance(corpus, LocalCorpus)
+        for wanted in (Wanted(0, 1, None), Wanted(3, 4, 2)):
+            found.append(
+                (
+                    portrait.by_probability(corpus, wanted),
+                    portrait.examples_of_bands(corpus, wanted, (0.0, 0.1, 0.3, 1.0), 8, 0),
+                    portrait.position_map(corpus, wanted),
+                    portrait.together(corpus, wanted, 8),
+                    portrait.labels(corpus, wanted),
+                )
+            )
+    assert found[:2] == found[2:]
+    assert any(some.chosen for some in found[0][1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.errors import MissingExtra
@@ -73,7 +74,11 @@ class Answer(ABC):
         """The rows as an Arrow table."""
 
     def df(self) -> pandas.DataFrame:
-        """The rows as a pandas DataFrame."""
+        """The rows as a pandas DataFrame. Raises MissingExtra."""
+        try:
+            import pandas  # noqa: F401, which Arrow imports
+        except ModuleNotFoundError as error:
+            raise MissingExtra("pandas is not installed.", "Run: pip install pandas") from error
         return self.arrow().to_pandas()
 
     def polars(self) -> polars.DataFrame:
@@ -98,6 +103,9 @@ class Answer(ABC):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
 
     def __repr__(self) -> str:
         from vlq.query.render import table

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Self
 
 from vlq.query.answer import Answer
-from vlq.query.mistakes.elsewhere import ANSWER_NO_TRUTH, TWO_CORPORA
+from vlq.query.mistakes.elsewhere import ANSWER_NO_TRUTH, NOT_PICKLED, TWO_CORPORA
 from vlq.query.nodes import Node
 
 if TYPE_CHECKING:
@@ -18,6 +18,11 @@ def check_corpus(corpus: Corpus, *values: object) -> None:
     """Raises BadArgument if one of these is an answer of another corpus."""
     if any(isinstance(value, Asked) and value.corpus is not corpus for value in values):
         raise TWO_CORPORA.error()
+
+
+def question(query: Node | Asked) -> Node:
+    """What is asked, of a corpus or of any."""
+    return query.node if isinstance(query, Asked) else query
 
 
 class Asked(Answer):
@@ -89,6 +94,12 @@ class Asked(Answer):
 
     def __bool__(self) -> bool:
         raise ANSWER_NO_TRUTH.error()
+
+    def __contains__(self, value: object) -> bool:
+        raise ANSWER_NO_TRUTH.error()  # which else would be sought among the rows, and not be found
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise NOT_PICKLED.error()
 
     def where(self, condition: object) -> Self:
         """The rows for which a condition on their columns, or on the image's own, holds."""

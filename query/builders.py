@@ -9,11 +9,11 @@ from vlq.query.nodes import Call, Node
 from vlq.query.registry import call
 
 if TYPE_CHECKING:
-    from vlq.query.result import Result
+    from vlq.query.asked import Asked
 
 Tokens = str | int | Node | Sequence[str | int | Node]
-Layers = int | tuple[int, int] | list[int] | None
-Patches: TypeAlias = "Node | Result | str | int | list[int] | None"
+Layers = int | tuple[int, int] | list[int] | range | None
+Patches: TypeAlias = "Node | Asked | str | int | list[int] | range | None"
 
 
 def first_layer(

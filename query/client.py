@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.asked import Asked
+from vlq.query.asked import Asked, question
 from vlq.query.cache import SERVICES, Cache, default_url
 from vlq.query.corpus import Corpus
 from vlq.query.engine import Engine
@@ -28,15 +29,18 @@ if TYPE_CHECKING:
     from vlq.query.tokens import Vocabulary
 
 
-def open(url: str | None = None, *, token: str | None = None) -> Corpus:
-    """The corpus cached at a URL, or that a service at an http(s) URL answers for; by default the one at `$VLQ_CACHE`,
-    else the demo's.
+def open(url: str | os.PathLike[str] | None = None, *, token: str | None = None) -> Corpus:
+    """The corpus cached at a path or URL, or that a service at an http(s) URL answers for; by default the one at
+    `$VLQ_CACHE`, else the demo's.
 
     `token` is what a service lets its readers in by; default `$VLQ_TOKEN`.
 
-    Raises NoCache, NewerFormat, OlderFormat, ServiceError.
+    Threads may share a corpus. Another process that it is passed to opens it anew: what is pickled is its URL, without
+    the token. It needs no closing.
+
+    Raises NoCache, NewerFormat, OlderFormat, ServiceError, Forked.
     """
-    url = url or default_url()
+    url = os.fspath(url) if url else default_url()
     if url.startswith(SERVICES):
         from vlq.query.remote import RemoteCorpus
 
@@ -75,11 +79,28 @@ class Others:
 class LocalCorpus(Corpus):
     """The corpus of a cache that is read in this process. Each of its functions returns a `Result`."""
 
-    def __init__(self, cache: Cache, beside: LocalCorpus | None = None, engine: Engine | None = None) -> None:
-        """`beside` is a corpus that is asked together with this one."""
-        self.cache = cache
-        self.engine: Engine = engine or (Engine() if beside is None else beside.engine)
+    def __init__(self, cache: Cache | str, beside: LocalCorpus | None = None, engine: Engine | None = None) -> None:
+        """`beside` is a corpus that is asked together with this one. A cache that is given by its URL is opened when it
+        is first looked at."""
+        self._cache = cache
         self._others: Others = Others() if beside is None else beside._others
+        if engine is None and beside is not None:
+            engine = beside.engine
+        if engine is not None:
+            self.engine = engine
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What its questions are asked of; several corpora may share one."""
+        return Engine()
+
+    @cached_property
+    def cache(self) -> Cache:
+        return Cache.open(self._cache) if isinstance(self._cache, str) else self._cache
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Opened where it is looked at: what fails while it is unpickled ends a pool's worker, and nobody is told.
+        return LocalCorpus, (self.url,)
 
     @classmethod
     def served(cls, caches: Mapping[str, Cache], engine: Engine | None = None) -> dict[str, LocalCorpus]:
@@ -105,8 +126,8 @@ class LocalCorpus(Corpus):
         """The lens' vocabulary."""
         return self.engine.vocabulary(self.cache)
 
-    def query(self, query: str | Node) -> Result:
-        node, text = (parse(query), query) if isinstance(query, str) else (query, None)
+    def query(self, query: str | Node | Asked) -> Result:
+        node, text = (parse(query), query) if isinstance(query, str) else (question(query), None)
         named = first_cache(node)
         if named is None or named.value in self.names:
             return Result(self, node, text)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import wraps
+from inspect import Parameter, signature
 from operator import index
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from vlq.query import builders
 from vlq.query.answer import Answer
-from vlq.query.asked import Asked, check_corpus
+from vlq.query.asked import Asked, check_corpus, question
 from vlq.query.errors import NotFound
 from vlq.query.limits import Limits
 from vlq.query.mistakes.elsewhere import IMAGE
@@ -20,6 +22,7 @@ from vlq.query.view import ImageView
 
 if TYPE_CHECKING:
     from vlq.query.annotate import Annotated
+    from vlq.query.cache import Cache
 
 Arguments = ParamSpec("Arguments")
 
@@ -32,6 +35,12 @@ def _asking(build: Callable[Arguments, Call]) -> Callable[Concatenate[Corpus, Ar
         check_corpus(corpus, *positional, *named.values())
         return corpus.query(build(*positional, **named))
 
+    # What notebooks show of a method: without `self` they would take the first argument for it.
+    built = signature(build)
+    self = Parameter("self", Parameter.POSITIONAL_ONLY)
+    shown = built.replace(parameters=[self, *built.parameters.values()], return_annotation="Asked")
+    ask.__signature__ = shown  # type: ignore[attr-defined]
+    ask.__doc__ = f"{build.__doc__}\n\n`vlq help {build.__name__}` says what each argument means."
     return ask
 
 
@@ -44,8 +53,8 @@ class Corpus(ABC):
         """Where it is."""
 
     @abstractmethod
-    def query(self, query: str | Node) -> Asked:
-        """The answer to a query, given as text or as a node. Raises QueryError.
+    def query(self, query: str | Node | Asked) -> Asked:
+        """The answer to a query, given as text, as a node, or as what another corpus was asked. Raises QueryError.
 
         A comparison of two caches is asked of the first that it names.
         """
@@ -71,13 +80,14 @@ class Corpus(ABC):
     images = _asking(builders.images)
     tokens = _asking(builders.tokens)
 
-    def compare(self, b: str | Corpus, query: str | Node) -> Asked:
+    def compare(self, b: str | os.PathLike[str] | Corpus, query: str | Node | Asked) -> Asked:
         """The same question asked of two caches, their answers side by side.
 
-        This one is `a`; the other is given by its URL, or opened.
+        This one is `a`; the other is given by its path or URL, or opened.
         """
-        other = b.url if isinstance(b, Corpus) else b
-        return self.query(builders.compare(self.url, other, parse(query) if isinstance(query, str) else query))
+        other = b.url if isinstance(b, Corpus) else os.fspath(b)
+        node = parse(query) if isinstance(query, str) else question(query)
+        return self.query(builders.compare(self.url, other, node))
 
     def sql(
         self,
@@ -133,6 +143,15 @@ class Corpus(ABC):
     @abstractmethod
     def info(self) -> dict[str, Any]:
         """Model, prompt, layers, grid, k, images, errors, size and the index's state."""
+
+    @property
+    @abstractmethod
+    def cache(self) -> Cache:
+        """The cache itself, for who reads its records. Raises ServiceError of a service's corpus."""
+
+    @abstractmethod
+    def __reduce__(self) -> tuple[object, ...]:
+        """Another process opens it anew."""
 
     @property
     @abstractmethod

@@ -16,6 +16,7 @@ from vlq.query.cache import Cache, Snapshot
 from vlq.query.compile import VOCABULARY, Derived, Keys, Statement
 from vlq.query.deadline import Deadline
 from vlq.query.errors import CorruptCache, VlqError
+from vlq.query.forks import check_process
 from vlq.query.mistakes.values import EMPTY_CACHE, OVERFLOW
 from vlq.query.summary import Rows
 from vlq.query.tokens import Vocabulary
@@ -73,6 +74,7 @@ class Engine:
             self._thread.deadline = None
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
+        check_process()
         cursor = self._connection.cursor()
         self._watch(cursor)
         return cursor

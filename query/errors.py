@@ -208,6 +208,12 @@ class Busy(ServiceError):
     kind = "busy"
 
 
+class Forked(VlqError):
+    """A process was forked off one that had read a cache: what reads does not work in it."""
+
+    kind = "forked"
+
+
 class MissingExtra(VlqError):
     """A part of VLQ that is not installed here."""
 

@@ -45,11 +45,18 @@ class JoinedArrays(Mapping[str, "JoinedArray"]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def __repr__(self) -> str:
+        return "\n".join(repr(array) for array in self.values())
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self._names
+
 
 class JoinedArray:
     """One array over all shards: joined along its image axis; a sum, which has none, is added up.
 
-    Sliced like a NumPy array with an integer or a slice for the image, and any basic index behind it.
+    Sliced like a NumPy array with an integer, a slice, a list of integers or a mask for the image, and any basic index
+    behind it. `np.asarray` reads all of it.
     """
 
     def __init__(self, cache: Cache, commits: list[Commit], name: str) -> None:
@@ -76,6 +83,10 @@ class JoinedArray:
         first, rest = key[0], key[1:]
         if isinstance(first, slice):
             return self._images(range(self.shape[0])[first], rest)
+        if isinstance(first, list | np.ndarray):
+            chosen = np.arange(self.shape[0])[np.asarray(first, None if len(first) else int)]
+            parts = [self._images(range(i, i + 1), rest) for i in chosen.tolist()]
+            return np.concatenate(parts) if parts else self._images(range(0), rest)
         index = range(self.shape[0])[first]  # IndexError beyond the end
         return np.asarray(self._images(range(index, index + 1), rest)[0])
 
@@ -102,6 +113,12 @@ class JoinedArray:
             return np.zeros((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
         joined = np.concatenate(parts)
         return joined if images.step > 0 else joined[::-1]
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[...], dtype)
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{axis} {size}" for axis, size in zip(self.dims, self.shape, strict=True))

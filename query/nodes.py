@@ -13,7 +13,7 @@ from keyword import iskeyword
 from typing import NoReturn
 from unicodedata import normalize
 
-from vlq.query.mistakes.elsewhere import HALF_TEXT, NO_TRUTH, NUMBER, TYPE
+from vlq.query.mistakes.elsewhere import HALF_TEXT, NO_IN, NO_TRUTH, NUMBER, TYPE
 
 Scalar = str | int | float | bool | None
 
@@ -37,6 +37,9 @@ class Node:
 
     def __bool__(self) -> NoReturn:
         raise NO_TRUTH.error(got=self)
+
+    def __contains__(self, value: object) -> NoReturn:
+        raise NO_IN.error(got=self, value=value)
 
     def __lt__(self, other: object) -> Comparison:
         return _compare(self, "<", other)
@@ -160,6 +163,14 @@ class Name(Node):
     """A column. One whose name is no word of Python's is written col('my column')."""
 
     name: str
+
+    def isin(self, values: object) -> Comparison:
+        """The condition that the column's value is one of a list: `label in ['beach', 'snow']`."""
+        return Comparison((self, node_of(values)), ("in",))
+
+    def contains(self, value: object) -> Comparison:
+        """The condition that a list, a text or the labels of `objects` hold a value: `'dog' in objects`."""
+        return Comparison((node_of(value), self), ("in",))
 
     def __str__(self) -> str:
         return self.name if is_word(self.name) else f"col({self.name!r})"
@@ -301,7 +312,8 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def col(name: str) -> Name:
-    """A column by its name, for conditions built in Python: `col("label") == "beach"`."""
+    """A column by its name, for conditions built in Python: `col("label") == "beach"`, `col("label").isin(["beach",
+    "snow"])`, `col("objects").contains("dog")`."""
     return Name(name)
 
 
@@ -322,6 +334,8 @@ def node_of(value: object) -> Node:
             raise NUMBER.error(got=value)
         case tuple() | list():
             return Sequence(tuple(node_of(item) for item in value), isinstance(value, list))
-    if hasattr(value, "item"):  # NumPy's scalars
-        return node_of(value.item())
+        case range():
+            return node_of(list(value))
+    if hasattr(value, "tolist") and type(plain := value.tolist()) is not type(value):  # of NumPy, pandas and the like
+        return node_of(plain)
     raise TYPE.error(got=type(value).__name__)

@@ -112,6 +112,8 @@ class Predicate:
             near = f"image in {node}"
         elif isinstance(node, Literal) and isinstance(node.value, str):
             near = self._condition_of(node, node.value)
+        if near is not None and not self.scope.spans_are_places:  # in Python a column's name by itself means nothing
+            near = f'vlq.parse("{near}")'
         raise self.scope.error(NO_CONDITION, node, near=near)
 
     def _condition_of(self, node: Node, text: str) -> str:

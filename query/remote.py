@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from vlq.query.answer import SHOWN_ROWS, Answer
 from vlq.query.arrow import rows_of
-from vlq.query.asked import Asked
+from vlq.query.asked import Asked, question
 from vlq.query.corpus import Corpus
 from vlq.query.errors import Busy, NotAllowed, NotFound, ServiceError, of_kind
 from vlq.query.files import plot_form, write_whole
@@ -195,8 +195,11 @@ class RemoteCorpus(Corpus):
     def url(self) -> str:
         return f"{self.service.url}/{self.name}"
 
-    def query(self, query: str | Node) -> RemoteResult:
-        return RemoteResult(self, query)
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unpickled, (self.service.url, self.name)  # the token is not to lie in files
+
+    def query(self, query: str | Node | Asked) -> RemoteResult:
+        return RemoteResult(self, query if isinstance(query, str) else question(query))
 
     def _selected(self, statement: str, limits: Limits) -> RemoteAnswer:
         from vlq.query.sql import check_text
@@ -234,6 +237,10 @@ class RemoteCorpus(Corpus):
         (about,) = (about for about in self.service.json("/v1/corpora")["corpora"] if about["name"] == self.name)
         images, layers = count(about["images"], "image"), count(about["layers"], "layer")
         return f"<Corpus {self.url}: {images}, {about['model']}, {layers}>"
+
+
+def _unpickled(service: str, name: str) -> RemoteCorpus:
+    return RemoteCorpus(Service(service), name)
 
 
 class RemoteAnswer(Answer):

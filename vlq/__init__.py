@@ -7,9 +7,11 @@ corpus.first_layer("dog").summary
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vlq.query.asked import Asked
     from vlq.query.builders import (
         answer,
         compare,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Asked": "query.asked",
     "Corpus": "query.corpus",
     "Lab": "workers.intervene.lab",
     "Result": "query.result",
@@ -83,6 +86,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Asked",
     "Corpus",
     "Lab",
     "Result",
@@ -119,6 +123,19 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # The rooms need packages that take a while to import; a name is fetched when it is used.
-    if name in _HOMES:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vlq' has no attribute {name!r}")
+    try:
         return getattr(import_module(f"vlq.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'vlq' has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        from vlq.query.extras import missing_extra
+
+        if (missing := missing_extra(error)) is None:
+            raise
+        raise missing from error
+
+
+def __dir__() -> list[str]:
+    """What completion and `help(vlq)` show: what can be had here, where the extra `workers` may not be installed."""
+    whole = find_spec("torch") is not None
+    return [*(name for name in __all__ if whole or not _HOMES[name].startswith("workers.")), "__version__"]

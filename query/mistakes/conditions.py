@@ -75,6 +75,11 @@ NO_CONDITION = Mistake(
             "Expected a condition on columns, such as label == 'beach'. Got 'layer < 5'.",
             "Did you mean layer < 5?",
         ),
+        Example(
+            ">>> corpus.first_layer('dog', images=\"label == 'beach'\").rows",
+            "Expected a condition on columns, such as label == 'beach'. Got \"label == 'beach'\".",
+            "Did you mean vlq.parse(\"label == 'beach'\")?",
+        ),
     ),
     near="Did you mean {near}?",
 )

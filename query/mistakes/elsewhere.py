@@ -110,6 +110,26 @@ ANSWER_NO_TRUTH = Mistake(
     "Look at .rows or .summary; to combine answers, use & for and, | for or.",
     (Example(">>> bool(corpus.first_layer('dog'))"),),
 )
+NOT_PICKLED = Mistake(
+    BadArgument,
+    "An answer is not pickled: its rows are read when they are asked for.",
+    "Pickle .df(), .arrow() or .rows; or the corpus and .node, and ask there: corpus.query(node)",
+    (Example(">>> corpus.first_layer('dog').__reduce__()"),),
+)
+NO_IN = Mistake(
+    BadArgument,
+    "Python's `in` cannot ask for what is in {got}.",
+    "Write vlq.col('objects').contains('dog'), vlq.col('label').isin(['beach', 'snow']), or "
+    "vlq.parse(\"'dog' in objects\")",
+    (
+        Example(
+            ">>> 'dog' in vlq.col('objects')",
+            "Python's `in` cannot ask for what is in objects.",
+            "Write vlq.col('objects').contains('dog'), vlq.col('label').isin(['beach', 'snow']), or "
+            "vlq.parse(\"'dog' in objects\")",
+        ),
+    ),
+)
 HALF_TEXT = Mistake(
     BadArgument,
     "{got!r} holds half of a character.",

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from vlq.query.errors import StoreError
+from vlq.query.errors import Forked, StoreError
+from vlq.query.forks import check_process
 from vlq.query.stores.contract import Entry, Store
 from vlq.query.stores.location import VARIABLES, Location, locate
 from vlq.query.stores.trouble import AGAIN, Answer, explained, missing_bucket
@@ -144,9 +145,10 @@ class ObstoreStore(Store):
         return None if self._root is None else os.path.join(self._root, *key.split("/"))
 
     def _patiently(self, call: Callable[[], Result]) -> Result:
-        """What `call` returns, made again while connections break off or time out."""
+        """What `call` returns, made again while connections break off or time out. Raises Forked."""
         from obstore.exceptions import GenericError
 
+        check_process()
         for attempt in range(ATTEMPTS - 1):
             try:
                 return call()
@@ -163,7 +165,7 @@ class ObstoreStore(Store):
         where = f"{self._shown}/{key}".rstrip("/")
         try:
             yield
-        except (ValueError, StoreError):
+        except (ValueError, StoreError, Forked):
             raise
         except FileNotFoundError as error:
             if not missing_bucket(error):

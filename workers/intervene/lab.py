@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.chosen import Written, chosen, numbered, tokens_of
+from vlq.query.client import LocalCorpus
 from vlq.query.effects import SEEING, usual_answer, window_phrase
-from vlq.query.errors import BadArgument, NotFound
+from vlq.query.errors import BadArgument, NotFound, ServiceError
 from vlq.query.nodes import col
 from vlq.query.one import OneImage, one_image
 from vlq.query.schema import TO
@@ -26,7 +27,7 @@ from vlq.workers.intervene.single import Changed, Source, read_again
 from vlq.workers.rerun import model_of
 
 if TYPE_CHECKING:
-    from vlq.query.client import LocalCorpus
+    from vlq.query.corpus import Corpus
     from vlq.workers.models.base import LensModel
 
 STRENGTHS = (0.0, 0.5, 1.0, 2.0)
@@ -36,11 +37,15 @@ STRENGTHS = (0.0, 0.5, 1.0, 2.0)
 class Lab:
     """A cache's images with the model that they were read with, loaded.
 
-    Raises ModelError if it cannot be loaded, CacheMismatch if `model`, where it is now, is another one.
+    Raises ModelError if it cannot be loaded, CacheMismatch if `model`, where it is now, is another one, ServiceError of
+    a service's corpus.
     """
 
-    def __init__(self, corpus: LocalCorpus, model: str | None = None, device: str | None = None) -> None:
-        self.corpus = corpus
+    def __init__(self, corpus: Corpus, model: str | None = None, device: str | None = None) -> None:
+        if not isinstance(corpus, LocalCorpus):
+            message = "A model is run where its cache can be read, not through a service."
+            raise ServiceError(message, "Open the cache itself: vlq.Lab(vlq.open(FOLDER_OR_URL))")
+        self.corpus: LocalCorpus = corpus
         self._where = model, device
         self._prompted: dict[tuple[int, str | None], Prompted] = {}
 

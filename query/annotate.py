@@ -7,6 +7,7 @@ of it, from then on everybody who opens the cache sees all of it.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def annotate(cache: Cache, table: Any, *, on: str | None = None, replace: bool =
     about its image, or of the one that it has in their column. Columns that the images have already are refused unless
     `replace`. Raises InputError if the table does not fit, CacheError if no images are planned yet.
     """
+    table = os.fspath(table) if isinstance(table, os.PathLike) else table
     source = table if isinstance(table, str) else "The table"
     rows = read_table(table) if isinstance(table, str) else in_memory(table)
     key = key_column(rows, on, source)

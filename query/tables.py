@@ -20,7 +20,7 @@ from vlq.query.stores.location import kind_of, refuse_secrets
 
 FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
 
-IMAGE_NAMES = ("image", "image_path", "path", "file", "file_name", "uri", "url")
+IMAGE_NAMES = ("image", "image_path", "path", "file", "file_name", "uri", "url", "filename")
 """Columns of a user's table that can name the image, the first one there is."""
 
 

@@ -104,6 +104,11 @@ def _from_files(source: str, say: Callable[[str], None]) -> tuple[list[str], lis
         elif fs.isdir(root):
             paths, others = _apart(_walk(fs, root))
             folder = below = root.rstrip("/")
+        elif fs.isfile(root) and PurePosixPath(root).suffix.lower() in COMPANIONS[1:]:
+            raise InputError(
+                f"{source} is neither an image nor a manifest.",
+                f"A manifest is a table of a row per image: {', '.join(FORMATS)}.",
+            )
         elif fs.isfile(root):
             paths, folder = [root], root.rpartition("/")[0]
         else:

@@ -260,6 +260,12 @@ def test_files_that_are_no_tables(folder: Path, tmp_path: Path, name: str, conte
         vlq.open(str(folder)).annotate(str(tmp_path / name))
 
 
+def test_a_path(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "said.csv").write_text("filename,said\na/0.png,yes\n")
+    vlq.open(folder).annotate(tmp_path / "said.csv")
+    assert column(folder, "said") == without_3({"a/0.png": "yes"})
+
+
 def test_what_is_no_table(folder: Path) -> None:
     with pytest.raises(InputError, match="A int is no table"):
         vlq.open(str(folder)).annotate(3)

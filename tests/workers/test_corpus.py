@@ -119,6 +119,11 @@ def test_csv_and_jsonl_manifests(tmp_path: Path) -> None:
     assert table.column_names == ["image_id", "image", "uri", "height_", "Image_", "n"]
     assert table["n"].to_pylist() == [3]
 
+    (tmp_path / "named.csv").write_text("id,filename\n7,x.png\n")
+    assert list_images(str(tmp_path / "named.csv")).to_pylist() == [
+        {"image_id": 0, "image": "x.png", "uri": f"file://{tmp_path}/x.png", "id": 7}
+    ]
+
     rows = [{"image": "é.png", "tags": ["a"]}, {"image": "sub/y.png", "tags": []}]
     (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     table = list_images(str(tmp_path / "m.jsonl"))
@@ -147,7 +152,11 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "none.csv").write_text("image\n")
     (tmp_path / "phone").mkdir()
     (tmp_path / "phone" / "1.HEIC").write_bytes(b"x")
+    for name in ("captions.json", "captions.TSV"):
+        (tmp_path / name).write_text("image\ta.png\n")
     expected = {
+        "captions.json": "is neither an image nor a manifest",
+        "captions.TSV": "is neither an image nor a manifest",
         "empty": r"There are no images in \S+/empty\.$",
         "phone": r"There are no images in \S+/phone, but 1 \.heic\.$",
         "missing": "There is nothing at",

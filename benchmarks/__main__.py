@@ -14,6 +14,7 @@ NAMES = (
     "extraction",
     "plain_script",
     "floor",
+    "prefix",
     "precision",
     "throughput",
     "cluster",

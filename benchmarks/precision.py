@@ -75,6 +75,7 @@ def readings(model: LensModel, paths: list[Path]) -> list[tuple[np.ndarray, np.n
 
 def in_float64(model: LensModel, paths: list[Path]) -> list[np.ndarray]:
     """Per layer the log-probabilities of all positions and tokens."""
+    model.prefix = None  # which was run in float32
     model.model.double()
     for module in model.model.modules():
         if type(module).__name__.endswith("RMSNorm"):

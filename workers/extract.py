@@ -23,6 +23,7 @@ from vlq.query.schema import READ_COLUMNS, Run, Transform, array_specs, sum_of
 from vlq.workers.images import turn_of
 from vlq.workers.lens import Lens, Readings
 from vlq.workers.models.base import Answer, Encoded, LensModel, prompt_ids
+from vlq.workers.models.prefix import Prefix
 from vlq.workers.patches import chosen_patches
 from vlq.workers.transfer import mark, to_device, to_host
 
@@ -199,6 +200,16 @@ def _room(image: Prepared, site: str, readings: Mapping[str, np.ndarray]) -> int
     return int(readings[f"{site}/top1"].shape[1])
 
 
+@dataclass(frozen=True)
+class _Spots:
+    """What is read of a batch."""
+
+    places: Tensor  # (row,) in its states, image and position as one: one image's sites behind the other's
+    weights: Tensor  # as `BatchReader._weights` gives them
+    parts: Sequence[tuple[str, int]]  # each site of each image, and how many of the rows are its
+    prefix: Prefix | None  # what is read once, for all images
+
+
 class BatchReader:
     """Runs batches and adds up the probabilities of all images that it has read."""
 
@@ -206,8 +217,9 @@ class BatchReader:
         self._model = model
         self._lens = lens
         self._run = run
-        self._sites: list[Mapping[str, Tensor]] = []  # of the batch that `_rows` belong to
-        self._rows: tuple[Tensor, Tensor]
+        self._sites: list[Mapping[str, Tensor]] = []  # of the batch that `_spots` belong to
+        self._spots: _Spots
+        self._of_prefix: tuple[Prefix, Callable[[], dict[str, dict[str, np.ndarray]]]] | None = None
         self._mass = torch.zeros(len(run.summed), len(run.read_layers), run.vocabulary_size, device=model.device)
 
     @torch.inference_mode()
@@ -218,15 +230,15 @@ class BatchReader:
         model gave no finite numbers.
         """
         run = self._run
-        places, weights = self._where(images)
-        rows = Rows(run, len(places), self._model)
+        spots = self._where(images)
+        rows = Rows(run, len(spots.places), self._model)
         number = {layer: at for at, layer in enumerate(run.read_layers)}
 
         def visit(layer: int, hidden: Tensor) -> None:
-            if not len(places):  # where of no image any patch is read
+            if not rows.count:  # where of no image any patch is read
                 return
-            states = hidden.flatten(0, 1).index_select(0, places)
-            readings = self._lens.read(layer, states, weights)
+            states = hidden.flatten(0, 1).index_select(0, spots.places)
+            readings = self._lens.read(layer, states, spots.weights)
             rows.put(number[layer], readings, states)
             self._mass[:, number[layer]] += readings.mass
 
@@ -235,12 +247,18 @@ class BatchReader:
             answers = self._model.answer(images, run.answer, visit, run.read_layers)
         else:
             self._model.forward(images, visit, run.read_layers)
-        parts = [(f"{i}/{site}", len(encoded.sites[site])) for i, encoded in enumerate(images) for site in run.summed]
-        cuts = [rows.begin_cut(parts), self._of_answers(answers)]
+        cuts = [rows.begin_cut(spots.parts), self._of_answers(answers), self._in_front(spots.prefix)]
         told = [answer and answer.told() for answer in answers]
 
         def result() -> list[Read]:
-            found = cuts[0]() | cuts[1]()
+            found = cuts[0]() | cuts[1]() | cuts[2]()
+            if in_front := found.get("prefix"):
+                for i, encoded in enumerate(images):
+                    text, behind = encoded.sites["prompt"].numpy(), found[f"{i}/prompt"]
+                    own = text[text < in_front["lse"].shape[1]]
+                    found[f"{i}/prompt"] = {
+                        kind: np.concatenate([in_front[kind][:, own], values], 1) for kind, values in behind.items()
+                    }
             read = []
             for i, (name, answer) in enumerate(zip(names, told, strict=True)):
                 arrays = {f"{site}/{kind}": values for site in run.at for kind, values in found[f"{i}/{site}"].items()}
@@ -265,15 +283,30 @@ class BatchReader:
                 rows.put(at, self._lens.read(layer, states, none), states)
         return rows.begin_cut(parts)
 
-    def _where(self, images: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-        """The sites' rows in a batch's states, one image's behind the other's, and `_weights`: kept while batches are
-        alike, as they are where all images have one grid."""
+    def _in_front(self, prefix: Prefix | None) -> Callable[[], dict[str, dict[str, np.ndarray]]]:
+        """The readings at the positions of a prefix, as `Rows.begin_cut` gives them, taken once; none of no prefix,
+        or where no prompt is read."""
+        if prefix is None or "prompt" not in self._run.at:
+            return dict
+        if self._of_prefix is None or self._of_prefix[0] is not prefix:
+            rows = Rows(self._run, prefix.length, self._model)
+            none = torch.zeros(0, prefix.length, device=self._model.device)
+            for at, layer in enumerate(self._run.read_layers):
+                rows.put(at, self._lens.read(layer, prefix.states[layer], none), prefix.states[layer])
+            self._of_prefix = prefix, rows.begin_cut([("prefix", prefix.length)])
+        return self._of_prefix[1]
+
+    def _where(self, images: Sequence[Encoded]) -> _Spots:
+        """Kept while batches are alike, as they are where all images have one grid."""
         sites = [image.sites for image in images]
         if len(sites) != len(self._sites) or any(map(is_not, sites, self._sites)):
-            image, place = self._model.places(images, self._run.summed)
+            prefix = self._model.prefix_of(images)
+            read = images if prefix is None else [image.behind(prefix.length) for image in images]
+            image, place = self._model.places(read, self._run.summed)
             length = max(encoded.length for encoded in images)
-            self._sites, self._rows = sites, (image * length + place, self._weights(images))
-        return self._rows
+            parts = [(f"{i}/{site}", len(one.sites[site])) for i, one in enumerate(read) for site in self._run.summed]
+            self._sites, self._spots = sites, _Spots(image * length + place, self._weights(read), parts, prefix)
+        return self._spots
 
     def _weights(self, images: Sequence[Encoded]) -> Tensor:
         """(site, row): which positions go into each site's sums. Every patch, but of the prompt only its last token."""

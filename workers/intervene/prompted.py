@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,15 +20,10 @@ from vlq.query.errors import ModelError
 from vlq.query.schema import Study
 from vlq.workers.intervene.changes import Change, rows_of
 from vlq.workers.models.base import Encoded, LensModel, product
+from vlq.workers.models.prefix import beside_keys, cache_name, entering_decoder, for_rows
 
 BATCH = Study.batch
 """Changed runs side by side."""
-
-PER_POSITION = ("inputs_embeds", "position_ids")
-"""Of the decoder's arguments those that have a place for each position."""
-
-KEPT = ("full_attention", "sliding_attention", "chunked_attention")
-"""Kinds of blocks that keep a key and a value of each position, and nothing else."""
 
 MASKED = ("sdpa", "eager")
 """Kinds of attention that take any mask. The first stands in for one that does not."""
@@ -63,13 +57,16 @@ class Prompted:
         self.model = model
         self.image = image
         self.length = image.length
-        self._arguments = _entering_decoder(model, image)
+        self._arguments = entering_decoder(model, image)
         self._added = model.entering(self._arguments)
         self._embeds: Tensor = self._arguments["inputs_embeds"]
-        self._check_kept()
+        if beside := beside_keys(model, self._arguments, self.length):
+            raise ModelError(
+                f"{type(model.model).__name__}: {beside}. Runs are changed, and answers to them written, only in "
+                "models that go by keys and values alone."
+            )
         self._cache: Any = None
-        # So it is called from transformers 5.20 on.
-        self._cache_name = "cache" if "cache" in signature(model.decoder.forward).parameters else "past_key_values"
+        self._cache_name = cache_name(model.decoder)
         with torch.no_grad():
             last = image.tokens["input_ids"][-1:].to(self._embeds.device)
             if not torch.equal(model.model.get_input_embeddings()(last)[0], self._embeds[0, -1]):
@@ -77,29 +74,6 @@ class Prompted:
                     f"{type(model.model).__name__}: what stands for a token is more than its embedding, so that "
                     "answers to a changed run cannot be written token by token."
                 )
-
-    def _check_kept(self) -> None:
-        """Raises ModelError unless positions in front of a change can be had from keys and values."""
-        name = type(self.model.model).__name__
-        kinds = {*(getattr(self.model.decoder.config, "layer_types", None) or ())} - {*KEPT}
-        if kinds:
-            raise ModelError(
-                f"{name}: its blocks are of {' and '.join(sorted(kinds))}, beside attention. Runs are changed only in "
-                "models whose blocks keep keys and values."
-            )
-        told = [
-            argument
-            for argument, value in self._arguments.items()
-            if argument not in (*PER_POSITION, "attention_mask")
-            and isinstance(value, Tensor)
-            and value.ndim > 1
-            and value.shape[1] == self.length
-        ]
-        if told:
-            raise ModelError(
-                f"{name}: its decoder is told more of each position than what stands for it ({', '.join(told)}), so "
-                "that answers to a changed run cannot be written token by token."
-            )
 
     # --- states ------------------------------------------------------------------------------------------------
 
@@ -244,10 +218,7 @@ class Prompted:
             with self._adding([Change()], 0):
                 self._decode(self._embeds, 0, 1, self._cache)
         return DynamicCache(
-            [
-                tuple(part[:, :, :start].expand(rows, -1, -1, -1) for part in (layer.keys, layer.values))
-                for layer in self._cache.layers
-            ]
+            for_rows([(of.keys[:, :, :start], of.values[:, :, :start]) for of in self._cache.layers], rows)
         )
 
     # --- changes -----------------------------------------------------------------------------------------------
@@ -307,28 +278,6 @@ class Prompted:
 
 class _SeenAll(Exception):
     """All states that are asked for are known; the rest of the decoder need not run."""
-
-
-class _AtTheDoor(Exception):
-    """The decoder's arguments are known; it need not run."""
-
-
-@torch.no_grad()
-def _entering_decoder(model: LensModel, image: Encoded) -> dict[str, Any]:
-    found: list[dict[str, Any]] = []
-
-    def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append(kwargs)
-        raise _AtTheDoor
-
-    handle = model.decoder.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        model.run_decoder(model.batch([image]))
-    except _AtTheDoor:
-        pass
-    finally:
-        handle.remove()
-    return found[0]
 
 
 @contextmanager

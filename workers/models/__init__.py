@@ -138,7 +138,7 @@ def _checked(
 ) -> LensModel:
     import torch
 
-    from vlq.workers.models.base import check, compile_blocks
+    from vlq.workers.models.base import check, compile_blocks, share_prefix
     from vlq.workers.models.generic import Generic, fits
 
     adapter = adapter_of(model, folder)
@@ -149,10 +149,12 @@ def _checked(
     try:
         loaded = load_weights(model, folder, adapter.family, how)
         lens_model: LensModel = adapter(loaded, processor, prompt)
-        check(lens_model, check_images, answer, questions)
-        if how.compiled:
+        tried = check(lens_model, check_images, answer, questions)
+        if how.compiled:  # for each block anew, if it were given keys and values
             compile_blocks(lens_model)
             check(lens_model, check_images, answer, questions)
+        else:
+            share_prefix(lens_model, tried, answer)
     except VlqError:
         raise
     except torch.cuda.OutOfMemoryError as error:

@@ -6,6 +6,7 @@ says is so.
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from vlq.query.errors import ModelError
 from vlq.query.geometry import patch_edges
 from vlq.query.schema import MOST_POSITIONS, Transform
 from vlq.workers.models import PLACEHOLDER
+from vlq.workers.models.prefix import Prefix
 from vlq.workers.norms import fastest
 from vlq.workers.transfer import to_device
 
@@ -102,6 +104,10 @@ class Encoded:
         covered = _overlaps(view_y, y) @ mask @ _overlaps(view_x, x).T  # pixels
         return self.view.places[torch.from_numpy((covered * 2 >= np.outer(np.diff(view_y), np.diff(view_x))).ravel())]
 
+    def behind(self, first: int) -> Encoded:
+        """The same without what its sites have in front of a position."""
+        return replace(self, sites={site: places[places >= first] for site, places in self.sites.items()})
+
     def at_patches(self, patches: Sequence[int]) -> Encoded:
         """The same with these of its patches alone."""
         chosen = torch.tensor(patches, dtype=torch.long)
@@ -151,6 +157,8 @@ class LensModel(ABC):
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.prompt = self.full_prompt(processor, prompt)
+        self.prefix: Prefix | None = None
+        """What its prompt has in front of the image, where that is run once: as `share_prefix` finds out."""
         self._samples: dict[str, Encoded] = {}
 
     # What a family says.
@@ -374,7 +382,7 @@ class LensModel(ABC):
 
         Layer l is what enters block l, which holds all that was added to the residual stream between two blocks. The
         norm belongs to the lens: at the last layer, too, it is applied by `unembed` and nowhere else. Where sequences
-        differ in length, the shorter ones are padded at their left: `places` knows.
+        differ in length, the shorter ones are padded at their left: `places` knows. What padding holds is not said.
         """
         wanted = range(self.layers) if layers is None else layers
 
@@ -383,8 +391,22 @@ class LensModel(ABC):
             if layer == max(wanted) < len(self.blocks):
                 raise _SeenAll
 
-        with self.watched(visit_here, wanted), suppress(_SeenAll):
+        with self._behind_prefix(images, visit) as visit, self.watched(visit_here, wanted), suppress(_SeenAll):
             self.run_decoder(self.batch(images))
+
+    def prefix_of(self, images: Sequence[Encoded]) -> Prefix | None:
+        """What a batch is run from behind of, if it is not run whole."""
+        return self.prefix if self.prefix is not None and self.prefix.pays(self, images) else None
+
+    @contextmanager
+    def _behind_prefix(self, images: Sequence[Encoded], visit: Visit) -> Iterator[Visit]:
+        """The decoder runs a batch as `prefix_of` says; what is yielded has `visit` see whole sequences either way."""
+        prefix = self.prefix_of(images)
+        if prefix is None:
+            yield visit
+        else:
+            with prefix.in_front(self, images, visit) as visit_whole:
+                yield visit_whole
 
     @contextmanager
     def watched(self, visit: Visit, layers: Collection[int]) -> Iterator[None]:
@@ -424,7 +446,7 @@ class LensModel(ABC):
         batch = self.batch(images)
         batch.pop("position_ids", None)  # `generate` counts by itself
         batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
-        with self.watched(visit_here, wanted):
+        with self._behind_prefix(images, visit) as visit, self.watched(visit_here, wanted):
             # One more than wanted, so that the last one's states are there, too.
             found = self.model.generate(**batch, **self.generating, generation_config=self._greedy(most + 1))
         new = found.sequences[:, batch["input_ids"].shape[1] :]  # (image, token)
@@ -589,14 +611,14 @@ def _on_output(visit: Visit, layer: int) -> Callable[..., None]:
 # --- checks at load --------------------------------------------------------------------------------------------
 
 
-def check(model: LensModel, images: int = 1, answer: bool = False, questions: Sequence[str] = ()) -> None:
+def check(model: LensModel, images: int = 1, answer: bool = False, questions: Sequence[str] = ()) -> list[Encoded]:
     """Run made-up images, a batch of so many and one of several sizes, and compare the lens with the model.
 
     `questions` are some of those that images bring themselves, the longest last: they are read beside one another.
 
     Checked: as many image positions as the grid has cells, no more than can be stored, the same tokens of a prompt
     beside every image, a tokenizer no larger than the head, every layer seen once and in order, and at the last layer
-    the model's own logits. Raises ModelError.
+    the model's own logits. Returns the images of several sizes. Raises ModelError.
     """
     name = type(model.model).__name__
     if len(model.tokenizer) > model.vocabulary_size:
@@ -619,6 +641,46 @@ def check(model: LensModel, images: int = 1, answer: bool = False, questions: Se
     if answer:
         check_answers(model, tried)
     model.check_more()
+    return tried
+
+
+def share_prefix(model: LensModel, tried: Sequence[Encoded], answer: bool = False) -> None:
+    """Have the model run what is in front of the image once, from here on: where it has anything there, where that
+    saves time in what is `tried`, and where the last layer's readings are the model's own logits with it, too. With
+    `answer` its answers must be the same as well.
+
+    No model is refused for this: whatever goes wrong, the whole of each sequence is run.
+    """
+    if getattr(model.model, "is_loaded_in_8bit", False):  # whose columns depend on all that is run together
+        return
+    try:
+        prefix = Prefix.of(model, tried)
+        if prefix is None or not prefix.pays(model, tried):
+            return
+        whole = model.answer(tried, 3, _look_away) if answer else []
+        model.prefix = prefix
+        check_batch(model, tried[:1])
+        check_batch(model, tried)
+        if answer:
+            check_same_answers(model, whole, model.answer(tried, 3, _look_away))
+    except Exception as error:
+        model.prefix = None
+        logging.getLogger(__name__).info("The text in front of the image is run with each image: %s", error)
+
+
+def _look_away(layer: int, hidden: Tensor) -> None:
+    pass
+
+
+@torch.inference_mode()
+def check_same_answers(model: LensModel, expected: Sequence[Answer], found: Sequence[Answer]) -> None:
+    """Raises ModelError unless answers have the same tokens, and states that the lens reads alike."""
+    for one, other in zip(expected, found, strict=True):
+        if one.ids == other.ids:
+            lens, again = (model.unembed(answer.states[-1]).float() for answer in (one, other))
+            if not len(lens) or float((lens - again).abs().max()) <= 2 * noise_of(model, lens):
+                continue
+        raise ModelError(f"{type(model.model).__name__}: the answers are others.")
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vlq.query.errors import VlqError
@@ -43,10 +44,17 @@ def kinds_of(study: Study) -> tuple[str, ...]:
 
 def same_patches(one: Node, written: str) -> bool:
     """Whether what chooses patches says the same as what a study has: numbers in any order, labels in any case."""
+    return _plain(one) == _plain_of(written)
+
+
+@lru_cache(maxsize=4096)
+def _plain_of(written: str) -> str | None:
+    """Of what a study has the same; None in another VLQ's language. A question looks through all studies, several
+    times, and to parse is what takes longest of that."""
     try:
-        return _plain(one) == _plain(parse(written))
-    except VlqError:  # another VLQ's language
-        return False
+        return _plain(parse(written))
+    except VlqError:
+        return None
 
 
 def _plain(node: Node) -> str:

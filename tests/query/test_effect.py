@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vlq
+from vlq.query import effects
 from vlq.query.bootstrap import drawn_means, drawn_medians, mean_interval, median_interval, share_interval
 from vlq.query.cache import Cache
 from vlq.query.corpus import Corpus
 from vlq.query.effects import KINDS, kinds_of, same_patches, typed
 from vlq.query.errors import BadArgument
+from vlq.query.nodes import Node
 from vlq.query.parse import parse
 from vlq.query.render import render
 from vlq.query.schema import Study
@@ -493,3 +495,19 @@ def test_what_says_the_same() -> None:
 )
 def test_commands(patches: str, target: str, expected: str) -> None:
     assert typed("ablate", parse(patches), parse(target), "c") == expected
+
+
+def test_what_studies_chose_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many questions look through them."""
+    parsed: list[str] = []
+
+    def counted(text: str) -> Node:
+        parsed.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(effects, "parse", counted)
+    written = ("readings('dog', layers=(1, 2))", "[5, 3]", "'Once'", "readings(")  # the last one of another VLQ
+    for asked, same in (("[3, 5]", 1), ("'once'", 2), ("readings('dog', layers=(1, 2))", 0), ("[3]", None)):
+        found = [effects.same_patches(parse(asked), text) for text in written]
+        assert found == [number == same for number in range(4)]
+    assert parsed == [*written]

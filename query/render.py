@@ -250,13 +250,18 @@ def places(text: str) -> int:
     return cell_len(text)
 
 
+def decimal(value: float) -> str:
+    """A figure of a table: three decimals, or a power of ten where these say nothing or would be many digits."""
+    return f"{value:.1e}" if 0 < abs(value) < 0.0005 or 1e12 <= abs(value) < math.inf else f"{value:.3f}"
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
+        return decimal(value)
     if isinstance(value, list):
         more = f" … ({len(value):,})" if len(value) > SHOWN_ITEMS else ""
         return " ".join(_item(item) for item in value[:SHOWN_ITEMS]) + more

@@ -15,7 +15,7 @@ from vlq.query.errors import VlqError
 from vlq.query.nodes import Call, Name, Node
 from vlq.query.one import one_image
 from vlq.query.registry import call, functions
-from vlq.query.render import shown_columns
+from vlq.query.render import decimal, shown_columns
 from vlq.query.result import Result
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.summary import count
@@ -37,6 +37,12 @@ ITEMS = 8
 
 TEXT = 200
 """Characters of a text in a cell."""
+
+LONG = 40
+"""Characters from which on a text is given a wider column, so that it is not dozens of lines."""
+
+KEPT = "\n\u200c\u200d"
+"""What is not printable and stays: ends of lines, and what joins letters, or emoji, or keeps them apart."""
 
 NOT_GROUPED = {*READ_COLUMNS} - {"width", "height", "answer"} | {"image"}
 """Columns that are another one in each image."""
@@ -96,7 +102,7 @@ class Cell:
     """A value. What is shown of it is `text`, or the token; an image's name leads to its page."""
 
     text: str
-    kind: str = "text"  # text, number, token, image, nothing
+    kind: str = "text"  # text, long, number, token, image, nothing
     token: Chip | None = None
     link: str | None = None  # what follows images/ in the address
     title: str | None = None
@@ -299,18 +305,22 @@ def cell(value: Any) -> Cell:
     if isinstance(value, bool):
         return Cell("yes" if value else "no")
     if isinstance(value, float):
-        return Cell(f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}", "number")
+        return Cell(decimal(value), "number")
     if isinstance(value, int):
         return Cell(f"{value:,}" if abs(value) >= 10_000 else str(value), "number")
     if isinstance(value, Decimal):
         return Cell(str(value), "number")
     if isinstance(value, list | tuple):
         more = f" … ({len(value):,})" if len(value) > ITEMS else ""
-        return Cell(" ".join(_item(item) for item in value[:ITEMS]) + more)
+        return _text(" ".join(_item(item) for item in value[:ITEMS]), more)
     if isinstance(value, dict):
-        return Cell(", ".join(f"{key}: {item}" for key, item in value.items() if item))
-    text = clean(str(value))
-    return Cell(text if len(text) <= TEXT else f"{text[:TEXT]}…")
+        return _text(clean(", ".join(f"{key}: {item}" for key, item in value.items() if item)))
+    return _text(clean(str(value)))
+
+
+def _text(text: str, more: str = "") -> Cell:
+    shown = (text if len(text) <= TEXT else f"{text[:TEXT]}…") + more
+    return Cell(shown, "long" if len(shown) > LONG else "text")
 
 
 def _item(item: Any) -> str:
@@ -321,7 +331,7 @@ def _item(item: Any) -> str:
 
 def clean(text: str) -> str:
     """A text that comes from files, without what would hide or turn round what is beside it; lines stay lines."""
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+    return "".join(character if character.isprintable() or character in KEPT else "�" for character in text)
 
 
 def layer_of(row: Mapping[str, Any]) -> int | None:

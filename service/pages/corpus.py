@@ -12,11 +12,12 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
+from vlq.query.client import LocalCorpus
 from vlq.query.errors import CacheError, QueryError, VlqError
 from vlq.service.api.shared import ServedHere
 from vlq.service.counts import counted
 from vlq.service.facets import Facet, facets
-from vlq.service.pages.answers import Mistake, Shown, answer, mistake
+from vlq.service.pages.answers import Mistake, Shown, answer, clean, mistake
 from vlq.service.pages.examples import Example, examples
 from vlq.service.pages.rendering import rendered
 from vlq.service.pages.site import frame, page
@@ -28,6 +29,9 @@ VIEWS = ("table", "images", "chart")
 
 MOST_TEXT = 20_000
 """Characters of a query in an address."""
+
+REASONS = 100
+"""Images that could not be read of which it is said why."""
 
 Text = Annotated[str, Query(max_length=MOST_TEXT)]
 
@@ -55,6 +59,21 @@ class FacetsPart:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """An image that has no readings."""
+
+    image: int
+    name: str
+    reason: str
+
+
+def unread_of(corpus: LocalCorpus) -> tuple[int, tuple[Unread, ...]]:
+    """How many images could not be read, and of the first ones why."""
+    errors = corpus.cache.snapshot().errors
+    return len(errors), tuple(Unread(image, clean(name), clean(reason)) for image, name, reason in errors[:REASONS])
+
+
+@dataclass(frozen=True)
 class CorpusPage(AnswerPart, FacetsPart):
     """The whole page."""
 
@@ -63,6 +82,8 @@ class CorpusPage(AnswerPart, FacetsPart):
     images: int  # with readings
     layers: int
     complete: bool  # whether the run is done
+    unread: int  # images that could not be read
+    reasons: tuple[Unread, ...]  # of the first of them why
     examples: tuple[Example, ...]
     shows_facets: bool
 
@@ -87,6 +108,7 @@ async def corpus(
         given = []
     part = await answer_part(request, served, name, q, view, cursor)
     bars = await facets_part(request, served, name, q, part.view) if facets == "1" and part.answer else None
+    unread, reasons = unread_of(found)
     context = CorpusPage(
         view=part.view,
         facets=bars.facets if bars else (),
@@ -102,6 +124,8 @@ async def corpus(
         images=about["images"],
         layers=about["layers"],
         complete=about["complete"],
+        unread=unread,
+        reasons=reasons,
         examples=tuple(given),
         shows_facets=facets != "0",
     )
@@ -152,4 +176,4 @@ async def facets_part(request: Request, served: Served, name: str, q: str, view:
         return FacetsPart(view, (), "")  # the answer's part tells of it
     except VlqError as error:
         return FacetsPart(view, (), error.message)
-    return FacetsPart(view, tuple(found), "")
+    return FacetsPart(view, tuple(found), "" if found else "no column tells these rows apart.")

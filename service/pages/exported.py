@@ -25,7 +25,7 @@ from vlq.service.folder import Folder, asked_at
 from vlq.service.pages import compare, layers, token
 from vlq.service.pages.answers import Shown, answer, clean
 from vlq.service.pages.chips import Chip
-from vlq.service.pages.corpus import VIEWS, AnswerPart, CorpusPage
+from vlq.service.pages.corpus import VIEWS, AnswerPart, CorpusPage, unread_of
 from vlq.service.pages.files import INDEX
 from vlq.service.pages.image_file import held
 from vlq.service.pages.panels import Panel, rendered_panel
@@ -87,6 +87,7 @@ def answer_page(folder: Folder, corpus: LocalCorpus, result: Result, about: str)
         bars, trouble = tuple(facets(corpus, query)), ""
     except VlqError as error:
         trouble = error.message
+    unread, reasons = unread_of(folder.corpus)
     context = ExportPage(
         view=VIEWS[0],
         facets=bars,
@@ -102,6 +103,8 @@ def answer_page(folder: Folder, corpus: LocalCorpus, result: Result, about: str)
         images=snapshot.images,
         layers=run.layers,
         complete=snapshot.sealed,
+        unread=unread,
+        reasons=reasons,
         examples=(),
         shows_facets=True,
         about=about,

@@ -110,7 +110,7 @@ def state_of(given: Mapping[str, str], corpus: LocalCorpus) -> Looked:
     return Looked(
         at if at in sites else sites[0],
         "position" if given.get("unit") == "position" else "image",
-        layers[len(layers) // 2] if since is None else since,
+        layers[(len(layers) - 1) // 2] if since is None else since,
         layers[-1] if until is None else until,
     )
 
@@ -188,9 +188,26 @@ def shown_in(
 # --- panels: what each shows -----------------------------------------------------------------------------------
 
 
+def trusted(found: Agreement, place: str) -> str:
+    """From where on most positions decode to what they decode to at the last layer."""
+    half, first, last = found.first(0.5), found.layers[0], found.layers[-1]
+    fewer = f"fewer than half of {place} decode to what they decode to"
+    if not found.positions:
+        return "Nothing was read here that layers could be told by"
+    if first == last:
+        return f"Only layer {last} was read: there is no other to hold against it"
+    if half == first:
+        return f"Half of {place} or more decode to their last layer's token from the first layer that was read on"
+    if half is None or half == last:
+        return f"Early layers read junk: below the last layer, {last}, {fewer} there"
+    return f"Early layers read junk: below layer {half} {fewer} at the last one, {last}"
+
+
 def agreeing(found: Agreement, shown: Looked) -> Charts:
-    positions, place = max(1, found.positions), MANY[shown.at]
-    agree, settled = ([n / positions for n in counts] for counts in (found.agree, found.settled))
+    place, queries = MANY[shown.at], (f"divergence_layer(at={shown.at!r})",)
+    if not found.positions:
+        return Charts(trusted(found, place), (), (), (), queries)
+    agree, settled = ([n / found.positions for n in counts] for counts in (found.agree, found.settled))
     marks = [str(layer) for layer in found.layers]
     drawn = charts.lines(
         (("agree", agree), ("and stay so", settled)),
@@ -204,19 +221,12 @@ def agreeing(found: Agreement, shown: Looked) -> Charts:
         (layer, percent(agree[at]), percent(settled[at]), found.agree[at], found.settled[at])
         for at, layer in enumerate(found.layers)
     )
-    half, last = found.first(0.5), found.layers[-1]
-    if half is None or half == last:
-        trusted = f"below the last layer, {last}, fewer than half of {place} decode to what they decode to there"
-    elif half == found.layers[0]:
-        trusted = f"half of {place} or more decode to their last layer's token from the first layer on"
-    else:
-        trusted = f"below layer {half} fewer than half of {place} decode to what they decode to at the last one, {last}"
     return Charts(
-        f"Early layers read junk: {trusted}",
+        trusted(found, place),
         (drawn,),
         ("layer", "agree", "and stay so", "positions that agree", "and stay so"),
         rows,
-        (f"divergence_layer(at={shown.at!r})",),
+        queries,
         f"Of {count(found.positions, 'position')}. At layer {found.layers[0]} {percent(agree[0])} agree. {CAUTION}",
     )
 

@@ -629,3 +629,8 @@ def test_everybody_can_use_it(site: Site, chromium: Browser, theme: str) -> None
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             if view == "images":
                 accessible(page)
+
+
+def test_facets_that_there_are_none_of_say_so(site: Site, chromium: Browser) -> None:
+    with watched(chromium, at(site, q="images(image_id == 2).limit(1)")) as page:
+        expect(page.locator("#facets")).to_have_text("No facets: no column tells these rows apart.")

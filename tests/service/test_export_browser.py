@@ -27,7 +27,7 @@ from .conftest import picture
 from .test_token_page_browser import loaded, table
 
 HOSTILE = "</script><script>alert(1)</script>'\"&.png"
-NAMES = ["a.png", "b.png", HOSTILE, "d.png", "#e?.png", "f.png"]
+NAMES = ["a.png", "b.png", HOSTILE, "d.png", "#e?.png", "f" * 200 + ".png"]
 PIECES = {2: "▁</script>", 3: "▁<img src=x onerror=alert(1)>", 4: "\u202e", 5: "▁`${1}`"}
 """Tokens whose texts mean mischief."""
 
@@ -83,14 +83,16 @@ def rows(page: Page, panel: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(("name", "theme"), list(zip(PAGES, ["light", "dark"] * 3, strict=True)))
 def test_every_page(site: Exported, chromium: Browser, name: str, theme: str) -> None:
-    """It has nothing of a service, all its links lead to files that are there, and it fits a phone."""
+    """It has nothing of a service, all its links lead to files that are there, and it fits a screen and a phone."""
     with watched(
         chromium, f"{site.url}/{name}.html", color_scheme=theme, viewport={"width": 390, "height": 800}
     ) as page:
         page.wait_for_load_state("networkidle")
         loaded(page)
         accessible(page)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for width in (1400, 390):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         links = {unquote(link) for link in page.evaluate("[...document.links].map(({ href }) => href.split('#')[0])")}
         beside = {f"file://{file}" for file in site.folder.glob("*.html")}
         assert links <= beside

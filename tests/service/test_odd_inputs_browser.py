@@ -43,17 +43,21 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "first_layer": [f"{LONG}{i}" for i in range(6)],
         "nested": [{"a": i, "b": {"c": [LONG]}} for i in range(6)],
         "nothing": [None, "x", None, None, "x", None],
+        "score": [1e300, None, float("nan"), -1e250, float("inf"), 0.5],
+        "talk": ["many words of a long caption " * 60] * 6,
         **{f"column {i}": [f"some words of column {i}"] * 6 for i in range(12)},
     }
     make_cache(folder / "odd", images=6, failed=[5], names=NAMES, columns=columns, vocabulary=vocabulary())
     make_cache(folder / "text", make_run(at=("prompt",)), images=3)
     make_cache(folder / "none", images=2, failed=[0, 1])
+    make_cache(folder / "few", make_run(layers=2), images=3)
     sink = io.BytesIO()
     Image.new("RGB", (112, 112), (60, 70, 140)).save(sink, "PNG")
     with pytest.MonkeyPatch.context() as patch:
         for module in ("api.images", "pages.image_page"):
             patch.setattr(f"vlq.service.{module}.picture", lambda image, side: (sink.getvalue(), "image/png"))
-        with running(create_app(Settings({name: str(folder / name) for name in ("odd", "text", "none")}))) as found:
+        app = create_app(Settings({name: str(folder / name) for name in ("odd", "text", "none", "few")}))
+        with running(app) as found:
             yield found
 
 
@@ -102,6 +106,32 @@ def test_no_column_is_squeezed(chromium: Browser, url: str) -> None:
         widths = cells.evaluate_all("cells => cells.map((cell) => cell.getBoundingClientRect().width)")
         assert len(widths) > 12
         assert min(widths) > 60
+        # Nor is a row dozens of lines high, or a number hundreds of digits wide.
+        heights = page.locator("table.rows tbody tr").evaluate_all("rows => rows.map((row) => row.offsetHeight)")
+        assert max(heights) < 250
+        numbers = page.locator("table.rows td.number").all_inner_texts()
+        assert {"1.0e+300", "-1.0e+250", "inf"} <= {*numbers}
+        assert max(map(len, numbers)) < 12
+
+
+def test_images_that_could_not_be_read_are_told_of(chromium: Browser, url: str) -> None:
+    with watched(chromium, f"{url}/none/") as page:
+        expect(page.locator("h1")).to_contain_text("0 images")
+        page.get_by_text("2 images could not be read").click()
+        expect(page.locator(".unread li a").first).to_have_attribute("href", "/none/images/0")
+        page.goto(f"{url}/none/layers")
+        expect(page.locator("#agreement .headline")).to_have_text("Nothing was read here that layers could be told by")
+        page.goto(f"{url}/odd/")
+        expect(page.get_by_text("1 image could not be read")).to_be_visible()
+
+
+def test_two_layers_are_held_against_each_other(chromium: Browser, url: str) -> None:
+    """And not the last against itself."""
+    with watched(chromium, f"{url}/few/layers") as page:
+        expect(page.locator("select[name=from]")).to_have_value("0")
+        expect(page.locator("select[name=to]")).to_have_value("1")
+        page.locator("#changes").scroll_into_view_if_needed()
+        expect(page.locator("#changes .headline")).to_contain_text("at layers 0 and 1")
 
 
 def test_a_run_without_patches_compares_those_that_have_some(chromium: Browser, url: str) -> None:

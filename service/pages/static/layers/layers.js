@@ -13,7 +13,7 @@ const sites = options("at"), layers = options("from");
 const state = new State({
   at: choice(sites[0], sites),
   unit: choice("image", ["image", "position"]),
-  from: choice(layers[Math.floor(layers.length / 2)], layers),
+  from: choice(layers[Math.floor((layers.length - 1) / 2)], layers),
   to: choice(layers.at(-1), layers),
   whole: whole(),
 });

@@ -330,3 +330,17 @@ def test_accessible_on_a_phone(corpora: Served, chromium: Browser, theme: str) -
             panel(page, name)
         accessible(page)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_side_that_does_not_come_can_be_asked_again(corpora: Served, chromium: Browser) -> None:
+    with watched(chromium, f"{corpora.url}/one/compare?images=0,1", may_be_cut_off=True) as page:
+        expect(page.locator("[data-side=a] .picture svg")).to_be_attached()
+        page.context.set_offline(True)
+        page.fill("#images-a", "3")
+        expect(page.locator("#said-a [role=alert]")).to_contain_text("The service does not answer.")
+        expect(page.locator("[data-side=a] .name a")).to_have_text("image 3")
+        page.context.set_offline(False)
+        page.click("#said-a button")
+        expect(page.locator("[data-side=a] .name a")).to_have_attribute("href", re.compile("/images/3[?]"))
+        expect(page.locator("[data-side=a] .picture svg")).to_be_attached()
+        expect(page.locator("#said-a [role=alert]")).to_have_count(0)

@@ -631,6 +631,32 @@ def test_everybody_can_use_it(site: Site, chromium: Browser, theme: str) -> None
                 accessible(page)
 
 
+def test_an_answer_that_does_not_come_leaves_no_other_in_its_place(site: Site, chromium: Browser) -> None:
+    with watched(chromium, at(site, q="first_layer('dog')"), may_be_cut_off=True) as page:
+        settled(page)
+        had = page.locator(".headline").inner_text()
+        page.context.set_offline(True)
+        page.fill("#query", "first_layer('cat')")
+        page.keyboard.press("Enter")
+        for part in ("#answer", "#facets"):
+            expect(page.locator(f"{part} [role=alert]")).to_contain_text("The service does not answer. Is it running?")
+        assert had not in page.locator("main").inner_text()
+        page.context.set_offline(False)
+        page.click("#answer [role=alert] button")
+        expect(page.locator("#answer .headline")).to_contain_text("cat: ")
+        page.click("#facets [role=alert] button")
+        expect(page.locator("#facets .facet").first).to_be_visible()
+        # What was said while it was typed is said no more, either, when it is asked again.
+        page.context.set_offline(True)
+        page.fill("#query", "first_layer('cat') ")
+        expect(page.locator("#said")).to_contain_text("The service does not answer.")
+        page.context.set_offline(False)
+        page.fill("#query", "first_layer('cat')")
+        page.keyboard.press("Enter")
+        settled(page)
+        expect(page.locator("#said")).not_to_contain_text("The service does not answer.")
+
+
 def test_facets_that_there_are_none_of_say_so(site: Site, chromium: Browser) -> None:
     with watched(chromium, at(site, q="images(image_id == 2).limit(1)")) as page:
         expect(page.locator("#facets")).to_have_text("No facets: no column tells these rows apart.")

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 import vlq.service.pictures
 from vlq.query.cache import Cache
@@ -194,6 +194,22 @@ def has_state(page: Page, **values: str | None) -> None:
     while any(state_of(page).get(name) != value for name, value in values.items()) and time.monotonic() < until:
         page.wait_for_timeout(30)
     assert {name: state_of(page).get(name) for name in values} == values
+
+
+def test_what_does_not_come_is_said_and_can_be_asked_again(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["cropped"]
+    with watched(chromium, one.page(), may_be_cut_off=True) as page:
+        ready(page)
+        page.context.set_offline(True)
+        token = int(one.arrays["patch/token"][0, -1, 0, 7])  # the eighth: of that the page knows nothing yet
+        page.fill("#word", str(token))
+        expect(page.locator("#trouble [role=alert]")).to_contain_text("The service does not answer. Is it running?")
+        expect(page.locator("#trouble")).to_contain_text("only the 5 best tokens are here")
+        page.context.set_offline(False)
+        page.click("#trouble button")
+        ready(page, 8)
+        expect(page.locator("#trouble")).to_be_empty()
+        expect(page.locator("#word-said")).to_contain_text(f"({token})")
 
 
 @pytest.mark.parametrize("scale", [1, 2])

@@ -235,3 +235,18 @@ def test_accessible_on_a_phone(corpus: Served, chromium: Browser, theme: str) ->
     with watched(chromium, f"{corpus.url}/one/tokens?q=", **options) as page:
         accessible(page)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_all_panels_that_did_not_come_are_asked_again_at_once(corpus: Served, chromium: Browser) -> None:
+    with watched(chromium, f"{corpus.url}/one/tokens/0", may_be_cut_off=True) as page:
+        loaded(page)
+        page.context.set_offline(True)
+        page.select_option("#rank", index=1)
+        expect(page.locator("#layers [role=alert]")).to_contain_text("The service does not answer.")
+        expect(page.locator("#probabilities [role=alert]")).to_contain_text("The service does not answer.")
+        page.context.set_offline(False)
+        page.click("#layers [role=alert] button")
+        expect(page.locator("[data-panel] [role=alert]")).to_have_count(0)
+        loaded(page)
+        read = corpus.read(0, rank=4)
+        assert table(page, "layers")["2"][3] == str(read[:, 2].sum())

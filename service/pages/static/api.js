@@ -77,14 +77,15 @@ async function held(where) {
 
 // --- what is asked -------------------------------------------------------------------------------------------------
 
+const unanswered = () => new ApiError({ kind: "service", message: "The service does not answer.", hint: "Is it running?" }, 0);
+
 async function answered(where, options) {
   if (isFile) return held(where);
   let response;
   try {
     response = await fetch(root + where, options);
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError({ kind: "service", message: "The service does not answer.", hint: "Is it running?" }, 0);
+    throw error.name === "AbortError" ? error : unanswered();
   }
   if (response.ok) return response;
   let told;
@@ -96,14 +97,23 @@ async function answered(where, options) {
   throw new ApiError(told, response.status);
 }
 
-export const getJson = async (where, signal) => (await answered(where, { signal })).json();
-export const getBytes = async (where, signal) => (await answered(where, { signal })).arrayBuffer();
-export const getText = async (where, signal) => (await answered(where, { signal })).text();
+// An answer's body; one that breaks off is none.
+async function contents(response, kind) {
+  try {
+    return await response[kind]();
+  } catch (error) {
+    throw error.name === "AbortError" ? error : unanswered();
+  }
+}
+
+export const getJson = async (where, signal) => contents(await answered(where, { signal }), "json");
+export const getBytes = async (where, signal) => contents(await answered(where, { signal }), "arrayBuffer");
+export const getText = async (where, signal) => contents(await answered(where, { signal }), "text");
 
 export async function post(name, body, signal) {
   if (isFile) return (await held(`/v1/${name}?${new URLSearchParams(body)}`)).json();
   const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ corpus, ...body }), signal };
-  return (await answered(`/v1/${name}`, options)).json();
+  return contents(await answered(`/v1/${name}`, options), "json");
 }
 
 // Waits until nothing new came for so many milliseconds; what is under way for something older is cancelled.

@@ -1,8 +1,9 @@
 // Panels: each is fetched by itself when it comes near the window, and again when the state that it depends on changes.
 
-import { ApiError, getText, isFile, isHeld, root } from "./api.js";
+import { getText, isFile, isHeld, root } from "./api.js";
 import { dress as dressChips } from "./chips.js";
 import { copies } from "./copies.js";
+import { trouble } from "./trouble.js";
 
 // Chips that the server made get their colours and marks, and queries their buttons.
 export function dress(element) {
@@ -17,6 +18,7 @@ export class Panels {
   #place;
   #make;
   #fetching = new Map();
+  #failed = new Set();
   #listeners = [];
 
   // `place` holds the panels; its `data-base` is what their addresses begin with. `make` gives a panel's content where
@@ -77,6 +79,7 @@ export class Panels {
     this.#fetching.get(panel)?.abort();
     const controller = new AbortController(), content = panel.querySelector(".content");
     this.#fetching.set(panel, controller);
+    this.#failed.delete(panel);
     content.setAttribute("aria-busy", "true");
     try {
       const made = await this.#content(panel, controller.signal);
@@ -86,13 +89,8 @@ export class Panels {
       for (const listener of this.#listeners) listener(panel);
     } catch (error) {
       if (error.name === "AbortError") return;
-      const said = error instanceof ApiError ? [error.message, error.hint].filter(Boolean).join(" ") : "The service does not answer.";
-      const again = Object.assign(document.createElement("button"), { type: "button", textContent: "Try again" });
-      again.onclick = () => this.#show(panel);
-      const mistake = Object.assign(document.createElement("p"), { className: "mistake", textContent: `${said} ` });
-      mistake.setAttribute("role", "alert");
-      if (!isFile) mistake.append(again);
-      content.replaceChildren(mistake);
+      this.#failed.add(panel);
+      content.replaceChildren(trouble(error, () => { for (const one of [...this.#failed]) this.#show(one); }));
     }
     content.removeAttribute("aria-busy");
   }

@@ -5,6 +5,7 @@ import { copies } from "../copies.js";
 import { key } from "../keys.js";
 import { Panels } from "../panels.js";
 import { State, flag, number, text } from "../state.js";
+import { trouble } from "../trouble.js";
 import { fill, whole as wholePanel } from "../whole.js";
 import { differences } from "./differences.js";
 import { sets } from "./sets.js";
@@ -108,9 +109,9 @@ if (form) {
       draw();
       mark();
     } catch (error) {
-      side.image = null;
-      side.picture.replaceChildren();
-      side.said.textContent = [error.message, error.hint].filter(Boolean).join(" ");
+      side.wanted = null;
+      side.clear(run, image);
+      side.said.replaceChildren(trouble(error, () => load(sides.indexOf(side))));
     }
   };
   let timer = 0;

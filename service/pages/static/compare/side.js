@@ -67,10 +67,23 @@ export class Side {
     return true;
   }
 
+  // There is nothing to show of an image.
+  clear(run, number) {
+    this.image = null;
+    this.picture.replaceChildren();
+    this.#link(page(`images/${number}`, run), `image ${number}`);
+  }
+
+  // A file may have no page of it.
+  #link(where, text) {
+    if (where) this.link.href = where;
+    else this.link.removeAttribute("href");
+    this.link.textContent = text;
+  }
+
   link_to(layer, patch) {
     const parts = new URLSearchParams({ layer, ...(patch === null ? {} : { pins: patch }) });
-    this.link.href = page(`images/${this.number}?${parts}`, this.run);
-    this.link.textContent = this.image.image;
+    this.#link(page(`images/${this.number}?${parts}`, this.run), this.image.image);
   }
 
   // A patch's edges: left, top, right, bottom, in pixels.

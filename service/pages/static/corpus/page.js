@@ -7,6 +7,7 @@ import { key } from "../keys.js";
 import { State, text, choice, numbers, flag } from "../state.js";
 import { ask as asked, edit, show, tell, underline } from "./editor.js";
 import { sets } from "./sets.js";
+import { trouble } from "../trouble.js";
 import { fill, whole } from "../whole.js";
 
 const state = new State({
@@ -42,13 +43,14 @@ function put(where, written) {
   if (where === answer) furnish();
 }
 
+// Where it cannot be had, that is said in its place: what was there answers something else.
 async function load(where, ask, values) {
   where.setAttribute("aria-busy", "true");
   try {
     put(where, await ask(values));
   } catch (error) {
+    where.replaceChildren(trouble(error, () => load(where, ask, values)));
     where.removeAttribute("aria-busy");
-    tell(error.message ? error : { message: String(error) });
   }
 }
 
@@ -157,8 +159,10 @@ state.on((now, before) => {
 
 function ask(query) {
   asked(query);
-  if (query === state.values.q && !state.values.cursor) loadAnswer();
-  else go({ q: query });
+  if (query === state.values.q && !state.values.cursor) {
+    show(query);
+    loadAnswer();
+  } else go({ q: query });
 }
 
 document.addEventListener("click", (event) => {

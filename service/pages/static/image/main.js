@@ -21,6 +21,7 @@ import { imageQuery } from "./query.js";
 import { Table } from "./table.js";
 import { Tip } from "./tip.js";
 import { usual, Without } from "./without.js";
+import { trouble } from "../trouble.js";
 import { fill, whole as wholePanel } from "../whole.js";
 
 const SOON = 5; // tokens of each reading that are asked for behind the first ones: what a tooltip shows
@@ -258,14 +259,28 @@ export class ImagePage {
     const wanted = this.values.token || this.pinned().length ? this.k : Math.min(SOON, this.k);
     if (wanted <= (this.asked ?? this.model.k)) return;
     this.asked = wanted;
-    const found = await readings(this.image.number, this.sites, wanted);
+    let found;
+    try {
+      found = await readings(this.image.number, this.sites, wanted);
+    } catch (error) {
+      if (wanted === this.asked) this.#missing(error);
+      return;
+    }
     if (wanted < this.asked) return; // even more came
+    element("trouble").replaceChildren();
     for (const [site, lens] of Object.entries(found)) this.model.take(site, lens);
     this.model.want(this.model.named(this.values.token));
     this.paint.set(this.values);
     this.#order();
     this.#draw(true);
     document.documentElement.dataset.k = wanted;
+  }
+
+  // More tokens could not be had: what is shown goes by fewer, which is said, until they come.
+  #missing(error) {
+    const { k } = this.model, here = k === 1 ? "Of each reading only the best token is here." : `Of each reading only the ${k} best tokens are here.`;
+    this.asked = k; // the next change asks again, too
+    element("trouble").replaceChildren(trouble(error, () => this.#wantMore(), here));
   }
 
   begin() {

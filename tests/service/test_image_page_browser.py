@@ -212,6 +212,52 @@ def test_what_does_not_come_is_said_and_can_be_asked_again(shown: dict[str, Show
         expect(page.locator("#word-said")).to_contain_text(f"({token})")
 
 
+def test_fingers_are_told_what_they_touch(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["cropped"]
+    with watched(chromium, one.page(), has_touch=True, viewport={"width": 390, "height": 844}) as page:
+        ready(page)
+        page.locator(".scroller").scroll_into_view_if_needed()
+        corner = page.locator(".scroller").bounding_box()
+        assert corner is not None
+        page.touchscreen.tap(corner["x"] + 98 + 1.5 * 66, corner["y"] + 22 + 3.5 * 22)  # layer 1 of the fourth row
+        has_state(page, pins="3", layer="1")
+        check_told(page, one, 0, 1, 3)
+
+
+def test_brackets_that_need_another_key(shown: dict[str, Shown], chromium: Browser) -> None:
+    """On many keyboards they are on AltGr, which Windows tells as Ctrl and Alt, or on Option."""
+    one = shown["cropped"]
+    last = one.run.layers - 1
+    with watched(chromium, one.page()) as page:
+        ready(page)
+        event = "new KeyboardEvent('keydown', {key: '[', bubbles: true, ...held})"
+        press = f"(held) => document.body.dispatchEvent({event})"
+        page.evaluate(press, {"ctrlKey": True, "altKey": True})
+        has_state(page, layer=str(last - 1))
+        page.evaluate(press, {"altKey": True})
+        has_state(page, layer=str(last - 2))
+        for held in ({"metaKey": True}, {"ctrlKey": True}):  # the browser's: back, and escape
+            page.evaluate(press, held)
+        page.wait_for_timeout(200)
+        has_state(page, layer=str(last - 2))
+
+
+def test_back_leads_to_what_was_shown_last(shown: dict[str, Shown], chromium: Browser) -> None:
+    """Also where that was chosen a moment before."""
+    one = shown["cropped"]
+    with watched(chromium, one.page()) as page:
+        ready(page)
+        page.evaluate("""() => {
+            document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "[", bubbles: true}));
+            const colour = document.getElementById("colour");
+            colour.value = "entropy";
+            colour.dispatchEvent(new Event("change"));
+        }""")
+        has_state(page, colour="entropy", layer=str(one.run.layers - 2))
+        page.go_back()
+        has_state(page, colour=None, layer=str(one.run.layers - 2))
+
+
 @pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize("name", ["cropped", "padded"])
 def test_what_is_pointed_at(shown: dict[str, Shown], chromium: Browser, name: str, scale: int) -> None:

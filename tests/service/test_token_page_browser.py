@@ -237,6 +237,21 @@ def test_accessible_on_a_phone(corpus: Served, chromium: Browser, theme: str) ->
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_a_finger_drags_over_bars(corpus: Served, chromium: Browser) -> None:
+    with watched(chromium, f"{corpus.url}/one/tokens/0", has_touch=True) as page:
+        bars = page.locator("#probabilities [data-bar] .slot")
+        bars.first.wait_for()
+        bars.first.scroll_into_view_if_needed()
+        boxes = [bars.nth(at).bounding_box() for at in (1, 3, 5)]
+        places = [{"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2} for box in boxes if box]
+        finger = page.context.new_cdp_session(page)
+        for kind, place in zip(["touchStart", "touchMove", "touchMove"], places, strict=True):
+            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [place]})
+            page.wait_for_timeout(50)
+        finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        expect(page).to_have_url(re.compile(r"low=0\.05&high=0\.3"))
+
+
 def test_all_panels_that_did_not_come_are_asked_again_at_once(corpus: Served, chromium: Browser) -> None:
     with watched(chromium, f"{corpus.url}/one/tokens/0", may_be_cut_off=True) as page:
         loaded(page)

@@ -63,6 +63,7 @@ export class State {
   // `step` makes an entry of the history that Back returns from; else the address changes in place, soon.
   set(changes, { step = false } = {}) {
     const before = this.values;
+    if (step && this.#timer) this.settle(); // Back leads to what was shown last
     this.values = { ...before, ...changes };
     clearTimeout(this.#timer);
     if (step && !isFramed) history.pushState(null, "", this.address());
@@ -73,6 +74,7 @@ export class State {
   // Have the address say what is the case now.
   settle() {
     clearTimeout(this.#timer);
+    this.#timer = 0;
     if (!isFramed) history.replaceState(null, "", this.address());
   }
 

@@ -52,6 +52,7 @@ export class Table {
       const { row, layer } = this.#at(event) ?? {}, isOther = layer !== undefined && layer !== null && layer !== page.values.layer;
       if (isOther) page.set({ layer, range: "" });
       if (row === undefined) return;
+      page.isHeld = ["touch", "pen"].includes(event.pointerType); // these do not hover
       if (isOther && page.pinned().includes(row)) page.set({ patch: row }); // it was the layer that was meant
       else page.pin(row, { extend: event.shiftKey });
     });

@@ -84,6 +84,7 @@ const bin = (event) => event.target.closest?.("[data-bar]")?.dataset.bar;
 
 histogram.addEventListener("pointerdown", (event) => {
   if (bin(event) === undefined || event.button) return;
+  event.target.releasePointerCapture?.(event.pointerId); // a finger's events would all be of the bar where it began
   from = to = Number(bin(event));
   event.preventDefault();
 });

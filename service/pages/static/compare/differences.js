@@ -83,7 +83,7 @@ function table(label, { columns, rows }) {
     values.forEach((value, at) => Object.assign(cell(row, at ? "td" : "th", value), at ? { className: "number" } : { scope: "row" }));
   }
   const scroll = Object.assign(document.createElement("div"), { className: "scroll", tabIndex: 0 });
-  scroll.setAttribute("role", "region");
+  scroll.setAttribute("role", "group");
   scroll.setAttribute("aria-label", label);
   scroll.append(made);
   return scroll;

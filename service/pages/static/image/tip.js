@@ -22,7 +22,7 @@ export class Tip {
     const head = Object.assign(document.createElement("div"), { className: "head" });
     head.append(this.title, this.layer);
     this.element.append(head, ...this.lines.map(({ line }) => line), this.foot);
-    document.body.append(this.element);
+    document.querySelector("main").append(this.element);
   }
 
   hide() {

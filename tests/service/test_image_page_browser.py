@@ -214,7 +214,7 @@ def test_what_does_not_come_is_said_and_can_be_asked_again(shown: dict[str, Show
 
 def test_fingers_are_told_what_they_touch(shown: dict[str, Shown], chromium: Browser) -> None:
     one = shown["cropped"]
-    with watched(chromium, one.page(), has_touch=True, viewport={"width": 390, "height": 844}) as page:
+    with watched(chromium, one.page(0, "layer=1"), has_touch=True, viewport={"width": 390, "height": 844}) as page:
         ready(page)
         page.locator(".scroller").scroll_into_view_if_needed()
         corner = page.locator(".scroller").bounding_box()
@@ -222,6 +222,44 @@ def test_fingers_are_told_what_they_touch(shown: dict[str, Shown], chromium: Bro
         page.touchscreen.tap(corner["x"] + 98 + 1.5 * 66, corner["y"] + 22 + 3.5 * 22)  # layer 1 of the fourth row
         has_state(page, pins="3", layer="1")
         check_told(page, one, 0, 1, 3)
+
+
+def test_the_layer_that_is_shown_is_in_view(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["cropped"]
+    seen = "() => [document.querySelector('.scroller').scrollLeft, document.querySelector('.scroller').clientWidth]"
+    with watched(chromium, one.page(), viewport={"width": 390, "height": 844}) as page:
+        ready(page)
+        for layer in (*range(one.run.layers)[::-1], 2, one.run.layers - 1):
+            page.locator(f".slot[data-layer='{layer}']").click()
+            has_state(page, layer=None if layer == one.run.layers - 1 else str(layer))
+            left, width = page.evaluate(seen)
+            assert left <= layer * 66 <= (layer + 1) * 66 <= left + width - 98
+        page.goto(one.page())
+        ready(page)
+        left, width = page.evaluate(seen)
+        assert left + width - 98 == one.run.layers * 66
+
+
+def test_keys_count_over_several_layers(shown: dict[str, Shown], chromium: Browser) -> None:
+    one = shown["cropped"]
+    last = one.run.layers - 1
+    with watched(chromium, one.page()) as page:
+        ready(page)
+        page.locator(".slot[aria-pressed=true]").focus()
+        for keys, layer, counted in (
+            ("Shift+ArrowLeft", last - 1, (last - 1, last)),
+            ("Shift+ArrowLeft", last - 2, (last - 2, last)),
+            ("Shift+ArrowRight", last - 1, (last - 1, last)),
+            ("ArrowLeft", last - 2, None),
+            ("Shift+ArrowRight", last - 1, (last - 2, last - 1)),
+            ("Shift+ArrowLeft", last - 2, None),
+        ):
+            page.keyboard.press(keys)
+            has_state(page, layer=str(layer), range=counted and f"{counted[0]}-{counted[1]}")
+            first, end = counted or (layer, layer)
+            tokens = Counter(one.top1()[first : end + 1].reshape(-1).tolist())
+            expect(page.locator("#legend-title")).to_contain_text(f"{len(tokens)} token")
+            expect(page.locator("#legend .counts button").first).to_have_text(str(max(tokens.values())))
 
 
 def test_brackets_that_need_another_key(shown: dict[str, Shown], chromium: Browser) -> None:

@@ -32,6 +32,7 @@ export function listen(page, stage, grid) {
     }, place);
     place.addEventListener("blur", () => page.leave());
   }
+  key([], "Shift+← →", "on the layers: several of them are counted together", () => false);
   key(["["], "[", "the layer before", () => page.step(-1));
   key(["]"], "]", "the next layer", () => page.step(1));
   key(["Escape"], "Esc", "nothing is pinned or chosen", () => page.letGo());

@@ -11,7 +11,7 @@ export class Layers {
     this.play = Object.assign(document.createElement("button"), { type: "button", id: "play", onclick: () => page.set({ play: !page.values.play }) });
     this.strip = Object.assign(document.createElement("div"), { className: "slots" });
     this.strip.setAttribute("role", "group");
-    this.strip.setAttribute("aria-label", "Layers. Drag over several to count tokens over all of them.");
+    this.strip.setAttribute("aria-label", "Layers. Drag over several, or hold Shift with the arrows, to count tokens over all of them.");
     this.slots = Array.from({ length: model.layers }, (_, layer) => {
       const slot = Object.assign(document.createElement("button"), { type: "button", className: "slot" });
       slot.dataset.layer = layer;
@@ -56,7 +56,7 @@ export class Layers {
       const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!by) return;
       event.preventDefault();
-      page.step(by);
+      page.step(by, { extend: event.shiftKey });
       this.slots[page.values.layer].focus();
     });
   }

@@ -85,6 +85,7 @@ export class ImagePage {
     if (this.values.patch >= 0) this.table.speak(this.values.patch);
     const kept = this.values.patch >= 0 ? this.values.patch : this.pinned()[0];
     if (kept !== undefined) this.table.reveal(kept, this.values.layer);
+    else this.table.revealLayer(this.values.layer);
   }
 
   get values() {
@@ -130,6 +131,7 @@ export class ImagePage {
     this.#wantMore();
     this.paint.set(values);
     if (isNew("order", "token")) this.#order();
+    if (isNew("layer")) this.table.revealLayer(values.layer);
     if (isNew("patch", "layer")) this.table.speak(values.patch < 0 ? null : values.patch);
     const isElsewhere = isNew("colour", "token", "threshold", "order");
     this.isElsewhere ||= isElsewhere;
@@ -223,11 +225,14 @@ export class ImagePage {
     this.set({ area: patches }, { step: true });
   }
 
-  // To the next layer that was read, that way.
-  step(by) {
-    const { read } = this.model, { layer } = this.values;
+  // To the next layer that was read, that way; `extend`: the layers from where that began to there are counted together.
+  step(by, { extend = false } = {}) {
+    const { read } = this.model, { layer, range } = this.values;
     const next = by > 0 ? read.find((one) => one > layer) : read.findLast((one) => one < layer);
-    if (next !== undefined) this.set({ layer: next, range: "" });
+    if (next === undefined) return;
+    const start = range.split("-").map(Number).find((end) => range && end !== layer) ?? layer;
+    const [from, to] = [Math.min(start, next), Math.max(start, next)];
+    this.set({ layer: next, range: extend && from < to ? `${from}-${to}` : "" });
   }
 
   // The arrows come to a row.

@@ -95,6 +95,11 @@ export class Table {
   reveal(row, layer) {
     const { scroller } = this, top = this.page.places[row] * ROW, height = scroller.clientHeight - HEAD;
     if (top < scroller.scrollTop || top + ROW > scroller.scrollTop + height) scroller.scrollTop = top - Math.floor((height - ROW) / 2);
+    this.revealLayer(layer);
+  }
+
+  revealLayer(layer) {
+    const { scroller } = this;
     const left = layer * this.cell, width = scroller.clientWidth - LABEL;
     if (left < scroller.scrollLeft || left + this.cell > scroller.scrollLeft + width) scroller.scrollLeft = left - (width - this.cell) / 2;
   }

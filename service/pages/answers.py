@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
@@ -102,7 +103,7 @@ class Cell:
     """A value. What is shown of it is `text`, or the token; an image's name leads to its page."""
 
     text: str
-    kind: str = "text"  # text, long, number, token, image, nothing
+    kind: str = "text"  # text, long, number, when, token, image, nothing
     token: Chip | None = None
     link: str | None = None  # what follows images/ in the address
     title: str | None = None
@@ -310,6 +311,8 @@ def cell(value: Any) -> Cell:
         return Cell(f"{value:,}" if abs(value) >= 10_000 else str(value), "number")
     if isinstance(value, Decimal):
         return Cell(str(value), "number")
+    if isinstance(value, date):
+        return Cell(str(value), "when")
     if isinstance(value, list | tuple):
         more = f" … ({len(value):,})" if len(value) > ITEMS else ""
         return _text(" ".join(_item(item) for item in value[:ITEMS]), more)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from datetime import datetime
 
 import pyarrow as pa
 import pytest
@@ -21,6 +22,13 @@ from .browser import accessible, watched
 LONG = "n" * 200
 TURNED = "\u202eabc.png"
 """Shown from right to left, up to where the direction is set again."""
+
+LINES = """(cells) => cells.map((cell) => {
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  return range.getClientRects().length;
+})"""
+"""How many lines the text of each cell takes."""
 
 NAMES = [f"{LONG}.png", TURNED, '<script>alert("1")</script>.png', "a b%2f..%2f#?.png", "new\nline.png", "last.png"]
 TOKEN = 4
@@ -44,6 +52,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "nested": [{"a": i, "b": {"c": [LONG]}} for i in range(6)],
         "nothing": [None, "x", None, None, "x", None],
         "score": [1e300, None, float("nan"), -1e250, float("inf"), 0.5],
+        "when": [datetime(2024, 1, 2 + i, 12, 30) for i in range(6)],
         "talk": ["many words of a long caption " * 60] * 6,
         **{f"column {i}": [f"some words of column {i}"] * 6 for i in range(12)},
     }
@@ -109,6 +118,9 @@ def test_no_column_is_squeezed(chromium: Browser, url: str) -> None:
         # Nor is a row dozens of lines high, or a number hundreds of digits wide.
         heights = page.locator("table.rows tbody tr").evaluate_all("rows => rows.map((row) => row.offsetHeight)")
         assert max(heights) < 250
+        whens = page.locator("table.rows td.when")
+        assert {*whens.all_inner_texts()} == {f"2024-01-0{2 + i} 12:30:00" for i in range(5)}
+        assert {*whens.evaluate_all(LINES)} == {1}
         numbers = page.locator("table.rows td.number").all_inner_texts()
         assert {"1.0e+300", "-1.0e+250", "inf"} <= {*numbers}
         assert max(map(len, numbers)) < 12

@@ -231,7 +231,7 @@ class _Parted:
             *edges, count = row.values()
             low, high = edges[0], edges[-1]
             if low is None:
-                bars += [self._bar("none", count, self._is(None))] if count else []
+                bars += self._outside(count) if count else []
             elif len(edges) == 1 or (self.column.is_whole and high - low == 1):
                 bars.append(self._bar(str(int(low)), count, self._is(int(low)), low, low))
             else:
@@ -239,3 +239,10 @@ class _Parted:
                 condition = Comparison((least, Name(self.name), most), ("<=", "<"))
                 bars.append(self._bar(f"{least} to {most}", count, condition, low, high))
         return Facet(self.name, self.counts, True, tuple(bars), False)
+
+    def _outside(self, count: int) -> list[Bar]:
+        """Rows in no range: those without a number, and those with one that is not finite, or far too large."""
+        is_none = self._is(None)
+        missing = count if self.column.is_whole else len(self.corpus.query(self.source.where(is_none)))
+        found = [self._bar("none", missing, is_none)] if missing else []
+        return found + ([Bar("others", count - missing, False, None)] if count > missing else [])

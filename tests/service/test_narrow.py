@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import vlq
+from vlq.query.client import LocalCorpus
 from vlq.query.parse import parse
 from vlq.service import narrow
+from vlq.service.facets import facets
 
+from ..synthetic import make_cache
 from .conftest import Site
 
 
@@ -199,3 +204,19 @@ def test_tokens_are_counted_each_by_itself(site: Site) -> None:
         "readings('dog').group(layer).count()",
     ):
         assert counted(query) == {}, query
+
+
+def test_facets_of_numbers_that_are_none(tmp_path: Path) -> None:
+    """What is missing is one thing, and what is no finite number another, which no condition finds."""
+    scores = [0.25, None, float("nan"), float("inf"), 0.5, None, None, float("-inf"), 0.25]
+    make_cache(tmp_path / "one", images=9, columns={"score": scores})
+    corpus = vlq.open(str(tmp_path / "one"))
+    assert isinstance(corpus, LocalCorpus)
+    (found,) = (facet for facet in facets(corpus, "images()") if facet.column == "score")
+    assert sum(bar.count for bar in found.bars) == 9
+    (none,) = (bar for bar in found.bars if bar.label == "none")
+    (others,) = (bar for bar in found.bars if bar.label == "others")
+    assert (none.count, others.count, others.query) == (3, 3, None)
+    for bar in found.bars:
+        if bar.query is not None:
+            assert len(corpus.query(bar.query)) == bar.count

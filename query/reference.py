@@ -30,8 +30,10 @@ def help_text(name: str = "") -> str:
     """What `vlq help` prints: every function and method with its line, or one of them whole. Raises UnknownName."""
     entries: dict[str, Signature] = {**functions(), **methods()}
     if not name:
-        lines = [f"{entry.name:<16}{entry.documentation}" for entry in functions().values()]
-        lines += ["", "of any answer:", *(f".{entry.name:<15}{entry.documentation}" for entry in methods().values())]
+        wide = max(map(len, entries)) + 2
+        lines = [f"{entry.name:<{wide}}{entry.documentation}" for entry in functions().values()]
+        lines += ["", "of any answer:"]
+        lines += [f"{'.' + entry.name:<{wide}}{entry.documentation}" for entry in methods().values()]
         return "\n".join([*lines, "", "vlq help NAME says more of one."])
     bare = name.lstrip(".").partition("(")[0]
     if bare not in entries:

@@ -11,6 +11,7 @@ from vlq.query import builders
 from vlq.query.corpus import Corpus
 from vlq.query.nodes import Node
 from vlq.query.parse import parse
+from vlq.query.reference import help_text
 from vlq.query.registry import REQUIRED, Function, TableMethod, functions, methods
 from vlq.query.result import Result
 
@@ -40,6 +41,17 @@ def test_the_corpus_has_the_registrys_signature(function: Function) -> None:
         del expected["a"]  # which is the corpus
     assert parameters(method) == expected
     assert str(inspect.getdoc(method)).startswith(function.documentation)
+
+
+def test_help_keeps_names_apart_from_what_is_said_of_them() -> None:
+    lines = help_text().splitlines()
+    said = {entry.name: entry.documentation for entry in functions().values()}
+    said |= {f".{entry.name}": entry.documentation for entry in methods().values()}
+    assert {tuple(line.split(maxsplit=1)) for line in lines if line.split("  ")[0] in said} == set(said.items())
+    assert (
+        len({line.index(documentation) for documentation in said.values() for line in lines if documentation in line})
+        == 1
+    )
 
 
 @pytest.mark.parametrize("home", [Node, Result])

@@ -83,9 +83,9 @@ def alike(a: str, b: str) -> bool:
 
 @pytest.fixture(scope="module")
 def caches(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`demo`, its `scenes`, and of some of these `background`, with another prompt, and `asked`, each with its own."""
+    """`cache`, its `scenes`, and of some of these `background`, with another prompt, and `asked`, each with its own."""
     folder = tmp_path_factory.mktemp("docs")
-    (folder / "demo").symlink_to(demo_cache)
+    (folder / "cache").symlink_to(demo_cache)
     (folder / "scenes").symlink_to(demo_cache.parent / "scenes")
     scenes = str(demo_cache.parent / "scenes" / "manifest.parquet")
     background = str(folder / "background")
@@ -107,7 +107,7 @@ def test_pages_show_real_output(
     document: str, caches: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(caches)
-    monkeypatch.setenv("VLQ_CACHE", "demo")
+    monkeypatch.setenv("VLQ_CACHE", "cache")
     monkeypatch.setenv("COLUMNS", "80")
     path = ROOT / document
     lines = path.read_text().splitlines()

@@ -319,7 +319,7 @@ class Cache:
         """
         if url.startswith(SERVICES):
             message = f"{url} is a service's address, and this needs the cache itself."
-            raise NoCache(message, f"Where it is: vlq info --cache {url}")
+            raise NoCache(message, "Give its own folder or bucket: the service tells nobody where that is.")
         try:
             store = open_store(url)
             run = read_run(store)

@@ -95,7 +95,7 @@ def as_text(values: dict[str, Any]) -> str:
         ("state", values["state"]),
         ("shards", f"{values['committed']:,} of {values['shards']:,} committed"),
         ("images", f"{values['cached']:,} of {values['images']:,} cached, {values['errors']:,} with errors"),
-        ("bytes", f"{as_bytes(values['bytes'])}{an_image}"),
+        ("bytes", f"{as_bytes(values['bytes'])}{an_image}, without the index"),
         ("missing", missing),
         *[
             (

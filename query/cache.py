@@ -426,7 +426,7 @@ class Cache:
             return None
 
     def unembedding(self) -> Unembedding:
-        """What makes logits of the states that the cache keeps. Raises CorruptCache."""
+        """What makes logits of the states that the cache keeps. Raises CacheError if it keeps none, CorruptCache."""
         from vlq.query.unembed import Unembedding, mapped, tensors_in
 
         def translator(layer: int) -> Tensors | None:
@@ -435,6 +435,8 @@ class Cache:
             return translators.get(layer)
 
         if self._unembedding is None:
+            if self.run.keep != "residual":
+                raise CacheError(f"{self.called} keeps no states.", "They are kept by: vlq run --keep residual")
             if (key := self.run.unembed) is None:
                 raise CorruptCache(f"{RUN} of {self.called} does not name what makes logits of states.")
             translators: dict[int, Tensors] = {}

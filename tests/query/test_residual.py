@@ -11,7 +11,7 @@ import vlq
 from vlq.query.cache import Cache
 from vlq.query.client import LocalCorpus
 from vlq.query.copies import folder
-from vlq.query.errors import CorruptCache
+from vlq.query.errors import CacheError, CorruptCache
 from vlq.query.schema import RUN, Run
 from vlq.query.store import open_store
 
@@ -73,6 +73,13 @@ def test_what_is_read_is_what_is_asked_for(here: LocalCorpus, tmp_path: Path, mo
     store.reset()
     corpus.query("first_layer(3, rank=2)").rows  # noqa: B018
     assert chunks() == []
+
+
+def test_without_states_it_is_said_how_they_are_kept(tmp_path: Path) -> None:
+    make_cache(tmp_path, images=2)
+    with pytest.raises(CacheError, match=r"keeps no states\.\nThey are kept by: vlq run --keep residual") as caught:
+        vlq.open(tmp_path).cache.unembedding()
+    assert not isinstance(caught.value, CorruptCache)
 
 
 def test_of_some_patches(here: LocalCorpus) -> None:

@@ -18,6 +18,7 @@ from vlq.query.deadline import Deadline
 from vlq.query.errors import CorruptCache, VlqError
 from vlq.query.forks import check_process
 from vlq.query.mistakes.values import EMPTY_CACHE, OVERFLOW
+from vlq.query.resident import Resident
 from vlq.query.summary import Rows
 from vlq.query.tokens import Vocabulary
 from vlq.query.truth import labels_sql
@@ -53,6 +54,7 @@ class Engine:
         # Values are parameters, so questions that differ in them alone are one statement: of a short answer, parsing it
         # takes a tenth of the time.
         self._parsed = lru_cache(PARSED)(self._parse)
+        self.resident = Resident(self._connection)
         self._thread = threading.local()  # `deadline`: its questions', if they have one
         # Files are immutable, so what was read of their footers holds.
         self._connection.execute("SET GLOBAL parquet_metadata_cache = true")
@@ -140,7 +142,8 @@ class Engine:
 
         def ask() -> tuple[list[str], list[tuple[Any, ...]]]:
             cursor = self._prepared(statement, snapshot, made)
-            cursor.execute(self._parsed(statement.sql), _parameters(statement, snapshot))
+            with self._read(statement, snapshot, cursor) as (parsed, parameters):
+                cursor.execute(parsed, parameters)
             return [name for name, *_ in cursor.description or ()], cursor.fetchall()
 
         return _answered(statement, snapshot, ask)
@@ -166,7 +169,8 @@ class Engine:
 
         def ask() -> pyarrow.Table:
             cursor = self._prepared(statement, snapshot, made)
-            return cursor.sql(self._parsed(statement.sql), params=_parameters(statement, snapshot)).to_arrow_table()
+            with self._read(statement, snapshot, cursor) as (parsed, parameters):
+                return cursor.sql(parsed, params=parameters).to_arrow_table()
 
         return _answered(statement, snapshot, ask)
 
@@ -178,8 +182,8 @@ class Engine:
 
         def ask() -> tuple[duckdb.DuckDBPyConnection, pyarrow.RecordBatchReader]:
             cursor = self._prepared(statement, snapshot, made)
-            found = cursor.sql(self._parsed(statement.sql), params=_parameters(statement, snapshot))
-            return cursor, found.to_arrow_reader(rows_at_once)
+            with self._read(statement, snapshot, cursor) as (parsed, parameters):
+                return cursor, cursor.sql(parsed, params=parameters).to_arrow_reader(rows_at_once)
 
         cursor, reader = _answered(statement, snapshot, ask)
         empty = True
@@ -197,6 +201,20 @@ class Engine:
             yield batch
         if empty:
             yield pa.RecordBatch.from_pylist([], reader.schema)
+
+    @contextmanager
+    def _read(
+        self, statement: Statement, snapshot: Snapshot, cursor: duckdb.DuckDBPyConnection
+    ) -> Iterator[tuple[duckdb.Statement, dict[str, Any]]]:
+        """The statement as DuckDB runs it, and its parameters: of files, or of what is in memory of them."""
+        reads = statement.reads(snapshot)
+        files = {name: files_of(*table) for name, table in reads.items()}
+        with self.resident.of(reads, files, cursor) as held:
+            sql = statement.sql
+            for name, table in held.items():
+                sql = sql.replace(f"read_parquet(${name})", table)
+            read = {name: paths for name, paths in files.items() if name not in held}
+            yield self._parsed(sql), {**statement.parameters, **read}
 
     def plan(self, statement: Statement, snapshot: Snapshot) -> str:
         """DuckDB's plan of the statement, as text."""

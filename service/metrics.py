@@ -38,6 +38,8 @@ class Metrics:
         waiting.set_function(lambda: served.waiting)
         kept = Gauge("vlq_kept_bytes", "Memory of answers that are kept to be given again.", registry=self._registry)
         kept.set_function(lambda: served.answers.size)
+        resident = Gauge("vlq_resident_bytes", "Memory of rows that questions ask for again.", registry=self._registry)
+        resident.set_function(lambda: served.engine.resident.size)
         self.router = APIRouter(tags=["service"])
         self.router.add_api_route("/healthz", healthz, methods=["GET"])
         self.router.add_api_route("/metrics", self.metrics, methods=["GET"], response_class=Response)

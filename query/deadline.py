@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,8 +15,9 @@ from vlq.query.errors import LimitReached
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-AGAIN = 0.2
-"""Seconds until a cursor is interrupted again: one that had not begun yet goes on as if nothing had been."""
+LOOK = 0.1
+"""Seconds between two looks at what is late. What was stopped is stopped again: a cursor that had not begun yet goes on
+as if nothing had been."""
 
 
 class Deadline:
@@ -25,7 +27,7 @@ class Deadline:
         self.seconds = seconds
         self._cursors: list[DuckDBPyConnection] = []
         self._why: str | None = None
-        self._done = threading.Event()
+        self._end = float("inf")
 
     def watch(self, cursor: DuckDBPyConnection) -> None:
         """Have a cursor stopped, too. Raises LimitReached if it is late already."""
@@ -42,20 +44,54 @@ class Deadline:
     def error(self) -> LimitReached:
         return LimitReached(self._why or "The query was stopped.", "Ask for less: layers=, images=, or .limit(...).")
 
-    def _run(self) -> None:
-        wait = self.seconds
-        while not self._done.wait(wait):
+    def look(self) -> None:
+        """Stop it if its time is over."""
+        if time.monotonic() >= self._end:
             self.stop(f"The query was stopped after {self.seconds:g} seconds.")
-            wait = AGAIN
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """The time runs. Raises LimitReached when it was stopped."""
-        threading.Thread(target=self._run, daemon=True, name="deadline").start()
+        self._end = time.monotonic() + self.seconds
+        CLOCK.begin(self)
         try:
             yield
         except duckdb.InterruptException as error:
             raise self.error() from error
         finally:
-            self._done.set()
+            CLOCK.end(self)
             self._cursors.clear()
+
+
+class Clock:
+    """One thread that looks after all deadlines: to begin one for each takes as long as many a question."""
+
+    def __init__(self) -> None:
+        self._running: set[Deadline] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, deadline: Deadline) -> None:
+        with self._changed:
+            self._running.add(deadline)
+            if self._thread is None or not self._thread.is_alive():  # a process that was forked has none
+                self._thread = threading.Thread(target=self._run, daemon=True, name="deadlines")
+                self._thread.start()
+            elif len(self._running) == 1:
+                self._changed.notify()
+
+    def end(self, deadline: Deadline) -> None:
+        with self._changed:
+            self._running.discard(deadline)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._running)
+                running = list(self._running)
+            for deadline in running:
+                deadline.look()
+            time.sleep(LOOK)
+
+
+CLOCK = Clock()

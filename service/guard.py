@@ -61,7 +61,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             # Who reads slowly holds an answer in memory: for a while, not for ever.
-            await asyncio.wait_for(send(message), SEND_TIME)
+            async with asyncio.timeout(SEND_TIME):
+                await send(message)
 
         if refused is None:
             try:
@@ -119,9 +120,11 @@ def ticket_of(token: str) -> str:
 
 
 def _ticket(headers: Headers) -> str:
+    if not (sent := headers.get("cookie", "")):
+        return ""
     cookie = SimpleCookie()
     try:
-        cookie.load(headers.get("cookie", ""))
+        cookie.load(sent)
     except CookieError:
         return ""
     return cookie[COOKIE].value if COOKIE in cookie else ""

@@ -27,6 +27,7 @@ from vlq.query.arrays import values
 from vlq.query.client import LocalCorpus
 from vlq.query.one import OneImage
 from vlq.query.tokens import Token, Vocabulary
+from vlq.service.answers import Part, Parts
 
 DTYPES = {"uint16": "U16", "uint32": "U32", "float16": "F16"}
 """What safetensors calls them."""
@@ -61,6 +62,11 @@ def readings_of(corpus: LocalCorpus, image: OneImage, site: str, k: int) -> Read
 
 def lens_bytes(corpus: LocalCorpus, image: OneImage, site: str, k: int) -> bytes:
     """The binary object of an image's readings at a site."""
+    return lens_parts(corpus, image, site, k).whole
+
+
+def lens_parts(corpus: LocalCorpus, image: OneImage, site: str, k: int) -> Parts:
+    """The same in parts, as they are compressed."""
     run = corpus.cache.run
     found = readings_of(corpus, image, site, k)
     ids, numbers = numbered(found.token, run.no_id, run.vocabulary_size)
@@ -92,8 +98,8 @@ def numbered(token: np.ndarray, no_id: int, size: int) -> tuple[np.ndarray, np.n
     return ids, number[known]
 
 
-def safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
-    """The arrays in one file, in their order; metadata as JSON texts."""
+def safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Parts:
+    """The parts of a file of the arrays, in their order; metadata as JSON texts."""
     header: dict[str, Any] = {
         "__metadata__": {
             name: json.dumps(value, ensure_ascii=False, separators=(",", ":")) for name, value in metadata.items()
@@ -107,11 +113,11 @@ def safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -
             "shape": list(array.shape),
             "data_offsets": [start, start + len(part)],
         }
-        data.append(part)
+        data.append(Part(part, repeats=array.dtype.kind != "f"))
         start += len(part)
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *data])
+    return Parts([Part(len(text).to_bytes(8, "little") + text), *data])
 
 
 class _Texts(dict[int, str | list[str]]):

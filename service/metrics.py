@@ -75,6 +75,6 @@ class Metrics:
         return counted
 
 
-def healthz() -> dict[str, str]:
+async def healthz() -> dict[str, str]:
     """Whether the service answers. Needs no token."""
     return {"status": "ok"}

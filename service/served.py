@@ -52,6 +52,14 @@ class Times:
     took: float
 
 
+class Turns:
+    """So many are answered at a time, who came first first."""
+
+    def __init__(self, at_once: int, name: str) -> None:
+        self.free = asyncio.Semaphore(at_once)
+        self.threads = ThreadPoolExecutor(at_once, thread_name_prefix=name)
+
+
 class Served:
     """What all requests share. Raises as `Cache.open` does if a cache cannot be opened."""
 
@@ -66,14 +74,15 @@ class Served:
         self.models = Models(settings) if settings.intervene else None
         self.answers = Answers()
         self.waiting = 0
-        self._turns = asyncio.Semaphore(settings.at_once)
-        self._threads = ThreadPoolExecutor(settings.at_once, thread_name_prefix="question")
+        self._questions = Turns(settings.at_once, "question")
+        self._look_ups = Turns(1, "look-up")
         self._kept: dict[tuple[str, Callable[..., Any]], tuple[str, Any]] = {}
         self._making = Lock()
         self._looked: dict[str, float] = {}
 
     def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
+        for turns in (self._questions, self._look_ups):
+            turns.threads.shutdown(cancel_futures=True)
         self.runs.launcher.close()
         if self.models is not None:
             self.models.close()
@@ -151,14 +160,16 @@ class Served:
             text = text.replace(place, places[place])
         return text
 
-    async def ask(self, request: Request, work: Callable[[], T]) -> tuple[T, Times]:
-        """What some work gives that asks the corpora, in its turn, and what it took.
+    async def ask(self, request: Request, work: Callable[[], T], *, look_up: bool = False) -> tuple[T, Times]:
+        """What some work gives that asks the corpora, in its turn, and what it took. What only looks something up, in a
+        millisecond or so, does not wait for questions.
 
         Raises Busy if too many wait already, LimitReached if it takes too long or who asked has gone.
         """
         if self.waiting >= self.settings.waiting + self.settings.at_once:
             raise Busy("Too many questions are waiting.", "Ask again in a moment.")
         self.waiting += 1
+        turns = self._look_ups if look_up else self._questions
         begun = time.perf_counter()
         deadline = Deadline(self.settings.timeout)
 
@@ -170,9 +181,9 @@ class Served:
                 raise RuntimeError("work ended like a generator") from error
 
         try:
-            async with self._turns:
+            async with turns.free:
                 started = time.perf_counter()
-                future = asyncio.get_running_loop().run_in_executor(self._threads, answer)
+                future = asyncio.get_running_loop().run_in_executor(turns.threads, answer)
                 while not (await asyncio.wait({future}, timeout=NOTICE))[0]:
                     if await request.is_disconnected():
                         deadline.stop()

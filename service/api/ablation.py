@@ -41,7 +41,7 @@ def may_intervene(request: Request, served: Served) -> bool:
     return served.models is not None and (request.state.operator or not has_tokens)
 
 
-def models_of(request: Request, served: ServedHere) -> Models:
+async def models_of(request: Request, served: ServedHere) -> Models:
     """Raises NotFound if no model is loaded here, Forbidden if it is for others."""
     if served.models is None:
         raise NotFound("This service loads no model to intervene in.", "Start it so: vlq serve --intervene")

@@ -10,10 +10,11 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from vlq.query.errors import NotFound
+from vlq.service.answers import Parts
 from vlq.service.api.shared import CorpusHere, ServedHere, answered, check_site, headers_of, tag_of, unchanged
 from vlq.service.errors import RESPONSES
 from vlq.service.images import SHOWN_K, described, found_image
-from vlq.service.lens import lens_bytes, readings_of
+from vlq.service.lens import lens_parts, readings_of
 from vlq.service.pages.image_file import MOST_READINGS, image_file
 from vlq.service.pages.image_page import SIDE
 from vlq.service.pictures import LARGEST, picture
@@ -60,7 +61,7 @@ class Described(BaseModel):
 @router.get("/{id}", response_model=Described)
 async def image(request: Request, served: ServedHere, corpus: CorpusHere, id: Number) -> Response:
     """What is known of an image: name, size, geometry, texts, and its own columns."""
-    return await answered(request, served, corpus, lambda: described(corpus, id))
+    return await answered(request, served, corpus, lambda: described(corpus, id), look_up=True)
 
 
 @router.get(
@@ -85,10 +86,10 @@ async def lens(
     run = corpus.cache.run
     check_site(corpus, site)
 
-    def work() -> bytes | dict[str, Any]:
+    def work() -> Parts | dict[str, Any]:
         found = found_image(corpus, id)
         if format == "binary":
-            return lens_bytes(corpus, found, site, min(k, run.k))
+            return lens_parts(corpus, found, site, min(k, run.k))
         readings = readings_of(corpus, found, site, min(k, run.k))
         absent = readings.token == run.no_id
         return {

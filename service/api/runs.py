@@ -42,7 +42,7 @@ OPTIONS = {
 """What of `vlq run` may be said, by the names of its options."""
 
 
-def operator(request: Request, served: ServedHere) -> None:
+async def operator(request: Request, served: ServedHere) -> None:
     """Raises Forbidden unless an operator asks."""
     if served.settings.operators_token is None:
         raise Forbidden("This service starts no runs: it has no operators' token.", "Set $VLQ_OPERATORS_TOKEN there.")

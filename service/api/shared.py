@@ -13,11 +13,13 @@ from vlq import __version__
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadRequest
 from vlq.query.render import as_json
-from vlq.service.answers import Kept
+from vlq.service.answers import Kept, Parts
 from vlq.service.served import Served
 
+# Dependencies are coroutines: FastAPI has others run in threads, which takes longer than they do.
 
-def served(request: Request) -> Served:
+
+async def served(request: Request) -> Served:
     found: Served = request.app.state.served
     return found
 
@@ -25,11 +27,13 @@ def served(request: Request) -> Served:
 CorpusName = Annotated[str | None, Query(alias="corpus", description="A corpus' name; by default the first one's.")]
 
 
-def corpus_of(request: Request, corpus: CorpusName = None) -> LocalCorpus:
-    return served(request).corpus(corpus)
-
-
 ServedHere = Annotated[Served, Depends(served)]
+
+
+async def corpus_of(served: ServedHere, corpus: CorpusName = None) -> LocalCorpus:
+    return served.corpus(corpus)
+
+
 CorpusHere = Annotated[LocalCorpus, Depends(corpus_of)]
 
 
@@ -59,19 +63,23 @@ async def answered(
     make: Callable[[], Any],
     kind: str = "application/json",
     others: tuple[object, ...] = (),
+    *,
+    look_up: bool = False,
 ) -> Response:
     """What follows from a corpus and a request's address, unless who asks has it; made anew unless it was asked for not
-    long ago. `make` gives values to be told as JSON, or bytes of another kind. `others` are what else decides it."""
-    tag = tag_of(await served.digest(corpus), *others, request.url.path, request.url.query)
+    long ago. `make` gives values to be told as JSON, or bytes of another kind, whole or in parts. `others` are what
+    else decides it; `look_up` is as in `Served.ask`."""
+    # The path and the query as they came: `request.url` would put a URL together and take it apart again.
+    tag = tag_of(await served.digest(corpus), *others, request.scope["path"], request.scope["query_string"])
     if (known := unchanged(request, tag)) is not None:
         return known
 
     def work() -> Kept:
         values = make()
-        return Kept.of(values if isinstance(values, bytes) else as_json(values), tag)
+        return Kept.of(values if isinstance(values, bytes | Parts) else as_json(values), tag)
 
     if (answer := served.answers.get(tag)) is None:
-        made, _ = await served.ask(request, work)
+        made, _ = await served.ask(request, work, look_up=look_up)
         served.answers.put(tag, made)
         answer = made
     return sent(request, answer, kind)

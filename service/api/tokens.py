@@ -70,7 +70,7 @@ async def search(
         counts = served.kept(corpus, counted)
         return {"site": counts.site, "tokens": [found(corpus, one) for one in counts.search(q, limit)]}
 
-    return await answered(request, served, corpus, work)
+    return await answered(request, served, corpus, work, look_up=True)
 
 
 @router.get("/{id}", response_model=Token)
@@ -93,7 +93,7 @@ async def token(
             "next": counts.ordered[place - 1] if place else None,
         }
 
-    return await answered(request, served, corpus, work)
+    return await answered(request, served, corpus, work, look_up=True)
 
 
 # --- where a token is read -------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ Rank = Annotated[int, Query(ge=1, description="Count readings among the so many 
 Layer = Annotated[int | None, Query(ge=0, description="At this layer; by default at all.")]
 
 
-def wanted_of(corpus: CorpusHere, id: Id, rank: Rank = 1, layer: Layer = None) -> Wanted:
+async def wanted_of(corpus: CorpusHere, id: Id, rank: Rank = 1, layer: Layer = None) -> Wanted:
     """Raises NotFound if there is no such token, BadRequest if nothing was read there."""
     run = corpus.cache.run
     token_of(corpus, str(id))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import random
 import re
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from vlq.query.engine import Engine
 from vlq.query.errors import LimitReached, NotFound, ServiceError, UnknownToken, VlqError
 from vlq.query.remote import RemoteCorpus
 from vlq.query.render import to_csv, to_jsonl
-from vlq.service.answers import Answers, Kept
+from vlq.service.answers import Answers, Kept, Part, Parts
 from vlq.service.app import create_app
 from vlq.service.counts import counted
 from vlq.service.settings import Settings
@@ -144,6 +145,21 @@ def test_what_was_answered_is_answered_again(site: Site) -> None:
     assert (first.json()["timing"]["took"] > 0, again.json()["timing"]["took"]) == (True, 0)
     with_tag = site.client.post("/v1/query", json=asked, headers={"If-None-Match": again.headers["etag"]})
     assert with_tag.status_code == 304
+
+
+def test_parts_are_compressed_as_one() -> None:
+    draw = random.Random(0)
+    numbers = bytes(draw.randrange(60, 80) for _ in range(5_000))
+    text = b"the same again and again, " * 400
+    for parts in ([Part(text)], [Part(text), Part(numbers, False), Part(b""), Part(text)], [Part(numbers, False)]):
+        made = Kept.of(Parts(parts), "tag")
+        whole = b"".join(part.data for part in parts)
+        assert made.is_compressed
+        assert len(made.data) < 0.7 * len(whole)
+        assert (made.body, gzip.decompress(made.data)) == (whole, whole)
+        program = subprocess.run(["gzip", "-dc"], input=made.data, capture_output=True, check=True)
+        assert (program.stdout, program.stderr) == (whole, b"")
+    assert Kept.of(Parts([Part(b"a"), Part(b"b")]), "tag") == Kept(b"ab", "tag", False)
 
 
 def test_few_bytes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

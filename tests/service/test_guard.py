@@ -279,6 +279,31 @@ def test_too_many_questions_are_sent_away(folder: Path, monkeypatch: pytest.Monk
         assert statuses == [200] * 3
 
 
+def test_look_ups_do_not_wait_for_questions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(Settings({"one": str(folder)}, at_once=1))
+    corpus, gate = app.state.served.corpora["one"], threading.Event()
+    usual = corpus.query
+    monkeypatch.setattr(corpus, "query", lambda query: gate.wait(20) and usual(query))
+    with running(app) as url:
+        statuses: list[int] = []
+
+        def one() -> None:
+            statuses.append(httpx2.post(f"{url}/v1/check", json={"query": "images()"}, timeout=30).status_code)
+
+        threads = [threading.Thread(target=one) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        while app.state.served.waiting < 2:
+            time.sleep(0.01)
+        for path in ("/v1/tokens/3", "/v1/tokens?q=d", "/v1/images/0"):
+            assert httpx2.get(url + path).status_code == 200
+        assert (app.state.served.waiting, statuses) == (2, [])
+        gate.set()
+        for thread in threads:
+            thread.join()
+        assert statuses == [200, 200]
+
+
 def test_a_busy_service_is_asked_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(Settings({"one": str(folder)}, at_once=1, waiting=0))
     monkeypatch.setattr("vlq.query.remote.LONGEST_WAIT", 0.05)

@@ -1,8 +1,9 @@
 """The service under load: 50 clients at once that ask without a pause, on a cache of LLaVA-1.5's size.
 
-The clients are a process of their own, on the same cores as the server. What they ask: queries (6 of 10), of which half
-are new to the server each time; images with their readings (2), tokens (1), and a search for one (1). Before the clock
-starts each kind was asked once: what is measured is warm.
+The clients are a process of their own, on the same cores as the server, of which they are to take little: they speak
+HTTP/1.1 over kept connections as browsers do, read each answer whole, and unpack one in UNPACKED. What they ask:
+queries (6 of 10), of which half are new to the server each time; images with their readings (2), tokens (1), and a
+search for one (1). Before the clock starts each kind was asked once: what is measured is warm.
 
 Times are of the first minute. The clients then go on for two more, over which memory is to stay as it is: within the
 first it grows, as answers are kept until they take what they may.
@@ -11,6 +12,7 @@ first it grows, as answers are kept until they take what they may.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import random
 import re
@@ -37,6 +39,8 @@ LASTS = 3
 IMAGES = 256
 P99_MS = 500.0
 GROWTH = 1.05
+UNPACKED = 20
+"""One in so many answers is unpacked, to see whether it is sound."""
 
 
 def run(work: Path, *, quick: bool = False, images: int = 500) -> Iterator[Figure]:
@@ -115,54 +119,83 @@ def kinds(images: int, words: list[str], draw: random.Random) -> dict[str, tuple
     }
 
 
+class Connection:
+    """One client's: a request at a time."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._asked = 0
+
+    async def ask(self, path: str, body: Any = None) -> tuple[int, bytes]:
+        """The status and the body as it came. Raises ValueError if that is damaged, OSError, EOFError."""
+        if not self._asked:
+            self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        self._asked += 1
+        sent = b"" if body is None else json.dumps(body).encode()
+        kind = "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n"
+        head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
+        head += f"Accept: */*\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: load\r\n{kind}\r\n"
+        self._writer.write(head.encode() + sent)
+        first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        answer = await self._reader.readexactly(int(headers["content-length"]))
+        if headers.get("content-encoding") == "gzip" and self._asked % UNPACKED == 0:
+            gzip.decompress(answer)
+        return int(first.split()[1]), answer
+
+
 async def clients(url: str, seconds: float, pid: int) -> dict[str, Any]:
     """Times of so many seconds; the process' memory (MiB) when they begin, when they end, and at the end of all."""
-    limits = httpx2.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
+    host, _, port = url.removeprefix("http://").partition(":")
     times: dict[str, list[float]] = {}
     errors: dict[str, int] = {}
     memory: list[float] = []
     kept: list[float] = []
     answered = 0
-    async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
-        images = (await client.get("/v1/corpora")).json()["corpora"][0]["images"]
-        draw = random.Random(0)
-        asked = kinds(images, list(OBJECTS), draw)
-        for _, ask in asked.values():
-            for _ in range(5):
-                path, body = ask()
-                await (client.get(path) if body is None else client.post(path, json=body))
-        warm = time.perf_counter() + seconds
-        end = warm + (LASTS - 1) * seconds
-        shares = [share for share, _ in asked.values()]
+    client = Connection(host, int(port))
+    images = json.loads((await client.ask("/v1/corpora"))[1])["corpora"][0]["images"]
+    draw = random.Random(0)
+    asked = kinds(images, list(OBJECTS), draw)
+    for _, ask in asked.values():
+        for _ in range(5):
+            await client.ask(*ask())
+    warm = time.perf_counter() + seconds
+    end = warm + (LASTS - 1) * seconds
+    shares = [share for share, _ in asked.values()]
 
-        async def one() -> None:
-            nonlocal answered
-            while time.perf_counter() < end:
-                (kind,) = draw.choices(list(asked), shares)
-                path, body = asked[kind][1]()
-                begun = time.perf_counter()
-                try:
-                    answer = await (client.get(path) if body is None else client.post(path, json=body))
-                    wrong = "" if answer.status_code == 200 else f"{answer.status_code} {answer.text[:200]}"
-                except httpx2.HTTPError as error:
-                    wrong = f"{type(error).__name__}: {error}"
-                answered += 1
-                if begun < warm:
-                    times.setdefault(kind, []).append((time.perf_counter() - begun) * 1000)
-                if wrong:
-                    errors[wrong] = errors.get(wrong, 0) + 1
+    async def one() -> None:
+        nonlocal answered
+        connection = Connection(host, int(port))
+        while time.perf_counter() < end:
+            (kind,) = draw.choices(list(asked), shares)
+            path, body = asked[kind][1]()
+            begun = time.perf_counter()
+            try:
+                status, answer = await connection.ask(path, body)
+                wrong = "" if status == 200 else f"{status} {answer[:200]!r}"
+            except (OSError, EOFError, ValueError, KeyError) as error:
+                wrong = f"{type(error).__name__}: {error}"
+                connection = Connection(host, int(port))
+            answered += 1
+            if begun < warm:
+                times.setdefault(kind, []).append((time.perf_counter() - begun) * 1000)
+            if wrong:
+                errors[wrong] = errors.get(wrong, 0) + 1
 
-        async def watch() -> None:
-            for until in (warm, end):
-                while time.perf_counter() < until:
-                    memory.append(resident(pid))
-                    await asyncio.sleep(0.5)
-                marks.append(len(memory))
-                found = re.search(r"^vlq_kept_bytes (\S+)", (await client.get("/metrics")).text, re.MULTILINE)
-                kept.append(float(found.group(1)) if found else 0.0)
+    async def watch() -> None:
+        for until in (warm, end):
+            while time.perf_counter() < until:
+                memory.append(resident(pid))
+                await asyncio.sleep(0.5)
+            marks.append(len(memory))
+            told = (await client.ask("/metrics"))[1]
+            found = re.search(
+                rb"^vlq_kept_bytes (\S+)", told if told[:2] != b"\x1f\x8b" else gzip.decompress(told), re.M
+            )
+            kept.append(float(found.group(1)) if found else 0.0)
 
-        marks: list[int] = []
-        await asyncio.gather(watch(), *(one() for _ in range(CLIENTS)))
+    marks: list[int] = []
+    await asyncio.gather(watch(), *(one() for _ in range(CLIENTS)))
     parts = memory[: marks[0] // 6], memory[marks[0] * 5 // 6 : marks[0]], memory[marks[0] // -6 :]
     return {
         "times": times,

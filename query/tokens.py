@@ -82,7 +82,7 @@ class Vocabulary:
         self._tokenizer_path = tokenizer
         rows = connect().execute("SELECT piece, text, word_start FROM read_parquet($1) ORDER BY id", [path]).fetchall()
         self._pieces = [piece for piece, _, _ in rows]
-        self._texts = [text for _, text, _ in rows]
+        self._texts: list[str | None] = [text for _, text, _ in rows]
         self._starts = [start for _, _, start in rows]
 
     def __len__(self) -> int:
@@ -90,6 +90,11 @@ class Vocabulary:
 
     def token(self, id: int) -> Token:
         return Token(id, self._pieces[id], self._texts[id])
+
+    @property
+    def texts(self) -> list[str | None]:
+        """Every token's text, by id."""
+        return self._texts
 
     def starts_word(self, id: int) -> bool:
         """Whether the token begins a word."""

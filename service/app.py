@@ -21,7 +21,7 @@ from vlq.service.metrics import Metrics
 from vlq.service.pages import compare, corpus, site, token
 from vlq.service.pages import images as images_page
 from vlq.service.pages import layers as layers_page
-from vlq.service.served import Served, load_libraries
+from vlq.service.served import Served
 from vlq.service.settings import Settings
 
 ABOUT = """What a vision-language model reads in every image patch at every layer, over a corpus of images.
@@ -37,7 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        Thread(target=load_libraries, daemon=True, name="libraries").start()
+        Thread(target=served.warm_up, daemon=True, name="warm-up").start()
         yield
         served.close()
 

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from threading import Lock
 from typing import Any, TypeVar
 
+import duckdb
 from fastapi import Request
 
 from vlq.query.cache import Cache
@@ -20,6 +21,7 @@ from vlq.query.copies import local_files
 from vlq.query.deadline import Deadline
 from vlq.query.errors import Busy, NotFound, VlqError
 from vlq.service.answers import Answers
+from vlq.service.counts import counted, is_soon
 from vlq.service.models import Models
 from vlq.service.runs import Here, RayJobs, Runs
 from vlq.service.settings import Settings
@@ -79,6 +81,15 @@ class Served:
         self._kept: dict[tuple[str, Callable[..., Any]], tuple[str, Any]] = {}
         self._making = Lock()
         self._looked: dict[str, float] = {}
+
+    def warm_up(self) -> None:
+        """Do now, beside whoever asks already, what the first questions would wait for."""
+        load_libraries()
+        for corpus in self.corpora.values():
+            # What is wrong with a cache is told to who asks it.
+            with suppress(VlqError, OSError, duckdb.Error):
+                if is_soon(corpus):
+                    self.kept(corpus, counted).prepare()
 
     def close(self) -> None:
         for turns in (self._questions, self._look_ups):

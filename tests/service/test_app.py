@@ -26,11 +26,13 @@ import vlq
 from vlq.query.client import ask
 from vlq.query.engine import Engine
 from vlq.query.errors import LimitReached, NotFound, ServiceError, UnknownToken, VlqError
+from vlq.query.portrait import read_of
 from vlq.query.remote import RemoteCorpus
 from vlq.query.render import to_csv, to_jsonl
 from vlq.service.answers import Answers, Kept, Part, Parts
 from vlq.service.app import create_app
 from vlq.service.counts import counted
+from vlq.service.served import Served
 from vlq.service.settings import Settings
 
 from ..doors import running
@@ -705,6 +707,35 @@ print(*({{*sys.modules}} - before))
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == []
+
+
+def test_tokens_are_counted_before_anybody_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    usual = read_of
+    monkeypatch.setattr(
+        "vlq.service.counts.read_of", lambda corpus, site: asked.append(corpus.cache.called) or usual(corpus, site)
+    )
+    caches = {name: tmp_path / name for name in ("whole", "going on", "large", "damaged")}
+    for number, (name, folder) in enumerate(caches.items()):
+        make_cache(folder, images=3 + number, seal=name != "going on")
+    for path in (caches["damaged"] / "index").rglob("patch_top1*"):
+        path.write_bytes(b"no Parquet")
+    served = Served(Settings({name: str(folder) for name, folder in caches.items()}))
+    sizes = {
+        name: sum(file.size for file in corpus.cache.snapshot().stored("patch_top1"))
+        for name, corpus in served.corpora.items()
+    }
+    monkeypatch.setattr("vlq.service.counts.SOON", sizes["whole"])
+    served.corpora["damaged"].cache.snapshot()
+    served.warm_up()
+    assert asked == ["whole"]
+    corpus = served.corpora["whole"]
+    assert served.kept(corpus, counted).found == read_of(corpus, "patch")
+    assert asked == ["whole"]
+    monkeypatch.setattr("vlq.service.counts.SOON", 2**20)
+    served.warm_up()  # what is damaged is told to who asks
+    assert sorted(asked) == ["damaged", "large", "whole"]
+    served.close()
 
 
 def test_images_may_have_columns_of_any_name(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.against import Split
@@ -97,10 +98,15 @@ class Table(ABC):
     def relation(self, compiler: Compiler) -> Relation:
         """Its SQL."""
 
+    @cached_property
+    def shape(self) -> Relation:
+        """Its SQL by itself, for what that tells of it: keys, columns, what holds."""
+        return self.relation(Compiler())
+
     @property
     def keys(self) -> tuple[str, ...]:
         """What there is a row for: of image, patch, layer, token; nothing if there is one row."""
-        return self.relation(Compiler()).keys
+        return self.shape.keys
 
     @property
     def whole(self) -> Table:
@@ -126,7 +132,7 @@ class Table(ABC):
             found["unknown"] = compiler.count_images(*self.has_readings, *self.split.unknown(compiler))
             if with_patches:
                 found["others_with_patches"] = compiler.count_images(*others, *with_patches)
-        if holds := self.relation(Compiler()).holds:
+        if holds := self.shape.holds:
             every = self.cells(compiler, every=True, places=False)
             found["compared"] = f"({compiler.count(every, f'{holds} IS NOT NULL')})"
         return found
@@ -401,7 +407,12 @@ def column_types(table: Table, scope: Scope) -> Mapping[str, str]:
 
 def compile_listed(table: Table) -> Statement | None:
     """The SELECT of how many positions a table lists, at most, by what is known of the rest. None if it lists none."""
+    return compile_answer(table)[1]
+
+
+def compile_answer(table: Table) -> tuple[Statement, Statement | None]:
+    """Both `compile_rows` and `compile_listed`."""
     compiler = Compiler()
-    compiler.statement(table.relation(compiler))
+    rows = compiler.statement(table.relation(compiler))
     counts = [f"({sql})" for sql in compiler.listings]
-    return compiler.ask(f"SELECT {' + '.join(counts)} AS listed") if counts else None
+    return rows, compiler.ask(f"SELECT {' + '.join(counts)} AS listed") if counts else None

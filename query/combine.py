@@ -375,9 +375,9 @@ def key_kinds(table: Table, scope: Scope) -> dict[str, str]:
 
 
 def _check_kind(part: Node, operand: Table, combined: Combined, scope: Scope) -> None:
-    if isinstance(combined, Connected) and not operand.relation(Compiler()).holds:
+    if isinstance(combined, Connected) and not operand.shape.holds:
         raise scope.error(NOT_TRUE, part)
-    if not isinstance(combined, Connected) and operand.relation(Compiler()).value is None:
+    if not isinstance(combined, Connected) and operand.shape.value is None:
         raise scope.error(NO_VALUE, part)
 
 

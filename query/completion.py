@@ -204,7 +204,6 @@ def columns_of(url: str | None, before: str) -> Mapping[str, str]:
 
 def columns_in(corpus: LocalCorpus, before: str) -> Mapping[str, str]:
     """`Columns` of a corpus; none of what cannot be answered."""
-    from vlq.query.compile import Compiler
     from vlq.query.parse import parse
 
     try:
@@ -213,7 +212,7 @@ def columns_in(corpus: LocalCorpus, before: str) -> Mapping[str, str]:
         cut = [node for node in walk(whole) if isinstance(node, Method) and node.method == "limit"][-1]
         table = corpus.query(cut).table
         assert isinstance(table, Shown)
-        columns = table.columns(table.table.relation(Compiler()))
+        columns = table.columns(table.table.shape)
     except VlqError:
         return {}
     return {str(Name(name)): column.kind or "several values" for name, column in columns.items()}

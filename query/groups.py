@@ -59,7 +59,7 @@ class OfGroups(Shown):
     @cached_property
     def grouped(self) -> Relation:
         """The table whose rows are taken together, to see what it has."""
-        return self.table.relation(Compiler())
+        return self.table.shape
 
     @cached_property
     def known(self) -> dict[str, Column]:

@@ -49,7 +49,7 @@ class Where(Shown):
 
     def cells(self, compiler: Compiler, *, every: bool = False, places: bool = True) -> Relation:
         named = {part.name for part in walk(self.argument("condition")) if isinstance(part, Name)}
-        looked_at = self.table.relation(Compiler()).place in named
+        looked_at = self.table.shape.place in named
         return self._chosen(self.table.cells(compiler, every=every, places=places or looked_at), compiler)
 
     def _chosen(self, relation: Relation, compiler: Compiler) -> Relation:

@@ -228,7 +228,7 @@ class Patches:
                 mistake = LIST if items else EXPECTED
                 raise scope.error(mistake, node, name=name, expected=self.expected, list=Sequence(items, True))
         table = bind(node, scope)
-        relation = table.relation(Compiler())
+        relation = table.shape
         if not _has_patches(relation):
             raise scope.error(PATCHES_BY_ROW, node, name=name, keys=each(relation.keys))
         if table.split is not None:

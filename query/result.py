@@ -16,12 +16,13 @@ from vlq.query.bind import (
     Scope,
     Table,
     bind,
+    compile_answer,
     compile_counts,
     compile_listed,
     compile_rows,
     compile_totals,
 )
-from vlq.query.compile import VOCABULARY, Compiler, Derived, Statement, default_columns
+from vlq.query.compile import VOCABULARY, Derived, Statement, default_columns
 from vlq.query.engine import Made
 from vlq.query.errors import MissingExtra
 from vlq.query.files import plot_form, write_whole
@@ -88,7 +89,11 @@ class Result(Asked):
     @cached_property
     def statement(self) -> Statement:
         """The SQL that answers, its parameters, and the tables that it reads."""
-        return compile_rows(self.table)
+        return self._compiled[0]
+
+    @cached_property
+    def _compiled(self) -> tuple[Statement, Statement | None]:
+        return compile_answer(self.table)
 
     @cached_property
     def _answer(self) -> tuple[list[str], Rows]:
@@ -107,7 +112,7 @@ class Result(Asked):
         """Raises BadArgument if too many of a table's rows are of positions without readings."""
         if any(table is checked for checked in self._checked):
             return
-        if (statement := compile_listed(table)) is not None:
+        if (statement := self._compiled[1] if table is self.table else compile_listed(table)) is not None:
             ((listed,),) = self.corpus.engine.rows(statement, self.snapshot)[1]
             if listed > LISTED_CELLS:
                 raise TOO_MANY_CELLS.error(listed=listed, most=LISTED_CELLS)
@@ -128,7 +133,7 @@ class Result(Asked):
 
     @cached_property
     def _columns(self) -> tuple[str, ...]:
-        relation = self.table.relation(Compiler())
+        relation = self.table.shape
         return tuple(name for _, name in relation.shown or default_columns(relation))
 
     @cached_property

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from vlq.query.client import LocalCorpus
-from vlq.query.compile import Compiler
 from vlq.query.errors import QueryError
 from vlq.query.nodes import Call, Comparison, Literal, Name, Node, node_of
 from vlq.query.predicates import Column
@@ -84,7 +83,7 @@ def columns_of(result: Result) -> Mapping[str, Column]:
     """The columns that can be named behind an answer, its own before those of its images."""
     table = result.corpus.query(uncut(result.node).limit(1)).table
     assert isinstance(table, Shown)
-    return table.columns(table.table.relation(Compiler()))
+    return table.columns(table.table.shape)
 
 
 def is_of_values(column: Column) -> bool:
@@ -104,7 +103,7 @@ def _of_rows(asked: Result) -> Iterator[Facet | None]:
     """Of the columns of an answer, and of its images' own."""
     if is_grouped(asked.node):
         return
-    relation = asked.table.relation(Compiler())
+    relation = asked.table.shape
     own = {*relation.keys, *relation.columns, "area"} - NOT_OF_ROWS
     columns = columns_of(asked)
     for name in sorted(columns, key=lambda name: (_rank(name), name not in own)):

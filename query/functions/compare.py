@@ -61,7 +61,7 @@ class Side:
 
     @cached_property
     def relation(self) -> Relation:
-        return self.table.relation(Compiler())
+        return self.table.shape
 
     @property
     def tokens(self) -> list[Token]:
@@ -304,7 +304,7 @@ def bind_compare(call: Call, scope: Scope) -> Compare:
 def _side(name: str, query: Node, scope: Scope) -> Side:
     try:
         table = bind(query, scope)
-        table.relation(Compiler())  # where mistakes in conditions show
+        _ = table.shape  # where mistakes in conditions show
     except VlqError as error:
         message = f"In {scope.snapshot.cache.called}: {error.message}"
         raise type(error)(message, error.hint, query=error.query, span=error.span) from error

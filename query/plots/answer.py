@@ -9,7 +9,7 @@ from typing import Any
 
 from vlq.query.bind import Table
 from vlq.query.combine import Calculated, Compared
-from vlq.query.compile import Compiler, Relation
+from vlq.query.compile import Relation
 from vlq.query.groups import OfGroups
 from vlq.query.plots.style import LAYER, chip, shown
 from vlq.query.result import Result
@@ -28,7 +28,7 @@ class Answer:
 
     @cached_property
     def relation(self) -> Relation:
-        return self.result.table.relation(Compiler())
+        return self.result.table.shape
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 
 from vlq.query.against import both_sides
 from vlq.query.client import LocalCorpus
-from vlq.query.compile import Compiler
 from vlq.query.errors import VlqError
 from vlq.query.nodes import Call, Name, Node
 from vlq.query.one import one_image
@@ -242,7 +241,7 @@ def _groups(result: Result) -> list[Choice]:
     node = result.node
     if is_grouped(node):
         return []
-    value = result.table.relation(Compiler()).value
+    value = result.table.shape.value
     numbers = ["count"] if value is None else ["count", "median", "mean"]
     found = []
     for name, column in columns_of(result).items():

@@ -62,6 +62,7 @@ class Engine:
     def limit(self, memory: int, threads: int | None = None) -> None:
         """Bound what all questions together take: bytes of memory, and cores."""
         self._connection.execute(f"SET GLOBAL memory_limit = '{memory} bytes'")
+        self.resident.limit(memory)
         if threads is not None:
             self._connection.execute(f"SET GLOBAL threads = {threads:d}")
 

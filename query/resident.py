@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MOST = 64 * 2**20
 """Bytes of memory that all rows take."""
 
+SHARE = 8
+"""They take no more than one in so many of the bytes that all questions together may."""
+
 MOST_ROWS = 2**18
 """Rows of one table: some 7 MB. What has more is scanned in a time in which a plan is nothing."""
 
@@ -54,6 +57,11 @@ class Resident:
         self._seen: OrderedDict[Asked, bool] = OrderedDict()  # whether it may be held: not what was found too large
         self._lock = Lock()
         self._made = 0
+        self.most = MOST  # bytes
+
+    def limit(self, memory: int) -> None:
+        """Bound what they take by the bytes that all questions together may."""
+        self.most = min(MOST, memory // SHARE)
 
     @contextmanager
     def of(
@@ -126,7 +134,7 @@ class Resident:
     def _shed(self) -> None:
         """Let go what was not asked for longest, until the others take no more than they may."""
         cursor = self._connection.cursor()
-        while self._size(cursor) > MOST:
+        while self._size(cursor) > self.most:
             unused = next((asked for asked, held in self._held.items() if not held.users), None)
             if unused is None:
                 break

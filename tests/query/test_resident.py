@@ -77,12 +77,15 @@ def test_they_take_no_more_than_they_may(cases: dict[str, Case], monkeypatch: py
     for query in queries:
         answers(corpus, query)
     every, size = len(corpus.engine.resident), corpus.engine.resident.size
-    monkeypatch.setattr(resident, "MOST", size // 2)
     corpus = opened(case)
+    monkeypatch.setattr(resident, "SHARE", 2 * 10**9 // size)
+    corpus.engine.limit(10**9)  # a half of that
     for _ in range(3):
         assert [answers(corpus, query) for query in queries] == expected
-        assert corpus.engine.resident.size <= size // 2
+        assert corpus.engine.resident.size <= corpus.engine.resident.most <= size // 2 + 1
     assert 0 < len(corpus.engine.resident) < every
+    corpus.engine.limit(10**11)
+    assert corpus.engine.resident.most == resident.MOST
 
 
 def test_large_ones_are_read_of_their_files(cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,10 +158,11 @@ class Engine:
 
         def ask() -> tuple[list[str], Rows]:
             cursor = self._prepared(statement, snapshot, made)
-            found = cursor.sql(self._parsed(statement.sql), params=_parameters(statement, snapshot))
-            if all(str(kind).removesuffix("[]") in PLAIN for kind in found.types):
-                return found.columns, rows_of(found.to_arrow_table())
-            return found.columns, named_rows(found.columns, found.fetchall())
+            with self._read(statement, snapshot, cursor) as (parsed, parameters):
+                found = cursor.sql(parsed, params=parameters)
+                if all(str(kind).removesuffix("[]") in PLAIN for kind in found.types):
+                    return found.columns, rows_of(found.to_arrow_table())
+                return found.columns, named_rows(found.columns, found.fetchall())
 
         return _answered(statement, snapshot, ask)
 

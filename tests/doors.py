@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 import vlq.query.client
 import vlq.service.served
+from vlq.query.asked import Asked, question
 from vlq.query.cache import Cache
 from vlq.query.client import LocalCorpus
 from vlq.query.corpus import Corpus
@@ -50,8 +51,8 @@ class Through(RemoteCorpus):
         super().__init__(service, name)
         self.local = local
 
-    def query(self, query: str | Node) -> ThroughResult:
-        return ThroughResult(self, query)
+    def query(self, query: str | Node | Asked) -> ThroughResult:
+        return ThroughResult(self, query if isinstance(query, str) else question(query))
 
     @property
     def url(self) -> str:

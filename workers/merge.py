@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,7 +77,19 @@ class Part:
     sources: tuple[tuple[str, ...], ...]  # files
     low: int
     highs: tuple[int, ...]  # ascending: rows of tokens below each, from the one before, are sorted at once
-    count: int
+    counts: tuple[int, ...]  # of these rows, to each high
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+        return sum(self.counts)
+
+    def cut(self, pieces: int) -> Iterator[Part]:
+        """The part as several, of nearly as many highs each."""
+        lows = (self.low, *self.highs)
+        edges = [-(-number * len(self.highs) // pieces) for number in range(pieces + 1)]
+        for first, end in pairwise(edges):
+            yield Part(self.sources, lows[first], self.highs[first:end], self.counts[first:end])
 
     def rows(self) -> Iterator[pa.Table]:
         """At most as many at a time as a file has (`rows_of_file`); of no rows one empty table."""
@@ -114,12 +126,20 @@ def merged_files(paths: Sequence[str], folder: Path, processes: int, progress: P
     with Processes(processes if rows > rows_of_part(paths[0]) else 1) as several:
         passes = passes_of(len(paths))
         parts = parted(paths, folder, several, lambda done: progress(done, passes * rows))
+        parts = shared_out(parts, several.count)
         jobs = [(part, folder, f"part-{number}") for number, part in enumerate(parts)]
         done = (passes - 1) * rows
         for part, files in zip(parts, several.map(write_files, jobs), strict=True):
             yield from files
             done += part.count
             progress(done, passes * rows)
+
+
+def shared_out(parts: Sequence[Part], processes: int) -> list[Part]:
+    """The parts, those cut that are more than one process' share of all: else one would work while others have nothing
+    left. Cuts are where files end, so that these are the same."""
+    share = max(1, sum(part.count for part in parts) / processes)
+    return [piece for part in parts for piece in part.cut(min(len(part.highs), max(1, round(part.count / share))))]
 
 
 def rows_of_file(schema: pa.Schema) -> int:
@@ -186,15 +206,16 @@ def parts_of(sources: Sequence[Source]) -> list[Part]:
         else:  # of one token: its rows follow each other source by source
             rows = np.array([source.counts[low:high].sum() for source in sources])
             parts += [_part(sources[first:end], low, high) for first, end in token_ranges(rows, most)]
-    return parts or [Part((sources[0].paths[:1],), 0, (0,), 0)]
+    return parts or [Part((sources[0].paths[:1],), 0, (0,), (0,))]
 
 
 def _part(sources: Sequence[Source], low: int, high: int) -> Part:
     counts = _added(source.counts[low:high] for source in sources)
     most = rows_of_file(pq.read_schema(sources[0].paths[0]))
-    highs = [low + end for _, end in token_ranges(counts, most)]
+    ranges = list(token_ranges(counts, most))
+    highs, rows = zip(*((low + end, int(counts[first:end].sum())) for first, end in ranges), strict=True)
     files = [found for source in sources if (found := source.holding(low, high))]
-    return Part(tuple(files), low, tuple(highs), int(counts.sum()))
+    return Part(tuple(files), low, highs, rows)
 
 
 def write(part: Part, path: Path) -> Path:

@@ -30,7 +30,7 @@ class Processes:
     """
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.count = count
         self._executor: ProcessPoolExecutor | None = None
         self._lifeline: Connection | None = None
 
@@ -50,7 +50,7 @@ class Processes:
     def map(self, function: Callable[..., T], jobs: Sequence[tuple[Any, ...]]) -> Iterator[T]:
         """What the function gives for each job's arguments, in their order. Raises what it raises, and RunError if a
         process dies."""
-        if self._count == 1 or len(jobs) == 1:
+        if self.count == 1 or len(jobs) == 1:
             yield from starmap(function, jobs)
             return
         executor = self._executor or self._started()
@@ -58,7 +58,7 @@ class Processes:
         try:
             for job in jobs:
                 begun.append(executor.submit(function, *job))
-                if len(begun) == AHEAD * self._count:
+                if len(begun) == AHEAD * self.count:
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
@@ -72,7 +72,7 @@ class Processes:
         context = get_context("spawn")  # a fork would inherit locks that other threads hold
         ours, theirs = context.Pipe(duplex=False)
         self._lifeline = theirs
-        self._executor = ProcessPoolExecutor(self._count, context, _end_with, (ours,))
+        self._executor = ProcessPoolExecutor(self.count, context, _end_with, (ours,))
         return self._executor
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from vlq.query.schema import Head, Run
 from vlq.query.store import open_store
 from vlq.workers import merge as merge_module
 from vlq.workers.index import compact, rebuild
-from vlq.workers.merge import Rows, merged, merged_files, token_ranges
+from vlq.workers.merge import Part, Rows, merged, merged_files, token_ranges
 from vlq.workers.postings import postings_bytes, postings_of
 from vlq.workers.shard import write_shard
 
@@ -316,7 +317,11 @@ def test_merging_is_a_stable_sort(
     assert found == [token for tokens in files for token in sorted(tokens)]
 
 
-def test_several_processes_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_several_processes_write_the_same_bytes(
+    is_shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are many parts, and where one has most of the rows, which is shared then."""
     rng = np.random.default_rng(0)
     run = make_run()
     paths = []
@@ -325,14 +330,30 @@ def test_several_processes_write_the_same_bytes(tmp_path: Path, monkeypatch: pyt
         paths.append(str(tmp_path / f"{shard}.parquet"))
         Path(paths[-1]).write_bytes(postings_bytes(tables["patch_topk"]))
     monkeypatch.setattr(merge_module, "FAN_IN", 2)
-    monkeypatch.setattr(merge_module, "rows_of_part", lambda path: 13)
+    by_token = np.unique(np.concatenate([pq.read_table(path)["token"] for path in paths]), return_counts=True)[1]
+    most = int(by_token.sum() * 0.9) if is_shared else 13
+    monkeypatch.setattr(merge_module, "rows_of_part", lambda path: most)
+    if is_shared:  # in the other processes it is what it is, which is the same where no token has more rows
+        monkeypatch.setattr(merge_module, "rows_of_file", lambda schema: int(by_token.max()))
+    jobs: list[list[int]] = []
+    shared_out = merge_module.shared_out
+
+    def told(parts: Sequence[Part], processes: int) -> list[Part]:
+        cut = shared_out(parts, processes)
+        jobs.append([part.count for part in cut])
+        return cut
+
+    monkeypatch.setattr(merge_module, "shared_out", told)
     made = []
     for processes in (1, 2):
         (folder := tmp_path / str(processes)).mkdir()
-        files = merged_files(paths, folder, processes)
-        made.append([(path.name, path.read_bytes()) for path in files])
+        made.append([path.read_bytes() for path in merged_files(paths, folder, processes)])
     assert len(made[0]) > 3
     assert made[0] == made[1]
+    assert sum(jobs[0]) == sum(jobs[1]) == by_token.sum()
+    if is_shared:
+        assert max(jobs[0]) > 0.8 * by_token.sum()
+        assert max(jobs[1]) < 0.6 * by_token.sum()
 
 
 def test_several_processes_make_the_same_index_of_the_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

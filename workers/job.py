@@ -88,9 +88,10 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
             run = begin(store, description)
         head, plan = settle(store, run, corpus, tracker.say)
         watch, failures = dispatch(pool, store, run, head, plan, tracker)
-    if failures:
-        raise given_up(failures)
-    outcome = _outcome(store, run, seal(store, run, head, tracker), watch.fresh)
+        pool.end()
+        if failures:
+            raise given_up(failures)
+        outcome = _outcome(store, run, seal(store, run, head, tracker), watch.fresh)
     return replace(outcome, repeated=watch.repeated, busy=watch.busy)
 
 

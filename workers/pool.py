@@ -90,6 +90,7 @@ class Pool:
         self._looked = 0.0  # when that was
         self._looking: threading.Thread | None = None  # that asks
         self._started_ray = False
+        self._ending: threading.Thread | None = None  # that has Ray end
 
     # Ray itself.
 
@@ -133,6 +134,13 @@ class Pool:
         return self
 
     def __exit__(self, *raised: object) -> None:
+        self.end()
+        if self._ending is not None:
+            self._ending.join()
+
+    def end(self) -> None:
+        """Let the workers go, and Ray where it was started here. It takes a second or two to end, in which nobody waits
+        for it until the context is left."""
         import ray
 
         if self._looking is not None:
@@ -143,7 +151,9 @@ class Pool:
         self._calls.clear()
         self._ended.clear()
         if self._started_ray:
-            ray.shutdown()
+            self._started_ray = False
+            self._ending = threading.Thread(target=ray.shutdown)
+            self._ending.start()
 
     def gpus(self) -> int:
         """GPUs of the cluster."""

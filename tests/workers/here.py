@@ -64,6 +64,9 @@ class PoolHere(Pool):
     def __exit__(self, *raised: object) -> None:
         pass
 
+    def end(self) -> None:
+        pass
+
     def gpus(self) -> int:
         return 0
 

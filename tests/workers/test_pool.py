@@ -219,6 +219,23 @@ def test_a_machine_that_ray_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the same command goes on" in str(caught.value)
 
 
+def test_what_comes_after_a_run_does_not_wait_for_ray_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end, ended = threading.Event(), []
+
+    def shutdown() -> None:
+        assert may_end.wait(20)
+        ended.append(True)
+
+    monkeypatch.setattr(ray, "shutdown", shutdown)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: None)
+    with Pool("local") as pool:
+        pool.end()
+        assert not ended
+        may_end.set()
+    assert ended == [True]
+
+
 # --- on one machine --------------------------------------------------------------------------------------------
 
 

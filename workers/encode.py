@@ -79,7 +79,12 @@ def _encode(spec: ArraySpec, values: np.ndarray) -> bytes | None:
     fill = np.full((), spec.fill, spec.dtype)
     little = np.ascontiguousarray(values, np.dtype(spec.dtype).newbyteorder("<"))
     several = little.reshape(-1, *spec.shape[spec.depth :])
-    chunks = [None if _is_all(chunk, fill) else _checked(compressor.encode(chunk)) for chunk in several]
+    is_fill = np.isnan if np.isnan(fill) else fill.__eq__
+    maybe_empty = is_fill(several.reshape(len(several), -1)[:, 0])  # mostly the first value tells already
+    chunks = [
+        None if maybe and np.all(is_fill(chunk)) else _checked(compressor.encode(chunk))
+        for chunk, maybe in zip(several, maybe_empty, strict=True)
+    ]
     index = np.full((len(chunks), 2), NO_CHUNK, "<u8")  # offset, length
     offset = 0
     for place, chunk in zip(index, chunks, strict=True):
@@ -108,9 +113,3 @@ def _compressors(spec: ArraySpec) -> tuple[ZstdCodec | BloscCodec, Zstd | Blosc]
         BloscCodec(typesize=dtype.itemsize, cname="zstd", clevel=LEVEL, shuffle="shuffle"),
         Blosc("zstd", LEVEL, Blosc.SHUFFLE),
     )
-
-
-def _is_all(values: np.ndarray, fill: np.ndarray) -> bool:
-    """Whether every value is the fill value. Mostly the first one tells already."""
-    same = np.isnan if np.isnan(fill) else fill.__eq__
-    return bool(np.all(same(values.flat[0])) and np.all(same(values)))

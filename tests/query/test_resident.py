@@ -78,13 +78,14 @@ def test_they_take_no_more_than_they_may(cases: dict[str, Case], monkeypatch: py
         answers(corpus, query)
     every, size = len(corpus.engine.resident), corpus.engine.resident.size
     corpus = opened(case)
-    monkeypatch.setattr(resident, "SHARE", 2 * 10**9 // size)
-    corpus.engine.limit(10**9)  # a half of that
+    share, most = 10_000, size // 2
+    monkeypatch.setattr(resident, "SHARE", share)
+    corpus.engine.limit(share * most)
     for _ in range(3):
         assert [answers(corpus, query) for query in queries] == expected
-        assert corpus.engine.resident.size <= corpus.engine.resident.most <= size // 2 + 1
+        assert corpus.engine.resident.size <= most
     assert 0 < len(corpus.engine.resident) < every
-    corpus.engine.limit(10**11)
+    corpus.engine.limit(share * 2 * resident.MOST)
     assert corpus.engine.resident.most == resident.MOST
 
 

@@ -44,6 +44,8 @@ def load_libraries() -> None:
         import_module(f"vlq.query.{name}")
     # Where pandas is installed, pyarrow loads it together with the first array of NumPy that it is given.
     pa.array(np.zeros(1))
+    # By it DuckDB has Arrow leave out rows of a table that Python made, when that is joined with rows in memory.
+    import_module("pyarrow.dataset")
 
 
 @dataclass(frozen=True)

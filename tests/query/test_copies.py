@@ -246,9 +246,10 @@ def test_many_ask_at_once(elsewhere: str) -> None:
 
 
 @fetching
-@pytest.mark.parametrize("array", ["token", "logprob"])
-def test_a_damaged_array_is_never_answered_from(tmp_path: Path, array: str) -> None:
+@pytest.mark.parametrize(
+    ("array", "query"), [("top1", "top('c')"), ("token", "top('c', rank=2)"), ("logprob", "top('c')")]
+)
+def test_a_damaged_array_is_never_answered_from(tmp_path: Path, array: str, query: str) -> None:
     make_cache(tmp_path / "here", images=4, names=["a", "b", "c", "d"])
-    query = "top('c')"
     (path,) = (tmp_path / "here").glob(f"shards/*/patch/{array}/c/0/0/0/0")
     assert refusals(tmp_path / "here", path, query, first=0, count=30, flip=4)

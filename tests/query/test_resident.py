@@ -15,6 +15,8 @@ from vlq.query.resident import Resident
 from ..synthetic import WORDS
 from .corpora import Case
 
+pytestmark = pytest.mark.here("what a process of its own holds in memory")
+
 QUERIES = (
     "first_layer({a}, rank={k}, min_prob={p})",
     "first_layer({a}) < first_layer({b})",

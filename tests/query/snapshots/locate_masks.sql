@@ -32,17 +32,22 @@ SELECT * FROM (
 -- $words = ['cat']
 SELECT images.image, answer.layer, answer.patches, answer.box, answer.row, answer.col, answer.regions, answer.iou, answer.pointing, images.image_id
 FROM (WITH placed AS (
-    SELECT image, avg(row) AS row, avg(col) AS col,
-      CASE WHEN count(x0) > 0 THEN [min(x0), min(y0), max(x1), max(y1)] END AS box
+    SELECT image, avg(row) AS row, avg(col) AS col, CASE WHEN bool_or(shows) THEN [min(x0) FILTER (shows), min(y0) FILTER (shows), max(x1) FILTER (shows), max(y1) FILTER (shows)] END AS box
     FROM (
       -- What a patch shows of the padding is no part of the image.
-      SELECT image, patch // grid.columns::INTEGER AS row, patch % grid.columns::INTEGER AS col,
-        [least(greatest(((patch % grid.columns::INTEGER) * transform.width / grid.columns::INTEGER - transform.offset_x) / transform.scale_x, 0), images.width), least(greatest(((patch // grid.columns::INTEGER) * transform.height / grid.rows::INTEGER - transform.offset_y) / transform.scale_y, 0), images.height), least(greatest(((patch % grid.columns::INTEGER + 1) * transform.width / grid.columns::INTEGER - transform.offset_x) / transform.scale_x, 0), images.width), least(greatest(((patch // grid.columns::INTEGER + 1) * transform.height / grid.rows::INTEGER - transform.offset_y) / transform.scale_y, 0), images.height)] AS box,
-        box[1] < box[3] AND box[2] < box[4] AS shows,
-        CASE WHEN shows THEN box[1] END AS x0, CASE WHEN shows THEN box[2] END AS y0,
-        CASE WHEN shows THEN box[3] END AS x1, CASE WHEN shows THEN box[4] END AS y1
-      FROM (SELECT image, unnest(positions)::INTEGER AS patch FROM found)
-      JOIN (SELECT image_id, width, height, transform, grid FROM read_parquet($images)) AS images ON image_id = image
+      SELECT *, x0 < x1 AND y0 < y1 AS shows
+      FROM (
+        SELECT image, row, col, least(greatest((col * input_width / columns - input_offset_x) / input_scale_x, 0), width) AS x0, least(greatest((row * input_height / rows - input_offset_y) / input_scale_y, 0), height) AS y0, least(greatest(((col + 1) * input_width / columns - input_offset_x) / input_scale_x, 0), width) AS x1, least(greatest(((row + 1) * input_height / rows - input_offset_y) / input_scale_y, 0), height) AS y1
+        FROM (
+          SELECT *, patch // columns AS row, patch % columns AS col
+          FROM (SELECT image, unnest(positions)::INTEGER AS patch FROM found)
+          JOIN (
+            SELECT image_id, width, height, grid.rows::INTEGER AS rows, grid.columns::INTEGER AS columns,
+              transform.width AS input_width, transform.height AS input_height, transform.scale_x AS input_scale_x, transform.scale_y AS input_scale_y, transform.offset_x AS input_offset_x, transform.offset_y AS input_offset_y
+            FROM read_parquet($images)
+          ) AS images ON image_id = image
+        )
+      )
     ) GROUP BY image
   ), truth AS (
     SELECT image_id AS image, transform, grid, object.box AS truth

@@ -14,12 +14,14 @@ WITH mask AS MATERIALIZED (
 )
 SELECT answer.token, answer.layer, answer.images, answer.new, answer.so_far, answer.patches
 FROM (WITH readings AS (
-    SELECT $place AS place, image, layer, len(positions) AS n
-    FROM (
-      SELECT * FROM (
-        SELECT image, layer, list_filter(positions, lambda position: get_bit(inside, position) = 1) AS positions FROM read_parquet($patch_top1) CROSS JOIN mask
-        WHERE token = $token
-      ) WHERE len(positions) >= $min_patches
+    SELECT $place AS place, * FROM (
+      SELECT image, layer, len(positions) AS n
+      FROM (
+        SELECT * FROM (
+          SELECT image, layer, list_filter(positions, lambda position: get_bit(inside, position) = 1) AS positions FROM read_parquet($patch_top1) CROSS JOIN mask
+          WHERE token = $token
+        ) WHERE len(positions) >= $min_patches
+      )
     )
   ), counts AS (
     SELECT place, layer, count(*) AS images, count(*) FILTER (layer = first) AS new, sum(n)::BIGINT AS positions

@@ -26,7 +26,7 @@ def lab(demo_cache: Path) -> Lab:
 
 
 def prompted_of(lab: Lab, number: int) -> Prompted:
-    return lab._image(number)[1]
+    return lab._image(number, None)[1]
 
 
 def test_knockout(lab: Lab) -> None:

@@ -76,7 +76,7 @@ class ReadOnlyZarrStore(zarr_store.Store):
         self._sizes = {stored.key: stored.size for stored in commit.objects}
         self._checksums = {stored.key: stored.sha256 for stored in commit.objects}
         self._read_before = _read_before(store, commit.prefix)
-        self._is_here = store.local_path("") is not None
+        self._is_here = store.is_here
 
     def __eq__(self, other: object) -> bool:
         return (

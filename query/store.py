@@ -32,7 +32,7 @@ AT_ONCE = 32
 
 def at_once(store: Store, call: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
     """`call` of each item, which reads the store, in order; many at a time where that is not on this machine's disk."""
-    if len(items) < 2 or store.local_path("") is not None:
+    if len(items) < 2 or store.is_here:
         return [call(item) for item in items]
     from concurrent.futures import ThreadPoolExecutor
 

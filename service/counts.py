@@ -106,6 +106,6 @@ def site_of(corpus: LocalCorpus) -> str:
 def is_soon(corpus: LocalCorpus) -> bool:
     """Whether to count takes a moment, and holds: of a complete run on this machine that is not too large."""
     snapshot = corpus.cache.snapshot()
-    if not snapshot.sealed or corpus.cache.store.local_path("") is None:
+    if not snapshot.sealed or not corpus.cache.store.is_here:
         return False
     return sum(file.size for file in snapshot.stored(f"{site_of(corpus)}_top1")) <= SOON

@@ -54,3 +54,8 @@ class Store(ABC):
     def local_path(self, key: str) -> str | None:
         """Where the object lies on this machine's disk, or None if it does not."""
         return None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether objects lie on this machine's disk."""
+        return self.local_path("") is not None

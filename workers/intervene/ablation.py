@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlq.query.schema import Study
 from vlq.workers.intervene.changes import Change
-from vlq.workers.intervene.prompted import BATCH, Outcome, Prompted, Target
+from vlq.workers.intervene.prompted import Outcome, Prompted, Target
 from vlq.workers.intervene.sets import PatchSet, highest, random_sets, registers
 
 STEPS = 16
@@ -98,7 +99,7 @@ def measure(
     mode: str,
     answer: int,
     seed: Sequence[int],
-    batch: int = BATCH,
+    batch: int = Study.batch,
 ) -> tuple[Outcome, list[Measured]]:
     """The plain run, and what came of taking each set away."""
     changes = [Change(), *(ablated(prompted, taken, moments, mode, seed) for taken in sets)]

@@ -22,9 +22,6 @@ from vlq.workers.intervene.changes import Change, rows_of
 from vlq.workers.models.base import Encoded, LensModel, product
 from vlq.workers.models.prefix import beside_keys, cache_name, entering_decoder, for_rows
 
-BATCH = Study.batch
-"""Changed runs side by side."""
-
 MASKED = ("sdpa", "eager")
 """Kinds of attention that take any mask. The first stands in for one that does not."""
 
@@ -120,7 +117,7 @@ class Prompted:
 
     @torch.no_grad()
     def outcomes(
-        self, changes: Sequence[Change], targets: Sequence[Target], answer: int = 0, batch: int = BATCH
+        self, changes: Sequence[Change], targets: Sequence[Target], answer: int = 0, batch: int = Study.batch
     ) -> list[Outcome]:
         """What each changed run comes to, with an answer of so many tokens at most. A change of nothing is the plain
         run, to the bit."""

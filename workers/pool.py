@@ -22,7 +22,7 @@ from vlq.query.errors import RunError, StoreError, StoreStopped, VlqError
 from vlq.query.schema import Run
 from vlq.workers.machine import cpu_count
 from vlq.workers.queue import Failure, Queue, Task
-from vlq.workers.ray_errors import raised, reason
+from vlq.workers.ray_errors import node_named, raised, reason
 from vlq.workers.worker import Description, Done, Setup, ShardWorker, packed
 
 FAILURES_IN_A_ROW = 12
@@ -256,7 +256,7 @@ class Pool:
             return
         if self._loss(worker, error):
             # All workers of a machine go with it, at once.
-            self._lost_starting.add(worker.node if self._node_is_gone(worker) else worker)
+            self._lost_starting.add(self._machine_gone(worker, error) or worker)
             if len(self._lost_starting) < LOSSES:
                 return
         self._count_failure(error, STARTS)
@@ -272,8 +272,10 @@ class Pool:
                 "If memory is short, use fewer --workers or a smaller --batch-size. What is done is kept.",
             ) from error
 
-    def _node_is_gone(self, worker: Worker) -> bool:
-        return bool(worker.node) and worker.node not in self._machines()
+    def _machine_gone(self, worker: Worker, error: Exception) -> str | None:
+        """The machine of a worker, if it is gone. One that never ran there has not told which; Ray's error has."""
+        machine = worker.node or node_named(error)
+        return machine if machine and machine not in self._machines() else None
 
     def _loss(self, worker: Worker, error: Exception) -> str | None:
         """What took a worker away that neither it nor its shards are to blame for; None if that is not so."""
@@ -281,7 +283,7 @@ class Pool:
 
         if not isinstance(error, RayError):
             return None
-        if (isinstance(error, RayActorError) and error.preempted) or self._node_is_gone(worker):
+        if (isinstance(error, RayActorError) and error.preempted) or self._machine_gone(worker, error):
             return "its machine went away"
         # Mostly of a machine whose end nobody has noticed yet.
         return "its worker is out of reach" if isinstance(error, ActorUnavailableError) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from vlq.query.errors import VlqError
@@ -32,3 +33,9 @@ def reason(error: Exception) -> str:
         return "a worker died"
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def node_named(error: Exception) -> str | None:
+    """The id of the node that an error tells of: 28 bytes in hexadecimal, which no other id of Ray's has."""
+    found = re.search(r"\b[0-9a-f]{56}\b", str(error))
+    return found.group() if found else None

@@ -204,6 +204,27 @@ def test_what_ray_tells_of_a_shard_is_blamed_on_it_unless_its_machine_or_connect
     assert killed == ["actor"]
 
 
+@pytest.mark.parametrize(("machines", "is_lost"), [(("here", "5e" * 28), False), (("here",), True)])
+def test_a_worker_that_was_placed_on_a_machine_which_had_just_gone(
+    machines: tuple[str, ...], is_lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "kill", lambda actor: None)
+    monkeypatch.setattr(pool_module, "STARTS", 1)
+    pool = Pool()
+    monkeypatch.setattr(pool, "_machines", lambda: dict.fromkeys(machines, 1))
+    # It never ran, so it has not told where it was to be.
+    workers = [Worker(f"actor {number}") for number in range(3)]
+    pool._workers.extend(workers)
+    error = ray.exceptions.RayActorError("0a" * 16, f"The actor died because its node has died. Node Id: {'5e' * 28}")
+    if not is_lost:
+        with pytest.raises(RunError, match="again and again: a worker died"):
+            pool._lost(workers[0], error)
+        return
+    for worker in workers:
+        pool._lost(worker, error)
+    assert len(pool._lost_starting) == 1  # the one machine
+
+
 def test_a_machine_that_ray_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
     class Context:
         def get_node_id(self) -> str:

@@ -27,6 +27,9 @@ from vlq.query.stores.location import kind_of
 MAX_PIXELS = 89_478_485
 """Images of more pixels are taken for decompression bombs: Pillow's own limit."""
 
+MAX_BYTES = 2**30
+"""Files of more bytes are no images that are read: so many pixels of 16 bits and four channels take less."""
+
 MAX_ASPECT = 100
 """Processors scale the shorter side up; a hairline would become gigabytes."""
 
@@ -64,7 +67,8 @@ class BadImage(Exception):
 def fetch(uri: str) -> bytes:
     """The file's bytes.
 
-    Raises BadImage if the file's folder, bucket or server is there without it, or if what is there is no file; OSError
+    Raises BadImage if the file's folder, bucket or server is there without it, if what is there is no file, or one that
+    is larger than any image; OSError
     or StoreError if it cannot be read, which a folder that is gone is taken for: a mount went away, and says nothing
     about its images.
     """
@@ -73,16 +77,20 @@ def fetch(uri: str) -> bytes:
     if not kind_of(uri):
         return _fetch_elsewhere(uri)
     try:
-        return read_object(uri)
+        size, data = read_object(uri, MAX_BYTES)
     except FileNotFoundError as error:
         raise BadImage("file not found") from error
+    check_bytes(size)
+    return data
 
 
 def _fetch_local(path: str) -> bytes:
     for name in dict.fromkeys((path, unquote(path))):  # file:///a%20b.png is how URLs are written
         try:
-            if not stat.S_ISREG(os.stat(name).st_mode):  # reading a pipe would wait, and a device may have no end
+            about = os.stat(name)
+            if not stat.S_ISREG(about.st_mode):  # reading a pipe would wait, and a device may have no end
                 raise BadImage("a folder, not a file" if os.path.isdir(name) else "not a regular file")
+            check_bytes(about.st_size)
             with open(name, "rb") as file:
                 return file.read()
         except FileNotFoundError as error:
@@ -154,6 +162,12 @@ def decode(data: bytes) -> Image.Image:
         if "truncated" in text or "not enough" in text or "unexpected end" in text:
             raise BadImage("truncated") from error
         raise BadImage(f"cannot be decoded: {text.splitlines()[0][:80] if text else type(error).__name__}") from error
+
+
+def check_bytes(size: int) -> None:
+    """Raises BadImage if a file is too large to be read into memory."""
+    if size > MAX_BYTES:
+        raise BadImage(f"too large: {size:,} bytes")
 
 
 def check_size(width: int, height: int) -> None:

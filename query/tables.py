@@ -20,6 +20,17 @@ from vlq.query.stores.location import kind_of, refuse_secrets
 
 FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
 
+LOOKS = {
+    ".parquet": "Write it again, or give a .csv or .jsonl file.",
+    ".csv": "A CSV is UTF-8, with commas, and its first line names the columns.",
+    ".jsonl": "A .jsonl file has a JSON object in each line, and a column holds values of one type.",
+}
+LOOKS[".ndjson"] = LOOKS[".jsonl"]
+"""What a user's table looks like, for who has one that cannot be read."""
+
+LARGEST_BLOCK = 2**31 - 1
+"""Bytes that Arrow parses at once, at most."""
+
 IMAGE_NAMES = ("image", "image_path", "path", "file", "file_name", "uri", "url", "filename")
 """Columns of a user's table that can name the image, the first one there is."""
 
@@ -116,21 +127,35 @@ def read_table(source: str) -> pa.Table:
         raise InputError(f"{source} is no table.", f"Give one of {', '.join(FORMATS)}.")
     try:
         with fs.open(path, "rb") as file:
-            if suffix == ".parquet":
-                table = pq.read_table(file)
-            elif suffix == ".csv":
-                import pyarrow.csv
-
-                table = pyarrow.csv.read_csv(file)
-            else:
-                import pyarrow.json
-
-                table = pyarrow.json.read_json(file)
+            table = pq.read_table(file) if suffix == ".parquet" else _read_text(suffix, file.read())
     except FileNotFoundError as error:
         raise InputError(f"There is no file {source}.", "Give a .parquet, .csv or .jsonl file.") from error
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{source} cannot be read: {reason(error)}.") from error
-    return table.replace_schema_metadata(None).combine_chunks()
+        raise InputError(f"{source} cannot be read: {reason(error)}.", LOOKS[suffix]) from error
+    return _plain(table.replace_schema_metadata(None)).combine_chunks()
+
+
+def _read_text(suffix: str, data: bytes) -> pa.Table:
+    """The rows of a CSV or of JSON lines.
+
+    In one block: in several Arrow refuses a row that is longer than one, and objects where the first block has empty
+    lists of them alone.
+    """
+    import pyarrow.csv
+    import pyarrow.json
+
+    block = min(max(1, len(data)), LARGEST_BLOCK)
+    if suffix == ".csv":
+        return pyarrow.csv.read_csv(pa.BufferReader(data), pyarrow.csv.ReadOptions(block_size=block))
+    return pyarrow.json.read_json(pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=block))
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """The table with its texts as such where they were numbered, as pandas' categories are."""
+    for at, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type) and is_text(field.type.value_type):
+            table = table.set_column(at, field.name, table.column(at).cast(field.type.value_type))
+    return table
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -47,8 +47,10 @@ def list_images(source: str, limit: int | None = None, say: Callable[[str], None
     folder's images and is none is passed over, which `say` is told in a line. Raises InputError if there are no images
     or they cannot be listed.
     """
+    if not source.strip():
+        raise InputError("IMAGES is empty.", "Give a folder, a glob, an image, or a manifest.")
     if _is_manifest(source):
-        table, _ = _from_manifest(source)
+        table, _ = _from_manifest(source, limit)
     else:
         names, uris = _from_files(source, say)
         table = pa.table({"image": pa.array(names, pa.string()), "uri": pa.array(uris, pa.string())})
@@ -64,8 +66,8 @@ def list_manifest(source: str, option: str, limit: int | None = None) -> tuple[p
             f"{option} reads a column of a manifest, and {source} is none.",
             f"Give a {', '.join(FORMATS)} with a row for each {each}.",
         )
-    table, called = _from_manifest(source)
-    return _numbered(table.slice(0, limit)), called
+    table, called = _from_manifest(source, limit)
+    return _numbered(table), called
 
 
 def column_called(column: str, called: Mapping[str, str], source: str, option: str) -> str:
@@ -204,9 +206,10 @@ def _uri(fs: Any, path: str, source: str) -> str:
 # --- manifests -------------------------------------------------------------------------------------------------
 
 
-def _from_manifest(source: str) -> tuple[pa.Table, dict[str, str]]:
-    """Columns image, uri, then the others; and what these are called here, by their names in the manifest."""
-    table = read_table(source)
+def _from_manifest(source: str, limit: int | None) -> tuple[pa.Table, dict[str, str]]:
+    """Columns image, uri, then the others, of the first rows; and what these are called here, by their names in the
+    manifest."""
+    table = read_table(source).slice(0, limit)
     column = next((name for name in IMAGE_NAMES if name in table.column_names), None)
     if column is None:
         raise InputError(
@@ -218,17 +221,19 @@ def _from_manifest(source: str) -> tuple[pa.Table, dict[str, str]]:
     at = table.column_names.index(column)
     kind = table.schema.field(at).type
     if not is_text(kind):
+        inside = pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
         raise InputError(
             f"The column {column} of {source} is of type {kind}; expected paths or URLs.",
-            "Images inside a manifest cannot be read: write them to files.",
+            "Images inside a manifest cannot be read: write them to files." if inside else "Give a path or URL a row.",
         )
     names = table.column(at).to_pylist()
-    if None in names:
-        raise InputError(f"Row {names.index(None)} of {source} has no {column}.", "Leave such rows out.")
+    empty = next((row for row, name in enumerate(names) if name is None or not name.strip()), None)
+    if empty is not None:
+        raise InputError(f"Row {empty} of {source} has no {column}.", "Leave such rows out.")
     _check_schemes(names, source)
     columns = {
         "image": pa.array(names, pa.string()),
-        "uri": pa.array([_resolved(name, source) for name in names], pa.string()),
+        "uri": pa.array(map(_resolver(source), names), pa.string()),
     }
     taken = {name.lower() for name in RESERVED}
     called: dict[str, str] = {}
@@ -283,15 +288,19 @@ def check_prompts(table: pa.Table, name: str, column: str, source: str) -> None:
             )
 
 
-def _resolved(name: str, manifest: str) -> str:
-    """A manifest's image as a URI; relative paths are relative to the manifest's folder."""
-    if "://" in name:
-        if kind_of(name):
-            refuse_secrets(name)
-        return name
+def _resolver(manifest: str) -> Callable[[str], str]:
+    """What makes a URI of a manifest's image; relative paths are relative to the manifest's folder."""
     fs, path = file_system(manifest)
     folder = path.rpartition("/")[0]
-    joined = name if name.startswith("/") else f"{folder}/{name}"
-    if _is_local(fs):
-        return f"file://{os.path.normpath(os.path.join(folder, os.path.expanduser(name)))}"
-    return _uri(fs, joined, manifest)
+    is_local = _is_local(fs)
+
+    def resolved(name: str) -> str:
+        if "://" in name:
+            if kind_of(name):
+                refuse_secrets(name)
+            return name
+        if is_local:
+            return f"file://{os.path.normpath(os.path.join(folder, os.path.expanduser(name)))}"
+        return _uri(fs, name if name.startswith("/") else f"{folder}/{name}", manifest)
+
+    return resolved

@@ -14,7 +14,7 @@ from typing import Any
 import fsspec
 
 from vlq.query.stores.contract import Entry
-from vlq.query.stores.location import locate
+from vlq.query.stores.location import apart, locate
 from vlq.query.stores.objects import ObstoreStore, open_objects
 
 
@@ -24,9 +24,12 @@ def bucket_of(scheme: str, host: str, options: str) -> ObstoreStore:
     return open_objects(f"{scheme}://{host}" + (f"?{options}" if options else ""))
 
 
-def read_object(url: str) -> bytes:
-    """An object's bytes. Raises FileNotFoundError if the bucket is there without it, StoreError."""
-    return _bucket(url).read(locate(url).prefix)
+def read_object(url: str, most: int) -> tuple[int, bytes]:
+    """An object's size, and its bytes unless these are more than `most`.
+
+    Raises FileNotFoundError if the bucket is there without it, StoreError.
+    """
+    return _bucket(url).read_at_most(locate(url).prefix, most)
 
 
 def bucket_files(url: str) -> tuple[BucketFiles, str]:
@@ -36,7 +39,7 @@ def bucket_files(url: str) -> tuple[BucketFiles, str]:
 
 
 def _bucket(url: str) -> ObstoreStore:
-    head, _, options = url.partition("?")
+    head, options = apart(url)
     return bucket_of(head.partition("://")[0], locate(url).host, options)
 
 
@@ -54,8 +57,8 @@ class BucketFiles(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
     def unstrip_protocol(self, name: str) -> str:
         """The URL under which an object is opened anew, with the options that it takes."""
-        head, mark, options = self._store.url.partition("?")
-        return f"{head.partition('://')[0]}://{name}{mark}{options}"
+        head, options = apart(self._store.url)
+        return f"{head.partition('://')[0]}://{name}" + (f"?{options}" if options or "?" in name else "")
 
     def _key(self, path: str) -> str:
         return path.removeprefix(self._host).strip("/")

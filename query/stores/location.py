@@ -76,8 +76,15 @@ def kind_of(url: str) -> str | None:
 
 
 def without_options(url: str) -> str:
-    """The URL up to its `?`, if it is of object storage; any other path or URL as it is."""
-    return url.partition("?")[0] if kind_of(url) else url
+    """The URL up to its options, if it is of object storage; any other path or URL as it is."""
+    return apart(url)[0] if kind_of(url) else url
+
+
+def apart(url: str) -> tuple[str, str]:
+    """A URL of object storage up to its options, and these: what is behind its last `?`, so that a key with one in it
+    is followed by another."""
+    head, mark, options = url.rpartition("?")
+    return (head, options) if mark else (url, "")
 
 
 def locate(url: str) -> Location:
@@ -85,7 +92,7 @@ def locate(url: str) -> Location:
     refuse_secrets(url)
     kind = kind_of(url)
     assert kind is not None
-    head, _, query = url.partition("?")
+    head, query = apart(url)
     scheme, _, path = head.partition("://")
     host, _, prefix = path.partition("/")
     bucket, _, domain = host.partition("@")  # abfss://container@account.dfs.core.windows.net/prefix
@@ -102,7 +109,9 @@ def _options(kind: str, url: str, query: str) -> dict[str, str]:
             near = get_close_matches(name, OPTIONS[kind], 1)
             hint = f"Did you mean {near[0]}? " if near else ""
             raise StoreError(
-                f"{url}?{name}=… has an unknown option: {name}.", f"{hint}There are {', '.join(OPTIONS[kind])}."
+                f"{url}?{name}=… has an unknown option: {name}.",
+                f"{hint}There are {', '.join(OPTIONS[kind])}. A ? that is part of a name is followed by another one at "
+                "the URL's end.",
             )
         if name in FLAGS and value not in ("true", "false"):
             raise StoreError(f"{url}?{name}={value}: expected true or false, got {value!r}.", f"Such as ?{name}=true")

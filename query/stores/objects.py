@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,10 +49,20 @@ class ObstoreStore(Store):
         self._root = root
 
     def read(self, key: str) -> bytes:
+        return self.read_at_most(key, sys.maxsize)[1]
+
+    def read_at_most(self, key: str, most: int) -> tuple[int, bytes]:
+        """The object's size, and its bytes unless these are more than `most`: in one request, whose answer begins with
+        the size. Raises FileNotFoundError."""
         import obstore
 
+        def get() -> tuple[int, bytes]:
+            found = obstore.get(self._backend, key)
+            size = int(found.meta["size"])
+            return size, bytes(found.bytes()) if size <= most else b""
+
         with self._translated("read", key):
-            return self._patiently(lambda: bytes(obstore.get(self._backend, key).bytes()))
+            return self._patiently(get)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         import obstore

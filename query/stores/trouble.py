@@ -120,6 +120,11 @@ def _explain(answer: Answer, kind: str, verb: str) -> tuple[str, str]:
             "the server does not know conditional requests (If-None-Match), which keep writers apart",
             "Use a server that does: AWS S3, Ceph, MinIO, R2, Google Cloud Storage, Azure.",
         )
+    if "invalid path" in text:
+        return _first_line(text).rpartition("invalid path: ")[2], (
+            "Keys with empty parts or control characters are not read: move that object away, or give a manifest of "
+            "the others."
+        )
     if status is not None and status >= 500:
         return f"the server fails again and again ({status} {code})".replace(" )", ")"), f"Wait. {AGAIN}"
     if "timed out" in text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,40 @@ def test_one_image_and_a_glob(bucket: str) -> None:
     assert list_images(f"s3://{bucket}/set/b.png")["uri"].to_pylist() == [f"s3://{bucket}/set/b.png"]
     assert list_images(f"s3://{bucket}/set*/*.png")["image"].to_pylist() == ["set/b.png", "settle/c.png"]
     assert list_images(f"s3://{bucket}/**/*.jpg")["image"].to_pylist() == ["a é.jpg"]
+
+
+def test_names_with_what_means_something_in_urls(bucket: str, moto: str) -> None:
+    names = ["why?.png", "q?endpoint=x.png", "a b.png", "c#1.png", "d%20e.png", "100%.png", "日本.png", "x+y&z=1.png"]
+    for name in names:
+        put(bucket, f"odd/{name}", name.encode(), environment(moto))
+    for options in ("", "?region=us-east-1"):
+        table = list_images(f"s3://{bucket}/odd{options}")
+        assert table["image"].to_pylist() == sorted(names)
+        assert [fetch(uri).decode() for uri in table["uri"].to_pylist()] == sorted(names)
+    put(bucket, "odd/list.csv", "\n".join(["image", *names]).encode(), environment(moto))
+    uris = list_images(f"s3://{bucket}/odd/list.csv")["uri"].to_pylist()
+    assert [fetch(uri).decode() for uri in uris] == names
+    assert list_images(f"s3://{bucket}/odd/why?.png?")["uri"].to_pylist() == [f"s3://{bucket}/odd/why?.png?"]
+
+
+def test_names_that_are_no_paths(bucket: str, moto: str) -> None:
+    put(bucket, "set//twice.png", b"", environment(moto))
+    with pytest.raises(StoreError, match=r"set//twice\.png. contained empty path segment\.") as caught:
+        list_images(f"s3://{bucket}/set")
+    assert "move that object away" in (caught.value.hint or "")
+
+
+def test_files_that_are_too_large_for_an_image(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlq.query.pictures.MAX_BYTES", 2)
+    for size, uri in ((2, tmp_path / "two.png"), (3, tmp_path / "three.png")):
+        uri.write_bytes(b"x" * size)
+        put(bucket, uri.name, b"x" * size, environment(os.environ["AWS_ENDPOINT_URL"]))
+        for where in (f"file://{uri}", f"s3://{bucket}/{uri.name}"):
+            if size == 2:
+                assert fetch(where) == b"xx"
+            else:
+                with pytest.raises(BadImage, match="too large: 3 bytes"):
+                    fetch(where)
 
 
 def test_options_go_with_every_image(bucket: str, moto: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,33 @@ def test_csv_and_jsonl_manifests(tmp_path: Path) -> None:
     assert table["tags"].to_pylist() == [["a"], []]
 
 
+def test_rows_that_are_long_or_begin_with_nothing(tmp_path: Path) -> None:
+    """Arrow parses a megabyte at a time unless told otherwise: a row may be longer, as with masks; and where thousands
+    of images without an object come first, nothing says what the objects of later ones are."""
+    long = "x" * 3_000_000
+    (tmp_path / "long.csv").write_text(f"image,caption\na.png,{long}\nb.png,y\n")
+    assert list_images(str(tmp_path / "long.csv"))["caption"].to_pylist() == [long, "y"]
+    found = [{"label": "dog", "box": [0, 0, 1, 1.5]}]
+    with (tmp_path / "late.jsonl").open("w") as file:
+        for i in range(60_000):
+            file.write(json.dumps({"image": f"{i:08d}.png", "objects": [], "note": None}) + "\n")
+        file.write(json.dumps({"image": "z.png", "objects": found, "note": long}) + "\n")
+    table = list_images(str(tmp_path / "late.jsonl"))
+    assert table["objects"][-1].as_py() == found
+    assert (table["note"][0].as_py(), table["note"][-1].as_py()) == (None, long)
+
+
+def test_categories_are_texts(tmp_path: Path) -> None:
+    """pandas writes them as numbers into a dictionary."""
+    names, splits = pa.array(["b.png", "a.png", "b.png"]), pa.array(["x", None, "x"])
+    pq.write_table(
+        pa.table({"image": names.dictionary_encode(), "split": splits.dictionary_encode()}), tmp_path / "m.parquet"
+    )
+    table = list_images(str(tmp_path / "m.parquet"))
+    assert table["image"].to_pylist() == names.to_pylist()
+    assert (table.schema.field("split").type, table["split"].to_pylist()) == (pa.string(), splits.to_pylist())
+
+
 def test_names_that_collide(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("image,label,label,LABEL,,shard,uri\nx.png,1,2,3,4,5,6\n")
     (row,) = list_images(str(tmp_path / "m.csv")).to_pylist()
@@ -150,6 +177,8 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"nothing")
     (tmp_path / "hole.jsonl").write_text('{"image": null, "x": 1}\n{"image": "b.png", "x": 1}\n')
     (tmp_path / "none.csv").write_text("image\n")
+    (tmp_path / "blank.csv").write_text("image,label\nb.png,1\n ,2\n")
+    (tmp_path / "numbers.csv").write_text("image\n1\n")
     (tmp_path / "phone").mkdir()
     (tmp_path / "phone" / "1.HEIC").write_bytes(b"x")
     for name in ("captions.json", "captions.TSV"):
@@ -166,6 +195,8 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
         "broken.parquet": "cannot be read",
         "hole.jsonl": "Row 0 of",
         "none.csv": "has no rows",
+        "blank.csv": r"Row 1 of \S+ has no image\.",  # it would be the manifest's folder
+        "numbers.csv": "of type int64; expected paths or URLs",
     }
     for name, message in expected.items():
         with pytest.raises(InputError) as caught:
@@ -173,9 +204,29 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
         assert re.search(message, caught.value.message)
     with pytest.raises(InputError, match="cannot be opened"):
         list_images("nosuchscheme://x")
+    for nothing in ("", " "):  # an empty variable of a shell's, which would be this folder
+        with pytest.raises(InputError, match="IMAGES is empty"):
+            list_images(nothing)
     pq.write_table(pa.table({"image": [{"bytes": b"1", "path": "x"}]}), tmp_path / "inside.parquet")
     with pytest.raises(InputError, match="expected paths or URLs"):
         list_images(str(tmp_path / "inside.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "hint"),
+    [
+        ("m.csv", "image,x\na.png,1\n".encode("utf-16"), "UTF-8, with commas"),
+        ("m.csv", b"", "UTF-8, with commas"),
+        ("m.jsonl", b'{"image": "a.png", "x": 1}\n{"image": "b.png", "x": "y"}\n', "values of one type"),
+        ("m.ndjson", b'[{"image": "a.png"}]', "a JSON object in each line"),
+        ("m.parquet", b"image\na.png\n", "Write it again"),
+    ],
+)
+def test_what_a_table_looks_like_is_told_of_one_that_is_none(tmp_path: Path, name: str, data: bytes, hint: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        list_images(str(tmp_path / name))
+    assert hint in (caught.value.hint or "")
 
 
 def list_asked(source: str, column: str, limit: int | None = None) -> tuple[pa.Table, str | None]:

@@ -54,6 +54,13 @@ def test_nothing_is_found_in_a_sound_cache(tmp_path: Path, failed: list[int], ch
     assert findings(tmp_path) == []
 
 
+def test_numbers_that_are_none_are_no_damage(tmp_path: Path) -> None:
+    """NaN equals nothing, itself least of all; a user's column may hold it."""
+    odd = pa.array([float("nan"), None, float("inf"), -0.0, 0.1] * 2)
+    make_cache(tmp_path, columns={"score": odd, "scores": pa.array([[value.as_py()] for value in odd])})
+    assert findings(tmp_path) == []
+
+
 def one(folder: Path, pattern: str) -> Path:
     (path,) = folder.glob(pattern)
     return path

@@ -18,17 +18,17 @@ COPY constraints.txt ./
 RUN /opt/vlq/bin/pip install -c constraints.txt --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple \
       "$(grep '^torch==' constraints.txt)"
 COPY . .
-RUN /opt/vlq/bin/pip install -c constraints.txt '.[cluster]'
+RUN /opt/vlq/bin/pip install -c constraints.txt '.[aws,cluster]'
 
 FROM python:${PYTHON}
 LABEL org.opencontainers.image.title="vlq-worker" \
       org.opencontainers.image.description="VLQ's Ray workers: images through a vision-language model into a cache" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-# KubeRay's probes call wget.
+# KubeRay's probes call wget. The head of Ray's cluster launcher starts its workers by ssh and rsync, and by boto3 at AWS.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends wget \
+ && apt-get install -y --no-install-recommends openssh-client rsync wget \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 1000 --create-home vlq \
  && install -d -o vlq -g vlq /models

@@ -44,8 +44,9 @@ def test_dockerfiles(file: Path) -> None:
 
 def test_images_install_extras_that_there_are() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    asked = {extra for file in DOCKERFILES for extra in re.findall(r"'\.\[(\w+)\]'", file.read_text())}
-    assert asked == {"cluster", "service"}
+    found = [re.findall(r"'\.\[([\w,]+)\]'", file.read_text()) for file in DOCKERFILES]
+    asked = {extra for lists in found for each in lists for extra in each.split(",")}
+    assert asked == {"aws", "cluster", "service"}
     assert asked <= set(extras)
 
 
@@ -118,6 +119,20 @@ def test_the_launchers_file_keeps_to_rays_schema() -> None:
     assert "--env RAY_AUTH_MODE=token" in config["docker"]["run_options"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(config | {"max_worker": 1}, schema)
+
+
+def test_the_launchers_head_has_what_it_starts_workers_with() -> None:
+    """It runs in the worker's image, and calls these programs there, and the provider's library."""
+    launcher = Path(ray.__file__).parent / "autoscaler" / "_private"
+    runner, provider = (launcher / "command_runner.py").read_text(), (launcher / "aws" / "utils.py").read_text()
+    assert all(call in runner for call in ('["ssh"]', '["rsync"]', "rsync -e '{} exec -i'"))
+    assert "import boto3" in provider
+    image = yaml.safe_load((DEPLOY / "ray-aws.yaml").read_text())["docker"]["image"]
+    assert image.startswith("REGISTRY/vlq-worker:")
+    text = (DEPLOY / "worker.Dockerfile").read_text()
+    (installed,) = re.findall(r"apt-get install -y --no-install-recommends (.*) \\", text)
+    assert {"openssh-client", "rsync"} <= set(installed.split())
+    assert "'.[aws,cluster]'" in text
 
 
 def test_versions_agree() -> None:

@@ -58,6 +58,37 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came."""
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does, within a second even while Ray waits. Raises Terminated then.
+
+    Ray sets handlers of its own when it starts, and what they raise is taken for SIGTERM's, too; once it has started,
+    this is entered anew.
+    """
+    came = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal came
+        came = True
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever started this one looks after signals
+        yield
+        return
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        # Ray, where it waits, makes its own of what a handler raises.
+        raise (Terminated() if came else stopped) from None
+    except SystemExit as ended:
+        raise Terminated from ended
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@interruptible()
 def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
     """Bring a cache up to the images and the model asked for.
 
@@ -262,27 +293,3 @@ def seal(store: Store, run: Run, head: Head, tracker: Tracker) -> Head:
 def _outcome(store: Store, run: Run, head: Head, fresh: int) -> Outcome:
     manifest = Cache(store.url, store, run).manifest(head)
     return Outcome(run, manifest.images, manifest.errors, fresh)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does, within a second even while Ray waits. Raises Terminated then."""
-    came = False
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal came
-        came = True
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: whoever started this one looks after signals
-        yield
-        return
-    try:
-        yield
-    except KeyboardInterrupt as stopped:
-        # Ray, where it waits, makes its own of what a handler raises.
-        raise (Terminated() if came else stopped) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

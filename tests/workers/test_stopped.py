@@ -21,9 +21,11 @@ from vlq.query.cache import Cache
 
 from ..storm.kills import Job, kill_indexing
 from .conftest import IMAGES
-from .runs import below, commits, contents, events, finished, start, wait_until_gone, workers_of
+from .runs import below, commits, contents, events, finished, start, title, wait_until_gone, workers_of
 
 pytestmark = pytest.mark.timeout(600)  # a run takes seconds, but a minute on a machine that is busy
+
+STOPPED = "Stopped. What is done is kept; the same command goes on from here."
 
 
 @contextmanager
@@ -85,7 +87,7 @@ def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
                 assert (process.returncode, out) == (143 if number == signal.SIGTERM else 130, "")
                 *_, kept, last = said.splitlines()
                 assert re.fullmatch(r"\d+ of 62 images are cached\.", kept)
-                assert last == "Stopped. What is done is kept; the same command goes on from here."
+                assert last == STOPPED
                 assert time.monotonic() - stopped < 20  # most of it on a machine that others use, too
                 wait_until_gone(processes, 10)
         assert not (cache / "commits" / f"{shard:08d}.json").exists()
@@ -100,6 +102,32 @@ def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
         assert not (cache / "commits" / f"{shard:08d}.json").exists()
         finished(process)
     assert contents(cache) == contents(undisturbed)
+
+
+def test_a_run_is_stopped_while_ray_starts(tiny_model: Path, images: Path, tmp_path: Path) -> None:
+    """Ray sets handlers of its own then."""
+    process = start(tiny_model, images, tmp_path / "cache", "--workers", "1")
+    while not (found := [pid for pid in below(process.pid) if "gcs_server" in title(pid)]):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.splitlines()[-1]) == (143, STOPPED)
+    assert "Traceback" not in said
+    wait_until_gone(found, 60)
+
+
+def test_a_run_is_stopped_at_its_index(tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path) -> None:
+    job = Job.of(tmp_path, tiny_model, images, undisturbed, seconds=0.0)
+    process = job.begin("run", job.unsealed)
+    assert process.stderr is not None
+    while (line := process.stderr.readline()) and "indexing" not in line:
+        pass
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.splitlines()[-1]) == (143, STOPPED)
+    finished(job.begin("run", job.unsealed))
+    assert contents(job.unsealed) == job.undisturbed
 
 
 @pytest.mark.parametrize("command", ["index", "compact"])

@@ -118,6 +118,7 @@ def begin(options: Asked) -> Beginning:
     return Beginning(options, corpus, tokens, plan, shards, study)
 
 
+@interruptible()
 def run_study(options: Asked, tracker: Tracker) -> Outcome:
     """Bring a cache to the effects that are asked for.
 

@@ -24,11 +24,15 @@ READERS, OPERATORS = "VLQ_READERS_TOKEN", "VLQ_OPERATORS_TOKEN"
 
 
 def serve(
-    cache: Annotated[
+    caches: Annotated[
         list[str] | None,
-        typer.Option(
-            help="URL of a cache, or NAME=URL; more than one may be given. Default $VLQ_CACHE, else the demo's."
+        typer.Argument(
+            metavar="[NAME=]URL",
+            help="Caches, each by its folder's name unless it is given one. Default $VLQ_CACHE, else the demo's.",
         ),
+    ] = None,
+    cache: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]URL", help="The same as an option; more than one may be given.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; this machine only unless told.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.", min=0, max=65535)] = 8765,
@@ -84,7 +88,7 @@ def serve(
     here = (*LOOPBACK, "[::1]")
     hosts = tuple(allowed_host or ())
     settings = Settings(
-        caches=named(cache or [default_url()]),
+        caches=named([*(caches or ()), *(cache or ())] or [default_url()]),
         readers_token=token(readers_token_file, READERS),
         operators_token=token(operators_token_file, OPERATORS),
         # A page of another site can have its own name point at this machine: by that name it is not answered.

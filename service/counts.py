@@ -73,6 +73,13 @@ class Counts:
                 ranked[0 if bare == wanted else 1 if bare.startswith(wanted) else 2].append(id)
         return [self[id] for ids in ranked for id in ids][:most]
 
+    def spelled(self, text: str) -> int | None:
+        """The token that a text is: of a word's (`dog`) the one that most images read, or that of a piece (`▁dog`)."""
+        words = self.vocabulary.by_word(text, pieces=False)
+        if not words and (piece := self.vocabulary.by_piece(text)) is not None:
+            return piece
+        return min(words or self.vocabulary.by_word(text, pieces=True), key=self.place.__getitem__, default=None)
+
     def words(self, begun: str, most: int) -> Iterator[Counted]:
         """Tokens that begin a word whose text begins so."""
         wanted, found = begun.casefold(), 0

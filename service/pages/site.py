@@ -33,6 +33,12 @@ def frame(request: Request, served: Served, title: str, page: str = "", corpus: 
     return Frame(title, page, corpus, tuple(served.corpora), root, f"{root}/static/{static_digest()}")
 
 
+def to_page(request: Request, path: str, state: str = "") -> RedirectResponse:
+    """To another page of this service, in a state as its address has it."""
+    root = request.scope.get("root_path", "").rstrip("/")
+    return RedirectResponse(f"{root}/{path}{state and '?' + state}", 303, {"Cache-Control": "no-store"})
+
+
 def page(frame: Frame, template: str, context: Any = None, status: int = 200) -> HTMLResponse:
     """A page: its template is given the frame's fields and its context's, and nothing else."""
     return HTMLResponse(rendered(frame, template, context), status, {"Cache-Control": "private, no-cache"})

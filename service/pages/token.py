@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import NotFound
@@ -46,7 +46,7 @@ from vlq.service.pages.panels import (
     percent,
     share,
 )
-from vlq.service.pages.site import frame, page
+from vlq.service.pages.site import frame, page, to_page
 
 router = APIRouter(include_in_schema=False)
 
@@ -156,8 +156,7 @@ async def random(request: Request, served: ServedHere, name: str) -> Response:
         return chance.choice(read) if read else 0
 
     id, _ = await served.ask(request, work)
-    root = frame(request, served, "").root
-    return RedirectResponse(f"{root}/{name}/tokens/{id}", 303, {"Cache-Control": "no-store"})
+    return to_page(request, f"{name}/tokens/{id}")
 
 
 def of(one: Counted) -> Found:
@@ -196,8 +195,13 @@ class TokenPage:
 
 @router.get("/{name}/tokens/{id}")
 async def token(request: Request, served: ServedHere, name: str, id: str) -> Response:
-    """The page of a token."""
+    """The page of a token. A word leads to the page of its token, a part of one to the tokens that have it."""
     corpus = served.corpus(name)
+    if not (id.isascii() and id.isdecimal()):
+        found, _ = await served.ask(request, lambda: served.kept(corpus, counted).spelled(id))
+        if found is None:
+            return to_page(request, f"{name}/tokens", urlencode({"q": id}))
+        return to_page(request, f"{name}/tokens/{found}", request.url.query)
     number_of = token_of(corpus, id)
 
     def work() -> TokenPage:

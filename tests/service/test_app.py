@@ -13,6 +13,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import numpy as np
@@ -36,7 +37,7 @@ from vlq.service.served import Served
 from vlq.service.settings import Settings
 
 from ..doors import running
-from ..synthetic import make_cache
+from ..synthetic import make_cache, vocabulary_table
 from .conftest import Site
 
 
@@ -297,7 +298,7 @@ def test_who_follows_a_link_gets_a_page(site: Site, monkeypatch: pytest.MonkeyPa
     browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     for path, status, says in (
         ("/one/images/999", 404, "There is no image 999."),
-        ("/one/images/x", 400, "id: Input should be a valid integer"),
+        ("/one/images/x", 404, "There is no image "),
         ("/one/tokens/99999", 404, "There is no token 99999."),
         ("/three/", 404, "There is no corpus three."),
         ("/a/b/c/d", 404, "Not Found"),
@@ -309,12 +310,35 @@ def test_who_follows_a_link_gets_a_page(site: Site, monkeypatch: pytest.MonkeyPa
         assert ('href="/one/"' in page.text) == path.startswith("/one/") or "corpora" in page.text
         assert says in told.json()["message"]
     assert site.client.get("/v1/images/999", headers=browser).json()["kind"] == "not-found"
-    injected = site.client.get("/one/tokens/%3Cscript%3Ealert(1)%3C%2Fscript%3E", headers=browser)
+    for end in ("", "%3C%2Fscript%3E"):
+        injected = site.client.get(f"/one/tokens/%3Cscript%3Ealert(1){end}", headers=browser, follow_redirects=True)
+        assert "<script>alert" not in injected.text
     assert "<script>alert" not in injected.text
     monkeypatch.setattr(Engine, "rows", lambda *_: 1 / 0)
     accident = site.client.get("/one/images/3", headers=browser)
     assert (accident.status_code, "Something went wrong here." in accident.text) == (500, True)
     assert "ZeroDivision" not in accident.text
+
+
+def test_words_and_names_lead_to_pages(site: Site) -> None:
+    """Somebody who types an address writes a word for a token, and an image's name for its number."""
+    pieces = vocabulary_table(site.corpus.cache.run.vocabulary_size)["piece"].to_pylist()
+    top1 = site.arrays["patch/top1"]
+    spelled = [id for id, piece in enumerate(pieces) if piece is not None and piece.lower() == "▁dog"]
+    assert len(spelled) > 1
+    most = max(spelled, key=lambda id: ((top1 == id).any((1, 2)).sum(), (top1 == id).sum(), -id))
+    name = site.corpus.images().rows[3]["image"]
+    for path, to in (
+        ("tokens/dog", f"tokens/{most}"),
+        ("tokens/DOG?layer=2", f"tokens/{most}?layer=2"),
+        *((f"tokens/{quote(piece)}", f"tokens/{pieces.index(piece)}") for piece in ("▁Dog", "▁dog", "<s>", "w0")),
+        ("tokens/do", "tokens?q=do"),
+        ("tokens/no%20such%3Fone%26", "tokens?q=no+such%3Fone%26"),
+        (f"images/{quote(name)}?layer=1", f"images/{site.corpus.image(name).number}?layer=1"),
+    ):
+        answer = site.client.get(f"/one/{path}")
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/one/{to}"), path
+        assert site.client.get(answer.headers["location"]).status_code == 200
 
 
 def test_an_accident_tells_nothing_of_the_machine(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

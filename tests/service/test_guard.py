@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote, urlsplit
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 
 import vlq
 from vlq.query.errors import Busy, InputError, LimitReached, NotAllowed, ServiceError
@@ -24,6 +26,7 @@ from vlq.service.settings import Settings
 
 from ..doors import running
 from ..synthetic import make_cache
+from ..workers.here import printed
 from .conftest import Site
 
 READER, OPERATOR = "the readers' token", "the operators' token"
@@ -360,6 +363,23 @@ def test_names_of_caches() -> None:
         named(["/a/coco", "/b/coco"])
     with pytest.raises(InputError, match="cannot be called v1"):
         named(["v1=/a"])
+
+
+def test_caches_are_served_as_they_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As arguments, by the option, or both."""
+    for name in ("coco", "scenes"):
+        make_cache(tmp_path / name, images=1)
+    coco, scenes = (str(tmp_path / name) for name in ("coco", "scenes"))
+    made: list[FastAPI] = []
+    monkeypatch.setattr("vlq.service.server.server", lambda app, *_, **__: made.append(app) or Mock())
+    for given, served in (
+        ([coco], {"coco": coco}),
+        ([f"mine={scenes}", coco], {"mine": scenes, "coco": coco}),
+        (["--cache", coco], {"coco": coco}),
+        ([coco, "--cache", f"mine={scenes}"], {"coco": coco, "mine": scenes}),
+    ):
+        printed("serve", *given, "--port", 0)
+        assert made.pop().state.served.settings.caches == served
 
 
 def test_a_port_that_is_taken() -> None:

@@ -10,7 +10,7 @@ import os
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +30,7 @@ from vlq.query.schema import (
     Head,
     IndexFile,
     IndexManifest,
+    LensSpec,
     Run,
     Stored,
     commit_key,
@@ -333,6 +334,12 @@ class Cache:
     def model(self) -> str:
         """What answers call its model."""
         return model_name(self.run.model) if self.is_served else self.run.model
+
+    @property
+    def lens(self) -> LensSpec:
+        """What answers tell of its lens."""
+        lens = self.run.lens
+        return replace(lens, source=model_name(lens.source)) if self.is_served and lens.source else lens
 
     @property
     def sealed(self) -> Snapshot | None:

@@ -29,7 +29,7 @@ def info(cache: Cache) -> dict[str, Any]:
         "revision": run.revision,
         "dtype": run.dtype,
         "quantized": run.quantized,
-        "lens": run.lens.plain(),
+        "lens": cache.lens.plain(),
         "prompt": run.prompt,
         "prompt_column": run.prompt_column,
         "layers": run.layers,

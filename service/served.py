@@ -134,6 +134,7 @@ class Served:
         return {
             "name": name,
             "model": cache.model,
+            "lens": run.lens.kind,
             "prompt": run.prompt,
             "layers": run.layers,
             "images": snapshot.images,

@@ -255,9 +255,9 @@ FROM (
         a, b = self.a.scope.run, self.b.scope.run
         prompts, lenses = a.prompt != b.prompt, a.lens != b.lens
         for side in (self.a, self.b):
-            run = side.scope.run
-            differing = [f"prompt {run.prompt!r}"] * prompts + [f"lens {run.lens}"] * lenses
-            yield ", ".join([f"{side.name}: {side.cache}", side.scope.snapshot.cache.model, *differing])
+            cache = side.scope.snapshot.cache
+            differing = [f"prompt {side.scope.run.prompt!r}"] * prompts + [f"lens {cache.lens}"] * lenses
+            yield ", ".join([f"{side.name}: {side.cache}", cache.model, *differing])
         if (a.lens.kind == "nearest") != (b.lens.kind == "nearest"):
             yield "The nearest lens makes probabilities of cosines: compare ranks, not probabilities."
         if self.a.tokens != self.b.tokens:

@@ -41,6 +41,11 @@ class LensSpec:
             return f"tuned ({(self.sha256 or '')[:12]}, from {self.source})"
         return self.kind
 
+    @property
+    def named(self) -> str:
+        """What a line about a corpus says of it: nothing of the usual one."""
+        return "" if self.kind == "logit" else f"{self.kind} lens"
+
     def plain(self) -> str | dict[str, Any]:
         """As JSON has it: its kind alone where that says all."""
         said = {name: value for name, value in asdict(self).items() if value is not None}

@@ -23,6 +23,7 @@ class About(BaseModel):
 
     name: str = Field(examples=["demo"])
     model: str = Field(examples=["llava-hf/llava-1.5-7b-hf"])
+    lens: str = Field(description="`logit`, `head`, `nearest` or `tuned`.", examples=["logit"])
     prompt: str = Field(examples=["USER: <image>\nWhat is this? ASSISTANT:"])
     layers: int = Field(description="Readings of each position: layer 0 is the embedding.", examples=[33])
     images: int = Field(description="Images with readings.", examples=[300])

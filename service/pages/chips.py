@@ -15,7 +15,8 @@ class Chip:
     id: int
     text: str
     piece: str | None  # none of an id beyond the tokenizer
+    corpus: str = ""  # whose token it is, if not of the page's
 
     @classmethod
-    def of(cls, token: Token) -> Chip:
-        return cls(token.id, shown(token), token.piece)
+    def of(cls, token: Token, corpus: str = "") -> Chip:
+        return cls(token.id, shown(token), token.piece, corpus)

@@ -285,9 +285,9 @@ def of_patches(pair: Compared) -> Table:
         (
             f"{patch} (row {patch // a.image.grid[1]}, column {patch % a.image.grid[1]})",
             (
-                Chip.of(a.tokens[patch][0]),
+                Chip.of(a.tokens[patch][0], a.side.run),
                 f"{a.probability[patch, 0]:.3f}",
-                Chip.of(b.tokens[patch][0]),
+                Chip.of(b.tokens[patch][0], b.side.run),
                 f"{b.probability[patch, 0]:.3f}",
                 f"{changes[patch]:.3f}",
             ),
@@ -295,28 +295,32 @@ def of_patches(pair: Compared) -> Table:
         for patch in order
     )
     headline = f"{differ:,} of {count(len(changes), 'patch')} decode to different tokens"
-    queries = tuple(f"top({one.side.image}, layers={one.side.layer})" for one in (a, b))
-    return Table(
-        headline, ("patch", "first", "probability", "second", "probability", "difference"), rows, len(changes), queries
-    )
+    columns = ("patch", "first", "probability", "second", "probability", "difference")
+    queries, corpora = asked(pair)
+    return Table(headline, columns, rows, len(changes), queries, (), corpora)
 
 
 def of_tokens(pair: Compared) -> Table:
-    found: dict[str | int, tuple[Token, list[int]]] = {}
-    for at, side in enumerate((pair.a, pair.b)):
-        for tokens in filter(None, side.tokens):
-            _, counts = found.setdefault(pair.key(tokens[0]), (tokens[0], [0, 0]))
+    found: dict[str | int, tuple[Chip, list[int]]] = {}
+    for at, one in enumerate((pair.a, pair.b)):
+        for tokens in filter(None, one.tokens):
+            _, counts = found.setdefault(pair.key(tokens[0]), (Chip.of(tokens[0], one.side.run), [0, 0]))
             counts[at] += 1
     ordered = sorted(found.values(), key=lambda one: (-abs(one[1][1] - one[1][0]), -sum(one[1]), one[0].id))
-    rows = tuple(
-        (Chip.of(token), (first, second, f"{second - first:+,}")) for token, (first, second) in ordered[:SHOWN]
-    )
+    rows = tuple((chip, (first, second, f"{second - first:+,}")) for chip, (first, second) in ordered[:SHOWN])
     both = sum(first > 0 and second > 0 for _, (first, second) in found.values())
     headline = f"{both:,} of {count(len(found), 'token')} are decoded to on both sides"
     columns = ("token", "patches of the first", "of the second", "difference")
     notes = ("The vocabularies differ: tokens with the same text are taken as the same.",) if pair.by_text else ()
-    queries = tuple(f"top({one.side.image}, layers={one.side.layer})" for one in (pair.a, pair.b))
-    return Table(headline, columns, rows, len(found), queries, notes)
+    queries, corpora = asked(pair)
+    return Table(headline, columns, rows, len(found), queries, notes, corpora)
+
+
+def asked(pair: Compared) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Queries of what both sides show, and the corpora that they are asked of; one where the sides are the same."""
+    found = dict.fromkeys((f"top({side.image}, layers={side.layer})", side.run) for side in (pair.a.side, pair.b.side))
+    queries, corpora = zip(*found, strict=True)
+    return queries, corpora
 
 
 PAIRS = {"patches": of_patches, "tokens": of_tokens}

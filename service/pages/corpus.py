@@ -78,6 +78,7 @@ class CorpusPage(AnswerPart, FacetsPart):
     """The whole page."""
 
     model: str
+    lens: str  # unless it is the usual one
     prompt: str
     images: int  # with readings
     layers: int
@@ -120,6 +121,7 @@ async def corpus(
         chart=part.chart,
         undrawn=part.undrawn,
         model=about["model"],
+        lens=found.cache.run.lens.named,
         prompt=about["prompt"],
         images=about["images"],
         layers=about["layers"],

@@ -99,6 +99,7 @@ def answer_page(folder: Folder, corpus: LocalCorpus, result: Result, about: str)
         chart=chart,
         undrawn=undrawn,
         model=run.model,
+        lens=run.lens.named,
         prompt=run.prompt,
         images=snapshot.images,
         layers=run.layers,
@@ -229,7 +230,7 @@ def layers_page(folder: Folder) -> None:
     agreement = cache(lambda at: AGREEMENTS[at](corpus))
     answers = {}
     for given in layers_states(context):
-        for panel in layers.PANELS:
+        for panel in context.panels:
             used = {name: value for name, value in given.items() if name in panel.uses}
             path = asked_at(f"/{folder.name}/layers/{panel.name}", used)
             if path not in answers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -27,10 +27,30 @@ PLACES = {"last": "the last prompt token", "patch": "image patches"}
 MANY = {"last": "the images' last prompt tokens", "patch": "all patches"}
 
 CAUTION = (
-    "That a layer agrees does not make it right: the last layer is the model's own prediction of the next token, and a "
-    "word that is read on the way and gone again may have been meant. divergence_layer tells at which layer each image "
-    "leaves the defaults."
+    "That a layer agrees does not make it right: {last}, and a word that is read on the way and gone again may have "
+    "been meant. divergence_layer tells at which layer each image leaves the defaults."
 )
+
+PREDICTION = "the last layer is the model's own prediction of the next token"
+
+EARLY = (
+    "Early layers are read with the last one's head, for which they were not made: what they decode to is mostly junk."
+)
+
+LENSES = {
+    "logit": (EARLY, PREDICTION),
+    "head": (EARLY, "without its norm the last layer is not what the model predicts"),
+    "nearest": (
+        "Layers decode to the tokens whose input embeddings have the nearest directions, the last layer, too.",
+        "the last layer's nearest token is not what the model predicts",
+    ),
+    "tuned": (
+        "Each layer is read through a map that was trained to give what the last one reads: that can be more than the "
+        "model makes of it there.",
+        PREDICTION,
+    ),
+}
+"""By the lens: what readings of early layers are, and what the last layer's are."""
 
 SHOWN = 12
 """Rows of a table of what changed."""
@@ -43,8 +63,7 @@ PANELS = (
         "agreement",
         "Which layers to trust",
         ("at",),
-        "How many positions decode to what they decode to at the last layer. Early layers are read with the last one's "
-        "head, for which they were not made: what they decode to is mostly junk.",
+        "How many positions decode to what they decode to at the last layer.",
     ),
     Panel(
         "defaults",
@@ -79,6 +98,7 @@ class LayersPage:
     """What the page shows before its panels are there, and its state."""
 
     model: str
+    lens: str  # unless it is the usual one
     layers: tuple[int, ...]  # that were read
     sites: tuple[str, ...]
     places: dict[str, str]
@@ -137,6 +157,7 @@ def layers_of(corpus: LocalCorpus, given: Mapping[str, str], asked: str = "") ->
     run, shown = corpus.cache.run, state_of(given, corpus)
     return LayersPage(
         run.model,
+        run.lens.named,
         tuple(run.read_layers),
         sites_of(corpus),
         PLACES,
@@ -144,16 +165,22 @@ def layers_of(corpus: LocalCorpus, given: Mapping[str, str], asked: str = "") ->
         shown.unit,
         shown.since,
         shown.until,
-        PANELS,
+        panels_of(corpus),
         asked,
     )
+
+
+def panels_of(corpus: LocalCorpus) -> tuple[Panel, ...]:
+    """The panels, of which the first says what this corpus' lens makes of early layers."""
+    first, *others = PANELS
+    return replace(first, about=f"{first.about} {LENSES[corpus.cache.run.lens.kind][0]}"), *others
 
 
 @router.get("/{name}/layers/{panel}")
 async def layers_panel(request: Request, served: ServedHere, name: str, panel: str) -> Response:
     """A panel of the layers' page."""
     corpus = served.corpus(name)
-    about = next((one for one in PANELS if one.name == panel), None)
+    about = next((one for one in panels_of(corpus) if one.name == panel), None)
     if about is None:
         raise NotFound(f"The layers' page has no panel {panel}.", f"It has {', '.join(one.name for one in PANELS)}.")
     shown = state_of(request.query_params, corpus)
@@ -176,7 +203,7 @@ def shown_in(
     """What a panel of PANELS shows. `agreement` gives that of a site, `between` what is between two of its layers."""
     match panel:
         case "agreement":
-            return agreeing(agreement(shown.at), shown)
+            return agreeing(agreement(shown.at), shown, corpus.cache.run.lens.kind)
         case "defaults":
             return defaults(corpus, shown)
         case "divergence":
@@ -188,9 +215,10 @@ def shown_in(
 # --- panels: what each shows -----------------------------------------------------------------------------------
 
 
-def trusted(found: Agreement, place: str) -> str:
+def trusted(found: Agreement, place: str, lens: str) -> str:
     """From where on most positions decode to what they decode to at the last layer."""
     half, first, last = found.first(0.5), found.layers[0], found.layers[-1]
+    early = "Early layers read junk" if LENSES[lens][0] == EARLY else "Early layers do not read what the last one does"
     fewer = f"fewer than half of {place} decode to what they decode to"
     if not found.positions:
         return "Nothing was read here that layers could be told by"
@@ -199,14 +227,14 @@ def trusted(found: Agreement, place: str) -> str:
     if half == first:
         return f"Half of {place} or more decode to their last layer's token from the first layer that was read on"
     if half is None or half == last:
-        return f"Early layers read junk: below the last layer, {last}, {fewer} there"
-    return f"Early layers read junk: below layer {half} {fewer} at the last one, {last}"
+        return f"{early}: below the last layer, {last}, {fewer} there"
+    return f"{early}: below layer {half} {fewer} at the last one, {last}"
 
 
-def agreeing(found: Agreement, shown: Looked) -> Charts:
+def agreeing(found: Agreement, shown: Looked, lens: str) -> Charts:
     place, queries = MANY[shown.at], (f"divergence_layer(at={shown.at!r})",)
     if not found.positions:
-        return Charts(trusted(found, place), (), (), (), queries)
+        return Charts(trusted(found, place, lens), (), (), (), queries)
     agree, settled = ([n / found.positions for n in counts] for counts in (found.agree, found.settled))
     marks = [str(layer) for layer in found.layers]
     drawn = charts.lines(
@@ -222,12 +250,13 @@ def agreeing(found: Agreement, shown: Looked) -> Charts:
         for at, layer in enumerate(found.layers)
     )
     return Charts(
-        trusted(found, place),
+        trusted(found, place, lens),
         (drawn,),
         ("layer", "agree", "and stay so", "positions that agree", "and stay so"),
         rows,
         queries,
-        f"Of {count(found.positions, 'position')}. At layer {found.layers[0]} {percent(agree[0])} agree. {CAUTION}",
+        f"Of {count(found.positions, 'position')}. At layer {found.layers[0]} {percent(agree[0])} agree. "
+        + CAUTION.format(last=LENSES[lens][1]),
     )
 
 

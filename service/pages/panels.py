@@ -55,6 +55,7 @@ class Table:
     total: int  # rows that there are
     queries: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    corpora: tuple[str, ...] = ()  # of which the queries are, if not all of the page's
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,40 @@ def test_controls(corpora: Served, chromium: Browser) -> None:
         expect(page).to_have_url(plain)
 
 
+def test_what_is_of_another_run_leads_there(corpora: Served, chromium: Browser) -> None:
+    """An id means another token in another vocabulary, and a query has another answer."""
+    url = f"{corpora.url}/one/compare?runs=one,other&images=0,0&layers=1,2"
+    options = {"permissions": ["clipboard-read", "clipboard-write"], "viewport": {"width": 1280, "height": 1400}}
+    with watched(chromium, url, **options) as page:
+        hover(page, "b", 3, (2, 2))
+        page.locator("#said-b .chip").first.wait_for()
+        for side, run in (("a", "one"), ("b", "other")):
+            pages = {chip.get_attribute("href") for chip in page.locator(f"#said-{side} .chip").all()}
+            assert {re.sub(r"\d+$", "", href or "") for href in pages} == {f"/{run}/tokens/"}
+        panel(page, "tokens")
+        asked = page.locator("#tokens .asked")
+        assert asked.evaluate_all("all => all.map((one) => one.innerText)") == [
+            "top(0, layers=1)",
+            "top(0, layers=2) of other",
+        ]
+        for at, run in enumerate(("one", "other")):
+            asked.nth(at).locator("summary").click()
+            href = asked.nth(at).get_by_text("Ask it on the corpus page").get_attribute("href") or ""
+            assert href.startswith(f"/{run}/?q=")
+            asked.nth(at).get_by_role("button", name="Copy CLI").click()
+            expect(asked.nth(at).locator("output")).to_have_text("Copied.")
+            assert page.evaluate("navigator.clipboard.readText()").endswith(f"--cache '{corpora.url}/{run}'")
+        # Rows of both sides lead to the one that has the token.
+        top1 = corpora.tokens("one", 0, 1)[:, 0], corpora.tokens("other", 0, 2)[:, 0]
+        for chip in page.locator("#tokens tbody .chip").all():
+            _, run, _, id = (chip.get_attribute("href") or "").split("/")
+            assert int(id) in top1[run == "other"]
+        page.goto(f"{corpora.url}/one/compare?runs=other,one")
+        page.locator("#copies").get_by_role("button", name="Copy Python").click()
+        expect(page.locator("#copies output")).to_have_text("Copied.")
+        assert f'vlq.open("{corpora.url}/other")' in page.evaluate("navigator.clipboard.readText()")
+
+
 def test_what_the_address_leaves_open(corpora: Served, chromium: Browser) -> None:
     """Without script, so that it is the service that reads it."""
     for address, expected in {

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from vlq.query.schema import LENSES, LensSpec
+from vlq.service.app import create_app
+from vlq.service.settings import Settings
+
+from ..doors import running
+from ..synthetic import make_cache, make_run
 from .browser import accessible, watched
 from .conftest import Site
 from .test_token_page_browser import loaded, table
@@ -60,6 +68,21 @@ def test_figures(site: Site, chromium: Browser, at: str) -> None:
 
 def query_of(page: Page, panel: str) -> str:
     return page.locator(f"#{panel} details.asked").first.get_attribute("data-query") or ""
+
+
+def test_what_a_lens_makes_of_early_layers_is_told(tmp_path: Path) -> None:
+    """A tuned lens reads early layers with maps that were made for them."""
+    for kind in LENSES:
+        make_cache(tmp_path / kind, make_run(lens=LensSpec(kind)), images=3)
+    app = create_app(Settings({kind: str(tmp_path / kind) for kind in LENSES}))
+    with running(app) as url, httpx2.Client(base_url=url, timeout=30) as client:
+        home = client.get("/").text
+        for kind in LENSES:
+            assert f"<td>{kind}</td>" in home
+            pages = [client.get(f"/{kind}/{path}").text for path in ("", "layers", "layers/agreement?at=last")]
+            assert [f"{kind} lens" in page for page in pages[:2]] == [kind != "logit"] * 2
+            assert [("for which they were not made" in page) for page in pages[1:]] == [kind in ("logit", "head")] * 2
+            assert ("own prediction" in pages[2]) == (kind in ("logit", "tuned"))
 
 
 def test_controls(site: Site, chromium: Browser) -> None:

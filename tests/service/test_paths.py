@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from PIL import Image
 
+from vlq.query.schema import LensSpec
 from vlq.service.app import create_app
 from vlq.service.pages import compare, layers, token
 from vlq.service.settings import Settings
@@ -35,6 +36,7 @@ QUERIES = [
     "compare('one', 'two', first_layer('dgo'))",
     "compare('one', 'three', first_layer('dog'))",
     "compare('three', 'one', first_layer('dog'))",
+    "compare('one', 'tuned', first_layer('dog'))",
     "images()",
     "images().select(image, uri)",
     "images(uri == 'x')",
@@ -79,12 +81,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_cache(folder / "one", run, images=6, columns=columns, failed=[2])
     make_cache(folder / "two", replace(run, read_layers=(0, 2, 4)), images=6, columns=columns, seed=3)
     make_cache(folder / "coarse", replace(run, grid=(1, 2)), images=6, columns=columns, seed=4)
+    lens = LensSpec("tuned", sha256="ab" * 32, source=str(folder / "lenses" / "mine"))
+    make_cache(folder / "tuned", replace(run, lens=lens), images=6, columns=columns, seed=5)
     files[3].unlink()
     files[4].write_bytes(b"no picture")
     return folder
 
 
-NAMES = ("one", "two", "coarse")
+NAMES = ("one", "two", "coarse", "tuned")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +120,7 @@ def requests() -> dict[str, list[tuple[str, str, Any]]]:
         "/v1/explain": post("/v1/explain", *asked),
         "/v1/sql": get("/v1/sql") + post("/v1/sql", *({"statement": statement} for statement in STATEMENTS)),
         "/v1/corpora": get("/v1/corpora"),
-        "/v1/info": get("/v1/info", "/v1/info?corpus=two", "/v1/info?corpus=no"),
+        "/v1/info": get("/v1/info", "/v1/info?corpus=two", "/v1/info?corpus=tuned", "/v1/info?corpus=no"),
         "/v1/language": get("/v1/language"),
         "/v1/complete": post("/v1/complete", {"text": "first_layer('d"}, {"text": "images(u"}),
         "/v1/facets": post("/v1/facets", *asked),
@@ -148,7 +152,7 @@ def requests() -> dict[str, list[tuple[str, str, Any]]]:
         "/{name}/images/{id:path}": get(*site_of_images, "/one/images/nobody.png"),
         "/{name}/tokens": get("/one/tokens?q=do", "/one/tokens"),
         "/{name}/tokens/{id}": get("/one/tokens/0", "/one/tokens/99999", "/one/tokens/dog"),
-        "/{name}/layers": get("/one/layers", "/two/layers"),
+        "/{name}/layers": get("/one/layers", "/two/layers", "/tuned/layers"),
         "/{name}/tokens/random": get("/one/tokens/random"),
         "/{name}/tokens/{id}/{panel}": get(*(f"/one/tokens/0/{panel.name}" for panel in token.PANELS)),
         "/{name}/layers/{panel}": get(*(f"/two/layers/{panel.name}" for panel in layers.PANELS)),

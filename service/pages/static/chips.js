@@ -26,9 +26,9 @@ export function shown({ id, piece, text }) {
   return "▁".repeat(spaces) + text.slice(spaces);
 }
 
-// An element for a token; a link to its page, unless `plain`.
-export function chip(token, { plain = false } = {}) {
-  const where = plain ? null : page(`tokens/${token.id}`);
+// An element for a token; a link to its page, unless `plain`: to that of a corpus, if not this one.
+export function chip(token, { plain = false, of } = {}) {
+  const where = plain ? null : page(`tokens/${token.id}`, of);
   const element = document.createElement(where ? "a" : "span");
   if (where) element.href = where;
   element.className = "chip";

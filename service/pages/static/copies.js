@@ -3,19 +3,20 @@
 import { root, corpus } from "./api.js";
 
 const forShell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-const service = () => document.documentElement.dataset.cache ?? `${location.origin}${root}/${corpus}`; // a file says which cache it is of
+const service = (of) => document.documentElement.dataset.cache ?? `${location.origin}${root}/${of}`; // a file says which cache it is of
 
-export const pythonLine = (query) => `vlq.open(${JSON.stringify(service())}).query(${JSON.stringify(query)})`;
-export const shellLine = (query) => `vlq ${forShell(query)} --cache ${forShell(service())}`;
+export const pythonLine = (query, of = corpus) => `vlq.open(${JSON.stringify(service(of))}).query(${JSON.stringify(query)})`;
+export const shellLine = (query, of = corpus) => `vlq ${forShell(query)} --cache ${forShell(service(of))}`;
 
-// `query` gives the query that is shown, or "" if there is none; `settle` brings the address up to date before.
-export function copies(query, settle = () => {}) {
+// `query` gives the query that is shown, or "" if there is none, `of` the corpus that it is asked of; `settle` brings the
+// address up to date before.
+export function copies(query, settle = () => {}, of = () => corpus) {
   const row = Object.assign(document.createElement("div"), { className: "copies" });
   const said = document.createElement("output");
   const ways = {
     ...(location.protocol !== "about:" && { "Copy link": () => { settle(); return location.href; } }), // a notebook's frame has none
     "Copy query": query,
-    ...(service() && { "Copy Python": () => pythonLine(query()), "Copy CLI": () => shellLine(query()) }), // a file may be of no cache
+    ...(service(of()) && { "Copy Python": () => pythonLine(query(), of()), "Copy CLI": () => shellLine(query(), of()) }), // a file may be of no cache
   };
   for (const [name, textOf] of Object.entries(ways)) {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });

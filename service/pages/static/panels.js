@@ -9,7 +9,7 @@ import { trouble } from "./trouble.js";
 export function dress(element) {
   dressChips(element);
   for (const asked of element.querySelectorAll("details.asked")) {
-    asked.addEventListener("toggle", () => asked.append(copies(() => asked.dataset.query)), { once: true });
+    asked.addEventListener("toggle", () => asked.append(copies(() => asked.dataset.query, undefined, () => asked.dataset.of)), { once: true });
   }
 }
 

@@ -144,7 +144,7 @@ if (form) {
   swap.onclick = () => state.set(
     Object.fromEntries(["runs", "images", "layers"].map((what) => [what, [...state.values[what]].reverse()])), { step: true });
   const query = () => `top(${state.values.images[0]}, layers=${layerOf(0)})`;
-  document.getElementById("copies").append(copies(query, () => state.settle()));
+  document.getElementById("copies").append(copies(query, () => state.settle(), () => state.values.runs[0]));
   // Without a service, which compares all that is stored, a panel is of what both sides have loaded.
   const compared = async ({ id }) => {
     await Promise.all([load(0), load(1)]);

@@ -132,7 +132,7 @@ export class Side {
       const token = this.lens.at(layer, patch, rank);
       if (!token) continue;
       const item = document.createElement("li");
-      item.append(chip(token), ` ${figure(this.lens.probability(layer, patch, rank))}`);
+      item.append(chip(token, { of: this.run }), ` ${figure(this.lens.probability(layer, patch, rank))}`);
       list.append(item);
     }
     const head = document.createElement("p");

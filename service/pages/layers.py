@@ -312,7 +312,7 @@ def divergence(corpus: LocalCorpus, shown: Looked) -> Charts:
         for name, column in (
             ("divergence", "divergence"),
             ("mean entropy", "mean_entropy"),
-            ("of top-1", "top1_entropy"),
+            ("top-1 entropy", "top1_entropy"),
         )
     ]
     drawn = (

@@ -661,6 +661,27 @@ def rows_in_order(page: Page, count: int) -> list[int]:
     return found
 
 
+def test_rows_of_texts_are_called_by_their_tokens(shown: dict[str, Shown], chromium: Browser) -> None:
+    drawn = """window.drawn = new Set();
+        const fill = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...more) {
+          drawn.add(text);
+          return fill.call(this, text, ...more);
+        };"""
+    run = shown["cropped"].run
+    with watched(chromium, shown["cropped"].page()) as page:
+        page.add_init_script(drawn)
+        page.reload()
+        page.locator("html[data-k]").wait_for(state="attached")
+        page.evaluate("drawn.clear()")
+        page.locator(".scroller").evaluate("scroller => scroller.scrollTo(0, 1e6)")
+        answer = page.evaluate("fetch('/v1/images/0?corpus=cropped').then((found) => found.json())")["answer_tokens"]
+        names = [f"p{i}" for i in range(len(run.prompt_ids) - 1)] + ["last"] + [f"a{i}" for i in range(len(answer))]
+        tokens = [named(id) for id in (*run.prompt_ids, *(token["id"] for token in answer))]
+        assert len(answer) > 0
+        page.wait_for_function("(names) => names.every((name) => drawn.has(name))", arg=[*names, *tokens])
+
+
 def test_rows_by_likeness_and_by_first_layer(shown: dict[str, Shown], chromium: Browser) -> None:
     one = shown["padded"]
     top1 = one.top1()  # (layer, patch)

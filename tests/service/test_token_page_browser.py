@@ -178,6 +178,29 @@ def test_each_control_is_in_the_address(
         expect(element).to_have_value(value)
 
 
+@pytest.mark.parametrize("path", ["tokens/0", "layers", "compare?a=images()&b=first_layer('dog')"])
+def test_tables_have_room(corpus: Served, chromium: Browser, path: str) -> None:
+    """On a window of usual size no column is out of sight."""
+    with watched(chromium, f"{corpus.url}/one/{path}", viewport={"width": 1400, "height": 900}) as page:
+        loaded(page)
+        cut = page.locator(".panel .scroll").evaluate_all(
+            "all => all.filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.ariaLabel)"
+        )
+        assert cut == []
+        assert page.locator(".panel .scroll table").count() > 1
+
+
+@pytest.mark.parametrize("path", ["tokens/0", "layers", "tokens", "compare", "images/0", "?q=images()"])
+def test_controls_are_within_a_phone(corpus: Served, chromium: Browser, path: str) -> None:
+    """Nor are they cut off by its edge."""
+    with watched(chromium, f"{corpus.url}/one/{path}", viewport={"width": 360, "height": 800}) as page:
+        page.wait_for_load_state("networkidle")
+        controls = page.locator("input:visible, select:visible, textarea:visible, button:visible").all()
+        edges = [box["x"] + box["width"] for one in controls if (box := one.bounding_box())]
+        assert len(edges) > 1
+        assert max(edges) <= page.locator("main").evaluate("main => main.getBoundingClientRect().right")
+
+
 def test_a_panel_fills_the_window(corpus: Served, chromium: Browser) -> None:
     plain = f"{corpus.url}/one/tokens/1"
     with watched(chromium, f"{plain}?rank=4") as page:

@@ -108,8 +108,8 @@ function button(name, pressed, act = null) {
 
 function tools() {
   const row = Object.assign(document.createElement("div"), { className: "tools" });
-  const filling = button("Whole", state.values.whole === "answer");
-  filling.dataset.whole = "answer";
+  const filling = button("Fill the window", state.values.whole === "answer");
+  Object.assign(filling, { id: "tool-whole" }).dataset.whole = "answer";
   row.append(
     button("Facets", state.values.facets, () => state.set({ facets: !state.values.facets })),
     button("Plan", state.values.plan, () => state.set({ plan: !state.values.plan })),

@@ -2,7 +2,7 @@
 // What follows the pointer lies on top as elements, so that pointing draws nothing anew. The active row is there as
 // elements, too, for those who hear the table.
 
-import { figure } from "../chips.js";
+import { figure, shown } from "../chips.js";
 import { PIN_COLOURS } from "./pins.js";
 
 const ROW = 22, HEAD = 22, LABEL = 98, CELL = 66, WIDEST = 130;
@@ -12,6 +12,13 @@ const added = (parent, name, values = {}) => {
   parent.append(made);
   return made;
 };
+
+// As much of a text as there is room for.
+function within(pen, text, room) {
+  let part = text;
+  while (part.length > 1 && pen.measureText(part).width > room) part = `${part.replace(/…$/, "").slice(0, -1)}…`;
+  return part;
+}
 
 export class Table {
   constructor(element, page) {
@@ -229,9 +236,7 @@ export class Table {
   #fit(pen, { id, shown }) {
     let text = this.fitted.get(id);
     if (text === undefined) {
-      text = shown;
-      const room = this.cell - 9;
-      while (text.length > 1 && pen.measureText(text).width > room) text = `${text.replace(/…$/, "").slice(0, -1)}…`;
+      text = within(pen, shown, this.cell - 9);
       this.fitted.set(id, text);
     }
     return text;
@@ -265,8 +270,11 @@ export class Table {
       } else pen.fillText(`${Math.floor(row / model.columns)},${row % model.columns}`, LABEL - 5, middle);
       return;
     }
-    const { name } = model.texts[row - model.patches];
-    pen.fillText(name.replace("prompt", "prom").replace("answer", "answ"), 20, middle);
+    const { site, position, token, name } = model.texts[row - model.patches];
+    const label = name === "last" ? name : `${site[0]}${position}`, left = 26 + pen.measureText(label).width;
+    pen.fillText(label, 20, middle);
+    pen.fillStyle = colours.text;
+    pen.fillText(within(pen, shown(token), LABEL - 4 - left), left, middle);
     if (row === model.patches) {
       pen.fillStyle = colours.text;
       pen.fillRect(0, y, this.width, 1);

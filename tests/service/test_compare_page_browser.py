@@ -41,7 +41,7 @@ class Served:
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Two runs over the same images, and one of another grid, depth and k."""
     folder = tmp_path_factory.mktemp("compared")
-    runs = {"one": (make_run(), 0), "again": (make_run(), 3), "other": (make_run(grid=(2, 2), layers=3, k=2), 4)}
+    runs = {"one": (make_run(), 0), "again": (make_run(k=5), 3), "other": (make_run(grid=(2, 2), layers=3, k=2), 4)}
     arrays = {}
     for name, (run, seed) in runs.items():
         *_, arrays[name] = make_cache(folder / name, run, images=9, failed=[2], seed=seed, columns={"label": LABELS})
@@ -147,6 +147,34 @@ def test_outlines_of_pictures_of_another_shape(
         expected = [column / grid[1] * box["width"] + box["x"], box["y"], box["width"] / grid[1]]
         assert [edge["x"], edge["y"], edge["width"]] == pytest.approx(expected, abs=4)
         assert edge["height"] == pytest.approx(box["height"] / grid[0], abs=4)
+
+
+@pytest.mark.parametrize("width", [1280, 700, 360])
+def test_nothing_moves_when_a_patch_is_told(corpora: Served, chromium: Browser, width: int) -> None:
+    url = f"{corpora.url}/one/compare?runs=again,one"
+    with watched(chromium, url, viewport={"width": width, "height": 900}) as page:
+        page.locator("[data-side=b] .picture img").wait_for()
+        panel(page, "patches")
+
+        def places() -> list[float]:
+            return page.locator("#swap, #copies, #pair-panels .panel").evaluate_all(
+                "all => all.map((one) => one.getBoundingClientRect().top + scrollY)"
+            )
+
+        before = places()
+        hover(page, "a", 3, (3, 4))
+        page.locator("#said-a li").nth(4).wait_for()
+        assert places() == before
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_tall_picture_is_seen_whole(corpora: Served, chromium: Browser, width: int) -> None:
+    with watched(chromium, f"{corpora.url}/one/compare", viewport={"width": width, "height": 900}) as page:
+        page.locator("[data-side=a] .picture img").wait_for()
+        height = page.locator("[data-side=a] .picture").evaluate(
+            "(picture) => { picture.style.setProperty('--ratio', 1 / 8); return picture.clientWidth * 8; }"
+        )
+        assert 600 < height < 900
 
 
 def test_grids_that_differ(corpora: Served, chromium: Browser) -> None:

@@ -6,12 +6,12 @@ PIP_OPTIONS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq $(PIP_OPTIONS) -c constraints.txt
 
-.PHONY: demo test lint types tests test-http test-s3 smoke storm bench docs format clean
+.PHONY: demo test lint types tests test-http test-torchvision test-s3 smoke storm bench docs format clean
 
 demo: $(VENV)/workers.installed  ## Environment, a cache of 300 scenes, three answers.
 	$(BIN)/vlq demo
 
-test: lint types tests test-http  ## Everything that must hold.
+test: lint types tests test-http test-torchvision  ## Everything that must hold.
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .
@@ -25,6 +25,15 @@ tests: $(VENV)/dev.installed
 
 test-http: $(VENV)/dev.installed  ## The client's tests again, asked of a server over HTTP, with fewer random examples.
 	$(BIN)/python -m pytest --door http --examples 0.1 tests/query
+
+# In a folder of its own: where torchvision is, transformers imports it, and the package index has it for CUDA alone.
+TORCHVISION = build/torchvision
+$(TORCHVISION)/installed: constraints.txt $(VENV)/dev.installed
+	$(INSTALL) --no-deps --upgrade --target $(TORCHVISION) torchvision timm
+	touch $@
+
+test-torchvision: $(TORCHVISION)/installed  ## Models whose images only torchvision processes.
+	PYTHONPATH=tests/torchvision:$(TORCHVISION) $(BIN)/python -m pytest tests/workers/models/test_torchvision.py
 
 test-s3: $(VENV)/dev.installed  ## The stores' tests and a whole run against a real S3 server, Ceph's, of its own.
 	$(BIN)/python tests/stores/radosgw.py $(BIN)/python -m pytest tests/stores -k 'radosgw or azurite'

@@ -374,11 +374,14 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequen
     from vlq.workers.lens import default_block
     from vlq.workers.lenses import on
     from vlq.workers.models.files import commit_of, model_hash, resolve
+    from vlq.workers.models.processors import backend_of
     from vlq.workers.models.weights import decisive_packages
 
     k = min(setup.k, model.vocabulary_size)
     folder = resolve(setup.model, revision=setup.revision, download=False)
-    packages = ("vlq", "torch", "transformers", "pillow", "numpy", *decisive_packages(model.model))
+    backend = backend_of(model.processor)
+    packages = ["vlq", "torch", "transformers", "pillow", "numpy", *decisive_packages(model.model)]
+    packages += [backend] if backend != "pil" else []
     run = Run(
         model=setup.model,
         model_class=type(model.model).__name__,
@@ -405,7 +408,7 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequen
         quantized=setup.quantize,
         revision=commit_of(setup.model, folder),
         lens=on(model, setup.lens),
-        image_processor=plain(model.processor.image_processor.to_dict()) | {"backend": "pil"},
+        image_processor=plain(model.processor.image_processor.to_dict()) | {"backend": backend},
         batch_size=setup.batch_size,
         threads=setup.threads,
         lens_block=default_block(model.vocabulary_size, setup.device),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vlq.query.errors import MissingExtra, ModelError, VlqError
 from vlq.workers.models.files import read_config, resolve
+from vlq.workers.models.processors import check_torchvision
 from vlq.workers.models.processors import load_processor as load_processor
 from vlq.workers.models.weights import Loading, check_possible, first_line, load_weights
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "aya_vision": ("vlq.workers.models.tiles", "AyaVision"),
+    "cohere2_vision": ("vlq.workers.models.tiles", "Cohere2Vision"),
     "ernie4_5_vl_moe": ("vlq.workers.models.merged", "Ernie45VLMoe"),
     "exaone4_5": ("vlq.workers.models.qwen_vl", "Exaone45"),
     "gemma4": ("vlq.workers.models.gemma4", "Gemma4"),
@@ -26,15 +28,19 @@ FAMILIES = {
     "glm_ocr": ("vlq.workers.models.merged", "GlmOcr"),
     "idefics3": ("vlq.workers.models.idefics3", "Idefics3"),
     "internvl": ("vlq.workers.models.tiles", "InternVL"),
+    "lfm2_vl": ("vlq.workers.models.lfm2_vl", "Lfm2Vl"),
     "lighton_ocr": ("vlq.workers.models.pixtral", "LightOnOcr"),
+    "llama4": ("vlq.workers.models.llama4", "Llama4"),
     "llava": ("vlq.workers.models.llava", "Llava"),
     "llava_next": ("vlq.workers.models.llava_next", "LlavaNext"),
     "llava_next_video": ("vlq.workers.models.llava_next", "LlavaNextVideo"),
     "llava_onevision": ("vlq.workers.models.llava_next", "LlavaOnevision"),
     "mistral3": ("vlq.workers.models.pixtral", "Mistral3"),
+    "molmo2": ("vlq.workers.models.molmo2", "Molmo2"),
     "ovis2": ("vlq.workers.models.tiles", "Ovis2"),
     "paddleocr_vl": ("vlq.workers.models.merged", "PaddleOCRVL"),
     "paligemma": ("vlq.workers.models.paligemma", "PaliGemma"),
+    "perception_lm": ("vlq.workers.models.tiles", "PerceptionLM"),
     "qianfan_ocr": ("vlq.workers.models.tiles", "QianfanOCR"),
     "qwen2_5_omni_thinker": ("vlq.workers.models.merged", "Qwen25OmniThinker"),
     "qwen2_5_vl": ("vlq.workers.models.qwen_vl", "Qwen25VL"),
@@ -112,6 +118,7 @@ def load(
 
     how = Loading(device, dtype, attention, quantize, device_map, compiled)
     check_possible(how)
+    check_torchvision()
     folder = resolve(model, revision=revision)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     generic = family_of(model, folder) == GENERIC

@@ -284,7 +284,8 @@ class LensModel(ABC):
     @property
     def input_embedding(self) -> Tensor:
         """(vocabulary, d) what stands for each token where text enters the model, on the lens' device."""
-        return self.model.get_input_embeddings().weight.to(self.device)  # type: ignore[no-any-return]
+        weight: Tensor = self.model.get_input_embeddings().weight
+        return weight[: self.vocabulary_size].to(self.device)  # there may be more, of tokens that are never written
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -621,7 +622,9 @@ def check(model: LensModel, images: int = 1, answer: bool = False, questions: Se
     the model's own logits. Returns the images of several sizes. Raises ModelError.
     """
     name = type(model.model).__name__
-    if len(model.tokenizer) > model.vocabulary_size:
+    # Molmo 2's head has no rows for the tokens of an image: these are embedded, and never written.
+    known = max(model.vocabulary_size, model.model.get_input_embeddings().weight.shape[0])
+    if len(model.tokenizer) > known:
         raise ModelError(
             f"{name}: the tokenizer has {len(model.tokenizer)} tokens, the head only {model.vocabulary_size}.",
             "This tokenizer belongs to another model.",

@@ -28,11 +28,7 @@ class Merged(LensModel):
 
     @property
     def most_patches(self) -> int:
-        low, high = (pixels / self._side**2 for pixels in self._pixels)
-        # An elongated image is one patch high: scaled to `high` patches' pixels it is sqrt(aspect * high) patches long.
-        # An image that is scaled up has its sides rounded up.
-        up = (math.sqrt(low * MAX_ASPECT) + 1) * (math.sqrt(low / MAX_ASPECT) + 1)
-        return math.floor(max(high, math.sqrt(high * MAX_ASPECT), up))
+        return most_resized(*(pixels / self._side**2 for pixels in self._pixels))
 
     @property
     def _merges(self) -> int:
@@ -97,6 +93,14 @@ class Merged(LensModel):
     def position_ids(self, mask: Tensor) -> Tensor | None:
         """The model numbers a patch by its row and column."""
         return None
+
+
+def most_resized(low: float, high: float) -> int:
+    """How many patches an image has at most that is resized to between the pixels of so many."""
+    # An elongated image is one patch high: scaled to `high` patches' pixels it is sqrt(aspect * high) patches long.
+    # An image that is scaled up has its sides rounded up.
+    up = (math.sqrt(low * MAX_ASPECT) + 1) * (math.sqrt(low / MAX_ASPECT) + 1)
+    return math.floor(max(high, math.sqrt(high * MAX_ASPECT), up))
 
 
 class Glm4v(Merged):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vlq.query.errors import ModelError
+from vlq.query.errors import MissingExtra, ModelError
 from vlq.workers.models.files import read_config
 from vlq.workers.models.weights import first_line
 
@@ -26,14 +28,21 @@ NAMED_IN = ("processor_config.json", "preprocessor_config.json", "tokenizer_conf
 
 
 def load_processor(model: str, folder: Path) -> Any:
-    """The model's processor, with Pillow's image processing: the same pixels on every machine. Raises ModelError."""
-    if _by_torchvision_alone(folder):
-        raise ModelError(
-            f"{model} cannot be read: transformers processes its images with torchvision alone, VLQ with Pillow.",
-            "A newer version of transformers may do so with Pillow, too.",
+    """The model's processor. Raises ModelError, MissingExtra.
+
+    Images are processed by Pillow wherever transformers can, so that pixels do not depend on what is installed beside
+    it; by torchvision if it knows no other way for a model of this type.
+    """
+    backend = "torchvision" if (alone := _by_torchvision_alone(folder)) else "pil"
+    if alone and find_spec("torchvision") is None:
+        kind = read_config(folder)["model_type"]
+        raise MissingExtra(
+            f"{model} needs torchvision, which is not installed: transformers processes the images of models of type "
+            f"{kind} with nothing else.",
+            f"Run: {fitting_torchvision()}",
         )
     try:
-        processor = _class_of(folder).from_pretrained(folder, backend="pil")
+        processor = _class_of(folder).from_pretrained(folder, backend=backend)
     except Exception as error:
         raise ModelError(
             f"The processor of {model} cannot be loaded: {first_line(error)}",
@@ -41,13 +50,43 @@ def load_processor(model: str, folder: Path) -> Any:
         ) from error
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise ModelError(f"The processor of {model} does not take images and text.")
-    # Those of before there were backends know Pillow alone.
-    if getattr(processor.image_processor, "backend", "pil") != "pil":
+    if backend_of(processor) not in ("pil", backend):
         raise ModelError(
             f"The processor of {model} has no image processing by Pillow.",
             "A newer version of transformers may have it.",
         )
     return processor
+
+
+def backend_of(processor: Any) -> str:
+    """What processes the images: pil or torchvision."""
+    # Those of before there were backends know Pillow alone.
+    return str(getattr(processor.image_processor, "backend", "pil"))
+
+
+def check_torchvision() -> None:
+    """Raises ModelError if torchvision is installed and cannot be imported, as then transformers cannot be either."""
+    if find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except Exception as error:
+        raise ModelError(
+            f"torchvision {version('torchvision')}, which transformers uses where it is installed, cannot be imported "
+            f"beside torch {version('torch')}: {first_line(error)}",
+            f"Run: {fitting_torchvision()}; or, if nothing else needs it: pip uninstall torchvision",
+        ) from error
+
+
+def fitting_torchvision() -> str:
+    """The command that installs the torchvision that goes with the torch that is here."""
+    torch = version("torch")
+    major, minor = torch.split(".")[:2]
+    # Each version goes with one of torch: 0.15 with 2.0, and so on.
+    which = f"'torchvision==0.{int(minor) + 15}.*'" if major == "2" else "torchvision"
+    # Where it is looked for otherwise, a CPU build of torch would be given one that wants CUDA's libraries.
+    where = " --index-url https://download.pytorch.org/whl/cpu" if torch.endswith("+cpu") else ""
+    return f"pip install {which}{where}"
 
 
 def _class_of(folder: Path) -> Any:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vlq.query.errors import ModelError
-from vlq.workers.models.base import Layout, LensModel, View, stretched
+from vlq.workers.models.base import Encoded, Layout, LensModel, View, stretched
 from vlq.workers.models.generic import found_finish
 
 
@@ -26,17 +28,19 @@ class Tiled(LensModel):
     whole_first: ClassVar[bool] = False
     """Whether the thumbnail is before the tiles."""
 
-    around: ClassVar[tuple[str, str] | None] = None
-    """Tokens around an image, if there are more between its tiles: those are neither patches nor prompt."""
-
     def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
         super().__init__(model, processor, prompt)
-        size = processor.image_processor.size
-        if size["height"] != size["width"] or self._tile % self._step:
+        height, width = self._sides
+        if height != width or height % self._step:
             raise ModelError(
-                f"{self.family}: expected square tiles of a multiple of {self._step} pixels. Got {dict(size)}.",
+                f"{self.family}: expected square tiles of a multiple of {self._step} pixels. Got {height} x {width}.",
                 "The processor's settings do not fit the model.",
             )
+
+    @property
+    def around(self) -> tuple[str, str] | None:
+        """Tokens around an image, if there are more between its tiles: those are neither patches nor prompt."""
+        return None
 
     @property
     def grid(self) -> None:
@@ -47,9 +51,15 @@ class Tiled(LensModel):
         return (int(self._setting("max_patches")) if self._setting("crop_to_patches") else 1) * self._cells**2
 
     @property
+    def _sides(self) -> tuple[int, int]:
+        """A tile's height and width in pixels, which are the same."""
+        size = self.processor.image_processor.size
+        return size["height"], size["width"]
+
+    @property
     def _tile(self) -> int:
         """Pixels along a tile's side."""
-        return int(self.processor.image_processor.size["height"])
+        return self._sides[0]
 
     @property
     def _step(self) -> int:
@@ -70,10 +80,8 @@ class Tiled(LensModel):
         rows, columns = self._tiles(width, height)
         cells, tile = self._cells, self._tile
         transform = stretched(width, height, columns * tile, rows * tile)
-        tiles = rows * columns
-        # (tile row, tile column, row, column) -> row by row over all tiles
-        places = torch.arange(tiles * cells**2).view(rows, columns, cells, cells).transpose(1, 2).flatten()
-        if tiles == 1:
+        tiles, places = rows * columns, self._joined(rows, columns).flatten()
+        if not self._shown_again(tiles):
             return Layout((cells, cells), transform, places, cells**2)
         whole = stretched(width, height, tile, tile)
         small = torch.arange(cells**2)
@@ -83,6 +91,16 @@ class Tiled(LensModel):
             small += tiles * cells**2
         view = View((cells, cells), whole, small)
         return Layout((rows * cells, columns * cells), transform, places, (tiles + 1) * cells**2, view)
+
+    def _joined(self, rows: int, columns: int) -> Tensor:
+        """(row, column) the places of so many tiles' cells, which have tile after tile, over all tiles."""
+        cells = self._cells
+        places = torch.arange(rows * columns * cells**2).view(rows, columns, cells, cells)
+        return places.transpose(1, 2).reshape(rows * cells, columns * cells)
+
+    def _shown_again(self, tiles: int) -> bool:
+        """Whether there is a thumbnail beside so many tiles."""
+        return tiles > 1
 
     def _tiles(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of tiles."""
@@ -127,7 +145,10 @@ class AyaVision(Tiled):
     """`AyaVisionForConditionalGeneration`."""
 
     family = "AyaVisionForConditionalGeneration"
-    around = ("<|START_OF_IMG|>", "<|END_OF_IMG|>")
+
+    @property
+    def around(self) -> tuple[str, str]:
+        return "<|START_OF_IMG|>", "<|END_OF_IMG|>"
 
     def finish(self, logits: Tensor) -> Tensor:
         return self._finish(logits)
@@ -142,12 +163,60 @@ class AyaVision(Tiled):
         return int(config.vision_config.patch_size * config.downsample_factor)
 
 
+class Cohere2Vision(AyaVision):
+    """`Cohere2VisionForConditionalGeneration` (Command A Vision)."""
+
+    family = "Cohere2VisionForConditionalGeneration"
+
+    @property
+    def around(self) -> tuple[str, str]:
+        return self.processor.boi_token, self.processor.eoi_token
+
+
+class PerceptionLM(Tiled):
+    """`PerceptionLMForConditionalGeneration`. A thumbnail is before the tiles, also where there is but one."""
+
+    family = "PerceptionLMForConditionalGeneration"
+    whole_first = True
+
+    @property
+    def most_patches(self) -> int:
+        return (int(self.processor.image_processor.max_num_tiles) if self._shown_again(1) else 1) * self._cells**2
+
+    @property
+    def _sides(self) -> tuple[int, int]:
+        return (self.processor.image_processor.tile_size,) * 2
+
+    @property
+    def _step(self) -> int:
+        return int(self.processor.patch_size * self.processor.pooling_ratio)
+
+    def _shown_again(self, tiles: int) -> bool:
+        return bool(self.processor.image_processor.vision_input_type == "thumb+tile")
+
+    def _tiles(self, width: int, height: int) -> tuple[int, int]:
+        images = self.processor.image_processor
+        if not self._shown_again(1) or images.max_num_tiles <= 1:
+            return 1, 1
+        size = {"img_width": width, "img_height": height, "tile_size": self._tile}
+        columns, rows = images._fit_image_to_canvas(**size) or images._find_closest_aspect_ratio(**size)
+        return rows, columns
+
+    def _encode(self, image: Image.Image, prompt: str | None = None) -> Encoded:
+        found = super()._encode(image, prompt)
+        # (1, tile, ...) -> (tile, 1, ...): images differ in how many they have, and are joined along the first axis.
+        return replace(found, values={name: values.transpose(0, 1) for name, values in found.values.items()})
+
+
 class Ovis2(Tiled):
     """`Ovis2ForConditionalGeneration`, whose patches are mixtures of a vocabulary of its tower."""
 
     family = "Ovis2ForConditionalGeneration"
     whole_first = True
-    around = ("<IMG_START>", "<IMG_END>")
+
+    @property
+    def around(self) -> tuple[str, str]:
+        return "<IMG_START>", "<IMG_END>"
 
     @property
     def _step(self) -> int:

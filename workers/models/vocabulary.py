@@ -15,7 +15,7 @@ def vocabulary_table(tokenizer: Any, size: int) -> pa.Table:
     `piece` is the tokenizer's own name ('▁dog', '<0x0A>'); `text` is what it adds to a text, with the space that a
     word-start piece brings. Both are null for ids beyond the tokenizer.
     """
-    known = len(tokenizer)
+    known = min(len(tokenizer), size)  # what stands for an image may have no row of the head
     pieces: list[str | None] = list(tokenizer.convert_ids_to_tokens(list(range(known))))
     specials = set(tokenizer.all_special_ids)
     specials |= {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}

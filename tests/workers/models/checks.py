@@ -53,6 +53,12 @@ def read(
     return [[(token[image == i], logprob[image == i]) for token, logprob in layers] for i in range(len(images))]
 
 
+def inputs_of(model: LensModel, image: Image.Image) -> dict[str, Tensor]:
+    """What the processor makes of an image and the prompt, in the model's dtype: some give half precision."""
+    found = model.processor(images=[image], text=[model.prompt], return_tensors="pt")
+    return {name: values.to(model.dtype) if values.is_floating_point() else values for name, values in found.items()}
+
+
 @torch.inference_mode()
 def of_the_model(model: LensModel, image: Image.Image, amend: Amend | None = None) -> list[np.ndarray]:
     """Per layer the log-probabilities (position, vocabulary), from `output_hidden_states` of the model's own class.
@@ -60,7 +66,7 @@ def of_the_model(model: LensModel, image: Image.Image, amend: Amend | None = Non
     What lies between the states and the logits is the model's own, too: the norm and the head by name, and the last
     layer's logits as the model returns them.
     """
-    inputs = model.processor(images=[image], text=[model.prompt], return_tensors="pt")
+    inputs = inputs_of(model, image)
     outputs = model.model(**inputs, output_hidden_states=True)
     encoded = model.encode(image)
     places = torch.cat([encoded.sites[site] for site in SITES])
@@ -140,7 +146,7 @@ def answered(model: LensModel, image: Image.Image, most: int, types: int = 0) ->
 
     `types` is what `token_type_ids` are of the answer's own tokens, if the model goes by them; else 0.
     """
-    inputs = dict(model.processor(images=[image], text=[model.prompt], return_tensors="pt"))
+    inputs = inputs_of(model, image)
     inputs.pop("labels", None)
     if types:
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])

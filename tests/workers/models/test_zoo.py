@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,13 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import Glm4vForConditionalGeneration
 
+import vlq
 from vlq.query.errors import MissingExtra, ModelError
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.prompted import Prompted, Target
-from vlq.workers.models import FAMILIES, REFUSED, load
+from vlq.workers.models import FAMILIES, REFUSED, load, processors
 from vlq.workers.models.base import LensModel, check
 from vlq.workers.models.generic import GenericMerged
 from vlq.workers.models.merged import Glm4v
@@ -124,6 +128,7 @@ def test_no_image_has_more_patches_than_are_said(model: LensModel) -> None:
 def test_all_that_have_an_adapter_are_tried() -> None:
     elsewhere = {"idefics3", "internvl", "llava_next", "llava_onevision", "paligemma", "smolvlm"}
     elsewhere |= {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+    elsewhere |= {"cohere2_vision", "lfm2_vl", "llama4", "molmo2", "perception_lm"}  # test_torchvision
     tried = {name.removeprefix("pixtral-").removesuffix("-large") for name in MAKERS} | elsewhere
     assert {*FAMILIES} == tried - {*zoo.ALIKE}
 
@@ -161,10 +166,43 @@ def test_what_is_refused_is_of_transformers() -> None:
     assert {*REFUSED}.isdisjoint(FAMILIES)
 
 
-def test_images_that_torchvision_alone_processes(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="processes its images with torchvision alone") as caught:
+@pytest.mark.parametrize(
+    ("torch", "command"),
+    [
+        ("2.13.0", "pip install 'torchvision==0.28.*'"),
+        ("2.6.0+cu124", "pip install 'torchvision==0.21.*'"),
+        ("2.13.0+cpu", "pip install 'torchvision==0.28.*' --index-url https://download.pytorch.org/whl/cpu"),
+        ("3.1.0", "pip install torchvision"),
+    ],
+)
+def test_images_that_torchvision_alone_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, command: str
+) -> None:
+    """Which goes with a torch is said by the table in torchvision's README."""
+    monkeypatch.setattr(processors, "find_spec", lambda name: None)
+    monkeypatch.setattr(processors, "version", {"torch": torch}.__getitem__)
+    with pytest.raises(MissingExtra, match=r"needs torchvision, which is not installed: .* type llama4") as caught:
         load(bare(tmp_path / "model", "llama4"))
-    assert "transformers" in str(caught.value.hint)
+    assert caught.value.hint == f"Run: {command}"
+
+
+def test_a_torchvision_that_cannot_be_imported(tmp_path: Path) -> None:
+    """As one that was built for another torch: transformers imports it wherever it is, so nothing goes on."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text('raise RuntimeError("operator nms does not exist")')
+    (tmp_path / "torchvision-0.1.2.dist-info").mkdir()
+    (tmp_path / "torchvision-0.1.2.dist-info" / "METADATA").write_text("Name: torchvision\nVersion: 0.1.2\n")
+    Image.new("RGB", (64, 64)).save(tmp_path / "one.png")
+    model = Path(vlq.__file__).parents[1] / "workers" / "demo" / "model"
+    look = [sys.executable, "-m", "vlq.query.cli", "look", "one.png", "--model", str(model)]
+    paths = os.pathsep.join([str(tmp_path), str(model.parents[2])])
+    found = subprocess.run(
+        look, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 2
+    assert "torchvision 0.1.2, which transformers uses where it is installed, cannot be imported" in found.stderr
+    assert "operator nms does not exist" in found.stderr
+    assert "Traceback" not in found.stderr
 
 
 def test_a_model_that_transformers_does_not_know_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,132 @@
+"""Families whose images transformers processes with torchvision alone: they read what the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vlq.query.errors import ModelError
+from vlq.workers.models import FAMILIES, load
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.processors import backend_of
+from vlq.workers.models.vocabulary import vocabulary_table
+from vlq.workers.worker import Setup, describe_run
+
+from ..conftest import make_model
+from . import checks
+
+pytest.importorskip("torchvision")
+
+from . import torchvision_zoo as zoo
+
+SIZES = [(64, 64), (96, 40), (35, 80), (20, 12)]
+
+MAKERS: dict[str, Callable[[Path], Path]] = zoo.MAKERS
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LensModel:
+    torch.set_num_threads(1)
+    if request.param == "perception_lm":
+        pytest.importorskip("timm")
+    found = load(str(MAKERS[request.param](tmp_path_factory.mktemp("models") / request.param)), answer=True)
+    assert request.param.partition("-")[0] in FAMILIES
+    with torch.no_grad():  # random weights would answer with the image's own tokens, and these cannot be read anew
+        found.lm_head.weight[found.tokenizer.convert_tokens_to_ids("▁") :] = 0  # type: ignore[index]
+    return found
+
+
+def test_it_reads_what_the_model_reads(model: LensModel) -> None:
+    checks.norms_are_not_ones(model)
+    images = [checks.noise(*size, seed=i) for i, size in enumerate(SIZES)]
+    assert len({model.encode(image).grid for image in images}) >= 3
+    checks.reads_what_the_model_reads(model, images)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (150, 60), (60, 150), (40, 33), (91, 100)], ids=str)
+def test_patches_are_where_they_say(model: LensModel, size: tuple[int, int]) -> None:
+    checks.patches_are_where_they_say(model, checks.noise(*size))
+
+
+def test_answers_are_the_models_own(model: LensModel) -> None:
+    checks.answers_what_the_model_answers(model, [checks.noise(60, 40), checks.noise(30, 70)], most=3)
+
+
+def test_no_image_has_more_patches_than_are_said(model: LensModel) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [(1, 1), (1, 30), (30, 1), (8, 8), (500, 500), (400, 20), (20, 400)]
+    for side, aspect in np.exp(rng.uniform((0, -2.5), (np.log(100), 2.5), (40, 2))):
+        sizes.append((int(side), max(1, int(side * aspect))))
+    for size in sizes:
+        rows, columns = model.layout(*size).grid
+        assert 1 <= rows * columns <= model.most_patches
+        assert model.encode(checks.noise(*size)).grid == (rows, columns)
+
+
+def test_the_whole_image_once_more(model: LensModel) -> None:
+    """What shows patches again, smaller, covers the image, and is none of them."""
+    encoded = model.encode(checks.noise(90, 70))
+    places = {*encoded.sites["patch"].tolist()}
+    images = {*(encoded.tokens["input_ids"] == model.image_token_id).nonzero()[:, 0].tolist()}
+    if type(model).__name__ == "Lfm2Vl" and not model.processor.image_processor.use_thumbnail:
+        assert encoded.view is None
+        assert images == places
+        return
+    again = {*encoded.shown_again(range(len(places))).tolist()}
+    assert again == images - places - padding_of(model, encoded)
+    assert not again & places
+
+
+def padding_of(model: LensModel, encoded: Any) -> set[int]:
+    """Image positions of LLaMA 4 that show padding alone: of a whole tile's, those that are neither patch nor view."""
+    if type(model).__name__ != "Llama4":
+        return set()
+    images = (encoded.tokens["input_ids"] == model.image_token_id).nonzero()[:, 0].tolist()
+    return {*images[:-16]} - {*encoded.sites["patch"].tolist()}  # the view is last, of 4 x 4
+
+
+def test_tokens_of_an_image_are_no_prompt(model: LensModel) -> None:
+    """However many tiles and rows there are, the prompt's tokens are the same; only what is around an image may be."""
+    found = {tuple(model.encode(checks.noise(*size)).tokens["input_ids"].tolist()) for size in SIZES}
+    assert len(found) > 1
+    pieces = model.tokenizer.convert_ids_to_tokens(model.prompt_ids)
+    inside = ("separator", "LINE_BREAK", "im_", "img_row", "thumbnail", "<|patch|>", "<|image|>")
+    assert not [piece for piece in pieces if any(part in piece for part in inside)]
+
+
+def test_what_processed_the_images_is_recorded(model: LensModel, tmp_path: Path) -> None:
+    run = describe_run(
+        Setup(model.model.name_or_path, None, 5, ("patch",), "cpu", "auto", 1, 8, 32), model, vocabulary_hash="0" * 64
+    )
+    assert run.image_processor["backend"] == "torchvision"
+    assert run.versions["torchvision"] == version("torchvision")
+
+
+def test_a_head_without_rows_for_an_images_tokens(tmp_path: Path) -> None:
+    """Molmo 2's tokenizer has more tokens than its head has rows: the vocabulary is the head's."""
+    model = load(str(zoo.molmo2(tmp_path / "model")))
+    assert len(model.tokenizer) > model.vocabulary_size
+    table = vocabulary_table(model.tokenizer, model.vocabulary_size)
+    pieces = model.tokenizer.convert_ids_to_tokens([*range(model.vocabulary_size)])
+    assert table["piece"].to_pylist() == pieces
+    assert len(model.input_embedding) == model.vocabulary_size
+    assert max(model.prompt_ids) < model.vocabulary_size
+
+
+def test_sequences_in_which_padding_would_count(tmp_path: Path) -> None:
+    """From a column on LLaMA 4 tempers attention, wherever a shorter sequence begins."""
+    folder = zoo.llama4(tmp_path / "model", tempered_from=100)
+    with pytest.raises(ModelError, match=r"are 1\d\d tokens. From 100 on attention goes by a token's column") as caught:
+        load(str(folder))
+    assert "max_patches" in str(caught.value.hint)
+
+
+def test_pillow_is_kept_where_it_will_do(tmp_path: Path) -> None:
+    model = load(str(make_model(tmp_path / "model")))
+    assert backend_of(model.processor) == "pil"

@@ -1,0 +1,152 @@
+"""The same as `zoo` of families whose images transformers processes with torchvision alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import transformers
+
+from ..conftest import PADDED, make_tokenizer
+from .zoo import ids, make, named, save, small, tokenizer_with
+
+
+def llama4(folder: Path, to_max: bool = False, tempered_from: int = 512) -> Path:
+    """Tiles of 32 pixels, 8 x 8 patches and 4 x 4 cells; blocks that see chunks, and one that sees all."""
+    image = ("<|image|>", "<|image_start|>", "<|image_end|>", "<|patch|>")
+    tokenizer = tokenizer_with(*image, "<|tile_x_separator|>", "<|tile_y_separator|>")
+    text = {
+        "layer_types": ["chunked_attention", "full_attention", "chunked_attention"],
+        "no_rope_layers": [1, 0, 1],
+        "attention_chunk_size": 64,
+        "floor_scale": tempered_from,
+        "moe_layers": [1],
+        "intermediate_size_mlp": 64,
+    }
+    vision = {
+        "image_size": 32,
+        "patch_size": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 128,  # what the pixel shuffle makes of 32
+        "projector_input_dim": 32,
+        "projector_output_dim": 32,
+        "vision_output_dim": 32,
+    }
+    model = make("Llama4", tokenizer, text, vision, **ids(tokenizer, image_token_index="<|patch|>"))
+    images = transformers.Llama4ImageProcessor(
+        size={"height": 32, "width": 32}, max_patches=6, resize_to_max_canvas=to_max
+    )
+    return save(folder, model, tokenizer, images, "Llama4Processor", "<|image|>", {"patch_size": 4})
+
+
+def cohere2_vision(folder: Path) -> Path:
+    """Tiles of 32 pixels, 8 x 8 patches and 4 x 4 cells."""
+    tokens = {
+        "boi_token": "<|START_OF_IMG|>",
+        "eoi_token": "<|END_OF_IMG|>",
+        "image_token": "<|IMG_PATCH|>",
+        "img_line_break_token": "<|IMG_LINE_BREAK|>",
+    }
+    tokenizer = named(**tokens)
+    text = {"logit_scale": 0.5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+    vision = {"image_size": 32, "patch_size": 4, "vision_use_head": False}
+    its = ids(tokenizer, image_token_id="<|IMG_PATCH|>")
+    model = make("Cohere2Vision", tokenizer, text, vision, alignment_intermediate_size=64, **its)
+    images = transformers.Cohere2VisionImageProcessor(size={"height": 32, "width": 32}, max_patches=6, patch_size=4)
+    return save(folder, model, tokenizer, images, "Cohere2VisionProcessor", "<|IMG_PATCH|>")
+
+
+def lfm2_vl(folder: Path, thumbnail: bool = True) -> Path:
+    """Cells of 8 pixels, 6 to 24 of a small image; tiles of 32 pixels."""
+    names = {"image_token": "<image>", "image_start_token": "<|image_start|>", "image_end_token": "<|image_end|>"}
+    names["image_thumbnail"] = "<|img_thumbnail|>"
+    tiles = [f"<|img_row_{row}_col_{column}|>" for row in range(1, 7) for column in range(1, 7)]
+    tokenizer = named(**names, **{f"tile_{i}": token for i, token in enumerate(tiles)})
+    text = {"layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False}
+    vision = {"patch_size": 4, "num_patches": 64, "vision_use_head": False}
+    its = ids(tokenizer, image_token_id="<image>")
+    model = make("Lfm2Vl", tokenizer, text, vision, downsample_factor=2, **its)
+    images = transformers.Lfm2VlImageProcessor(
+        encoder_patch_size=4, tile_size=32, min_image_tokens=6, max_image_tokens=24, max_tiles=6,
+        use_thumbnail=thumbnail,
+    )  # fmt: skip
+    return save(folder, model, tokenizer, images, "Lfm2VlProcessor", "<image>")
+
+
+def perception_lm(folder: Path, kind: str = "thumb+tile") -> Path:
+    """Tiles of 32 pixels, 8 x 8 patches and 4 x 4 cells."""
+    tokenizer = named(image_token="<|image|>", video_token="<|video|>")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = transformers.PerceptionLMConfig(
+        vision_config=transformers.TimmWrapperConfig(
+            architecture="vit_pe_core_large_patch14_336",
+            do_pooling=False,
+            initializer_range=0.02,
+            model_args={
+                "embed_dim": 32,
+                "depth": 2,
+                "num_heads": 2,
+                "img_size": [32, 32],
+                "patch_size": [4, 4],
+                "global_pool": "",
+                "use_post_transformer_norm": False,
+                "init_values": 0.1,
+                "ref_feat_shape": [8, 8],
+            },
+        ),
+        text_config=transformers.LlamaConfig(
+            **sizes, vocab_size=len(tokenizer) + PADDED, num_hidden_layers=3, head_dim=16, pad_token_id=0
+        ),
+        vision_use_cls_token=True,
+        projector_pooling_ratio=2,
+        tie_word_embeddings=False,
+        **ids(tokenizer, image_token_id="<|image|>", video_token_id="<|video|>"),
+    )
+    model = transformers.PerceptionLMForConditionalGeneration(config)
+    images = transformers.PerceptionLMImageProcessor(tile_size=32, max_num_tiles=6, vision_input_type=kind)
+    settings = {"patch_size": 4, "pooling_ratio": 2}
+    return save(
+        folder, model, tokenizer, images, "PerceptionLMProcessor", "<|image|>", settings, "PerceptionLMVideoProcessor"
+    )
+
+
+def molmo2(folder: Path, pooled: tuple[int, int] = (2, 2), margins: tuple[int, int] = (2, 1)) -> Path:
+    """Crops of 36 pixels and 9 x 9 patches, of which up to 3 are shown twice; the head has no rows for an image's
+    tokens."""
+    names = ("im_patch", "im_col", "im_start", "low_res_im_start", "frame_start", "im_end", "frame_end", "im_low")
+    rows = len(make_tokenizer())
+    tokenizer = tokenizer_with(*(f"<{name}>" for name in names), "<|image|>", "<|video|>")
+    tokenizer.pad_token = "<unk>"
+    its = ids(
+        tokenizer,
+        image_patch_id="<im_patch>",
+        image_start_token_id="<im_start>",
+        low_res_image_start_token_id="<low_res_im_start>",
+        image_end_token_id="<im_end>",
+        frame_start_token_id="<frame_start>",
+        frame_end_token_id="<frame_end>",
+    )
+    assert min(its.values()) >= rows
+    text = {"vocab_size": rows, "additional_vocab_size": 16, "rope_scaling_layers": [1]}
+    vision = {"image_size": [36, 36], "patch_size": 4, "num_position_embeddings": 81, "num_hidden_layers": 3}
+    sizes = {"num_key_value_heads": 2, "head_dim": 16, "num_attention_heads": 2, "hidden_size": 32}
+    adapter = {"vision_feature_layer": [0, 2], "text_hidden_size": 32, "intermediate_size": 64}
+    config = small("Molmo2Config", tokenizer, text, vision, adapter_config=sizes | adapter, **its)
+    model = transformers.Molmo2ForConditionalGeneration(config)
+    images = transformers.Molmo2ImageProcessor(
+        size={"height": 36, "width": 36}, patch_size=4, max_crops=6, overlap_margins=[*margins], pooling_size=[*pooled]
+    )
+    return save(folder, model, tokenizer, images, "Molmo2Processor", "<|image|>", videos="Molmo2VideoProcessor")
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "cohere2_vision": cohere2_vision,
+    "lfm2_vl": lfm2_vl,
+    "lfm2_vl-plain": partial(lfm2_vl, thumbnail=False),
+    "llama4": llama4,
+    "llama4-max": partial(llama4, to_max=True),
+    "molmo2": molmo2,
+    "molmo2-odd": partial(molmo2, pooled=(3, 2), margins=(1, 1)),
+    "perception_lm": perception_lm,
+}

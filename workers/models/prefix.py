@@ -88,16 +88,24 @@ class Prefix:
         rows = to_device(torch.tensor([row for row, _ in padded], dtype=torch.long), model.device)[:, None]
         places = torch.tensor([pads for _, pads in padded], dtype=torch.long)[:, None] + torch.arange(self.length)
         places = to_device(places, model.device)  # (padded row, position)
+        before = to_device(torch.tensor([length - image.length for image in images]), model.device)[:, None]
         name = cache_name(model.decoder)
 
         def begin_behind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             kwargs = dict(kwargs)
+            count = kwargs["inputs_embeds"].shape[1]
+            is_prompt = count == length  # else it is a token of the answer, which finds all cached
+            if padded and "position_ids" in kwargs and kwargs["position_ids"] is None:
+                # The decoder would number columns, and the prefix is in front of the padding.
+                first = 0 if is_prompt else kwargs[name].get_seq_length()
+                columns = torch.arange(first, first + count, device=before.device)
+                kwargs["position_ids"] = (columns - before).clamp(min=0)
             if padded and (mask := kwargs["attention_mask"]) is not None:
                 # What shorter sequences are filled up with is behind the prefix now.
                 kwargs["attention_mask"] = torch.cat(
                     [torch.ones_like(mask[:, : self.length]), mask[:, : -self.length]], 1
                 )
-            if kwargs["inputs_embeds"].shape[1] == length:  # else it is a token of the answer, which finds all cached
+            if is_prompt:
                 kwargs |= some_positions(kwargs, slice(self.length, None))
                 kwargs[name] = self._cache(kwargs.get(name), len(images))
             return args, kwargs

@@ -41,6 +41,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen3_vl": partial(test_qwen_vl.make_model, kind="qwen3_vl"),
     "idefics3": partial(test_idefics3.make_model, kind="idefics3"),
     "glm4v": zoo.MERGED["glm4v"],
+    "hyperclovax_vision_v2": zoo.ALIKE["hyperclovax_vision_v2"],  # whose decoder numbers an answer's tokens itself
     "qwen3_vl_moe": zoo.MERGED["qwen3_vl_moe"],
     "mistral3": zoo.PIXTRAL["mistral3"],
     "ovis2": zoo.ovis2,

@@ -36,6 +36,7 @@ FAMILIES = {
     "llava_next_video": ("vlq.workers.models.llava_next", "LlavaNextVideo"),
     "llava_onevision": ("vlq.workers.models.llava_next", "LlavaOnevision"),
     "mistral3": ("vlq.workers.models.pixtral", "Mistral3"),
+    "mistral_large4": ("vlq.workers.models.pixtral", "MistralLarge4"),
     "molmo2": ("vlq.workers.models.molmo2", "Molmo2"),
     "ovis2": ("vlq.workers.models.tiles", "Ovis2"),
     "paddleocr_vl": ("vlq.workers.models.merged", "PaddleOCRVL"),
@@ -73,7 +74,8 @@ _OF_ENCODER = "an encoder sees its images, and a decoder the encoder's output, s
 REFUSED = {
     **dict.fromkeys(("blip", "evolla", "idefics", "mllama"), _BY_ATTENTION),
     **dict.fromkeys(
-        ("aria", "blip-2", "idefics2", "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5"), _BY_QUERIES
+        ("aria", "blip-2", "deepseek_ocr2", "idefics2", "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5"),
+        _BY_QUERIES,
     ),
     **dict.fromkeys(("gemma3n", "glm5_next", "hy_v4_vl", "qwen4_exp"), _OF_STREAMS),
     **dict.fromkeys(

@@ -12,7 +12,7 @@ from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
 from vlq.query.errors import ModelError
-from vlq.workers.models.base import Layout, LensModel, longest_edge, stretched
+from vlq.workers.models.base import Layout, LensModel, longest_edge, soft_capped, stretched
 
 
 class PixtralProcessor(ProcessorMixin):
@@ -109,6 +109,16 @@ class Mistral3(Pixtral):
     """`Mistral3ForConditionalGeneration` (Mistral Small 3.1, Ministral 3): 2 x 2 of the tower's patches are merged."""
 
     family = "Mistral3ForConditionalGeneration"
+
+
+class MistralLarge4(Mistral3):
+    """`MistralLarge4ForConditionalGeneration`, which caps its logits softly."""
+
+    family = "MistralLarge4ForConditionalGeneration"
+
+    def finish(self, logits: Tensor) -> Tensor:
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else soft_capped(logits, cap)
 
 
 class LightOnOcr(Pixtral):

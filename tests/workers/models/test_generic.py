@@ -18,7 +18,7 @@ from vlq.workers.models.generic import Generic
 
 from . import checks
 from .tiny import make_aya_vision, make_gemma3, make_vipllava
-from .zoo import deepseek_vl
+from .zoo import deepseek_vl, pp_chart2table
 
 SIZES = [(64, 64), (90, 40), (37, 80), (200, 150)]
 
@@ -56,6 +56,15 @@ def test_it_reads_what_the_model_reads(model: LensModel) -> None:
 def test_patches_are_where_they_say(model: LensModel, size: tuple[int, int]) -> None:
     assert model.grid == (4, 4)
     checks.patches_are_where_they_say(model, checks.noise(*size))
+
+
+def test_a_class_by_another_name(tmp_path: Path) -> None:
+    """GOT-OCR 2 as PP-Chart2Table. Its tower's convolutions mix neighbours: where patches are is left to the checks."""
+    model = checks.loaded(pp_chart2table(tmp_path / "model"))
+    assert isinstance(model, Generic)
+    assert model.grid == (4, 4)
+    checks.norms_are_not_ones(model)
+    checks.reads_what_the_model_reads(model, [checks.noise(*size, seed=i) for i, size in enumerate(SIZES)])
 
 
 def refused(folder: Path) -> ModelError:

@@ -165,6 +165,89 @@ def qwen(
     return save(folder, model, tokenizer, images, processor, "".join(tokens[:3]), videos="Qwen3VLVideoProcessor")
 
 
+def cohere_compass(folder: Path) -> Path:
+    tokens = ["<|VISION_START|>", "<|IMAGE_PAD|>", "<|VISION_END|>", "<|VIDEO_PAD|>"]
+    tokenizer = tokenizer_with(*tokens)
+    its = ids(
+        tokenizer,
+        vision_start_token_id=tokens[0],
+        image_token_id=tokens[1],
+        vision_end_token_id=tokens[2],
+        video_token_id=tokens[3],
+    )
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    text = {"layer_types": kinds, "rope_parameters": dict.fromkeys(kinds, ROPE)}
+    model = make("CohereCompass", tokenizer, text, PATCH | DEEPSTACK, **its)
+    images = transformers.CohereCompassImageProcessorPil(patch_size=4, merge_size=2, size=pixels(12, 48))
+    return save(
+        folder,
+        model,
+        tokenizer,
+        images,
+        "CohereCompassProcessor",
+        "".join(tokens[:3]),
+        videos="CohereCompassVideoProcessor",
+    )
+
+
+def cosmos3_edge(folder: Path) -> Path:
+    tokens = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"]
+    tokenizer = tokenizer_with(*tokens)
+    its = ids(
+        tokenizer,
+        vision_start_token_id=tokens[0],
+        image_token_id=tokens[1],
+        vision_end_token_id=tokens[2],
+        video_token_id=tokens[3],
+    )
+    vision = {"patch_size": 4, "num_patches": 16, "spatial_merge_size": 2}
+    model = make("Cosmos3Edge", tokenizer, {"rope_parameters": ROPE}, vision, **its)
+    images = transformers.Cosmos3EdgeImageProcessorPil(patch_size=4, merge_size=2, size=pixels(12, 48))
+    return save(
+        folder,
+        model,
+        tokenizer,
+        images,
+        "Cosmos3EdgeProcessor",
+        "".join(tokens[:3]),
+        videos="Cosmos3EdgeVideoProcessor",
+    )
+
+
+def dots3_note(folder: Path) -> Path:
+    tokens = ["<|img|>", "<|imgpad|>", "<|endofimg|>"]
+    tokenizer = tokenizer_with(*tokens, "<|video_pad|>", "<|audio_comp_pad|>")
+    rope = {"partial_rotary_factor": 0.5, "rope_type": "default", "rope_theta": 1e4}
+    text = {
+        "rope_parameters": {"indexed_attention": rope, "sliding_attention": rope},
+        "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "v_head_dim", "index_head_dim"), 16),
+        **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim"), 8),
+        "index_n_heads": 2,
+        "per_layer_config": {},
+    }
+    vision = {
+        "patch_size": 4,
+        "num_hidden_layers": 2,
+        "mlp_layer_types": ["dense", "sparse"],
+        "num_local_experts": 2,
+        **dict.fromkeys(("spatial_merge_size", "adapter_merge_size"), 2),
+        **dict.fromkeys(("adapter_in_dim", "adapter_out_dim"), 32),
+        "per_layer_config": {},
+    }
+    audio = dict.fromkeys(("hidden_size", "adapter_input_size", "adapter_out_dim"), 32)
+    audio |= {"intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    its = ids(
+        tokenizer, image_token_id="<|imgpad|>", video_token_id="<|video_pad|>", audio_token_id="<|audio_comp_pad|>"
+    )
+    model = make("Dots3Note", tokenizer, text, vision, audio_config=audio | {"head_dim": 16}, **its)
+    images = transformers.Qwen2VLImageProcessorPil(
+        patch_size=4, merge_size=2, temporal_patch_size=1, size=pixels(12, 48)
+    )
+    return save(folder, model, tokenizer, images, "Dots3NoteProcessor", "".join(tokens), videos="Qwen2VLVideoProcessor")
+
+
 def qwen3_omni(folder: Path) -> Path:
     tokens = {"image_token": "<|image_pad|>", "audio_token": "<|audio_pad|>", "video_token": "<|video_pad|>"}
     around = {
@@ -210,7 +293,10 @@ def qwen25_omni(folder: Path) -> Path:
     )
 
 
-def glm(folder: Path, name: str, kind: str = "Glm46V", rope: Mapping[str, Any] = ROPE) -> Path:
+def glm(
+    folder: Path, name: str, kind: str = "Glm46V", rope: Mapping[str, Any] = ROPE, config: str | None = None
+) -> Path:
+    """`config` is that of the class, if it goes by another name."""
     tokens = ["<|begin_of_image|>", "<|image|>", "<|end_of_image|>"]
     videos = ["<|begin_of_video|>", "<|video|>", "<|end_of_video|>"]
     tokenizer = tokenizer_with(*tokens, *videos)
@@ -219,9 +305,13 @@ def glm(folder: Path, name: str, kind: str = "Glm46V", rope: Mapping[str, Any] =
         for what, of in (("image", tokens), ("video", videos))
         for part, token in zip(("_start", "", "_end"), of, strict=True)
     }
-    model = make(name, tokenizer, {"rope_parameters": dict(rope)}, PATCH | {"image_size": 32}, **its)
+    settings = small(
+        config or f"{name}Config", tokenizer, {"rope_parameters": dict(rope)}, PATCH | {"image_size": 32}, **its
+    )
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(settings)
     # An image counts as two frames.
-    images = getattr(transformers, f"{kind}ImageProcessorPil")(
+    own = config.removesuffix("Config") if config else kind
+    images = getattr(transformers, f"{own}ImageProcessorPil")(
         patch_size=4, merge_size=2, temporal_patch_size=2, size=pixels(12, 48, frames=2)
     )
     return save(folder, model, tokenizer, images, f"{kind}Processor", "".join(tokens), videos="Glm4vVideoProcessor")
@@ -300,6 +390,11 @@ LARGE = {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0}
 """What a large Gemma 4 does without."""
 
 ALIKE: dict[str, Callable[[Path], Path]] = {
+    "cohere_compass": cohere_compass,
+    "cosmos3_edge": cosmos3_edge,
+    "cosmos3_omni": partial(qwen, name="Cosmos3Omni", text={"rope_parameters": INTERLEAVED}, vision=DEEPSTACK),
+    "dots3_note": dots3_note,
+    "glmga": partial(glm, name="Glm46V", config="GlmgaConfig"),
     "hyperclovax_vision_v2": partial(
         qwen, name="HyperCLOVAXVisionV2", processor="HyperCLOVAXVisionV2Processor", vision=WINDOWS
     ),
@@ -317,6 +412,30 @@ def mistral3(folder: Path) -> Path:
     its = ids(tokenizer, image_token_index="[IMG]")
     vision = {"patch_size": 4, "image_size": 64}
     model = make("Mistral3", tokenizer, {"sliding_window": None}, vision, spatial_merge_size=2, **its)
+    images = transformers.PixtralImageProcessorPil(patch_size=4, size={"longest_edge": 64})
+    return save(
+        folder, model, tokenizer, images, "PixtralProcessor", "[IMG]", {"patch_size": 4, "spatial_merge_size": 2}
+    )
+
+
+def mistral_large4(folder: Path) -> Path:
+    tokenizer = tokenizer_with("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    text = {
+        "layer_types": ["indexed_attention"] * 3,
+        "indexer_types": ["full"] * 3,
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "no_rope_layers": [1, 0, 1],
+        "kv_source_layers": [0, 1, 2],
+        **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "v_head_dim", "qk_head_dim", "index_head_dim"), 16),
+        **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "head_dim"), 8),
+        "index_n_heads": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        "final_logit_softcapping": 5.0,
+    }
+    vision = {"patch_size": 4, "image_size": 64}
+    model = make(
+        "MistralLarge4", tokenizer, text, vision, spatial_merge_size=2, **ids(tokenizer, image_token_index="[IMG]")
+    )
     images = transformers.PixtralImageProcessorPil(patch_size=4, size={"longest_edge": 64})
     return save(
         folder, model, tokenizer, images, "PixtralProcessor", "[IMG]", {"patch_size": 4, "spatial_merge_size": 2}
@@ -357,6 +476,7 @@ PIXTRAL: dict[str, Callable[[Path], Path]] = {
     "llava": llava_pixtral,
     "lighton_ocr": lighton_ocr,
     "mistral3": mistral3,
+    "mistral_large4": mistral_large4,
 }
 """model_type -> maker, of those with an adapter of `pixtral`."""
 
@@ -479,3 +599,24 @@ def deepseek_vl(folder: Path) -> Path:
     return save(
         folder, model, tokenizer, images, "DeepseekVLProcessor", "<image_placeholder>", {"num_image_tokens": 16}
     )
+
+
+def pp_chart2table(folder: Path) -> Path:
+    """GOT-OCR 2 by another name; 16 x 16 patches, which its tower makes 4 x 4 of."""
+    tokenizer = tokenizer_with("<imgpad>", "<img>", "</img>")
+    vision = {
+        "image_size": 128,
+        "patch_size": 8,
+        "num_hidden_layers": 2,
+        "output_channels": 16,
+        "window_size": 2,
+        "global_attn_indexes": [1],
+        "mlp_dim": 64,
+    }
+    its = ids(tokenizer, image_token_id="<imgpad>")
+    model = make("GotOcr2", tokenizer, {}, vision, image_seq_length=16, **its)
+    images = transformers.PPChart2TableImageProcessorPil(size={"height": 128, "width": 128})
+    save(folder, model, tokenizer, images, "PPChart2TableProcessor", "<img>" + "<imgpad>" * 16 + "</img>")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "pp_chart2table"}))
+    return folder

@@ -48,7 +48,8 @@ class ImagePage:
     error: str | None  # why there are no readings; then there is no size, grid or picture
     size: tuple[int, int] | None  # width, height, upright pixels
     grid: tuple[int, int] | None  # rows, columns
-    model: str  # which a file says, for nothing else of it does
+    model: str
+    lens: str  # unless it is the usual one  # which a file says, for nothing else of it does
     layers: int
     read: str  # which of them were read; "" if all
     some: int | None  # how many of its patches were read; None if all
@@ -86,6 +87,7 @@ def image_page(corpus: LocalCorpus, id: int, patch: str = "", intervene: bool = 
         size=None if failed else (about["width"], about["height"]),
         grid=about["grid"],
         model=run.model,
+        lens=run.lens.named,
         layers=run.layers,
         read="" if len(run.read_layers) == run.layers else layers_phrase(run.read_layers),
         some=None if about["patches_read"] is None else len(about["patches_read"]),

@@ -91,8 +91,9 @@ def test_every_page(site: Exported, chromium: Browser, name: str, theme: str) ->
         loaded(page)
         accessible(page)
         for width in (1400, 390):
-            page.set_viewport_size({"width": width, "height": 800})
+            page.set_viewport_size({"width": width, "height": 200})
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            accessible(page)
         links = {unquote(link) for link in page.evaluate("[...document.links].map(({ href }) => href.split('#')[0])")}
         beside = {f"file://{file}" for file in site.folder.glob("*.html")}
         assert links <= beside

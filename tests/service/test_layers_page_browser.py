@@ -79,10 +79,12 @@ def test_what_a_lens_makes_of_early_layers_is_told(tmp_path: Path) -> None:
         home = client.get("/").text
         for kind in LENSES:
             assert f"<td>{kind}</td>" in home
-            pages = [client.get(f"/{kind}/{path}").text for path in ("", "layers", "layers/agreement?at=last")]
-            assert [f"{kind} lens" in page for page in pages[:2]] == [kind != "logit"] * 2
-            assert [("for which they were not made" in page) for page in pages[1:]] == [kind in ("logit", "head")] * 2
-            assert ("own prediction" in pages[2]) == (kind in ("logit", "tuned"))
+            pages = [
+                client.get(f"/{kind}/{path}").text for path in ("", "images/0", "layers", "layers/agreement?at=last")
+            ]
+            assert [f"{kind} lens" in page for page in pages[:3]] == [kind != "logit"] * 3
+            assert [("for which they were not made" in page) for page in pages[2:]] == [kind in ("logit", "head")] * 2
+            assert ("own prediction" in pages[3]) == (kind in ("logit", "tuned"))
 
 
 def test_controls(site: Site, chromium: Browser) -> None:

@@ -187,6 +187,9 @@ def test_tables_have_room(corpus: Served, chromium: Browser, path: str) -> None:
             "all => all.filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.ariaLabel)"
         )
         assert cut == []
+        # Nor is a chart so small that its text, which is drawn at 11 pixels, cannot be read.
+        scales = page.locator(".chart:not(.grid)").evaluate_all("all => all.map((one) => one.getScreenCTM().a)")
+        assert min(scales, default=1) > 0.8
         assert page.locator(".panel .scroll table").count() > 1
 
 

@@ -371,7 +371,12 @@ def test_caches_are_served_as_they_are_named(tmp_path: Path, monkeypatch: pytest
         make_cache(tmp_path / name, images=1)
     coco, scenes = (str(tmp_path / name) for name in ("coco", "scenes"))
     made: list[FastAPI] = []
-    monkeypatch.setattr("vlq.service.server.server", lambda app, *_, **__: made.append(app) or Mock())
+
+    def server(app: FastAPI, *_: object, **__: object) -> Mock:
+        made.append(app)
+        return Mock()
+
+    monkeypatch.setattr("vlq.service.server.server", server)
     for given, served in (
         ([coco], {"coco": coco}),
         ([f"mine={scenes}", coco], {"mine": scenes, "coco": coco}),

@@ -157,9 +157,10 @@ def test_nothing_moves_when_a_patch_is_told(corpora: Served, chromium: Browser, 
         panel(page, "patches")
 
         def places() -> list[float]:
-            return page.locator("#swap, #copies, #pair-panels .panel").evaluate_all(
+            found: list[float] = page.locator("#swap, #copies, #pair-panels .panel").evaluate_all(
                 "all => all.map((one) => one.getBoundingClientRect().top + scrollY)"
             )
+            return found
 
         before = places()
         hover(page, "a", 3, (3, 4))
@@ -259,8 +260,8 @@ def test_controls(corpora: Served, chromium: Browser) -> None:
 def test_what_is_of_another_run_leads_there(corpora: Served, chromium: Browser) -> None:
     """An id means another token in another vocabulary, and a query has another answer."""
     url = f"{corpora.url}/one/compare?runs=one,other&images=0,0&layers=1,2"
-    options = {"permissions": ["clipboard-read", "clipboard-write"], "viewport": {"width": 1280, "height": 1400}}
-    with watched(chromium, url, **options) as page:
+    size, permissions = {"width": 1280, "height": 1400}, ["clipboard-read", "clipboard-write"]
+    with watched(chromium, url, permissions=permissions, viewport=size) as page:
         hover(page, "b", 3, (2, 2))
         page.locator("#said-b .chip").first.wait_for()
         for side, run in (("a", "one"), ("b", "other")):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vlq.query.against import percent
 from vlq.query.bootstrap import median_interval
 from vlq.query.effects import window_phrase
 from vlq.query.mistakes.elsewhere import NOTHING_TO_DRAW
@@ -316,7 +317,7 @@ def _cells(
     if len(xs) <= MOST_NUMBERED:
         for y, x in np.argwhere(np.isfinite(cells)):
             number = float(cells[y, x])
-            text = f"{100 * number:.2g}%" if answer.value == "share" else figured(number)
+            text = percent(number) if answer.value == "share" else figured(number)
             inside(axes, x, y, text, size=7, color=on(image, number))
     return plot
 

@@ -211,6 +211,16 @@ def test_tokens_by_layer_are_a_heat_map(corpus: Corpus) -> None:
         assert axes.get_xlabel() == "layer (0 = embedding)"
 
 
+def test_shares_are_written_as_such(corpus: Corpus) -> None:
+    """Whole ones, too."""
+    result = corpus.query("defaults(share=1)")
+
+    for answer in (result, corpus.query("defaults(at='last', share=1, images=image_id == 0)")):
+        axes = axes_of(answer.plot())
+        found = sorted(text.get_text() for text in axes.texts)
+        assert found == sorted(f"{100 * row['share']:.0f}%" for row in answer.rows if row["share"] >= 0.01)
+
+
 def test_many_lines_are_a_heat_map(corpus: Corpus) -> None:
     result = corpus.first_layer("rock").group(["image", "layer"]).count()
     axes = axes_of(result.plot())

@@ -85,6 +85,18 @@ class Side:
         asked += "" if population is None else f" AND ({population.sql(compiler)})"
         return f"SELECT image_id, image, sha256 FROM {compiler.table('images')} AS images\nWHERE error IS NULL{asked}"
 
+    def rest(self, compiler: Compiler) -> str | None:
+        """SELECT of whether a condition holds in cells that `answer` does not list, images as there; None if that is
+        known of none."""
+        rest = self.table.relation(compiler).rest if self.relation.holds else None
+        if rest is None:
+            return None
+        inside = "" if rest.mask is None else ", inside"
+        return (
+            f"SELECT matched.a AS image, layer, {self.relation.holds}{inside}\n"
+            f"FROM {rest.part()} AS rest JOIN matched ON matched.{self.name} = rest.image"
+        )
+
     def answer(self, compiler: Compiler) -> str:
         """SELECT of the answer's keys and columns; images by their numbers in the first cache."""
         relation = self.table.relation(compiler)
@@ -146,11 +158,16 @@ FROM (
         tables = [("a", self.a.answer(compiler)), ("b", self.b.answer(compiler.of(self.b.scope.snapshot)))]
         if "image" in keys:
             tables.insert(0, ("matched", self._matched(compiler)))
+        rests = self._rests(compiler)
+        tables += [(name, sql) for name, (sql, _) in rests.items()]
         shown: dict[str, str] = {}
         for name in dict.fromkeys([*self.a.columns, *self.b.columns]):
             for side in (self.a, self.b):
                 if name in side.columns:
-                    shown[f"{name}_{side.name}"] = f"{side.name}.{quoted(name)}"
+                    own = f"{side.name}.{quoted(name)}"
+                    if name == self.holds and f"rest_{side.name}" in rests:
+                        own = f"CASE WHEN {side.name}.image IS NULL THEN rest_{side.name}.{name} ELSE {own} END"
+                    shown[f"{name}_{side.name}"] = own
             if name == "layer" and self.depths_differ:
                 for side in (self.a, self.b):
                     last = compiler.value("last_layer", side.scope.run.layers - 1)
@@ -162,10 +179,29 @@ FROM (
         columns = ", ".join(f"{sql} AS {quoted(name)}" for name, sql in joined.items())
         # A key may be missing: it is equal to one that is missing too.
         same = " AND ".join(f"a.{quoted(key)} IS NOT DISTINCT FROM b.{quoted(key)}" for key in keys) or "true"
+        source = "a FULL JOIN b ON " + same
+        for name, (_, join) in rests.items():
+            source += f"\nLEFT JOIN {name} ON {join}"
         where = "" if self.holds is None else f"\nWHERE a.{self.holds} OR b.{self.holds}"
-        sql = f"WITH {named}\nSELECT {columns}\nFROM a FULL JOIN b ON {same}{where}"
+        sql = f"WITH {named}\nSELECT {columns}\nFROM {source}{where}"
         value = DIFFERENCE if self.value is not None else None
         return Relation(sql, keys, (*shown,), value, (f"answer.{DIFFERENCE}",) if value and "image" in keys else ())
+
+    def _rests(self, compiler: Compiler) -> dict[str, tuple[str, str]]:
+        """By name, what is known of cells that an answer does not list, and how it is joined to the rows."""
+        found = {}
+        for side, own in ((self.a, compiler), (self.b, compiler.of(self.b.scope.snapshot))):
+            if (sql := side.rest(own)) is not None:
+                name, relation = f"rest_{side.name}", side.relation
+                same = [f"{name}.{key} = coalesce(a.{key}, b.{key})" for key in ("image", "layer")]
+                if relation.rest is not None and relation.rest.mask is not None:
+                    place = f"coalesce(a.{relation.place}, b.{relation.place})"
+                    # An image may have more positions in the other cache than any has here.
+                    same.append(
+                        f"CASE WHEN {place} < bit_length({name}.inside) THEN get_bit({name}.inside, {place}) END = 1"
+                    )
+                found[name] = sql, " AND ".join(same)
+        return found
 
     def counts(self, compiler: Compiler) -> dict[str, str]:
         other = compiler.of(self.b.scope.snapshot)

@@ -256,6 +256,43 @@ def test_conditions(caches: dict[str, Made], pair: tuple[str, str], words: list[
 
 
 @examples(30)
+@given(
+    pair=pairs,
+    at=st.sampled_from(["patch", "prompt", "last"]),
+    word=st.sampled_from(["dog", "cat", "rock"]),
+    condition=st.sampled_from(["rank({}) <= 2", "not (rank({}) <= 1)", "prob({}) > 0.3", "not (prob({}) > 0.2)"]),
+    patches=st.sampled_from(["", ", patches=[0, 2, 3]"]),
+)
+def test_conditions_at_positions_where_nothing_is_stored(
+    caches: dict[str, Made], pair: tuple[str, str], at: str, word: str, condition: str, patches: str
+) -> None:
+    """What bounds decide is decided on both sides, whether or not a row is there."""
+    a, b = (caches[name] for name in pair)
+    if (at == "patch" and a.run.grid != b.run.grid) or (at == "prompt" and a.run.prompt_ids != b.run.prompt_ids):
+        return
+    patches = patches if at == "patch" else ""
+    query = condition.format(f"'{word}', at='{at}', layers=(0, 3){patches}")
+    place = {"patch": ("patch",), "prompt": ("position",), "last": ()}[at]
+
+    def cell(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[key] for key in ("image", "layer", *place))
+
+    # Each by itself lists where it holds, and where its opposite does; elsewhere it cannot be said.
+    sides = []
+    for made in (a, b):
+        truths = {cell(row): True for row in made.corpus.query(query).rows}
+        sides.append(truths | {cell(row): False for row in made.corpus.query(f"not ({query})").rows})
+    expected = {
+        key: (sides[0].get(key), sides[1].get(key))
+        for key in sides[0].keys() | sides[1].keys()
+        if key[0] in common(a, b) and (sides[0].get(key) or sides[1].get(key))
+    }
+    result = a.corpus.query(f"compare({a.url!r}, {b.url!r}, {query})")
+    assert {cell(row): (row["holds_a"], row["holds_b"]) for row in result.rows} == expected
+    assert len(result.rows) == len(expected)
+
+
+@examples(30)
 @given(pair=pairs, word=st.sampled_from(["dog", "cat", "rock"]))
 def test_rows_of_no_image_count_what_each_cache_has(caches: dict[str, Made], pair: tuple[str, str], word: str) -> None:
     a, b = (caches[name] for name in pair)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from vlq.query.bind import Counts, Scope
@@ -20,8 +21,8 @@ MOST_BINS = 1000
 WIDE, EXACT = ("BIGINT", "UBIGINT", "HUGEINT"), "::HUGEINT"
 """Types whose numbers may lie between two of DOUBLE, as which edges are told, and what edges are to be beside them."""
 
-HUGE = 1e300
-"""Numbers beyond it are in no bin: their edges could not be told apart."""
+HUGE = sys.float_info.max / 2
+"""Numbers beyond it are in no bin: its edges could be beyond all numbers."""
 
 
 @dataclass(frozen=True)
@@ -96,21 +97,21 @@ FROM (
         most = compiler.value("bins", most_bins)
 
         def multiple(step: str) -> str:
-            # Divided by a whole power of ten: 3 / 10 is the number that one writes as 0.3, 3 * 0.1 is not.
-            return f"CASE WHEN power < 0 THEN {step} * digit / 10.0::DOUBLE ** -power ELSE {step} * size END"
+            # Of digits, as one writes 0.3 or 3e300: 3 * 0.1 is another number, and so is 3 times 10 to the 300th.
+            return f"TRY_CAST(({step} * digit) || 'e' || power AS DOUBLE)"
 
         return f"""\
 spread AS (
   SELECT min(value) AS first, max(value) AS final, first::DOUBLE AS least, final::DOUBLE AS most,
     bool_and(value = round(value)) AS is_whole,
-    CASE WHEN most > least THEN greatest((most - least) / {most}, 1e-12 * greatest(abs(most), abs(least)))
+    CASE WHEN most > least THEN greatest(most / {most} - least / {most}, 1e-12 * greatest(abs(most), abs(least)))
       ELSE greatest(abs(most), 1) END AS about,
     CASE WHEN is_whole THEN greatest(floor(log10(about)), 0) ELSE floor(log10(about)) END::INTEGER AS lowest
-  FROM rows WHERE abs(value::DOUBLE) < {compiler.value("huge", HUGE)}
+  FROM rows WHERE abs(value::DOUBLE) <= {compiler.value("huge", HUGE)}
 ), sizes AS (
   SELECT first, final, least, most, digit, lowest + more AS power, digit * 10.0::DOUBLE ** power AS size
   FROM spread, (SELECT unnest([1, 2, 5]) AS digit), (SELECT unnest([0, 1, 2]) AS more)
-  WHERE least IS NOT NULL
+  WHERE least IS NOT NULL AND size > 0 AND isfinite(size)
 ), edges AS (
   SELECT size, {multiple("step")} AS edge1, {multiple("(step + 1)")} AS edge2
   FROM sizes, LATERAL (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -140,6 +141,7 @@ def columns_of_numbers() -> dict[str, list[float | None]]:
             "same": [0.3] * 40,
             "zero": [0.0] * 40,
             "large": [1e200] * 40,
+            "huge": [1e300, -1e300, 1.5e306, 8e306, -8e306, None, 0.0, sys.float_info.max] * 5,
             "holes": [None, 0.25, math.nan, math.inf, -math.inf, 0.75, 1e301, 0.5] * 5,
             "none": [None, math.nan] * 20,
         }
@@ -176,7 +178,7 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def test_bins_lie_between_round_numbers(numbers: Corpus, column: str, bins: int) -> None:
     rows = numbers.images().histogram(column, bins=bins).rows
     own = columns_of_numbers()[column]
-    values = [value for value in own if value is not None and abs(value) < 1e300]
+    values = [value for value in own if value is not None and abs(value) <= sys.float_info.max / 2]
     counted = [row for row in rows if row["low"] is not None]
     assert sum(row["count"] for row in rows if row["low"] is None) == len(own) - len(values)
     if not values:
@@ -188,6 +190,19 @@ def test_bins_lie_between_round_numbers(numbers: Corpus, column: str, bins: int)
     within = [sum(low <= value < high for value in values) for low, high in itertools.pairwise(edges)]
     assert [row["count"] for row in counted] == within
     assert len(counted) <= bins
+
+
+@pytest.mark.parametrize("bins", [2, 20, 1000])
+def test_bins_of_the_largest_numbers(tmp_path: Path, bins: int) -> None:
+    """Their edges are finite, and so is what lies between the least and the greatest of them."""
+    most = sys.float_info.max / 2
+    make_cache(tmp_path, images=4, columns={"x": [most, -most, 1.0, sys.float_info.max]})
+    *rows, beyond = vlq.open(str(tmp_path)).images().histogram("x", bins=bins).rows
+    assert beyond == {"low": None, "high": None, "count": 1}
+    assert len(rows) <= bins
+    for row in rows:
+        assert -math.inf < row["low"] < row["high"] < math.inf
+        assert row["count"] == sum(row["low"] <= value < row["high"] for value in (most, -most, 1.0))
 
 
 @pytest.mark.parametrize("bins", [2, 20])

@@ -1,7 +1,7 @@
 -- first_layer('cat').histogram(logprob)
 -- $token = 2
 -- $bins = 20
--- $huge = 1e+300
+-- $huge = 8.988465674311579e+307
 SELECT answer.low, answer.high, answer.count
 FROM (WITH rows AS (
     SELECT CASE WHEN isfinite(answer.logprob) THEN answer.logprob END AS value
@@ -19,16 +19,16 @@ FROM (WITH rows AS (
   ), spread AS (
     SELECT min(value) AS first, max(value) AS final, first::DOUBLE AS least, final::DOUBLE AS most,
       bool_and(value = round(value)) AS is_whole,
-      CASE WHEN most > least THEN greatest((most - least) / $bins, 1e-12 * greatest(abs(most), abs(least)))
+      CASE WHEN most > least THEN greatest(most / $bins - least / $bins, 1e-12 * greatest(abs(most), abs(least)))
         ELSE greatest(abs(most), 1) END AS about,
       CASE WHEN is_whole THEN greatest(floor(log10(about)), 0) ELSE floor(log10(about)) END::INTEGER AS lowest
-    FROM rows WHERE abs(value::DOUBLE) < $huge
+    FROM rows WHERE abs(value::DOUBLE) <= $huge
   ), sizes AS (
     SELECT first, final, least, most, digit, lowest + more AS power, digit * 10.0::DOUBLE ** power AS size
     FROM spread, (SELECT unnest([1, 2, 5]) AS digit), (SELECT unnest([0, 1, 2]) AS more)
-    WHERE least IS NOT NULL
+    WHERE least IS NOT NULL AND size > 0 AND isfinite(size)
   ), edges AS (
-    SELECT size, CASE WHEN power < 0 THEN step * digit / 10.0::DOUBLE ** -power ELSE step * size END AS edge1, CASE WHEN power < 0 THEN (step + 1) * digit / 10.0::DOUBLE ** -power ELSE (step + 1) * size END AS edge2
+    SELECT size, TRY_CAST((step * digit) || 'e' || power AS DOUBLE) AS edge1, TRY_CAST(((step + 1) * digit) || 'e' || power AS DOUBLE) AS edge2
     FROM sizes, LATERAL (
       SELECT unnest(range(floor(least / size)::BIGINT - 1, floor(most / size)::BIGINT + 2)) AS step
     ) WHERE edge2 > first AND edge1 <= final

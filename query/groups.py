@@ -52,6 +52,10 @@ class OfGroups(Shown):
         """The same in the SQL of the rows, where another column could have their names."""
         return [f"part{number}" for number in range(1, len(self.names) + 1)]
 
+    @property
+    def named_columns(self) -> set[object]:
+        return super().named_columns | {*self.names}
+
     def free(self, name: str) -> str:
         """A name for a column of the answer: another one if a group's column has it."""
         return f"{name}_2" if name in self.names else name
@@ -112,7 +116,7 @@ class OfGroups(Shown):
 
     def notes(self) -> list[str]:
         lists = [f"By {name} a row counts once in the group of each of its items." for name in self.overlapping]
-        return [*self.table.notes(), *lists]
+        return [*super().notes(), *lists]
 
     @property
     def subject(self) -> str:

@@ -12,7 +12,7 @@ from vlq.query.bind import Counts, Scope, Table, column_types
 from vlq.query.compile import Compiler, Relation, quoted
 from vlq.query.geometry import COLUMNS, ROWS
 from vlq.query.mistakes.values import EXPECTED
-from vlq.query.nodes import Literal, Method, Name, Node
+from vlq.query.nodes import Literal, Method, Name, Node, walk
 from vlq.query.nodes import Sequence as SequenceNode
 from vlq.query.patches import PatchSet
 from vlq.query.predicates import Column, Predicate, find_column, image_columns, without
@@ -20,8 +20,12 @@ from vlq.query.registry import methods
 from vlq.query.summary import Rows, Summary, Totals
 from vlq.query.tokens import TokenSet
 
-AREA = f"(len(answer.patches) / (images.{ROWS} * images.{COLUMNS}))"
+AREA = "area"
+
+AREA_SQL = f"(len(answer.patches) / (images.{ROWS} * images.{COLUMNS}))"
 """SQL: the share of an image's patches that a row's `patches` are."""
+
+SHARE_OF_PATCHES = "area is the share of the image's patches; the images' own column area is what images= looks at."
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,21 @@ class Shown(Table):
     def subject(self) -> str:
         return self.table.subject
 
+    @property
+    def named_columns(self) -> set[object]:
+        """What its arguments name, bare or quoted; texts that columns are held against are among them."""
+        parts = (part for _, argument in self.node.arguments for part in walk(argument))
+        return {
+            part.name if isinstance(part, Name) else part.value for part in parts if isinstance(part, Name | Literal)
+        }
+
     def notes(self) -> list[str]:
-        return self.table.notes()
+        """What its table's are, and which column is meant where the images have an `area` of their own, too."""
+        found = self.table.notes()
+        if AREA in self.named_columns and AREA in self.scope.image_columns():
+            column = self.columns(self.table.shape).get(AREA)
+            found = [*found, *[SHARE_OF_PATCHES] * (column is not None and column.sql == AREA_SQL)]
+        return list(dict.fromkeys(found))
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
         return self.table.summarise(rows, counts)
@@ -132,10 +149,9 @@ class Shown(Table):
         if "image" not in relation.keys:
             return own
         own["image"] = Column("images.image", "VARCHAR")
-        own |= without(image_columns(self.scope), own)
         if self._types.get("patches", "").endswith("[]"):
-            own |= without({"area": Column(AREA, "DOUBLE")}, own)
-        return own
+            own |= without({AREA: Column(AREA_SQL, "DOUBLE")}, own)
+        return own | without(image_columns(self.scope), own)
 
     def named(self, relation: Relation, name: str) -> list[tuple[str, Column]]:
         """The columns that an argument names. Raises UnknownName."""

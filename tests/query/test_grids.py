@@ -54,6 +54,26 @@ def test_area_is_the_share_of_an_images_own_patches(case: Case) -> None:
         case.corpus.query("images().where(area < 1)")
 
 
+def test_area_is_that_of_patches_where_images_have_an_area_too(tmp_path: Path) -> None:
+    """As a table's own columns go before the images'. What is meant is said; and images= knows no patches."""
+    make_cache(tmp_path, images=8, columns={"area": [100 * i for i in range(8)]})
+    corpus = vlq.open(str(tmp_path))
+    rows = corpus.first_layer("dog").rows
+    areas = sorted({len(row["patches"]) / 12 for row in rows})
+    assert len(areas) > 1
+    large = corpus.query(f"first_layer('dog').where(area > {areas[0]})")
+    assert [row["image"] for row in large.rows] == [row["image"] for row in rows if len(row["patches"]) / 12 > areas[0]]
+    groups = corpus.query("first_layer('dog').group(area).count()")
+    assert [row["area"] for row in groups.rows] == pytest.approx(areas)
+    for result in (large, groups, corpus.query("first_layer('dog').sort('area')"), large.max("area")):
+        assert len([note for note in result.notes if note.startswith("area is the share of")]) == 1
+    for text in ("first_layer('dog', images=area >= 400)", "images(area >= 400)", "images().where(area >= 400)"):
+        result = corpus.query(text)
+        assert {row["image_id"] for row in result.rows} <= {4, 5, 6, 7}
+        assert len(result) > 2
+        assert not [note for note in result.notes if note.startswith("area is")]
+
+
 def test_the_whole_table_of_an_image(case: Case) -> None:
     for image in np.flatnonzero(case.good).tolist():
         count = int(case.there[image].sum())

@@ -44,10 +44,15 @@ def _decided(yes: str, no: str) -> str:
     return f"CASE WHEN {yes} THEN true WHEN {no} THEN false END"
 
 
+def known_number(operator: str, a: str, b: str) -> str:
+    """The SQL of a calculation with two known numbers. By 0 nothing is divided: DuckDB would go on with inf and NaN."""
+    return f"{a} / nullif({b}, 0)" if operator == "/" else f"{a} {operator} {b}"
+
+
 def calculated(operator: str, a: Bounds, b: Bounds) -> Bounds:
     """The value of +, -, * or / between two others. What is divided by something that can be 0 is unknown."""
     if a.known and b.known:
-        value = f"{a.low} {operator} {b.low}"
+        value = known_number(operator, a.low, b.low)
         return Bounds(value, value)
     match operator:
         case "+":

@@ -9,7 +9,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from vlq.query.bounds import SQL_OPERATORS
+from vlq.query.bounds import SQL_OPERATORS, known_number
 from vlq.query.compile import Compiler, quoted
 from vlq.query.mistakes.conditions import (
     KINDS,
@@ -179,7 +179,7 @@ class Predicate:
                 for side in (left, right):
                     if self._kind(side) not in ("number", None):
                         raise self.scope.error(NO_NUMBER, side)
-                return f"({self._value(left, compiler)} {operator} {self._value(right, compiler)})"
+                return f"({known_number(operator, self._value(left, compiler), self._value(right, compiler))})"
         raise self.scope.error(NO_VALUE, node)
 
     def _kind(self, node: Node) -> str | None:
@@ -232,9 +232,15 @@ def find_column(name: str, columns: Mapping[str, Column], node: Node, scope: Sco
     raise scope.error(NO_COLUMN, node, name=name, near=", ".join(near), known=known, quoted=quoted)
 
 
+def _of_images(name: str, type: str) -> str:
+    """The SQL of an image column. NaN is how tables write a missing number; to DuckDB it is above all others."""
+    sql = f"images.{quoted(name)}"
+    return f"nullif({sql}, 'nan'::{type})" if type in ("FLOAT", "DOUBLE") else sql
+
+
 def image_columns(scope: Scope) -> dict[str, Column]:
     """The image table's columns, as `images`."""
-    columns = {name: Column(f"images.{quoted(name)}", type) for name, type in scope.image_columns().items()}
+    columns = {name: Column(_of_images(name, type), type) for name, type in scope.image_columns().items()}
     if scope.snapshot.cache.is_served:
         columns["uri"] = Column(PUBLIC_URI.format("images.uri"), "VARCHAR")
     return columns

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vlq.query.bind import Bound
 from vlq.query.compile import Compiler, Relation, quoted
 from vlq.query.parameters import Images, Parameter
+from vlq.query.predicates import image_columns
 from vlq.query.registry import Function
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.summary import Rows, Summary, count
@@ -12,11 +13,11 @@ from vlq.query.summary import Rows, Summary, count
 
 def compile_images(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each image that has readings, with its size and the columns that came with it."""
-    known = bound.scope.image_columns()
+    known = image_columns(bound.scope)
     columns = ("width", "height", *(name for name in known if name == "answer" or name not in READ_COLUMNS))
     condition = bound["condition"]
     where = "" if condition is None else f" AND ({condition.sql(compiler)})"
-    shown = ", ".join(f"images.{quoted(name)}" for name in columns)
+    shown = ", ".join(f"{known[name].sql} AS {quoted(name)}" for name in columns)
     sql = f"SELECT image_id AS image, {shown}\nFROM {compiler.table('images')} AS images\nWHERE error IS NULL{where}"
     return Relation(sql, ("image",), columns)
 

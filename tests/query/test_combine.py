@@ -146,6 +146,21 @@ def test_differences(corpus: Corpus) -> None:
     }
 
 
+def test_by_0_nothing_is_divided(corpus: Corpus) -> None:
+    a, b = layers(corpus.last_layer("rock")), layers(corpus.first_layer("rock"))
+    expected = {i: a[i] / b[i] for i in a if b[i]}
+    assert 0 < len(expected) < len(a)
+    text = "last_layer('rock') / first_layer('rock')"
+    result = corpus.query(text)
+    assert {row["image_id"]: row["value"] for row in result.rows} == expected
+    assert (result.summary["matched"], result.summary["max"]) == (len(expected), max(expected.values()))
+    more = corpus.query(f"{text} > 1")
+    assert (more.summary["compared"], more.summary["matched"]) == (len(expected), sum(n > 1 for n in expected.values()))
+    assert len(corpus.query("first_layer('rock') / 0")) == 0
+    for condition in ("logprob / (layer - layer) < 1", "not (logprob / (layer - layer) < 1)"):
+        assert len(corpus.query(f"first_layer('rock').where({condition})")) == 0
+
+
 def test_what_is_never_read_counts_as_after_if_one_says_so(corpus: Corpus) -> None:
     rare = "first_layer('rock', min_prob=0.38, missing='never')"
     a = {row["image_id"]: row["layer"] for row in corpus.query(rare).rows}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import vlq
@@ -126,6 +128,29 @@ def test_a_misspelled_one_is_offered_as_it_is_written(odd: Corpus) -> None:
     with pytest.raises(VlqError) as caught:
         odd.query("images(my_column == 3)")
     assert str(caught.value.hint).startswith("Did you mean col('my column')?")
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_nan_is_missing(tmp_path: Path, kind: pa.DataType) -> None:
+    values = [0.5, math.nan, None, math.inf, 2.5]
+    make_cache(tmp_path, images=5, columns={"score": pa.array(values, kind)})
+    corpus = vlq.open(str(tmp_path))
+    known = [i for i, value in enumerate(values) if value is not None and not math.isnan(value)]
+    for condition, holds in {
+        "score > 1": lambda value: value > 1,
+        "score != 0.5": lambda value: value != 0.5,
+        "not (score < 1)": lambda value: not value < 1,
+        "score * 2 > 1": lambda value: value * 2 > 1,
+        "score not in [0.5]": lambda value: value != 0.5,
+    }.items():
+        expected = [i for i in known if holds(values[i])]
+        assert found(corpus, condition) == expected
+        assert sorted(row["image_id"] for row in corpus.query(f"images({condition})").rows) == expected
+    assert found(corpus, "score == None") == [1, 2]
+    rows = corpus.query("images().sort(score, descending=True)").rows
+    assert [row["score"] for row in rows] == [math.inf, 2.5, 0.5, None, None]
+    groups = corpus.query("first_layer([1, 2, 3], rank=3, missing='never').group(score).count()").rows
+    assert [(row["score"], row["count"]) for row in groups] == [(0.5, 1), (2.5, 1), (math.inf, 1), (None, 2)]
 
 
 @pytest.mark.parametrize("query", ["images(width * 9223372036854775807 > 1)", "rank(3) * 9223372036854775807"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from keyword import iskeyword
 from typing import NoReturn
 from unicodedata import normalize
@@ -165,8 +166,9 @@ class Name(Node):
     name: str
 
     def isin(self, values: object) -> Comparison:
-        """The condition that the column's value is one of a list: `label in ['beach', 'snow']`."""
-        return Comparison((self, node_of(values)), ("in",))
+        """The condition that the column's value is one of a list, or a set: `label in ['beach', 'snow']`."""
+        listed = sorted(values, key=repr) if isinstance(values, set | frozenset) else values
+        return Comparison((self, node_of(listed)), ("in",))
 
     def contains(self, value: object) -> Comparison:
         """The condition that a list, a text or the labels of `objects` hold a value: `'dog' in objects`."""
@@ -318,7 +320,10 @@ def col(name: str) -> Name:
 
 
 def node_of(value: object) -> Node:
-    """A Python value as a node; nodes as they are. Raises BadArgument for what a query cannot hold."""
+    """A Python value as a node, a date as the text that stands for it; nodes as they are.
+
+    Raises BadArgument for what a query cannot hold.
+    """
     match value:
         case Node():
             return value
@@ -332,6 +337,12 @@ def node_of(value: object) -> Node:
             return Literal(float(value))
         case int() | float():
             raise NUMBER.error(got=value)
+        case datetime() if value.tzinfo is not None:
+            raise TYPE.error(got="time of a time zone")
+        case datetime():
+            return Literal(value.isoformat(" "))
+        case date():
+            return Literal(value.isoformat())
         case tuple() | list():
             return Sequence(tuple(node_of(item) for item in value), isinstance(value, list))
         case range():

@@ -150,12 +150,12 @@ NUMBER = Mistake(
 TYPE = Mistake(
     BadArgument,
     "A query cannot hold a {got}.",
-    "Texts, numbers, True, False, None, tuples and lists can.",
+    "It can hold texts, numbers, dates, True, False, None, tuples and lists.",
     (
         Example(
             ">>> vlq.first_layer({'dog'})",
             "A query cannot hold a set.",
-            "Texts, numbers, True, False, None, tuples and lists can.",
+            "It can hold texts, numbers, dates, True, False, None, tuples and lists.",
         ),
     ),
 )

@@ -457,9 +457,9 @@ TOO_FEW_PATCHES = Mistake(
 )
 RUN_TOO_LONG = Mistake(
     BadArgument,
-    "min_run: there are {layers} to look at. Got {got}.",
+    "min_run: {layers} can be looked at. Got {got}.",
     "",
-    (Example("first_layer('dog', layers=(3, 5), min_run=⟦4⟧)", "min_run: there are 3 layers to look at. Got 4."),),
+    (Example("first_layer('dog', layers=(3, 5), min_run=⟦4⟧)", "min_run: 3 layers can be looked at. Got 4."),),
 )
 PATCHES_BY_ROW = Mistake(
     BadArgument,

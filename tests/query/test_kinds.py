@@ -6,10 +6,11 @@ import itertools
 import math
 import operator
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -128,6 +129,25 @@ def test_a_misspelled_one_is_offered_as_it_is_written(odd: Corpus) -> None:
     with pytest.raises(VlqError) as caught:
         odd.query("images(my_column == 3)")
     assert str(caught.value.hint).startswith("Did you mean col('my column')?")
+
+
+def test_dates_of_python(corpus: Corpus) -> None:
+    """They are what the language writes as texts; and what a set holds is in no order."""
+    for column, given, then in (
+        ("day", date(2024, 1, 5), date(2024, 1, 5)),
+        ("moment", date(2024, 1, 5), datetime(2024, 1, 5)),
+        ("moment", datetime(2024, 1, 5, 9, 30), datetime(2024, 1, 5, 9, 30)),
+        ("moment", pd.Timestamp("2024-01-05 10:00"), datetime(2024, 1, 5, 10)),
+    ):
+        rows = corpus.images(vlq.col(column) > given).rows
+        assert {row["image_id"] for row in rows} == {i for i, value in enumerate(COLUMNS[column]) if value > then}
+    days = vlq.col("day").isin([date(2024, 1, 5), date(2024, 1, 6)])
+    assert str(days) == "day in ['2024-01-05', '2024-01-06']"
+    assert {row["image_id"] for row in corpus.images(days).rows} == {0, 3}
+    assert str(vlq.col("text").isin({"b", "a", "c"})) == "text in ['a', 'b', 'c']"
+    assert str(vlq.col("moment") < datetime(2024, 1, 5, 9, 30)) == "moment < '2024-01-05 09:30:00'"
+    with pytest.raises(BadArgument, match="A query cannot hold a time of a time zone"):
+        vlq.col("moment").contains(datetime(2024, 1, 5, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])

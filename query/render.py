@@ -274,6 +274,8 @@ def _cell(value: Any) -> str:
 def _item(item: Any) -> str:
     if isinstance(item, dict) and "label" in item:  # an annotated object
         return str(item["label"])
+    if item is None:
+        return "–"
     return f"{item:.1f}" if isinstance(item, float) else str(item)
 
 

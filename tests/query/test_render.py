@@ -133,6 +133,12 @@ def test_csv_is_read_back_whatever_texts_and_lists_hold(tmp_path: Path) -> None:
     assert list(pd.read_csv(io.StringIO(text, newline=""), keep_default_na=False)["said"]) == texts
 
 
+def test_what_is_missing_in_a_list_is_a_dash(tmp_path: Path) -> None:
+    make_cache(tmp_path, images=2, columns={"tags": [["a", None, "b"], None]})
+    result = vlq.open(str(tmp_path)).images().sort("image_id").select(["image", "tags"])
+    assert [line.split(maxsplit=1)[1] for line in render(result, "table").splitlines()[-2:]] == ["a – b", "–"]
+
+
 def test_no_rows_are_no_lines_of_json(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nothing = corpus.first_layer("cat", min_prob=1.0)
     deliver(nothing, "jsonl", None)

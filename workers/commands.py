@@ -220,7 +220,9 @@ def parse_sites(text: str) -> tuple[str, ...]:
     """`patch,prompt` in either order. Raises BadArgument."""
     found = {part.strip() for part in text.split(",") if part.strip()}
     if not found or not found <= {"patch", "prompt"}:
-        raise BadArgument(f"--at is patch, prompt or patch,prompt. Got '{text}'.")
+        more = {"last": "The last token of the prompt is read with it: --at prompt", "answer": "Answers: --answer 8"}
+        hints = [hint for site, hint in more.items() if site in found]
+        raise BadArgument(f"--at is patch, prompt or patch,prompt. Got '{text}'.", *hints[:1])
     return tuple(site for site in ("patch", "prompt") if site in found)
 
 

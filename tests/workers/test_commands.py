@@ -268,8 +268,9 @@ def test_sites() -> None:
     assert parse_sites("patch") == ("patch",)
     assert parse_sites(" prompt , patch") == ("patch", "prompt")
     for wrong in ("", ",", "last", "patch,last"):
-        with pytest.raises(BadArgument, match="--at is patch, prompt or patch,prompt"):
+        with pytest.raises(BadArgument, match="--at is patch, prompt or patch,prompt") as caught:
             parse_sites(wrong)
+        assert (caught.value.hint is not None) == ("last" in wrong)
 
 
 def test_layers() -> None:

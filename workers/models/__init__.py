@@ -84,7 +84,7 @@ REFUSED = {
     "diffusion_gemma": "it fills in blocks of its answer, and no token follows from those in front of it",
     **dict.fromkeys(
         ("minicpmv4_6", "minicpmv4_7"),
-        "its processor cannot be loaded without the one for videos, which needs torchvision",
+        "its processor cannot be loaded without the one for videos, which VLQ leaves out",
     ),
     "git": "no token of its sequence stands for an image",
     "pi0": "it answers with a robot's actions, and not with words",

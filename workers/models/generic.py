@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ class Found(LensModel):
             raise ModelError("its head is not found.")
         if self._image_token is None:
             raise ModelError("its configuration names no image token.")
+        if "mm_token_type_ids" in signature(model.forward).parameters:  # which some processors leave out, if not told
+            processor.return_mm_token_type_ids = True
 
     @property
     def _image_token(self) -> int | None:

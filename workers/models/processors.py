@@ -55,8 +55,6 @@ def load_processor(model: str, folder: Path) -> Any:
             f"The processor of {model} has no image processing by Pillow.",
             "A newer version of transformers may have it.",
         )
-    if "mm_token_type_ids" in processor.model_input_names:  # Cosmos 3 Edge's gives them only if it is told to
-        processor.return_mm_token_type_ids = True
     return processor
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import transformers
 
 from ..conftest import PADDED, make_tokenizer
-from .zoo import ids, make, named, save, small, tokenizer_with
+from .zoo import PATCH, ids, make, named, pixels, save, small, tokenizer_with
 
 
 def llama4(folder: Path, to_max: bool = False, tempered_from: int = 512) -> Path:
@@ -140,12 +140,24 @@ def molmo2(folder: Path, pooled: tuple[int, int] = (2, 2), margins: tuple[int, i
     return save(folder, model, tokenizer, images, "Molmo2Processor", "<|image|>", videos="Molmo2VideoProcessor")
 
 
+def minimax_m3_vl(folder: Path) -> Path:
+    tokens = ["]<]start of image[>[", "]<]image[>[", "]<]end of image[>[", "]<]video[>["]
+    tokenizer = tokenizer_with(*tokens)
+    its = ids(tokenizer, image_token_id=tokens[1], video_token_id=tokens[3])
+    text = {"layer_types": None, "mlp_layer_types": None}
+    config = small("MiniMaxM3VLConfig", tokenizer, text, PATCH | {"image_size": 32}, **its)
+    model = transformers.MiniMaxM3SparseForConditionalGeneration(config)
+    images = transformers.MiniMaxM3VLImageProcessor(patch_size=4, merge_size=2, size=pixels(12, 48))
+    return save(folder, model, tokenizer, images, "MiniMaxM3VLProcessor", tokens[1], videos="MiniMaxM3VLVideoProcessor")
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "cohere2_vision": cohere2_vision,
     "lfm2_vl": lfm2_vl,
     "lfm2_vl-plain": partial(lfm2_vl, thumbnail=False),
     "llama4": llama4,
     "llama4-max": partial(llama4, to_max=True),
+    "minimax_m3_vl": minimax_m3_vl,
     "molmo2": molmo2,
     "molmo2-odd": partial(molmo2, pooled=(3, 2), margins=(1, 1)),
     "perception_lm": perception_lm,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from PIL import Image
 from torch import nn
 
-from vlq.workers.models.base import Layout, View, stretched
+from vlq.query.pictures import BadImage
+from vlq.workers.models.base import Encoded, Layout, View, stretched
 from vlq.workers.models.merged import most_resized
 from vlq.workers.models.tiles import Tiled
 
@@ -41,6 +43,15 @@ class Lfm2Vl(Tiled):
     def _step(self) -> int:
         config = self.model.config
         return int(config.vision_config.patch_size * config.downsample_factor)
+
+    def _encode(self, image: Image.Image, prompt: str | None = None) -> Encoded:
+        view, images = self.layout(*image.size).view, self.processor.image_processor
+        if view is not None and math.prod(view.grid) * images.downsample_factor**2 > images.max_num_patches:
+            raise BadImage(
+                f"{self.family}: the whole of an image of {image.width} x {image.height} is {math.prod(view.grid)} "
+                "patches, more than the processor puts beside its tiles."
+            )
+        return super()._encode(image, prompt)
 
     def layout(self, width: int, height: int) -> Layout:
         images, step = self.processor.image_processor, self._step

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlq.query.errors import ModelError
+from vlq.query.pictures import BadImage
 from vlq.workers.models.base import Encoded, Layout, View, stretched
 from vlq.workers.models.tiles import Tiled
 
@@ -65,10 +65,10 @@ class Llama4(Tiled):
     def _encode(self, image: Image.Image, prompt: str | None = None) -> Encoded:
         found, text = super()._encode(image, prompt), self.model.config.get_text_config()
         if text.attn_temperature_tuning and found.length >= text.floor_scale:
-            raise ModelError(
+            raise BadImage(
                 f"{self.family}: an image of {image.width} x {image.height} and its prompt are {found.length:,} "
-                f"tokens. From {text.floor_scale:,} on attention goes by a token's column, which padding moves.",
-                "Lower max_patches in the processor's settings, or shorten the prompt.",
+                f"tokens. From {text.floor_scale:,} on attention goes by a token's column, which padding moves: "
+                "lower max_patches in the processor's settings, or shorten the prompt."
             )
         return found
 

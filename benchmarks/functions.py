@@ -50,7 +50,8 @@ CAP = "1GB"
 class Question:
     """One question: as VLQ asks it, and as SQL does of a table of top-1 readings (token, image, layer, patch, logprob).
 
-    `{a}` and `{b}` stand for tokens, `{image}` for an image's name.
+    `{a}` and `{b}` stand for tokens, `{image}` for an image's name and `{number}` for its number, `{across}` for the
+    columns of the grid.
     """
 
     name: str
@@ -65,6 +66,17 @@ FROM top1 JOIN (SELECT image, {pick}(layer) AS picked FROM top1 WHERE token = {a
   ON top1.image = picks.image AND layer = picked
 WHERE token = {a} GROUP BY top1.image, layer
 """
+PLACES_SQL = """(
+  SELECT image, layer, CAST(patch AS INTEGER) % {across} AS x, (patch - patch % {across}) / {across} AS y
+  FROM top1 WHERE token = {of}
+)"""
+APART_SQL = f"""
+SELECT image, layer, min((a.x - b.x) * (a.x - b.x) + (a.y - b.y) * (a.y - b.y))
+FROM {PLACES_SQL.replace("{of}", "{a}")} AS a JOIN {PLACES_SQL.replace("{of}", "{b}")} AS b USING (image, layer)
+GROUP BY image, layer
+"""
+"""At rank 1 no patch reads two tokens: where both are read, the square of how far apart they are."""
+
 OF_A_TOKEN = (
     Question("first_layer", "first_layer({a})", FIRST_SQL.replace("{pick}", "min"), False),
     Question("last_layer", "last_layer({a})", FIRST_SQL.replace("{pick}", "max"), False),
@@ -85,6 +97,7 @@ OF_A_TOKEN = (
         "SELECT a.image, a.layer, count(*) FROM top1 AS a JOIN top1 AS b USING (image, layer, patch) "
         "WHERE a.token = {a} AND b.token = {b} GROUP BY a.image, a.layer",
     ),
+    Question("overlap, rank", "overlap({a}, {b}, rank=1)", APART_SQL),
     Question("neighbours", "neighbours({a})"),
     Question("precursors", "precursors({a})"),
     Question("locate", "locate({a})"),
@@ -189,7 +202,9 @@ def timed(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
 
 def filled(text: str, corpus: LocalCorpus, a: int, b: int) -> str:
     number = 7
-    return text.format(a=a, b=b, image=f"{number:06d}.jpg", number=number)
+    grid = corpus.cache.run.grid
+    across = None if grid is None else grid[1]
+    return text.format(a=a, b=b, image=f"{number:06d}.jpg", number=number, across=across)
 
 
 def cold(cache: Path, query: str) -> float:

@@ -25,6 +25,12 @@ def readings_of(bound: Bound, name: str) -> Bound:
 def compile_overlap(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each image and layer in which both are read."""
     a, b = (token_layers(readings_of(bound, name), compiler) for name in ("a", "b"))
+    # Where all images have one grid, what is read of each is not brought to each pair of patches.
+    across, grids = (
+        (COLUMNS, f" JOIN {geometries(compiler.table('images'))} ON image_id = image")
+        if bound.run.grid is None
+        else (compiler.value("across", bound.run.grid[1]), "")
+    )
     # As powers: DuckDB plans a formula term by term, and where few images have both that is most of the time.
     squares = "pow(p // across - q // across, 2) + pow(p % across - q % across, 2)"
     apart = f"list_min(list_transform(q_all, lambda q: {squares}))"
@@ -36,8 +42,8 @@ WITH a AS (
 ), met AS (
   -- Patch numbers have no sign, but their differences do.
   SELECT image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,
-    list_sort(list_intersect(p_all, q_all)) AS patches, {COLUMNS} AS across
-  FROM a JOIN b USING (image, layer) JOIN {geometries(compiler.table("images"))} ON image_id = image
+    list_sort(list_intersect(p_all, q_all)) AS patches, {across} AS across
+  FROM a JOIN b USING (image, layer){grids}
 )
 SELECT image, layer, len(patches) AS both, len(p_all) + len(q_all) - len(patches) AS either,
   len(patches) / either AS iou,

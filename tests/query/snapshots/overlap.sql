@@ -2,6 +2,7 @@
 -- $token = 2
 -- $min_prob = 0.5
 -- $token_2 = 4
+-- $across = 4
 SELECT images.image, answer.layer, answer.both, answer.either, answer.iou, answer.distance, answer.patches, images.image_id
 FROM (WITH a AS (
     SELECT image, layer, list(position ORDER BY position) AS positions, max(logprob) AS logprob
@@ -18,8 +19,8 @@ FROM (WITH a AS (
   ), met AS (
     -- Patch numbers have no sign, but their differences do.
     SELECT image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,
-      list_sort(list_intersect(p_all, q_all)) AS patches, grid.columns::INTEGER AS across
-    FROM a JOIN b USING (image, layer) JOIN (SELECT image_id, width, height, transform, grid FROM read_parquet($images)) AS images ON image_id = image
+      list_sort(list_intersect(p_all, q_all)) AS patches, $across AS across
+    FROM a JOIN b USING (image, layer)
   )
   SELECT image, layer, len(patches) AS both, len(p_all) + len(q_all) - len(patches) AS either,
     len(patches) / either AS iou,

@@ -39,30 +39,41 @@ def compile_emergence(bound: Bound, compiler: Compiler) -> Relation:
 
 
 def _counted(bound: Bound, compiler: Compiler) -> Relation:
-    """`readings` has a row for each token, image and layer; layers that nothing reads are added after counting."""
+    """Each token's layers, those that nothing reads included.
+
+    Counted together are a token's readings, its images at their first layers, and all layers, each as rows of their
+    own: a plan without joins, which would take longer than a word's readings. One token takes no `place` among several.
+    """
     sets = token_sets(bound)
-    readings = []
-    for place, tokens in enumerate(sets):
-        counts = token_counts(bound.given(token=tokens), compiler)
-        readings.append(f"SELECT {compiler.value('place', place)} AS place, * FROM (\n  {indented(counts)}\n)")
-    labels = compiler.value("labels", [tokens.label for tokens in sets])
-    counted = compiler.value("counted", list(bound.layers.layers))
-    positions = "".join(f", coalesce(positions, 0) AS {name}" for name in COUNTED[bound["at"]])
+    counts = [token_counts(bound.given(token=tokens), compiler) for tokens in sets]
+    layers = f"SELECT unnest({compiler.value('counted', list(bound.layers.layers))})::INTEGER AS layer"
+    if len(sets) == 1:
+        readings, place, key, among = counts[0], "0 AS place", "", ""
+        token = compiler.value("label", sets[0].label)
+    else:
+        places = [compiler.value("place", place) for place in range(len(sets))]
+        parts = [
+            f"SELECT {place} AS place, * FROM (\n  {indented(sql)}\n)"
+            for place, sql in zip(places, counts, strict=True)
+        ]
+        readings = f"{chr(10)}UNION ALL{chr(10)}".join(parts)
+        place, key, among = "place", "place, ", "PARTITION BY place "
+        layers = f"SELECT unnest([{', '.join(places)}]) AS place, layer FROM ({layers})"
+        token = f"{compiler.value('labels', [tokens.label for tokens in sets])}[place + 1]"
+    positions = "".join(f", coalesce(sum(n), 0)::BIGINT AS {name}" for name in COUNTED[bound["at"]])
     sql = f"""\
-WITH readings AS (
-  {indented(f"{chr(10)}UNION ALL{chr(10)}".join(readings))}
-), counts AS (
-  SELECT place, layer, count(*) AS images, count(*) FILTER (layer = first) AS new, sum(n)::BIGINT AS positions
-  FROM (SELECT *, min(layer) OVER (PARTITION BY place, image) AS first FROM readings)
-  GROUP BY place, layer
-), tokens AS (
-  SELECT unnest({labels}) AS token, generate_subscripts({labels}, 1) - 1 AS place
-), layers AS (
-  SELECT unnest({counted})::INTEGER AS layer
+WITH readings AS MATERIALIZED (
+  {indented(readings)}
+), counted AS (
+  SELECT {key}layer, n, NULL AS first FROM readings
+  UNION ALL
+  SELECT {key}min(layer), NULL, 1 FROM readings GROUP BY {key}image
+  UNION ALL
+  SELECT *, NULL, NULL FROM ({layers})
 )
-SELECT place, token, layer, coalesce(images, 0) AS images, coalesce(new, 0) AS new,
-  sum(coalesce(new, 0)) OVER (PARTITION BY place ORDER BY layer)::BIGINT AS so_far{positions}
-FROM tokens CROSS JOIN layers LEFT JOIN counts USING (place, layer)"""
+SELECT {place}, {token} AS token, layer, count(n) AS images, count(first) AS new,
+  sum(count(first)) OVER ({among}ORDER BY layer)::BIGINT AS so_far{positions}
+FROM counted GROUP BY {key}layer"""
     columns = ("images", "new", "so_far", *COUNTED[bound["at"]])
     return Relation(sql, ("token", "layer"), columns, "images", ("answer.place", "answer.layer"))
 

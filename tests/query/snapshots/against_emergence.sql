@@ -3,9 +3,8 @@
 -- $from_layer = 1
 -- $to_layer = 3
 -- $value = dog
--- $place = 0
--- $labels = ['cat']
 -- $counted = [1, 2, 3]
+-- $label = cat
 -- $low = 0.025
 -- $high = 0.975
 SELECT answer.token, answer.layer, answer.images, answer.new, answer.so_far, answer.patches, answer.share, answer.low, answer.high, answer.against_images, answer.against_so_far, answer.against_share, answer.against_low, answer.against_high
@@ -14,40 +13,32 @@ FROM (WITH sides AS (
       (SELECT count(*) FROM read_parquet($images) AS images
       WHERE error IS NULL AND (list_contains(list_transform(images.objects, lambda item: item.label), $value))) AS chosen, (SELECT count(*) FROM read_parquet($images) AS images
       WHERE error IS NULL AND (NOT (list_contains(list_transform(images.objects, lambda item: item.label), $value)))) AS others
-    FROM (WITH readings AS (
-        SELECT $place AS place, * FROM (
-          SELECT image, layer, n FROM read_parquet($patch_top1)
-          WHERE token = $token AND layer BETWEEN $from_layer AND $to_layer AND image IN (SELECT image_id FROM read_parquet($images) AS images WHERE list_contains(list_transform(images.objects, lambda item: item.label), $value))
-        )
-      ), counts AS (
-        SELECT place, layer, count(*) AS images, count(*) FILTER (layer = first) AS new, sum(n)::BIGINT AS positions
-        FROM (SELECT *, min(layer) OVER (PARTITION BY place, image) AS first FROM readings)
-        GROUP BY place, layer
-      ), tokens AS (
-        SELECT unnest($labels) AS token, generate_subscripts($labels, 1) - 1 AS place
-      ), layers AS (
-        SELECT unnest($counted)::INTEGER AS layer
+    FROM (WITH readings AS MATERIALIZED (
+        SELECT image, layer, n FROM read_parquet($patch_top1)
+        WHERE token = $token AND layer BETWEEN $from_layer AND $to_layer AND image IN (SELECT image_id FROM read_parquet($images) AS images WHERE list_contains(list_transform(images.objects, lambda item: item.label), $value))
+      ), counted AS (
+        SELECT layer, n, NULL AS first FROM readings
+        UNION ALL
+        SELECT min(layer), NULL, 1 FROM readings GROUP BY image
+        UNION ALL
+        SELECT *, NULL, NULL FROM (SELECT unnest($counted)::INTEGER AS layer)
       )
-      SELECT place, token, layer, coalesce(images, 0) AS images, coalesce(new, 0) AS new,
-        sum(coalesce(new, 0)) OVER (PARTITION BY place ORDER BY layer)::BIGINT AS so_far, coalesce(positions, 0) AS patches
-      FROM tokens CROSS JOIN layers LEFT JOIN counts USING (place, layer)
-    ) AS own JOIN (WITH readings AS (
-        SELECT $place AS place, * FROM (
-          SELECT image, layer, n FROM read_parquet($patch_top1)
-          WHERE token = $token AND layer BETWEEN $from_layer AND $to_layer AND image IN (SELECT image_id FROM read_parquet($images) AS images WHERE NOT (list_contains(list_transform(images.objects, lambda item: item.label), $value)))
-        )
-      ), counts AS (
-        SELECT place, layer, count(*) AS images, count(*) FILTER (layer = first) AS new, sum(n)::BIGINT AS positions
-        FROM (SELECT *, min(layer) OVER (PARTITION BY place, image) AS first FROM readings)
-        GROUP BY place, layer
-      ), tokens AS (
-        SELECT unnest($labels) AS token, generate_subscripts($labels, 1) - 1 AS place
-      ), layers AS (
-        SELECT unnest($counted)::INTEGER AS layer
+      SELECT 0 AS place, $label AS token, layer, count(n) AS images, count(first) AS new,
+        sum(count(first)) OVER (ORDER BY layer)::BIGINT AS so_far, coalesce(sum(n), 0)::BIGINT AS patches
+      FROM counted GROUP BY layer
+    ) AS own JOIN (WITH readings AS MATERIALIZED (
+        SELECT image, layer, n FROM read_parquet($patch_top1)
+        WHERE token = $token AND layer BETWEEN $from_layer AND $to_layer AND image IN (SELECT image_id FROM read_parquet($images) AS images WHERE NOT (list_contains(list_transform(images.objects, lambda item: item.label), $value)))
+      ), counted AS (
+        SELECT layer, n, NULL AS first FROM readings
+        UNION ALL
+        SELECT min(layer), NULL, 1 FROM readings GROUP BY image
+        UNION ALL
+        SELECT *, NULL, NULL FROM (SELECT unnest($counted)::INTEGER AS layer)
       )
-      SELECT place, token, layer, coalesce(images, 0) AS images, coalesce(new, 0) AS new,
-        sum(coalesce(new, 0)) OVER (PARTITION BY place ORDER BY layer)::BIGINT AS so_far, coalesce(positions, 0) AS patches
-      FROM tokens CROSS JOIN layers LEFT JOIN counts USING (place, layer)
+      SELECT 0 AS place, $label AS token, layer, count(n) AS images, count(first) AS new,
+        sum(count(first)) OVER (ORDER BY layer)::BIGINT AS so_far, coalesce(sum(n), 0)::BIGINT AS patches
+      FROM counted GROUP BY layer
     ) AS other USING (place, token, layer)
   ), intervals AS (
     SELECT matched, images, min(n) FILTER (below >= $low) / images AS low, min(n) FILTER (below >= $high) / images AS high

@@ -91,6 +91,7 @@ OF_A_TOKEN = (
         "emergence({a})",
         "SELECT layer, count(DISTINCT image), count(*) FROM top1 WHERE token = {a} GROUP BY layer",
     ),
+    # Of the k best of each patch: more rows than the others have, who find nothing among the best alone.
     Question(
         "overlap",
         "overlap({a}, {b})",

@@ -98,7 +98,7 @@ def run(
     """Read a corpus of images with a model into a cache. The same command goes on with a run that was stopped."""
     options = {
         "images": images,
-        "model": model,
+        "model": named(model),
         "cache": cache or os.environ.get("VLQ_CACHE", ""),
         "prompt": asked_with(prompt),
         "prompt_column": prompt_column,
@@ -258,6 +258,13 @@ def parse_track(text: str) -> tuple[str, ...]:
     if text and not words:
         raise BadArgument(f"--track {text}: there is no word in it.", "Such as --track dog,ear")
     return words
+
+
+def named(model: str) -> str:
+    """The model's name. Raises BadArgument if there is none, as where a shell's variable is empty."""
+    if not model.strip():
+        raise BadArgument("--model is empty.", "Give a folder that save_pretrained wrote, or a Hugging Face hub id.")
+    return model
 
 
 def asked_with(prompt: str | None) -> str | None:

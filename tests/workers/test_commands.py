@@ -282,6 +282,12 @@ def test_layers() -> None:
             parse_layers(wrong)
 
 
+def test_a_model_without_a_name(vlq: Vlq, tmp_path: Path) -> None:
+    """It would be the folder that one is in."""
+    code, _, said = vlq("run", tmp_path, "--model", " ", "--cache", tmp_path / "cache")
+    assert (code, said.splitlines()[0]) == (2, "vlq: --model is empty.")
+
+
 def test_words_to_track(tmp_path: Path) -> None:
     assert parse_track("") == ()
     assert parse_track("dog, ear,dog,17") == ("dog", "ear", "17")

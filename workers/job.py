@@ -25,6 +25,7 @@ from vlq.workers.plan import (
     Plan,
     RunOptions,
     begin,
+    not_given,
     revision_for,
     settle,
 )
@@ -100,7 +101,13 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
     shards = 0
     if store is not None and run is not None:
         head, plan = settle(store, run, corpus, tracker.say)
-        if not (shards := len(missing_shards(store, plan.shards))):
+        missing = missing_shards(store, plan.shards)
+        if others := not_given(plan, corpus, missing, run.prompt_column):
+            tracker.say(
+                f"{others:,} of the images that are missing were planned before, and are none of these: "
+                "a run reads all that its cache lacks."
+            )
+        if not (shards := len(missing)):
             if not head.sealed:
                 index_beside(store, run, head)
                 head = seal(store, run, head, tracker)

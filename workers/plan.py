@@ -333,6 +333,12 @@ def _keys(table: pa.Table, prompt_column: str | None) -> Iterator[tuple[str, ...
     return zip(*(table[name].to_pylist() for name in told_apart), strict=True)
 
 
+def not_given(plan: Plan, corpus: pa.Table, shards: Sequence[int], prompt_column: str | None) -> int:
+    """How many images of these shards are none of the corpus'."""
+    given = {*_keys(corpus, prompt_column)}
+    return sum(key not in given for key in _keys(plan.rows_of_all(shards), prompt_column)) if shards else 0
+
+
 def _chosen_otherwise(plan: Plan, corpus: pa.Table, run: Run) -> int:
     """Of how many planned images the corpus says now that other patches are to be read."""
     if run.patches_column is None:

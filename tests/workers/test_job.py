@@ -117,6 +117,23 @@ def test_a_lost_shard_is_done_again(
     assert contents(cache) == contents(undisturbed)
 
 
+def test_images_that_are_read_and_not_asked_for_are_told(
+    tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path, no_ray: None
+) -> None:
+    """A run brings its cache to the end, however few images it is given the second time."""
+    cache = tmp_path / "cache"
+    shutil.copytree(undisturbed, cache)
+    for shard in (1, 4):
+        (cache / "commits" / f"{shard:08d}.json").unlink()
+    tracker = Silent()
+    assert run_job(options(tiny_model, images, cache, limit=3), tracker).fresh == 4
+    told = "3 of the images that are missing were planned before, and are none of these: a run reads all that its cache"
+    assert sum(line.startswith(told) for line in tracker.said) == 1
+    assert contents(cache) == contents(undisturbed)
+    run_job(options(tiny_model, images, cache, limit=3), again := Silent())
+    assert not any("planned before" in line for line in again.said)
+
+
 def test_a_run_stopped_after_its_last_shard_leaves_what_others_do(
     tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

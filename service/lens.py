@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from vlq.query.arrays import values
+from vlq.query.arrays import values_of
 from vlq.query.client import LocalCorpus
 from vlq.query.one import OneImage
 from vlq.query.tokens import Token, Vocabulary
@@ -55,8 +55,8 @@ def readings_of(corpus: LocalCorpus, image: OneImage, site: str, k: int) -> Read
     counts = {"patch": image.patches, "prompt": len(image.prompt_ids), "answer": len(image.answer_ids), "last": 1}
     count = counts[site]
     row = image.number - commit.first_image
-    arrays = {name: cache.array(commit.shard, f"{stored}/{name}") for name in ("token", "logprob", "entropy")}
-    token, logprob, entropy = (values(array, row)[:, own][:, :count] for array in arrays.values())
+    arrays = [cache.array(commit.shard, f"{stored}/{name}") for name in ("token", "logprob", "entropy")]
+    token, logprob, entropy = (array[:, own][:, :count] for array in values_of(arrays, row))
     return Readings(site, token[..., :k], logprob[..., :k].astype(np.float32), entropy)
 
 

@@ -14,7 +14,6 @@ from vlq.query.mistakes.values import NO_POSITION
 from vlq.query.parameters import ImageReference, Parameter, Position, Rank
 from vlq.query.patches import INSIDE
 from vlq.query.registry import Function
-from vlq.query.store import at_once
 from vlq.query.summary import Rows, Summary, count
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def load(bound: Bound, snapshot: Snapshot) -> pyarrow.Table:
     import numpy as np
     import pyarrow as pa
 
-    from vlq.query.arrays import values
+    from vlq.query.arrays import values_of
 
     image: int = bound["image"]
     layers, at, ranks = list(bound.layers.layers), bound["at"], bound["rank"]
@@ -71,7 +70,7 @@ def load(bound: Bound, snapshot: Snapshot) -> pyarrow.Table:
         for name in ("top1" if ranks == 1 else "token", "logprob")
     ]
     # One chunk holds the image with all its layers; what is not asked for is dropped here.
-    found = at_once(snapshot.cache.store, lambda array: values(array, image - commit.first_image), arrays)
+    found = values_of(arrays, image - commit.first_image)
     token, logprob = (array if array.ndim == 3 else array[..., None] for array in found)  # (layer, position, rank)
     # Others in its shard may have more positions, and perhaps not all of its patches were read.
     there = np.flatnonzero(token[layers[0], :, 0] != bound.run.no_id)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vlq.query.arrays import open_group
+from vlq.query.arrays import open_group, values_of
 from vlq.query.cache import Cache, read_run
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import CorruptCache
 from vlq.query.schema import array_specs
-from vlq.query.store import open_store
+from vlq.query.store import Store, open_store
 
 from ..counting import CountingStore
 from ..synthetic import make_cache
@@ -50,6 +51,40 @@ def test_an_image_is_two_ranges_of_an_array_and_then_one(
         np.testing.assert_array_equal(array[2], expected[name][2])
         np.testing.assert_array_equal(cache.array(0, name)[0], expected[name][0])  # opened anew, it knows
         assert store.requests == {"read_range": 2}
+
+
+class Together(CountingStore):
+    """A store elsewhere that gives ranges to so many askers at once, or to none."""
+
+    def __init__(self, behind: Store, askers: int) -> None:
+        super().__init__(behind)
+        self._all_there = threading.Barrier(askers)
+
+    is_here = False
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        self._all_there.wait(20)
+        return super().read_range(key, start, length)
+
+
+def test_several_arrays_are_read_side_by_side(tmp_path: Path) -> None:
+    _, run, expected = make_cache(tmp_path, images=4)
+    names = ["patch/token", "patch/logprob", "patch/entropy"]
+    cache = Cache("together", Together(open_store(str(tmp_path)), len(names)), run)
+    found = values_of([cache.array(0, name) for name in names], 2)
+    for name, array in zip(names, found, strict=True):
+        np.testing.assert_array_equal(array, expected[name][2])
+
+
+def test_of_several_arrays_the_damaged_one_is_told(tmp_path: Path) -> None:
+    store, run, _ = make_cache(tmp_path, images=4)
+    cache = Cache("damaged", store, run)
+    commit = cache.commit(0)
+    (path,) = tmp_path.glob(f"{commit.prefix}/patch/logprob/c/0/0/0/0")
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 255, *data[1:]]))
+    with pytest.raises(CorruptCache, match="patch/logprob is damaged"):
+        values_of([cache.array(0, name) for name in ("patch/token", "patch/logprob")], 0)
 
 
 def test_a_corpus_reads_no_more(counted: tuple[CountingStore, Cache, dict[str, np.ndarray]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
 import socket
@@ -107,6 +108,9 @@ def serve(
     app = create_app(settings)
     if settings.readers_token is None and host not in LOOPBACK:
         typer.echo(f"Whoever reaches {host} can read: set ${READERS} to let in those alone who know it.", err=True)
+    # What is loaded stays to the end: to look for cycles among it again stops all requests for some 60 ms each time.
+    gc.collect()
+    gc.freeze()
     server(app, host, port, log_level="info").run()
 
 

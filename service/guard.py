@@ -173,15 +173,18 @@ class _Refused(Exception):
         self.response.headers["Connection"] = "close"  # nobody waits for the rest of it
 
 
+def too_large(settings: Settings) -> _Refused:
+    return _Refused(413, f"The request is larger than {settings.most_body:,} bytes.", "Ask for less.")
+
+
 async def whole(receive: Receive, headers: Headers, settings: Settings) -> Receive:
     """What gives a request's body as one message, which has come before anything is done about it.
 
     Raises _Refused if it is too large, or not here in time.
     """
-    too_large = _Refused(413, f"The request is larger than {settings.most_body:,} bytes.", "Ask for less.")
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > settings.most_body:
-        raise too_large
+        raise too_large(settings)
     body, more = bytearray(), True
     try:
         async with asyncio.timeout(settings.body_time):
@@ -190,7 +193,7 @@ async def whole(receive: Receive, headers: Headers, settings: Settings) -> Recei
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
                 if len(body) > settings.most_body:
-                    raise too_large
+                    raise too_large(settings)
     except TimeoutError:
         late = f"The request was not here after {settings.body_time:g} seconds."
         raise _Refused(408, late, "Send it at once.") from None

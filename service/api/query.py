@@ -26,7 +26,7 @@ from vlq.query.render import as_json, csv_rows, jsonl_rows, plain
 from vlq.query.result import Result
 from vlq.query.schema import digest_of, to_json
 from vlq.query.typed import check_typed
-from vlq.service.answers import Kept
+from vlq.service.answers import LEAST_COMPRESSED, Kept, Packed, Part, Parts
 from vlq.service.api.shared import CorpusHere, ServedHere, headers_of, json_response, sent, tag_of, unchanged
 from vlq.service.errors import RESPONSES
 from vlq.service.served import Served, Times
@@ -269,12 +269,11 @@ async def _answer(request: Request, question: Question, served: Served) -> Respo
     asked = (served.name_of(corpus), await served.digest(corpus), repr(question))
     if (known := served.answers.get(asked)) is not None:
         return unchanged(request, known.tag) or sent(request, known, FORMS["json"])
-    # An answer that reads one cache alone is decided by that.
     made, times = await served.ask(request, lambda: _made(request, question, served, corpus))
     if isinstance(made, Page):
-        if made.kept is not None:
-            served.answers.put(asked, made.kept)
-        return Response(timed(made.body, times), 200, headers_of(made.tag), FORMS["json"])
+        if made.is_kept:
+            served.answers.put(asked, made.given(NO_TIME))
+        return sent(request, made.given(times), FORMS["json"])
     if isinstance(made, Response):
         return made
     return await _streamed(request, question, served, made, times)
@@ -282,11 +281,22 @@ async def _answer(request: Request, question: Question, served: Served) -> Respo
 
 @dataclass(frozen=True)
 class Page:
-    """An answer as JSON, but for what it took."""
+    """An answer as JSON, but for what it took, which stands at its end: it is compressed once, to be sent and kept."""
 
-    body: bytes
+    body: Packed | bytes
     tag: str
-    kept: Kept | None  # as it is sent when it is asked for again; None if it is not kept
+    is_kept: bool
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any], tag: str, is_kept: bool) -> Page:
+        body = as_json(about)[:-1]
+        return cls(body if len(body) < LEAST_COMPRESSED else Packed.of(Parts([Part(body)])), tag, is_kept)
+
+    def given(self, times: Times) -> Kept:
+        end = b',"timing":%s}' % as_json(timing(times))
+        if isinstance(self.body, bytes):
+            return Kept(self.body + end, self.tag, False)
+        return Kept(self.body.ended(end), self.tag, True)
 
 
 @dataclass(frozen=True)
@@ -329,13 +339,8 @@ def _made(request: Request, question: Question, served: Served, corpus: LocalCor
     }
     if form != "json":
         return Begun(result, about, cursor.start, limit, tag)
-    body = as_json({**about, "rows": result.part(cursor.start, limit)[0]})
-    return Page(body, tag, Kept.of(timed(body, NO_TIME), tag) if len(result.snapshots) == 1 else None)
-
-
-def timed(body: bytes, times: Times) -> bytes:
-    """A page with what it took this time."""
-    return b'%s,"timing":%s}' % (body[:-1], as_json(timing(times)))
+    # An answer that reads one cache alone is decided by that.
+    return Page.of({**about, "rows": result.part(cursor.start, limit)[0]}, tag, len(result.snapshots) == 1)
 
 
 async def _streamed(request: Request, question: Question, served: Served, begun: Begun, times: Times) -> Response:

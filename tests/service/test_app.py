@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import json
 import random
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 import threading
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,9 @@ from vlq.query.errors import LimitReached, NotFound, ServiceError, UnknownToken,
 from vlq.query.portrait import read_of
 from vlq.query.remote import RemoteCorpus
 from vlq.query.render import to_csv, to_jsonl
-from vlq.service.answers import Answers, Kept, Part, Parts
+from vlq.service.answers import Answers, Kept, Packed, Part, Parts
 from vlq.service.app import create_app
+from vlq.service.command import serve
 from vlq.service.counts import counted
 from vlq.service.served import Served
 from vlq.service.settings import Settings
@@ -163,6 +166,27 @@ def test_parts_are_compressed_as_one() -> None:
         program = subprocess.run(["gzip", "-dc"], input=made.data, capture_output=True, check=True)
         assert (program.stdout, program.stderr) == (whole, b"")
     assert Kept.of(Parts([Part(b"a"), Part(b"b")]), "tag") == Kept(b"ab", "tag", False)
+
+
+def test_one_beginning_has_several_ends() -> None:
+    text = b"the same again and again, " * 400
+    packed = Packed.of(Parts([Part(text)]))
+    for end in (b"", b"an end", bytes(range(256)) * 4):
+        whole = packed.ended(end)
+        assert gzip.decompress(whole) == text + end
+        assert subprocess.run(["gzip", "-dc"], input=whole, capture_output=True, check=True).stdout == text + end
+
+
+def test_an_answer_is_compressed_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[object] = []
+    usual = zlib.compressobj
+    monkeypatch.setattr(zlib, "compressobj", lambda *args, **more: begun.append(args) or usual(*args, **more))
+    asked = {"query": "readings('dog')", "limit": 60}
+    for _ in range(2):  # made, and kept
+        with site.client.stream("POST", "/v1/query", json=asked, headers={"Accept-Encoding": "gzip"}) as answer:
+            raw = b"".join(answer.iter_raw())
+        assert (answer.headers["content-encoding"], len(begun)) == ("gzip", 1)
+        assert json.loads(gzip.decompress(raw))["rows"]
 
 
 def test_few_bytes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -771,3 +795,22 @@ def test_images_may_have_columns_of_any_name(tmp_path: Path) -> None:
         told = httpx2.get(f"{url}/v1/images/1").json()
     assert (told["previous"], told["next"]) == (0, 2)
     assert told["columns"] == {"previous": 6, "following": "b"}
+
+
+def test_what_is_loaded_is_not_searched_for_cycles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process that serves until its end; which takes tens of milliseconds while everybody waits."""
+    make_cache(tmp_path, images=1)
+    frozen: list[int] = []
+
+    class Ended:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def run(self) -> None:
+            frozen.append(gc.get_freeze_count())
+
+    monkeypatch.setattr("vlq.service.server.server", Ended)
+    try:
+        serve(cache=[str(tmp_path)], port=0)
+    finally:
+        gc.unfreeze()
+    assert frozen[0] > 10_000

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import duckdb
 from fastapi import Request
@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 LOOK_AGAIN = 30.0
 """Seconds until a sealed cache is looked at again: somebody may have annotated it."""
+
+Kind = Literal["question", "image", "look-up"]
+"""What is asked, by how long it may take."""
 
 NOTICE = 0.25
 """Seconds until it is noticed that nobody waits for an answer any more."""
@@ -78,8 +81,11 @@ class Served:
         self.models = Models(settings) if settings.intervene else None
         self.answers = Answers()
         self.waiting = 0
-        self._questions = Turns(settings.at_once, "question")
-        self._look_ups = Turns(1, "look-up")
+        self._turns = {
+            "question": Turns(settings.at_once, "question"),
+            "image": Turns(settings.at_once, "image"),
+            "look-up": Turns(1, "look-up"),
+        }
         self._kept: dict[tuple[str, Callable[..., Any]], tuple[str, Any]] = {}
         self._making = Lock()
         self._looked: dict[str, float] = {}
@@ -94,7 +100,7 @@ class Served:
                     self.kept(corpus, counted).prepare()
 
     def close(self) -> None:
-        for turns in (self._questions, self._look_ups):
+        for turns in self._turns.values():
             turns.threads.shutdown(cancel_futures=True)
         self.runs.launcher.close()
         if self.models is not None:
@@ -174,16 +180,16 @@ class Served:
             text = text.replace(place, places[place])
         return text
 
-    async def ask(self, request: Request, work: Callable[[], T], *, look_up: bool = False) -> tuple[T, Times]:
-        """What some work gives that asks the corpora, in its turn, and what it took. What only looks something up, in a
-        millisecond or so, does not wait for questions.
+    async def ask(self, request: Request, work: Callable[[], T], kind: Kind = "question") -> tuple[T, Times]:
+        """What some work gives that asks the corpora, in its turn, and what it took. What reads one image or looks
+        something up, in some milliseconds, does not wait for questions: those may be about all images.
 
         Raises Busy if too many wait already, LimitReached if it takes too long or who asked has gone.
         """
         if self.waiting >= self.settings.waiting + self.settings.at_once:
             raise Busy("Too many questions are waiting.", "Ask again in a moment.")
         self.waiting += 1
-        turns = self._look_ups if look_up else self._questions
+        turns = self._turns[kind]
         begun = time.perf_counter()
         deadline = Deadline(self.settings.timeout)
 

@@ -61,7 +61,7 @@ class Described(BaseModel):
 @router.get("/{id}", response_model=Described)
 async def image(request: Request, served: ServedHere, corpus: CorpusHere, id: Number) -> Response:
     """What is known of an image: name, size, geometry, texts, and its own columns."""
-    return await answered(request, served, corpus, lambda: described(corpus, id), look_up=True)
+    return await answered(request, served, corpus, lambda: described(corpus, id), turn="look-up")
 
 
 @router.get(
@@ -102,7 +102,7 @@ async def lens(
         }
 
     kind = SAFETENSORS if format == "binary" else "application/json"
-    return await answered(request, served, corpus, work, kind)
+    return await answered(request, served, corpus, work, kind, turn="image")
 
 
 @router.get("/{id}/pixels", response_description="The picture.", responses={200: {"content": {"image/*": {}}}})
@@ -125,7 +125,7 @@ async def pixels(
             raise NotFound(f"{found.name} is not where it was, or no longer the same.", "Its readings are here.")
         return Response(drawn[0], 200, headers_of(tag), drawn[1])
 
-    return (await served.ask(request, work))[0]
+    return (await served.ask(request, work, "image"))[0]
 
 
 @router.get("/{id}/page", response_description="An HTML file.", responses={200: {"content": {"text/html": {}}}})

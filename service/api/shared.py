@@ -14,7 +14,7 @@ from vlq.query.client import LocalCorpus
 from vlq.query.errors import BadRequest
 from vlq.query.render import as_json
 from vlq.service.answers import Kept, Parts
-from vlq.service.served import Served
+from vlq.service.served import Kind, Served
 
 # Dependencies are coroutines: FastAPI has others run in threads, which takes longer than they do.
 
@@ -64,11 +64,11 @@ async def answered(
     kind: str = "application/json",
     others: tuple[object, ...] = (),
     *,
-    look_up: bool = False,
+    turn: Kind = "question",
 ) -> Response:
     """What follows from a corpus and a request's address, unless who asks has it; made anew unless it was asked for not
     long ago. `make` gives values to be told as JSON, or bytes of another kind, whole or in parts. `others` are what
-    else decides it; `look_up` is as in `Served.ask`."""
+    else decides it; whose turn it is, `Served.ask` tells."""
     # The path and the query as they came: `request.url` would put a URL together and take it apart again.
     tag = tag_of(await served.digest(corpus), *others, request.scope["path"], request.scope["query_string"])
     if (known := unchanged(request, tag)) is not None:
@@ -79,7 +79,7 @@ async def answered(
         return Kept.of(values if isinstance(values, bytes | Parts) else as_json(values), tag)
 
     if (answer := served.answers.get(tag)) is None:
-        made, _ = await served.ask(request, work, look_up=look_up)
+        made, _ = await served.ask(request, work, turn)
         served.answers.put(tag, made)
         answer = made
     return sent(request, answer, kind)

@@ -70,7 +70,7 @@ async def search(
         counts = served.kept(corpus, counted)
         return {"site": counts.site, "tokens": [found(corpus, one) for one in counts.search(q, limit)]}
 
-    return await answered(request, served, corpus, work, look_up=True)
+    return await answered(request, served, corpus, work, turn="look-up")
 
 
 @router.get("/{id}", response_model=Token)
@@ -93,7 +93,7 @@ async def token(
             "next": counts.ordered[place - 1] if place else None,
         }
 
-    return await answered(request, served, corpus, work, look_up=True)
+    return await answered(request, served, corpus, work, turn="look-up")
 
 
 # --- where a token is read -------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ import vlq
 from vlq.query.client import ask
 from vlq.query.engine import Engine
 from vlq.query.errors import LimitReached, NotFound, ServiceError, UnknownToken, VlqError
+from vlq.query.one import one_image
 from vlq.query.portrait import read_of
 from vlq.query.remote import RemoteCorpus
 from vlq.query.render import to_csv, to_jsonl
@@ -36,6 +37,7 @@ from vlq.service.answers import Answers, Kept, Packed, Part, Parts
 from vlq.service.app import create_app
 from vlq.service.command import serve
 from vlq.service.counts import counted
+from vlq.service.images import _found
 from vlq.service.served import Served
 from vlq.service.settings import Settings
 
@@ -187,6 +189,15 @@ def test_an_answer_is_compressed_once(site: Site, monkeypatch: pytest.MonkeyPatc
             raw = b"".join(answer.iter_raw())
         assert (answer.headers["content-encoding"], len(begun)) == ("gzip", 1)
         assert json.loads(gzip.decompress(raw))["rows"]
+
+
+def test_an_image_is_looked_up_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("vlq.service.images.one_image", lambda corpus, id: asked.append(id) or one_image(corpus, id))
+    _found.cache_clear()
+    for path in ("lens?k=1&format=json", "lens?k=2&format=json"):
+        assert site.client.get(f"/v1/images/0/{path}").json()["image"] == 0
+    assert asked == [0]
 
 
 def test_few_bytes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,7 +282,7 @@ def test_too_many_questions_are_sent_away(folder: Path, monkeypatch: pytest.Monk
         assert statuses == [200] * 3
 
 
-def test_look_ups_do_not_wait_for_questions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_and_look_ups_do_not_wait_for_questions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(Settings({"one": str(folder)}, at_once=1))
     corpus, gate = app.state.served.corpora["one"], threading.Event()
     usual = corpus.query
@@ -298,7 +298,8 @@ def test_look_ups_do_not_wait_for_questions(folder: Path, monkeypatch: pytest.Mo
             thread.start()
         while app.state.served.waiting < 2:
             time.sleep(0.01)
-        for path in ("/v1/tokens/3", "/v1/tokens?q=d", "/v1/images/0"):
+        images = ("/v1/images/0", "/v1/images/0/lens", "/v1/images/1/lens?k=1&format=json")
+        for path in ("/v1/tokens/3", "/v1/tokens?q=d", *images):
             assert httpx2.get(url + path).status_code == 200
         assert (app.state.served.waiting, statuses) == (2, [])
         gate.set()

@@ -7,24 +7,30 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_TIME = 10.0
 """Seconds until the head of a request is here whole. Bodies have a limit of their own: `vlq.service.guard`."""
+
+HEAD_BYTES = 64 * 1024
+"""Of the head of a request at most."""
+
+TOO_LARGE = "The head of the request is too large."
 
 MOST_CONNECTIONS = 1_000
 """More are sent away."""
 
 
-class Protocol(H11Protocol):
-    """HTTP/1.1, where a connection that has not sent the head of a request in time is closed.
+class Protocol(HttpToolsProtocol):
+    """HTTP/1.1, where a connection that has not sent the head of a request in time is closed, and a large head refused.
 
-    uvicorn ends connections that are silent between two requests, but waits for ever for the rest of one.
+    uvicorn ends connections that are silent between two requests, but waits for ever for the rest of one, however long.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._late: asyncio.TimerHandle | None = None
+        self._head = -1  # bytes that came while a head was not whole; below 0 there is none
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -36,6 +42,21 @@ class Protocol(H11Protocol):
             self._cancel()  # a request is being answered
         elif self._late is None:
             self._expect()
+        if self._head >= 0:
+            self._head += len(data)
+            if self._head > HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response(TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head = 0
+
+    def on_headers_complete(self) -> None:
+        self._head = -1
+        # The parser makes a refusal of what is raised here.
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
+            raise ValueError(TOO_LARGE)
+        super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()

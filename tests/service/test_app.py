@@ -641,8 +641,8 @@ def _count(text: str) -> float:
 
 def test_metrics_are_prometheus(site: Site) -> None:
     """Its own client reads them; what strangers call their methods does not make them more."""
-    for method in ("BREW", "X" * 40):
-        assert site.client.request(method, "/v1/info").status_code == 405
+    for method, status in (("PROPFIND", 405), ("BREW", 400), ("X" * 40, 400)):
+        assert site.client.request(method, "/v1/info").status_code == status
     families = {family.name: family for family in text_string_to_metric_families(site.client.get("/metrics").text)}
     assert families["vlq_request_seconds"].type == "histogram"
     methods = {sample.labels["method"] for sample in families["vlq_requests"].samples}

@@ -59,7 +59,7 @@ def guarded(folder: Path) -> Iterator[str]:
         ({"Authorization": "Bearer"}, 401),
         ({"Authorization": "Bearer é".encode()}, 401),
         ({"Cookie": f"{COOKIE}={READER}"}, 401),  # a browser keeps no token
-        ({"Cookie": f"{COOKIE}=\x01; ="}, 401),
+        ({"Cookie": f"{COOKIE}=; ; ="}, 401),
         ({"Cookie": f"{COOKIE}={ticket_of('another')}"}, 401),
         ({"Authorization": f"Bearer {READER}"}, 200),
         ({"Authorization": f"bearer {OPERATOR}"}, 200),
@@ -227,6 +227,22 @@ def test_200_slow_clients_keep_nobody_waiting(folder: Path, monkeypatch: pytest.
         finally:
             for connection in slow:
                 connection.close()
+
+
+@pytest.mark.parametrize("piece", [1_000, 1 << 20])
+@pytest.mark.parametrize("end", [b"", b"\r\n\r\n"])
+def test_a_head_has_a_size(site: Site, piece: int, end: bytes) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: " + b"x" * 70_000 + end
+    with socket.create_connection((urlsplit(site.url).hostname, urlsplit(site.url).port or 0), 10) as connection:
+        with suppress(ConnectionError):  # it may be closed before all is sent
+            for start in range(0, len(head), piece):
+                connection.sendall(head[start : start + piece])
+        with suppress(ConnectionResetError):
+            assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+            assert connection.recv(65536) == b""
+    short = {"X-Long": "x" * 60_000}
+    with httpx2.Client() as kept:
+        assert [kept.get(f"{site.url}/healthz", headers=short).status_code for _ in range(3)] == [200, 200, 200]
 
 
 def test_a_question_has_its_time(folder: Path) -> None:

@@ -211,7 +211,7 @@ def test_the_smallest_table_is_read(cases: dict[str, Case]) -> None:
         ("first_layer('cat', at='last', min_patches=2)", "min_patches: with at='last' a layer has 1 position. Got 2."),
         ("first_layer('cat', min_patches=13)", "min_patches: with at='patch' a layer has 12 positions. Got 13."),
         ("first_layer('cat', by='patch', min_patches=2)", "min_patches: with by='patch' a row has 1 position. Got 2."),
-        ("first_layer('cat', layers=(1, 2), min_run=3)", "min_run: there are 2 layers to look at. Got 3."),
+        ("first_layer('cat', layers=(1, 2), min_run=3)", "min_run: 2 layers can be looked at. Got 3."),
         ("first_layer('cat', rank=5)", "rank: this cache holds the 4 best tokens of a reading. Got 5."),
     ],
 )

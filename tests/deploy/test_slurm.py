@@ -28,7 +28,8 @@ signal.pause()';; *) exec sleep 600;; esac""",
 trap 'echo "vlq ended" >> "$CALLS"; exit 143' TERM
 [ -n "${QUICK:-}" ] || while true; do sleep 0.1; done""",
     # Whether all machines are there is asked of Ray itself; those behind the first one are started by one command.
-    "python3": """case "$*" in *"import ray"*) shift $(($# - 1)); [ "$(grep -c '^ray start' "$CALLS")" -ge $(($1 < 2 ? 1 : 2)) ];;
+    "python3": """case "$*" in *"import ray"*) shift $(($# - 1))
+[ "$(grep -c '^ray start' "$CALLS")" -ge $(($1 < 2 ? 1 : 2)) ];;
 *) exec "$PYTHON" "$@";; esac""",
     "hostname": "echo localhost",
 }

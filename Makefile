@@ -6,7 +6,7 @@ PIP_OPTIONS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq $(PIP_OPTIONS) -c constraints.txt
 
-.PHONY: demo test lint types tests test-http test-torchvision test-s3 smoke storm bench docs format clean
+.PHONY: demo test lint types tests test-pages test-http test-torchvision test-s3 smoke storm bench docs format clean
 
 demo: $(VENV)/workers.installed  ## Environment, a cache of 300 scenes, three answers.
 	$(BIN)/vlq demo
@@ -21,7 +21,10 @@ types: $(VENV)/dev.installed
 	$(BIN)/mypy
 
 tests: $(VENV)/dev.installed
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+test-pages: $(VENV)/dev.installed  ## Of the tests those alone that look at pages in a browser.
+	$(BIN)/python -m pytest tests/service/test_*_browser.py
 
 test-http: $(VENV)/dev.installed  ## The client's tests again, asked of a server over HTTP, with fewer random examples.
 	$(BIN)/python -m pytest --door http --examples 0.1 tests/query

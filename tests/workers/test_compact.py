@@ -190,10 +190,12 @@ def test_readers_while_a_run_commits_and_a_compactor_indexes(growing: Path, fini
                 assert found == of_shards(expected, shards)
                 assert shards <= after | set(range(len(committed) + 1))
 
-    threads = [guarded(compacting), guarded(reading), guarded(reading)]
+    threads: list[threading.Thread] = []
     for shard in (0, 1, 3, 2, 4, 6, 7, 5, 8, 9, 11, 10):
         commit(growing, finished, shard)
         committed.append(shard)
+        # Of a cache that holds nothing yet nothing can be asked.
+        threads = threads or [guarded(compacting), guarded(reading), guarded(reading)]
         time.sleep(0.15)
         while shard == 7 and not failures and not any(covered for covered, _ in [*states]):
             time.sleep(0.05)  # until somebody was told of a part

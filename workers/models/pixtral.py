@@ -12,7 +12,8 @@ from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
 from vlq.query.errors import ModelError
-from vlq.workers.models.base import Layout, LensModel, longest_edge, soft_capped, stretched
+from vlq.workers.models.base import Layout, LensModel, longest_edge, stretched
+from vlq.workers.models.paligemma import PaliGemma
 
 
 class PixtralProcessor(ProcessorMixin):
@@ -115,10 +116,7 @@ class MistralLarge4(Mistral3):
     """`MistralLarge4ForConditionalGeneration`, which caps its logits softly."""
 
     family = "MistralLarge4ForConditionalGeneration"
-
-    def finish(self, logits: Tensor) -> Tensor:
-        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        return logits if cap is None else soft_capped(logits, cap)
+    finish = PaliGemma.finish
 
 
 class LightOnOcr(Pixtral):

@@ -142,6 +142,14 @@ def pixels(least: int, most: int, side: int = 8, frames: int = 1) -> dict[str, i
 # --- images that keep their shape ----------------------------------------------------------------------------------
 
 
+def with_vision(start: str, image: str, end: str, video: str) -> tuple[Any, dict[str, int]]:
+    """A tokenizer with the tokens around an image, for its patches and for a video's, and what a configuration has of
+    them."""
+    tokenizer = tokenizer_with(start, image, end, video)
+    named = {"vision_start": start, "image": image, "vision_end": end, "video": video}
+    return tokenizer, ids(tokenizer, **{f"{name}_token_id": token for name, token in named.items()})
+
+
 def qwen(
     folder: Path,
     name: str,
@@ -150,14 +158,7 @@ def qwen(
     vision: Mapping[str, Any] | None = None,
 ) -> Path:
     tokens = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"]
-    tokenizer = tokenizer_with(*tokens)
-    its = ids(
-        tokenizer,
-        vision_start_token_id=tokens[0],
-        image_token_id=tokens[1],
-        vision_end_token_id=tokens[2],
-        video_token_id=tokens[3],
-    )
+    tokenizer, its = with_vision(*tokens)
     model = make(name, tokenizer, text or {}, PATCH | (vision or {}), **its)
     images = transformers.Qwen2VLImageProcessorPil(
         patch_size=4, merge_size=2, temporal_patch_size=2, size=pixels(12, 48)
@@ -167,14 +168,7 @@ def qwen(
 
 def cohere_compass(folder: Path) -> Path:
     tokens = ["<|VISION_START|>", "<|IMAGE_PAD|>", "<|VISION_END|>", "<|VIDEO_PAD|>"]
-    tokenizer = tokenizer_with(*tokens)
-    its = ids(
-        tokenizer,
-        vision_start_token_id=tokens[0],
-        image_token_id=tokens[1],
-        vision_end_token_id=tokens[2],
-        video_token_id=tokens[3],
-    )
+    tokenizer, its = with_vision(*tokens)
     kinds = ["full_attention", "sliding_attention", "full_attention"]
     text = {"layer_types": kinds, "rope_parameters": dict.fromkeys(kinds, ROPE)}
     model = make("CohereCompass", tokenizer, text, PATCH | DEEPSTACK, **its)
@@ -192,14 +186,7 @@ def cohere_compass(folder: Path) -> Path:
 
 def cosmos3_edge(folder: Path) -> Path:
     tokens = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"]
-    tokenizer = tokenizer_with(*tokens)
-    its = ids(
-        tokenizer,
-        vision_start_token_id=tokens[0],
-        image_token_id=tokens[1],
-        vision_end_token_id=tokens[2],
-        video_token_id=tokens[3],
-    )
+    tokenizer, its = with_vision(*tokens)
     vision = {"patch_size": 4, "num_patches": 16, "spatial_merge_size": 2}
     model = make("Cosmos3Edge", tokenizer, {"rope_parameters": ROPE}, vision, **its)
     images = transformers.Cosmos3EdgeImageProcessorPil(patch_size=4, merge_size=2, size=pixels(12, 48))

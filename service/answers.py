@@ -71,6 +71,12 @@ class Packed:
         return b"".join([self.data, b"\x01", lengths, end, trailer])
 
 
+def beginning_of(body: bytes | Parts) -> Packed | bytes:
+    """An answer's beginning, compressed if it is not short."""
+    parts = Parts([Part(body)]) if isinstance(body, bytes) else body
+    return parts.whole if sum(len(part.data) for part in parts) < LEAST_COMPRESSED else Packed.of(parts)
+
+
 HEADER = bytes.fromhex("1f8b 08 00 00000000 04 ff")
 """Of gzip: DEFLATE, no name, no time, compressed fast, on any system."""
 
@@ -85,10 +91,14 @@ class Kept:
 
     @classmethod
     def of(cls, body: bytes | Parts, tag: str) -> Kept:
-        parts = Parts([Part(body)]) if isinstance(body, bytes) else body
-        if sum(len(part.data) for part in parts) < LEAST_COMPRESSED:
-            return cls(parts.whole, tag, False)
-        return cls(Packed.of(parts).ended(), tag, True)
+        return cls.ending(beginning_of(body), b"", tag)
+
+    @classmethod
+    def ending(cls, beginning: Packed | bytes, end: bytes, tag: str) -> Kept:
+        """What begins as `beginning_of` gives it."""
+        if isinstance(beginning, bytes):
+            return cls(beginning + end, tag, False)
+        return cls(beginning.ended(end), tag, True)
 
     @property
     def size(self) -> int:

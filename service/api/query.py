@@ -26,7 +26,7 @@ from vlq.query.render import as_json, csv_rows, jsonl_rows, plain
 from vlq.query.result import Result
 from vlq.query.schema import digest_of, to_json
 from vlq.query.typed import check_typed
-from vlq.service.answers import LEAST_COMPRESSED, Kept, Packed, Part, Parts
+from vlq.service.answers import Kept, Packed, beginning_of
 from vlq.service.api.shared import CorpusHere, ServedHere, headers_of, json_response, sent, tag_of, unchanged
 from vlq.service.errors import RESPONSES
 from vlq.service.served import Served, Times
@@ -289,14 +289,10 @@ class Page:
 
     @classmethod
     def of(cls, about: Mapping[str, Any], tag: str, is_kept: bool) -> Page:
-        body = as_json(about)[:-1]
-        return cls(body if len(body) < LEAST_COMPRESSED else Packed.of(Parts([Part(body)])), tag, is_kept)
+        return cls(beginning_of(as_json(about)[:-1]), tag, is_kept)
 
     def given(self, times: Times) -> Kept:
-        end = b',"timing":%s}' % as_json(timing(times))
-        if isinstance(self.body, bytes):
-            return Kept(self.body + end, self.tag, False)
-        return Kept(self.body.ended(end), self.tag, True)
+        return Kept.ending(self.body, b',"timing":%s}' % as_json(timing(times)), self.tag)
 
 
 @dataclass(frozen=True)

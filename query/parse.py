@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,10 @@ MAX_LENGTH = 10_000
 MAX_DEPTH = 100
 """Levels of nesting."""
 
+_READING = threading.Lock()
+"""Python counts how deep a tree is in one place for all threads, and stops where two count at once (cpython#106905).
+Its filters of warnings are all threads' too."""
+
 Span = tuple[int, int]
 
 
@@ -33,7 +38,7 @@ def parse(text: str) -> Node:
     if len(source) > MAX_LENGTH:
         raise syntax.TOO_LONG.error(length=len(source), most=MAX_LENGTH)
     try:
-        with warnings.catch_warnings():
+        with _READING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of backslashes, which patterns are full of
             tree = ast.parse(source, mode="eval")
     except SyntaxError as error:

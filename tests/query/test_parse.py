@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -304,3 +306,31 @@ def test_no_text_raises_anything_but_a_query_error(text: str) -> None:
         assert str(error).encode()
         start, end = error.span or (0, 0)
         assert 0 <= start <= end <= len(text) + 1
+
+
+class Cycle:
+    """Garbage of which collection gives way to other threads, also in the midst of a tree."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+    def __del__(self) -> None:
+        time.sleep(0)
+
+
+def test_threads_that_parse_at_once() -> None:
+    """In Python 3.11 trees that are made at once disturb one another (cpython#106905)."""
+    text = "first_layer('dog', layers=[1, 2, 3]).where(layer == 1 and logprob > (2 + 3 * (4 - layer)))"
+    expected = parse(text)
+
+    def equal(_: int) -> bool:
+        Cycle()
+        return parse(text).equals(expected)
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(5)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(equal, range(200)))
+    finally:
+        gc.set_threshold(*thresholds)

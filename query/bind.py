@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from propcache.api import cached_property
 
 from vlq.query.against import Split
 from vlq.query.compile import Compiler, Relation, Statement, indented, quoted

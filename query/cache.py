@@ -11,9 +11,11 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from propcache.api import cached_property
 
 from vlq.query.copies import Copies, local_files
 from vlq.query.errors import CacheError, CorruptCache, NoCache

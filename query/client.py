@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from propcache.api import cached_property
 
 from vlq.query.asked import Asked, question
 from vlq.query.cache import SERVICES, Cache, default_url

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+from propcache.api import cached_property
 
 from vlq.query.bootstrap import RESAMPLES, SEED, ends
 from vlq.query.cells import read_by

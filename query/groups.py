@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
+
+from propcache.api import cached_property
 
 from vlq.query.bind import Bound, Counts, Scope, Table
 from vlq.query.compile import Compiler, Relation, indented, quoted

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import zarr
+from propcache.api import cached_property
 
 from vlq.query.arrays import values
 from vlq.query.cache import Cache, committed

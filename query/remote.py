@@ -12,9 +12,10 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
+
+from propcache.api import cached_property
 
 from vlq.query.answer import SHOWN_ROWS, Answer
 from vlq.query.arrow import rows_of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from propcache.api import cached_property
 
 from vlq.query.answer import SHOWN_ROWS
 from vlq.query.arrow import collector_paused, named_rows

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
+
+from propcache.api import cached_property
 
 from vlq.query.against import Split
 from vlq.query.bind import Counts, Scope, Table, column_types

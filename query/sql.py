@@ -10,9 +10,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+from propcache.api import cached_property
 
 from vlq.query.answer import Answer
 from vlq.query.arrow import rows_of, whole_numbers

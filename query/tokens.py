@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
+
+from propcache.api import cached_property
 
 from vlq.query.errors import VlqError
 from vlq.query.mistakes.calls import UNQUOTED

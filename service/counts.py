@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
+
+from propcache.api import cached_property
 
 from vlq.query.client import LocalCorpus
 from vlq.query.portrait import read_of

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from propcache.api import cached_property
 
 from vlq.query.cache import committed, latest_head, read_run
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from statistics import median
+
+from propcache.api import cached_property
 
 from vlq.query.bind import Counts, Scope, Table, bind
 from vlq.query.bounds import LOW

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
 from typing import Any
+
+from propcache.api import cached_property
 
 from vlq.query.errors import CorruptCache
 from vlq.query.schema.keys import _TRANSLATOR, _UNEMBED

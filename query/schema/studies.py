@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from typing import Any, ClassVar
+
+from propcache.api import cached_property
 
 from vlq.query.errors import CorruptCache
 from vlq.query.schema.keys import STUDIES

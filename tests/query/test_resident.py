@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -114,3 +116,22 @@ def test_threads_that_ask_at_once(cases: dict[str, Case], monkeypatch: pytest.Mo
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda query: answers(corpus, query), asked))
     assert found == [expected[query] for query in asked]
+
+
+def test_one_thread_s_question_does_not_wait_for_another_s(
+    cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they did, where `functools.cached_property` holds one lock for all instances of a class."""
+    corpus = opened(cases["several shards"])
+    queries = [f"first_layer('{word}')" for word in WORDS[:2]]
+    expected = [answers(corpus, query) for query in queries]
+    meeting = threading.Barrier(len(queries), timeout=30)
+    rows = corpus.engine.rows
+
+    def met(*asked: Any) -> Any:
+        meeting.wait()
+        return rows(*asked)
+
+    monkeypatch.setattr(corpus.engine, "rows", met)
+    with ThreadPoolExecutor(len(queries)) as threads:
+        assert list(threads.map(lambda query: answers(corpus, query), queries)) == expected

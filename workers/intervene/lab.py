@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from propcache.api import cached_property
 
 from vlq.query.chosen import Written, chosen, numbered, tokens_of
 from vlq.query.client import LocalCorpus

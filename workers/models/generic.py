@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from functools import cached_property
 from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from propcache.api import cached_property
 from torch import Tensor, nn
 
 from vlq.query.errors import ModelError

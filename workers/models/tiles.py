@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from PIL import Image
+from propcache.api import cached_property
 from torch import Tensor
 
 from vlq.query.errors import ModelError

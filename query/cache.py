@@ -35,6 +35,7 @@ from vlq.query.schema import (
     LensSpec,
     Run,
     Stored,
+    array_specs,
     commit_key,
     digest_of,
     head_key,
@@ -503,6 +504,13 @@ class Cache:
         from vlq.query.arrays import open_array
 
         return open_array(self.store, self.commit(shard), name)
+
+    def values(self, commit: Commit, name: str) -> np.ndarray:
+        """All of one of a shard's arrays. Raises CorruptCache if it is not what was written."""
+        from vlq.query.whole import whole
+
+        specs = array_specs(self.run, commit.images, commit.lengths)
+        return whole(self.store, commit, next(spec for spec in specs if spec.name == name))
 
     def info(self) -> dict[str, Any]:
         """What `vlq info` shows, as plain values."""

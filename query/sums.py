@@ -14,7 +14,6 @@ from vlq.query.errors import CorruptCache
 from vlq.query.schema import DIVERGENCE, Commit, Run
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow
 
     from vlq.query.cache import Cache, Snapshot
@@ -49,8 +48,8 @@ def entropies(
     for done, commit in enumerate(commits):
         for site in sites:
             stored, own = run.stored_at(site)
-            mass[site] += _array(cache, commit, f"sum/{site}")
-            found = _array(cache, commit, f"{stored}/entropy")[:, :, own]  # (image, layer, position)
+            mass[site] += cache.values(commit, f"sum/{site}")
+            found = cache.values(commit, f"{stored}/entropy")[:, :, own]  # (image, layer, position)
             there = np.isfinite(found)  # not of an image that failed, nor where it has no patch or none that was read
             positions[site] += int(there[:, run.read_layers[0]].sum())
             images[site] += int(there[:, run.read_layers[0]].any(-1).sum())
@@ -82,16 +81,6 @@ def entropies(
         "entropy_of_mean": pa.float64(),
     }
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))
-
-
-def _array(cache: Cache, commit: Commit, name: str) -> np.ndarray:
-    import numpy as np
-
-    try:
-        return np.asarray(cache.array(commit.shard, name)[...])
-    except (ValueError, RuntimeError) as error:  # as Zarr and its codecs have it
-        what = f"{commit.prefix}/{name} in {cache.called} cannot be read: {error}"
-        raise CorruptCache(what, "Run: vlq verify") from error
 
 
 def divergences(snapshot: Snapshot, site: str) -> pyarrow.Table:

@@ -33,6 +33,7 @@ FOR_WORKERS = {
     "studies",
     "tables",
     "tokens",
+    "whole",
     "truth",
     "stores",
     "unembed",
@@ -101,6 +102,17 @@ def test_info_needs_no_workers(tmp_path: Path) -> None:
     make_cache(tmp_path)
     code = f"from vlq.query.cache import Cache; Cache.open({str(tmp_path)!r}).info()"
     assert not loaded_by(code) & {*HEAVY, "zarr", "PIL"}
+
+
+def test_an_index_is_made_without_zarr(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    code = (
+        "from vlq.query.cache import Cache; from vlq.query.heads import planned\n"
+        "from vlq.workers.index import compact\n"
+        f"cache = Cache.open({str(tmp_path)!r})\n"
+        "assert 'divergence' in compact(cache.store, cache.run, planned(cache.store))[1].tables"
+    )
+    assert not loaded_by(code) & {*HEAVY, "duckdb", "zarr"}
 
 
 def test_an_images_page_needs_no_service(tmp_path: Path) -> None:

@@ -20,12 +20,10 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from vlq.query.schema import RUN, ArraySpec, Run, array_specs
+from vlq.query.whole import NO_CHUNK
 
 LEVEL = 3
 """Of zstd."""
-
-NO_CHUNK = 2**64 - 1
-"""Stands in an index for a chunk that holds nothing but the fill value and is left out."""
 
 
 def encode_group(
@@ -49,7 +47,7 @@ def encode_part(
         if values.shape != spec.shape or values.dtype != np.dtype(spec.dtype):
             raise ValueError(f"{spec.name}: expected {spec.shape} {spec.dtype}, got {values.shape} {values.dtype}")
         if (data := _encode(spec, values)) is not None:
-            objects["/".join([spec.name, "c", *("0" for _ in spec.shape)])] = data
+            objects[spec.object_key] = data
     return objects
 
 

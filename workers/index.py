@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.arrays import open_group
 from vlq.query.cache import Cache, committed, read_commit
 from vlq.query.heads import name_index, planned
 from vlq.query.schema import (
@@ -153,11 +151,10 @@ def publish(store: Store, head: Head, key: str, manifest: IndexManifest) -> bool
 
 def postings_from_arrays(cache: Cache, commit: Commit) -> dict[str, pa.Table]:
     """A shard's postings, computed from its stored arrays."""
-    group = open_group(cache.store, commit)
     readings = {}
     for site in cache.run.stored:
         for name in ("token", "logprob", *(("tracked_logprob", "tracked_rank") if cache.run.tracked else ())):
-            readings[f"{site}/{name}"] = np.asarray(group[f"{site}/{name}"][...])  # type: ignore[index]
+            readings[f"{site}/{name}"] = cache.values(commit, f"{site}/{name}")
     return postings_of(cache.run, commit.first_image, readings)
 
 

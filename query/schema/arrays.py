@@ -26,6 +26,11 @@ class ArraySpec:
     def chunk(self) -> tuple[int, ...]:
         return (1,) * self.depth + self.shape[self.depth :]
 
+    @property
+    def object_key(self) -> str:
+        """The key in the shard's group of the one object that holds all chunks."""
+        return "/".join([self.name, "c", *("0" for _ in self.shape)])
+
 
 def array_specs(run: Run, images: int, lengths: Mapping[str, int]) -> list[ArraySpec]:
     """The arrays of a shard of `images` images; `lengths` says how many positions a site has, of the image with most.

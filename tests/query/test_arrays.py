@@ -16,7 +16,7 @@ from vlq.query.schema import array_specs
 from vlq.query.store import Store, open_store
 
 from ..counting import CountingStore
-from ..synthetic import make_cache
+from ..synthetic import make_cache, make_run
 
 pytestmark = pytest.mark.here("what is read of a store")
 
@@ -94,6 +94,36 @@ def test_a_corpus_reads_no_more(counted: tuple[CountingStore, Cache, dict[str, n
     store.reset()
     np.testing.assert_array_equal(arrays["patch/top1"][5], expected["patch/top1"][5])
     assert store.requests == {"read_range": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"vocabulary_size": 70_000, "dtype": "bfloat16"}, {"keep": "all"}, {"keep": "residual", "width": 4}],
+    ids=["plain", "wide", "all", "residual"],
+)
+@pytest.mark.parametrize("failed", [(), (1,), (0, 1, 2, 3)])
+def test_a_whole_array_is_what_was_put(tmp_path: Path, changes: dict[str, object], failed: tuple[int, ...]) -> None:
+    store, run, _ = make_cache(tmp_path, make_run(**changes), images=4, failed=failed, seal=False)
+    cache = Cache("whole", store, run)
+    commit = cache.commit(0)
+    specs = array_specs(run, 4, commit.lengths)
+    assert {f"{spec.name}/zarr.json" for spec in specs} <= {
+        stored.key.removeprefix(f"{commit.prefix}/") for stored in commit.objects
+    }
+    for spec in specs:
+        found = cache.values(commit, spec.name)
+        assert (found.shape, found.dtype) == (spec.shape, np.dtype(spec.dtype))
+        np.testing.assert_array_equal(found, open_group(store, commit)[spec.name][...])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("damage", [b"not what it was", None])
+def test_a_whole_array_that_came_to_harm(tmp_path: Path, damage: bytes | None) -> None:
+    store, run, _ = make_cache(tmp_path, images=4)
+    cache = Cache("harmed", store, run)
+    (path,) = tmp_path.glob("shards/00000000-*/patch/lse/c/0/0/0")
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.raises(CorruptCache, match="missing" if damage is None else "is not what was written"):
+        cache.values(cache.commit(0), "patch/lse")
 
 
 def test_what_is_shorter_than_its_record_says_is_not_read(tmp_path: Path) -> None:

@@ -27,21 +27,16 @@ from vlq.query.store import Store, at_once, open_store, put
 from vlq.query.sums import entropies, summed_sites
 from vlq.query.tables import parquet_bytes
 from vlq.workers.machine import fitting, memory
-from vlq.workers.merge import FILE_GROUPS, PART_GROUPS, ROWS_AT_ONCE, ahead, in_order, is_by_token, merged_files
+from vlq.workers.merge import FILE_GROUPS, PART_BYTES, PART_GROUPS, ROWS_AT_ONCE, merged_files
 from vlq.workers.postings import (
     ROW_GROUP,
     TOP1_ROW_GROUP,
     blocks_of,
-    open_writer,
     postings_bytes,
     postings_of,
-    row_group,
 )
 from vlq.workers.processes import Processes
 from vlq.workers.scratch import scratch
-
-PART_BYTES = 64 * 1024 * 1024
-"""A file of the index without tokens is closed beyond this size, and the next one begun."""
 
 FORM = FILE_GROUPS, PART_GROUPS, ROWS_AT_ONCE, ROW_GROUP, TOP1_ROW_GROUP, PART_BYTES
 """What decides where files and their row groups end, beside the rows."""
@@ -72,9 +67,11 @@ def compact(
     """
     cache = Cache(store.url, store, run)
     commits = _covered(store, head)[:most]
-    tables = _tables(commits)
-    runs = {table: at_once(store, cache.local, [commit.postings[table] for commit in commits]) for table in tables}
-    return _write_index(cache, commits, runs, progress or _silent, processes or fitting_processes())
+    with _processes(cache, commits, processes) as several:
+        several.start()  # they are there by the time that it is known what there is to merge
+        tables = _tables(commits)
+        runs = {table: at_once(store, cache.local, [commit.postings[table] for commit in commits]) for table in tables}
+        return _write_index(cache, commits, runs, progress or _silent, several)
 
 
 def rebuild(
@@ -85,14 +82,14 @@ def rebuild(
     head = planned(store)
     cache = Cache(store.url, store, run)
     commits = _covered(store, head)
-    progress, processes = progress or _silent, processes or fitting_processes()
-    with scratch() as folder:
+    progress = progress or _silent
+    with scratch() as folder, _processes(cache, commits, processes) as several:
         runs: dict[str, list[str]] = {}
-        for done, files in enumerate(_postings_files(cache, commits, folder, processes)):
+        for done, files in enumerate(_postings_files(cache, commits, folder, several)):
             for table, path in files.items():
                 runs.setdefault(table, []).append(path)
             progress("reading arrays", done + 1, len(commits))
-        key, manifest = _write_index(cache, commits, runs, progress, processes)
+        key, manifest = _write_index(cache, commits, runs, progress, several)
     return key, manifest, publish(store, head, key, manifest)
 
 
@@ -107,14 +104,21 @@ def is_for_one(cache: Cache, size: int) -> bool:
     return size < ALONE_BYTES or cache.url.startswith("memory:")
 
 
-def _postings_files(cache: Cache, commits: Sequence[Commit], folder: Path, processes: int) -> Iterator[dict[str, str]]:
+def _processes(cache: Cache, commits: Sequence[Commit], processes: int | None) -> Processes:
+    """As many as are asked for or fit, where there is work for them."""
+    alone = is_for_one(cache, sum(commit.size for commit in commits))
+    return Processes(1 if alone else processes or fitting_processes())
+
+
+def _postings_files(
+    cache: Cache, commits: Sequence[Commit], folder: Path, processes: Processes
+) -> Iterator[dict[str, str]]:
     """Of each shard a file here for each table of its postings, made of its arrays."""
-    if is_for_one(cache, sum(commit.size for commit in commits)):
+    if processes.count == 1:
         yield from (_write_postings(cache, commit, folder) for commit in commits)
         return
-    with Processes(processes) as several:
-        record = cache.run.to_bytes()
-        yield from several.map(_write_postings_of, [(cache.url, record, commit, folder) for commit in commits])
+    record = cache.run.to_bytes()
+    yield from processes.map(_write_postings_of, [(cache.url, record, commit, folder) for commit in commits])
 
 
 def _write_postings_of(url: str, record: bytes, commit: Commit, folder: Path) -> dict[str, str]:
@@ -184,7 +188,7 @@ def _write_index(
     commits: Sequence[Commit],
     runs: Mapping[str, Sequence[str]],
     progress: Progress,
-    processes: int,
+    processes: Processes,
 ) -> tuple[str, IndexManifest]:
     run, store = cache.run, cache.store
     # The inputs' checksums name the index, with the tables that are made of them and how large files become: the same
@@ -192,12 +196,14 @@ def _write_index(
     inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in commit.named)
     digest = digest_of("\n".join([run.digest, *sorted(runs), *WHOLE_TABLES, *map(str, FORM), inputs]).encode())[:16]
     tables: dict[str, tuple[IndexFile, ...]] = {}
-    for table, paths in sorted(runs.items()):
-        parts = enumerate(_files(paths, processes, partial(progress, f"merging {table}")))
-        tables[table] = tuple(put_table(store, f"index/{digest}/{table}-{part:03d}", data) for part, data in parts)
     for table, rows in whole_tables(cache, commits, progress).items():
         stored = put(store, f"index/{digest}/{table}-000.parquet", parquet_bytes(rows))
         tables[table] = (IndexFile(stored.key, stored.size, stored.sha256),)
+    with scratch() as folder:
+        for table, path in merged_files(runs, folder, processes, partial(progress, "merging")):
+            files = tables.get(table, ())
+            tables[table] = (*files, put_table(store, f"index/{digest}/{table}-{len(files):03d}", path.read_bytes()))
+            path.unlink()
     manifest = IndexManifest(
         run=run.digest,
         shards=len(commits),
@@ -232,32 +238,3 @@ WHOLE_TABLES = {"images": _images, DIVERGENCE: _divergence}
 def whole_tables(cache: Cache, commits: Sequence[Commit], progress: Progress) -> dict[str, pa.Table]:
     """WHOLE_TABLES of these shards, by name; none if there are no shards."""
     return {table: rows(cache, commits, progress) for table, rows in WHOLE_TABLES.items() if commits}
-
-
-def _files(paths: Sequence[str], processes: int, progress: Callable[[int, int], None]) -> Iterator[bytes]:
-    """The merged rows as Parquet files."""
-    with scratch() as folder:
-        if is_by_token(paths[0]):
-            files = merged_files(paths, folder, processes, progress)
-        else:
-            files = _by_image(paths, folder, progress)
-        for path in files:
-            yield path.read_bytes()
-            path.unlink()
-
-
-def _by_image(paths: Sequence[str], folder: Path, progress: Callable[[int, int], None]) -> Iterator[Path]:
-    """The rows of image-sorted files, file by file, in files in `folder` not much larger than PART_BYTES."""
-    schema, path = pq.read_schema(paths[0]), folder / "part.parquet"
-    writer: pq.ParquetWriter | None = None
-    for rows in ahead(in_order(paths, progress)):
-        if writer is None:
-            writer = open_writer(str(path), schema)
-        writer.write_table(rows, row_group_size=row_group(schema))
-        if path.stat().st_size > PART_BYTES:
-            writer.close()
-            writer = None
-            yield path
-    if writer is not None:
-        writer.close()
-        yield path

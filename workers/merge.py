@@ -9,8 +9,9 @@ shards' rows simply follow each other.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlq.query.errors import CorruptCache
-from vlq.workers.postings import ROW_GROUP, open_writer, row_group, stable_order
+from vlq.workers.postings import ROW_GROUP, changes, open_writer, row_group, stable_order
 from vlq.workers.processes import Processes
 from vlq.workers.scratch import scratch
 
@@ -40,6 +41,9 @@ or more; a token mostly needs one file."""
 PART_GROUPS = 96
 """Row groups that one process merges at once, into several files: where a part begins, every source has a row group
 that is read for the part before, too."""
+
+PART_BYTES = 64 * 1024 * 1024
+"""A file of the index without tokens is closed beyond this size, and the next one begun."""
 
 T = TypeVar("T")
 
@@ -98,7 +102,51 @@ class Part:
         most = rows_of_file(schema)
         for high in self.highs:
             for rows in _taken(files, high, most):
-                yield rows.take(pa.array(stable_order(rows["token"].to_numpy())))
+                yield rows.take(pa.array(order_of_runs(rows["token"].to_numpy())))
+
+    def write(self, folder: Path, name: str) -> Iterator[Path]:
+        """Write the rows as files of an index, under names that begin so."""
+        schema = pq.read_schema(self.sources[0][0])
+        for number, rows in enumerate(ahead(self.rows())):
+            path = folder / f"{name}-{number}.parquet"
+            with open_writer(str(path), schema) as writer:
+                writer.write_table(rows, row_group_size=row_group(schema))
+            yield path
+
+
+@dataclass(frozen=True)
+class Sequel:
+    """All rows of image-sorted files, which follow each other."""
+
+    paths: tuple[str, ...]
+    count: int  # rows
+
+    def write(self, folder: Path, name: str) -> Iterator[Path]:
+        """Write the rows as files of an index not much larger than PART_BYTES, under names that begin so."""
+        schema, number = pq.read_schema(self.paths[0]), 0
+        writer: pq.ParquetWriter | None = None
+        for rows in ahead(in_order(self.paths)):
+            path = folder / f"{name}-{number}.parquet"
+            if writer is None:
+                writer = open_writer(str(path), schema)
+            writer.write_table(rows, row_group_size=row_group(schema))
+            if path.stat().st_size > PART_BYTES:
+                writer.close()
+                writer, number = None, number + 1
+                yield path
+        if writer is not None:
+            writer.close()
+            yield path
+
+
+def order_of_runs(tokens: np.ndarray) -> np.ndarray:
+    """`stable_order` of tokens that come in runs of equal ones, of which only the first ones are sorted."""
+    starts = np.flatnonzero(changes(tokens))
+    lengths = np.diff(starts, append=len(tokens))
+    order = stable_order(tokens[starts])
+    starts, lengths = starts[order], lengths[order]
+    moved = starts - (lengths.cumsum() - lengths)  # of each run, how far it came
+    return np.repeat(moved.astype(np.int32), lengths) + np.arange(len(tokens), dtype=np.int32)
 
 
 def is_by_token(path: str) -> bool:
@@ -116,23 +164,42 @@ def merged(paths: Sequence[str]) -> Iterator[pa.Table]:
             yield from part.rows()
 
 
-def merged_files(paths: Sequence[str], folder: Path, processes: int, progress: Passed = _silent) -> Iterator[Path]:
-    """The same rows of token-sorted files as those of an index, of FILE_GROUPS row groups each at most.
+def merged_files(
+    tables: Mapping[str, Sequence[str]], folder: Path, processes: Processes, progress: Passed = _silent
+) -> Iterator[tuple[str, Path]]:
+    """The same rows of several tables, of each from its sorted files, as those of an index: each file with its table.
 
-    They are made in `folder`, and the caller's to remove. Where they end depends on the rows alone. One process makes
-    what is no more than one part.
+    They are made in `folder`, and the caller's to remove. A table's come in their order; where they end depends on its
+    rows alone. Large tables are begun first, for what comes last is then soon done.
     """
-    rows = sum(_metadata(path).num_rows for path in paths)
-    with Processes(processes if rows > rows_of_part(paths[0]) else 1) as several:
-        passes = passes_of(len(paths))
-        parts = parted(paths, folder, several, lambda done: progress(done, passes * rows))
-        parts = shared_out(parts, several.count)
-        jobs = [(part, folder, f"part-{number}") for number, part in enumerate(parts)]
-        done = (passes - 1) * rows
-        for part, files in zip(parts, several.map(write_files, jobs), strict=True):
-            yield from files
-            done += part.count
-            progress(done, passes * rows)
+    rows = {table: sum(_metadata(path).num_rows for path in paths) for table, paths in tables.items()}
+    passes = {table: passes_of(len(paths)) if is_by_token(paths[0]) else 1 for table, paths in tables.items()}
+    total = sum(rows[table] * passes[table] for table in tables)
+    done = 0
+
+    def passed(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    pieces: list[tuple[str, Part | Sequel]] = []
+    for table in sorted(tables, key=lambda table: sum(map(os.path.getsize, tables[table])), reverse=True):
+        paths = tables[table]
+        if is_by_token(paths[0]):
+            (of_table := folder / table).mkdir()
+            parts = parted(paths, of_table, processes, passed)
+            pieces += [(table, part) for part in shared_out(parts, processes.count)]
+        else:
+            pieces.append((table, Sequel(tuple(paths), rows[table])))
+    jobs = [(piece, folder, f"{table}-part-{number}") for number, (table, piece) in enumerate(pieces)]
+    for (table, piece), files in zip(pieces, processes.map(write_files, jobs), strict=True):
+        yield from ((table, path) for path in files)
+        passed(piece.count)
+
+
+def write_files(piece: Part | Sequel, folder: Path, name: str) -> list[Path]:
+    """Write the rows as files of an index, under names that begin so."""
+    return list(piece.write(folder, name))
 
 
 def shared_out(parts: Sequence[Part], processes: int) -> list[Part]:
@@ -166,19 +233,16 @@ def parted(
 ) -> list[Part]:
     """The parts of token-sorted files' merged rows. Of more than FAN_IN files fewer are made first, in `folder`.
 
-    `progress` is told how many rows have been gone through for that.
+    `progress` is told of how many rows have been gone through for that, time and again.
     """
-    done = 0
 
     def into_one(several: Sequence[Source], name: str) -> Source:
-        nonlocal done
         parts = parts_of(several)
         jobs = [(part, folder / f"{name}-{number}.parquet") for number, part in enumerate(parts)]
         files = []
         for part, path in zip(parts, processes.map(write, jobs), strict=True):
             files.append(str(path))
-            done += part.count
-            progress(done)
+            progress(part.count)
         spans = tuple((part.low, part.highs[-1]) for part in parts)
         return Source(tuple(files), spans, _added(source.counts for source in several))
 
@@ -227,17 +291,6 @@ def write(part: Part, path: Path) -> Path:
     return path
 
 
-def write_files(part: Part, folder: Path, name: str) -> list[Path]:
-    """Write a part's rows as files of an index, under names that begin so."""
-    schema = pq.read_schema(part.sources[0][0])
-    paths = []
-    for number, rows in enumerate(ahead(part.rows())):
-        paths.append(folder / f"{name}-{number}.parquet")
-        with open_writer(str(paths[-1]), schema) as writer:
-            writer.write_table(rows, row_group_size=row_group(schema))
-    return paths
-
-
 def ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """The same items; each is made, on a thread of its own, while the one before it is used."""
     with ThreadPoolExecutor(1) as maker:
@@ -265,18 +318,15 @@ def _taken(files: Sequence[TokenSorted], high: int, most: int) -> Iterator[pa.Ta
         yield pa.concat_tables(pieces).combine_chunks()
 
 
-def in_order(paths: Sequence[str], progress: Passed = _silent) -> Iterator[pa.Table]:
+def in_order(paths: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of files, file by file, so many at a time that row groups fill; of no rows one empty table."""
     schema = pq.read_schema(paths[0])
     at_once = max(1, ROWS_AT_ONCE * row_group(schema) // ROW_GROUP)
-    total = sum(_metadata(path).num_rows for path in paths)
-    rows = Rows(paths)
-    done = 0
+    rows, is_empty = Rows(paths), True
     while (found := rows.take(at_once)) is not None:
         yield found
-        done += found.num_rows
-        progress(done, total)
-    if not total:
+        is_empty = False
+    if is_empty:
         yield schema.empty_table()
 
 
@@ -316,7 +366,7 @@ def _readable(path: str, read: Callable[[str], T]) -> T:
 def rows_by_token(path: str) -> np.ndarray:
     """Rows per token of a file, as an array that ends at the highest token. Raises CorruptCache."""
     file = _readable(path, pq.ParquetFile)
-    groups = (file.read_row_group(group, columns=["token"])["token"].to_numpy() for group in _groups(file))
+    groups = (file.read_row_group(group, ["token"], use_threads=False)["token"].to_numpy() for group in _groups(file))
     return _added(np.bincount(tokens) for tokens in groups)
 
 
@@ -352,7 +402,7 @@ def _from(paths: Sequence[str], low: int) -> Iterator[pa.Table]:
         token = file.schema_arrow.get_field_index("token")
         groups = _groups(file)
         for group in groups[bisect_left(groups, low, key=partial(_highest, file.metadata, token)) :]:
-            rows = file.read_row_group(group)
+            rows = file.read_row_group(group, use_threads=False)  # processes are as many as there are cores
             yield rows.slice(int(np.searchsorted(rows["token"].to_numpy(), low)))
 
 

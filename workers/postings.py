@@ -151,7 +151,7 @@ def top1_postings(token: np.ndarray, logprob: np.ndarray, first_image: int, no_i
     ids, order = _sorted(flat, no_id)
     image, layer, position = _unravelled(order, token.shape)
     values = np.ascontiguousarray(logprob).reshape(-1)[order].astype(np.float32)
-    starts = np.flatnonzero(_changes(ids, image, layer))
+    starts = np.flatnonzero(changes(ids, image, layer))
     ends = np.append(starts[1:], len(ids))
     return pa.table(
         [
@@ -205,7 +205,7 @@ def unstored_rest(
     )
 
 
-def _changes(*columns: np.ndarray) -> np.ndarray:
+def changes(*columns: np.ndarray) -> np.ndarray:
     """True where a row differs from the one before it in any column; the first row always does."""
     changed = np.zeros(len(columns[0]), dtype=bool)
     changed[:1] = True

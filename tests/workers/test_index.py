@@ -23,6 +23,7 @@ from vlq.workers import merge as merge_module
 from vlq.workers.index import compact, rebuild
 from vlq.workers.merge import Part, Rows, merged, merged_files, token_ranges
 from vlq.workers.postings import postings_bytes, postings_of
+from vlq.workers.processes import Processes
 from vlq.workers.shard import write_shard
 
 from ..synthetic import edit_record, image_table, make_cache, make_run, random_readings
@@ -69,7 +70,7 @@ def test_the_index_equals_brute_force(
     run = make_run(**shape, k=2, prompt_ids=(1, 2), shard_size=shard_size, vocabulary_hash="")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merge_module, "ROWS_AT_ONCE", at_once)
-        patch.setattr(index_module, "PART_BYTES", part_bytes)
+        patch.setattr(merge_module, "PART_BYTES", part_bytes)
         patch.setattr(merge_module, "PART_GROUPS", 2)
         patch.setattr(merge_module, "FILE_GROUPS", 2)
         patch.setattr(merge_module, "row_group", lambda schema: group)
@@ -292,7 +293,10 @@ def test_merging_is_a_stable_sort(
         patch.setattr(merge_module, "open_writer", pq.ParquetWriter)  # these rows are no index's
         told: list[tuple[int, int]] = []
         parts = list(merged(paths))
-        written = list(merged_files(paths, folder, 1, lambda *passed: told.append(passed)))
+        with Processes(1) as alone:
+            found = list(merged_files({"some": paths}, folder, alone, lambda *passed: told.append(passed)))
+    assert {table for table, _ in found} == {"some"}
+    written = [path for _, path in found]
     expected = sorted((token, i) for i, tokens in enumerate(files) for token in tokens)
     rows = [(row["token"], row["file"]) for part in parts for row in part.to_pylist()]
     assert rows == expected
@@ -307,7 +311,7 @@ def test_merging_is_a_stable_sort(
         assert max(metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)) <= group or not rows
     assert told == sorted(told)
     assert told[-1][0] == told[-1][1]
-    assert {path.name for path in folder.iterdir() if path.name.startswith("part-")} == {path.name for path in written}
+    assert {path.name for path in folder.iterdir() if path.name.startswith("some-")} == {path.name for path in written}
 
     reader = Rows(paths)
     found = []
@@ -347,7 +351,8 @@ def test_several_processes_write_the_same_bytes(
     made = []
     for processes in (1, 2):
         (folder := tmp_path / str(processes)).mkdir()
-        made.append([path.read_bytes() for path in merged_files(paths, folder, processes)])
+        with Processes(processes) as several:
+            made.append([path.read_bytes() for _, path in merged_files({"some": paths}, folder, several)])
     assert len(made[0]) > 3
     assert made[0] == made[1]
     assert sum(jobs[0]) == sum(jobs[1]) == by_token.sum()
@@ -356,10 +361,15 @@ def test_several_processes_write_the_same_bytes(
         assert max(jobs[1]) < 0.6 * by_token.sum()
 
 
-def test_several_processes_make_the_same_index_of_the_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_make_the_same_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, run, _ = make_cache(tmp_path, images=12)
     before = indexed(tmp_path)
     monkeypatch.setattr(index_module, "ALONE_BYTES", 0)
+    head = latest_head(store)
+    assert head is not None
+    shutil.rmtree(tmp_path / "index")
+    compact(store, run, head, processes=2)
+    assert indexed(tmp_path) == before
     for folder in ("index", "postings"):
         shutil.rmtree(tmp_path / folder)
     rebuild(store, run, processes=2)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def test_results_come_in_the_order_of_jobs() -> None:
 def test_none_is_started_without_need(processes: int, jobs: int) -> None:
     with Processes(processes) as several:
         assert {pid for _, pid in several.map(who, [(number,) for number in range(jobs)])} == {os.getpid()}
+
+
+@pytest.mark.parametrize(("processes", "started"), [(1, 0), (2, 2)])
+def test_they_can_be_started_before_there_are_jobs(processes: int, started: int) -> None:
+    with Processes(processes) as several:
+        several.start()
+        assert len(active_children()) == started
+        found = [pid for _, pid in several.map(who, [(1,), (2,)])]
+        assert all((pid != os.getpid()) == bool(started) for pid in found)
+    assert not active_children()
 
 
 def test_an_error_ends_all_at_once() -> None:

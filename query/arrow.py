@@ -16,11 +16,18 @@ if TYPE_CHECKING:
 AT_ONCE = 1024
 """Rows that are made together."""
 
+MANY = 100_000
+"""So many new objects take longer to look through than an answer may."""
+
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
     """While a million rows are made, Python looks for cycles among them again and again. There are none, and that takes
-    longer than to make them."""
+    longer than to make them.
+
+    What is made is old when the pause ends, else they would be looked through once more; not where old objects were set
+    aside (`gc.freeze`), which would come back with them.
+    """
     if not gc.isenabled():
         yield
         return
@@ -28,13 +35,21 @@ def collector_paused() -> Iterator[None]:
     try:
         yield
     finally:
+        if gc.get_count()[0] > MANY and not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()
 
 
 def rows_of(table: pa.Table) -> Rows:
     """The rows as DuckDB gives them to Python: maps are dictionaries, sums of whole numbers are such."""
+    import pyarrow as pa
+
     with collector_paused():
-        return _filled(table.column_names, [_values(column) for column in whole_numbers(table).columns])
+        columns = whole_numbers(table).columns
+        # Of other types equal values need not be one: 0.0 and -0.0, or two rows' lists.
+        plain = [pa.types.is_integer(column.type) or pa.types.is_string(column.type) for column in columns]
+        return _filled(table.column_names, [_values(column) for column in columns], plain)
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
@@ -53,17 +68,23 @@ def _texts(column: pa.DictionaryArray) -> Iterator[str | None]:
     return map(texts.__getitem__, column.indices.fill_null(len(texts) - 1).to_pylist())
 
 
-def _filled(names: Sequence[str], columns: Sequence[list[Any]]) -> Rows:
+def _filled(names: Sequence[str], columns: Sequence[list[Any]], plain: Sequence[bool]) -> Rows:
     """Columns of values as rows, dictionaries by column: copies of one that has the names, filled column by column.
 
-    So many at once as a processor has near at hand. That takes two thirds of the time of making each of its pairs.
+    So many at once as a processor has near at hand. That takes two thirds of the time of making each of its pairs. What
+    all of these have of a `plain` column is copied with the names, as one image's rows share its name.
     """
-    empty = dict.fromkeys(names)
     rows: Rows = []
     for start in range(0, len(columns[0]) if columns else 0, AT_ONCE):
-        parts = [column[start : start + AT_ONCE] for column in columns]
-        some = [empty.copy() for _ in parts[0]]
-        for name, values in zip(names, parts, strict=True):
+        first: dict[str, Any] = {}
+        others: dict[str, list[Any]] = {}
+        for name, column, may_be_one in zip(names, columns, plain, strict=True):
+            values = column[start : start + AT_ONCE]
+            first[name] = value = values[0]
+            if not (may_be_one and value == values[-1] and values.count(value) == len(values)):
+                others[name] = values
+        some = list(map(dict.copy, repeat(first, len(values))))
+        for name, values in others.items():
             for row, value in zip(some, values, strict=True):
                 row[name] = value
         rows += some

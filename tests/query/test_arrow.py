@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import date
 
 import duckdb
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlq.query import arrow
-from vlq.query.arrow import named_rows, rows_of
+from vlq.query.arrow import collector_paused, named_rows, rows_of
 
 NAMES = st.lists(st.text(), min_size=1, max_size=5, unique=True)
 
@@ -48,3 +49,44 @@ def test_many_rows_are_made_in_parts(rows: list[tuple[str | None, int | None]], 
         found = rows_of(halves)
     assert found == expected
     assert len({id(row) for row in found}) == len(rows)
+
+
+def test_what_repeats_is_copied_as_it_is() -> None:
+    """In parts of a column that hold one value, too; equal values that are not one stay apart."""
+    columns = {
+        "name": pa.array(["a"] * 6 + ["b"] * 2 + [None]),
+        "layer": pa.array([1, 1, 1, 2, 2, 2, 300, 301, None], pa.int32()),
+        "zero": pa.array([0.0, -0.0] * 4 + [0.0]),
+        "flag": pa.array([None] * 3 + [True] * 6),
+        "patches": pa.array([[7]] * 9),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrow, "AT_ONCE", 3)
+        found = rows_of(pa.table(columns))
+    names = list(columns)
+    assert [list(row) for row in found] == [names] * 9
+    for name, column in columns.items():
+        assert list(map(repr, (row[name] for row in found))) == list(map(repr, column.to_pylist()))
+    assert len({id(row["patches"]) for row in found}) == 9
+
+
+def test_many_new_rows_are_not_searched_for_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow, "MANY", 1000)
+
+    def made(count: int) -> list[list[int]]:
+        with collector_paused():
+            return [[] for _ in range(count)]
+
+    def is_old(rows: list[list[int]]) -> bool:
+        return any(old is rows[-1] for old in gc.get_objects(generation=2))
+
+    assert gc.isenabled()
+    assert is_old(made(2000))
+    assert not is_old(made(10))
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        assert not is_old(made(2000))
+        assert gc.get_freeze_count() > frozen / 2  # what was set aside stays there, but for what is no more
+    finally:
+        gc.unfreeze()

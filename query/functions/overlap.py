@@ -24,32 +24,31 @@ def readings_of(bound: Bound, name: str) -> Bound:
 
 def compile_overlap(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each image and layer in which both are read."""
-    a, b = (token_layers(readings_of(bound, name), compiler) for name in ("a", "b"))
+    one, other = (readings_of(bound, name) for name in ("a", "b"))
+    a, b = token_layers(one, compiler, beside=other), token_layers(other, compiler, beside=one)
     # Where all images have one grid, what is read of each is not brought to each pair of patches.
     across, grids = (
         (COLUMNS, f" JOIN {geometries(compiler.table('images'))} ON image_id = image")
         if bound.run.grid is None
         else (compiler.value("across", bound.run.grid[1]), "")
     )
-    # As powers: DuckDB plans a formula term by term, and where few images have both that is most of the time.
-    squares = "pow(p // across - q // across, 2) + pow(p % across - q % across, 2)"
-    apart = f"list_min(list_transform(q_all, lambda q: {squares}))"
+    place = f"[patch // {across}, patch % {across}]::DOUBLE[]"
+    # Made once for each patch: of each pair it would take twice the time of the distance itself.
+    p_at, q_at = (f"list_transform({patches}, lambda patch: {place})" for patches in ("p_all", "q_all"))
+    apart = "list_min(list_transform(p_at, lambda p: list_min(list_transform(q_at, lambda q: list_distance(p, q)))))"
     sql = f"""\
 WITH a AS (
   {indented(a)}
 ), b AS (
   {indented(b)}
 ), met AS (
-  -- Patch numbers have no sign, but their differences do.
   SELECT image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,
-    list_sort(list_intersect(p_all, q_all)) AS patches, {across} AS across
+    list_sort(list_intersect(p_all, q_all)) AS patches,
+    {p_at} AS p_at, {q_at} AS q_at
   FROM a JOIN b USING (image, layer){grids}
 )
 SELECT image, layer, len(patches) AS both, len(p_all) + len(q_all) - len(patches) AS either,
-  len(patches) / either AS iou,
-  CASE WHEN len(patches) > 0 THEN 0
-    ELSE sqrt(list_min(list_transform(p_all, lambda p: {apart})))
-  END::DOUBLE AS distance, patches
+  len(patches) / either AS iou, CASE WHEN len(patches) > 0 THEN 0 ELSE {apart} END AS distance, patches
 FROM met"""
     return Relation(sql, ("image", "layer"), ("both", "either", "iou", "distance", "patches"), "iou")
 

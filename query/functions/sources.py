@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vlq.query.bind import Bound, Scope
-from vlq.query.compile import Compiler, indented
+from vlq.query.compile import LISTED_TOKENS, Compiler, indented
 from vlq.query.functions.kept import known_readings, source_of
 from vlq.query.mistakes.values import NO_SITE, PATCHES_OF_TEXT, TOO_FEW_PATCHES
 from vlq.query.patches import INSIDE, POSITIONS_INSIDE, Numbered, PatchSet
@@ -34,16 +34,17 @@ def check_patches(bound: Bound, scope: Scope) -> None:
     check_min_patches(bound, scope, bound.run.positions["patch"], "this grid a layer")
 
 
-def token_layers(bound: Bound, compiler: Compiler, *, logprob: bool = False) -> str:
+def token_layers(bound: Bound, compiler: Compiler, *, logprob: bool = False, beside: Bound | None = None) -> str:
     """The layers in which enough positions read the token: image, layer, positions and, where asked for, logprob.
 
-    `logprob` is the best one of the positions.
+    `logprob` is the best one of the positions. Of images without the tokens of another call, `beside`, rows may be
+    missing.
     """
     is_set = len(bound.token.ids) > 1
     # A posting tells the best log-probability of one token at all positions, not at some, nor a sum's.
     if _is_top1(bound) and not (logprob and (is_set or bound.patches is not None)):
         return _merged(bound, compiler) if is_set else _postings(bound, compiler)
-    readings = token_positions(bound, compiler)
+    readings = token_positions(bound, compiler, beside=beside)
     return f"""\
 SELECT image, layer, list(position ORDER BY position) AS positions, max(logprob) AS logprob
 FROM (
@@ -113,10 +114,10 @@ def token_cells(bound: Bound, compiler: Compiler) -> str:
     return f"SELECT image, layer, position FROM (\n  {indented(token_positions(bound, compiler))}\n)"
 
 
-def token_positions(bound: Bound, compiler: Compiler) -> str:
+def token_positions(bound: Bound, compiler: Compiler, *, beside: Bound | None = None) -> str:
     """The positions that read the token at each layer: image, layer, position, rank, logprob.
 
-    Where the k best tell all that is asked, they are the fewer rows.
+    Where the k best tell all that is asked, they are the fewer rows. `beside` is that of `token_layers`.
     """
     beyond = bound["rank"] > bound.run.k
     tracked = source_of(bound) is not None and (beyond or len(bound.token.ids) > 1)
@@ -124,6 +125,10 @@ def token_positions(bound: Bound, compiler: Compiler) -> str:
     among = None if beyond else bound["rank"]
     table = known_readings(bound, compiler, ranks=beyond, among=among) if tracked else topk
     conditions = _conditions(bound, compiler)
+    if beside is not None and len(ids := beside.token.ids) <= LISTED_TOKENS:
+        stored = compiler.table(f"{bound['at']}_topk", ids)
+        # Each image once: of all their readings the search takes longer than it spares.
+        conditions.append(f"image IN (\n  SELECT DISTINCT image FROM {stored} WHERE {compiler.tokens(ids)}\n)")
     if bound.patches is not None:
         table += f" {bound.patches.mask(compiler)}"
         conditions.append(INSIDE)

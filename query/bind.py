@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from propcache.api import cached_property
 
 from vlq.query.against import Split
-from vlq.query.compile import Compiler, Relation, Statement, indented, quoted
+from vlq.query.compile import Compiler, Relation, Statement, default_columns, indented, quoted
 from vlq.query.errors import VlqError
 from vlq.query.geometry import READ
 from vlq.query.mistakes.calls import NOTHING_ASKED
@@ -383,6 +383,20 @@ def compile_rows(table: Table, first: int | None = None, skipped: int = 0) -> St
     """The SELECT of a table's rows, or of so many of the first ones behind those that are skipped."""
     compiler = Compiler()
     return compiler.statement(table.relation(compiler), first, skipped)
+
+
+def compile_together(tables: Sequence[Table]) -> Statement:
+    """The SELECT of several tables' rows, as lists in one row. What several are made of is made once."""
+    compiler = Compiler(is_shared=True)
+    columns = []
+    for table in tables:
+        relation = table.relation(compiler)
+        named = [
+            f"value{i}" for i, _ in enumerate(relation.shown or default_columns(relation))
+        ]  # in place of any names
+        rows = f"(\n  {indented(compiler.ordered(relation))}\n) AS answer({', '.join(named)})"
+        columns.append(f"ARRAY(SELECT row({', '.join(named)}) FROM {rows})")
+    return compiler.ask(f"SELECT {', '.join(columns)}")
 
 
 def compile_totals(table: Table, totals: Mapping[str, str]) -> Statement:

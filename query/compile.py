@@ -153,6 +153,7 @@ class Compiler:
     others: dict[str, tuple[Snapshot, str, Keys]] = field(default_factory=dict)
     listings: list[str] = field(default_factory=list)  # SELECTs of how many cells without readings have rows, at most
     snapshot: Snapshot | None = None
+    is_shared: bool = False  # whether it is of several questions, which may be about the same rows
 
     def of(self, snapshot: Snapshot) -> Compiler:
         """The same statement's compiler, for parts that read another cache."""
@@ -299,14 +300,22 @@ WITH known AS (
         cells = "count(*)" if relation.weight is None else f"coalesce(sum({relation.weight}), 0)::BIGINT"
         return f"SELECT {cells} FROM {relation.part()} AS answer WHERE {condition}"
 
+    def rows(self, relation: Relation) -> Relation:
+        """The relation as something that questions about its rows select from: made once for several of them."""
+        return replace(relation, sql=f"SELECT * FROM {self.part('made', relation.sql)}") if self.is_shared else relation
+
     def statement(self, relation: Relation, first: int | None = None, skipped: int = 0) -> Statement:
         """The SELECT that answers with a relation's rows, images by name, in their order: with all, or with so many of
         the first behind those that are skipped."""
+        return self.ask(self.ordered(relation, first, skipped))
+
+    def ordered(self, relation: Relation, first: int | None = None, skipped: int = 0) -> str:
+        """The same, without the parts that it shares."""
         order = f"\nORDER BY {', '.join(total)}" if (total := total_order(relation)) else ""
         limit = "" if first is None else f" LIMIT {self.value('first', first)}"
         if skipped:
             limit += f" OFFSET {self.value('skipped', skipped)}"
-        return self.ask(f"{self.select(relation)}{order}{limit}")
+        return f"{self.select(relation)}{order}{limit}"
 
     def select(self, relation: Relation) -> str:
         """The SELECT of a relation's rows in no order: images by name."""

@@ -31,6 +31,9 @@ T = TypeVar("T")
 PARSED = 256
 """So many statements are kept as they are parsed, each about 15 KB."""
 
+DESCRIBED = 1024
+"""Of so many statements it is kept which columns they give, each about 2 KB."""
+
 WHOLE = "TINYINT", "SMALLINT", "INTEGER", "BIGINT"
 PLAIN = {"BOOLEAN", "VARCHAR", "FLOAT", "DOUBLE", *WHOLE, *(f"U{name}" for name in WHOLE)}
 """Types of which, and of lists of which, Arrow makes the same values of Python's as DuckDB."""
@@ -54,6 +57,8 @@ class Engine:
         # Values are parameters, so questions that differ in them alone are one statement: of a short answer, parsing it
         # takes a tenth of the time.
         self._parsed = lru_cache(PARSED)(self._parse)
+        # Every condition, order or group asks what columns its table has, each time that it is bound.
+        self._described: dict[tuple[str, str, tuple[str, ...]], Mapping[str, str]] = {}
         self.resident = Resident(self._connection)
         self._thread = threading.local()  # `deadline`: its questions', if they have one
         # Files are immutable, so what was read of their footers holds.
@@ -109,7 +114,18 @@ class Engine:
 
     def describe(self, statement: Statement, snapshot: Snapshot) -> Mapping[str, str]:
         """The columns that a statement would give: their DuckDB types by name. Raises as `rows` does."""
+        if statement.loaded:  # Python makes tables for it, of which it is not known whether they are the same ones
+            return self._describe(statement, snapshot)
+        digests = tuple(of.digest for of, _, _ in statement.reads(snapshot).values())
+        asked = statement.sql, repr(statement.parameters), digests
+        if (known := self._described.get(asked)) is None:
+            known = self._describe(statement, snapshot)
+            if len(self._described) >= DESCRIBED:
+                self._described.clear()
+            self._described[asked] = known
+        return known
 
+    def _describe(self, statement: Statement, snapshot: Snapshot) -> Mapping[str, str]:
         def ask() -> list[tuple[Any, ...]]:
             cursor = self._prepared(statement, snapshot, rows=False)
             return cursor.execute(f"DESCRIBE {statement.sql}", _parameters(statement, snapshot)).fetchall()

@@ -82,7 +82,7 @@ class OfGroups(Shown):
 
     def rows(self, relation: Relation, value: str | None, where: str, compiler: Compiler) -> str:
         """The SELECT of the rows: what parts them, and their value if one is looked at."""
-        source = compiler.source(relation)
+        source = compiler.source(compiler.rows(relation))
         shown = []
         for part, (name, node) in zip(self.parts, dict(self.by).items(), strict=True):
             column = find_column(name, self.known, node, self.scope)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from propcache.api import cached_property
@@ -21,6 +21,7 @@ from vlq.query.bind import (
     compile_counts,
     compile_listed,
     compile_rows,
+    compile_together,
     compile_totals,
 )
 from vlq.query.compile import VOCABULARY, Derived, Statement, default_columns
@@ -71,6 +72,18 @@ def scope_of(corpus: LocalCorpus, snapshot: Snapshot, text: str, spans_are_place
     )
 
 
+def rows_together(results: Sequence[Result]) -> list[Rows]:
+    """The rows of several answers of one corpus, which it is asked for at once."""
+    if not results:
+        return []
+    for result in results:
+        result.check_listed()
+    first = results[0]
+    statement = compile_together([result.table for result in results])
+    (found,) = first.corpus.engine.rows(statement, first.snapshot)[1]
+    return [named_rows(result.columns, rows) for result, rows in zip(results, found, strict=True)]
+
+
 class Result(Asked):
     """What a corpus answers to one query, of the snapshot at which it was asked. Mistakes show when it is made."""
 
@@ -100,7 +113,7 @@ class Result(Asked):
     def _answer(self) -> tuple[list[str], Rows]:
         if not POSITIONS & {*self.table.keys}:
             return self._listed(self.table, self.statement)
-        self._check_listed(self.table)
+        self.check_listed()
         with collector_paused():
             return self.corpus.engine.many_rows(self.statement, self.snapshot, self._made)
 
@@ -108,6 +121,10 @@ class Result(Asked):
         """A table's columns and rows. Raises as `_check_listed` does."""
         self._check_listed(table)
         return self._ask(rows)
+
+    def check_listed(self) -> None:
+        """Raises BadArgument if too many of its rows are of positions without readings."""
+        self._check_listed(self.table)
 
     def _check_listed(self, table: Table) -> None:
         """Raises BadArgument if too many of a table's rows are of positions without readings."""
@@ -211,7 +228,7 @@ class Result(Asked):
         return self.table.notes() + self.snapshot.notes
 
     def arrow(self) -> pyarrow.Table:
-        self._check_listed(self.table)
+        self.check_listed()
         return self.corpus.engine.arrow(self.statement, self.snapshot, self._made)
 
     def part(self, start: int, count: int) -> tuple[Rows, bool]:
@@ -223,7 +240,7 @@ class Result(Asked):
 
     def batches(self, start: int, count: int, rows_at_once: int) -> Iterator[pyarrow.RecordBatch]:
         """The same in batches, at least one, each made when it is asked for."""
-        self._check_listed(self.table)
+        self.check_listed()
         statement = compile_rows(self.table, count, start)
         return self.corpus.engine.batches(statement, self.snapshot, rows_at_once, self._made)
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
+
+from propcache.api import cached_property
 
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import QueryError
 from vlq.query.nodes import Call, Comparison, Literal, Name, Node, node_of
 from vlq.query.predicates import Column
 from vlq.query.registry import call
-from vlq.query.result import Result
+from vlq.query.result import Result, rows_together
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.shown import Shown
+from vlq.query.summary import Rows
 from vlq.service.narrow import (
     GROUPS,
     conditions,
@@ -75,8 +79,14 @@ def facets(corpus: LocalCorpus, query: str) -> list[Facet]:
     They are of all rows, whatever part of these is shown; each is of those that the other columns' conditions leave.
     """
     asked = corpus.query(query)
-    found = [*_of_rows(asked), _of_tokens(asked), *(_of_population(asked) if "image" not in asked.table.keys else [])]
-    return [facet for facet in found if facet is not None and facet.parts]
+    found: list[_Counted] = [
+        *_of_rows(asked),
+        *_of_tokens(asked),
+        *(_of_population(asked) if "image" not in asked.table.keys else []),
+    ]
+    rows = iter(rows_together([part for one in found for part in one.asked]))
+    made = [one.facet(list(islice(rows, len(one.asked)))) for one in found]
+    return [facet for facet in made if facet is not None and facet.parts]
 
 
 def columns_of(result: Result) -> Mapping[str, Column]:
@@ -99,7 +109,7 @@ def is_grouped(node: Node) -> bool:
 # --- whose columns ---------------------------------------------------------------------------------------------
 
 
-def _of_rows(asked: Result) -> Iterator[Facet | None]:
+def _of_rows(asked: Result) -> Iterator[_Parted]:
     """Of the columns of an answer, and of its images' own."""
     if is_grouped(asked.node):
         return
@@ -113,33 +123,31 @@ def _of_rows(asked: Result) -> Iterator[Facet | None]:
         others = without(asked.node, partial(is_about, column=name))
         has_pieces = name == "token" and "piece" in columns
         choose = partial(narrowed, others)
-        yield _Parted(asked.corpus, name, columns[name], has_pieces, uncut(others), "rows", here, others, choose).facet
+        yield _Parted(asked.corpus, name, columns[name], has_pieces, uncut(others), "rows", here, others, choose)
 
 
 OF_TOKENS = ("first_layer", "last_layer", "peak_layer", "readings")
 """Functions whose rows say where a token is read, but not which one of several."""
 
 
-def _of_tokens(asked: Result) -> Facet | None:
+def _of_tokens(asked: Result) -> Iterator[_Tokens]:
     """Of the tokens that a query names together: how many rows the same query has of each of them by itself."""
     first, done = steps(asked.node)
     if not (isinstance(first, Call) and first.function in OF_TOKENS) or is_grouped(asked.node):
-        return None
+        return
     if first.get("missing") is not None:
-        return None  # there is a row for every image, whichever the token
+        return  # there is a row for every image, whichever the token
     named = tuple((name, value) for name, value in first.arguments if name in ("token", "pieces"))
     tokens = asked.corpus.query(Call(first.function, named, min(first.positional, 1))).tokens
     if len(tokens) > MOST_VALUES:
-        return None  # each is a query of its own
-    bars = []
+        return  # each is a query of its own
+    queries = []
     for token in tokens:
         arguments = tuple((name, value) for name, value in first.arguments if name != "pieces")
         alone = tuple((name, Literal(token["id"]) if name == "token" else value) for name, value in arguments)
-        query = joined(replace(first, arguments=alone), done)
-        count = len(asked.corpus.query(uncut(query)))
-        bars.append(Bar(token["piece"] or str(token["id"]), count, False, str(query) if count else None))
-    bars.sort(key=lambda bar: -bar.count)
-    return Facet("token", "rows of each by itself", False, tuple(bars), False)
+        queries.append(joined(replace(first, arguments=alone), done))
+    counts = tuple(asked.corpus.query(uncut(query).count()) for query in queries)
+    yield _Tokens(counts, tuple(token["piece"] or str(token["id"]) for token in tokens), tuple(map(str, queries)))
 
 
 def _rank(name: str) -> int:
@@ -148,7 +156,7 @@ def _rank(name: str) -> int:
     return order.index(name) if name in order else len(order)
 
 
-def _of_population(asked: Result) -> Iterator[Facet | None]:
+def _of_population(asked: Result) -> Iterator[_Parted]:
     """Of the columns of the images that are asked, where rows are not of single images."""
     if images_argument(asked.node) is None:
         return
@@ -164,10 +172,39 @@ def _of_population(asked: Result) -> Iterator[Facet | None]:
             return of_images(asked.node, [*left, condition])
 
         source = of_images(every, left)
-        yield _Parted(asked.corpus, name, columns[name], False, source, "images", here, others, choose).facet
+        yield _Parted(asked.corpus, name, columns[name], False, source, "images", here, others, choose)
 
 
 # --- a column --------------------------------------------------------------------------------------------------
+
+
+class _Counted(Protocol):
+    """What a facet is made of."""
+
+    @property
+    def asked(self) -> tuple[Result, ...]:
+        """The answers whose rows it takes."""
+
+    def facet(self, answers: Sequence[Rows]) -> Facet | None:
+        """It, of these rows; None if there is nothing to choose."""
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Tokens, each with the query of it alone."""
+
+    asked: tuple[Result, ...]
+    labels: tuple[str, ...]
+    queries: tuple[str, ...]
+
+    def facet(self, answers: Sequence[Rows]) -> Facet:
+        counts = [row["count"] for (row,) in answers]
+        bars = [
+            Bar(label, count, False, query if count else None)
+            for label, count, query in zip(self.labels, counts, self.queries, strict=True)
+        ]
+        bars.sort(key=lambda bar: -bar.count)
+        return Facet("token", "rows of each by itself", False, tuple(bars), False)
 
 
 @dataclass(frozen=True)
@@ -185,14 +222,27 @@ class _Parted:
     choose: Callable[[Node], Node]  # that query with a condition
 
     @property
-    def facet(self) -> Facet | None:
-        """None if there is nothing to choose."""
+    def is_histogram(self) -> bool:
+        return self.column.kind == "number" and self.name != "token"
+
+    @cached_property
+    def asked(self) -> tuple[Result, ...]:
+        """How many rows there are by value; or by bin, and where bins do not tell it, without a number. Nothing where
+        the query's rows cannot be grouped."""
         try:
-            if self.column.kind == "number" and self.name != "token":
-                return self._histogram()
-            return self._values() if is_of_values(self.column) or self.name == "token" else None
+            if self.is_histogram:
+                tables = [self.source.histogram(Name(self.name), bins=BINS)]
+                if not self.column.is_whole:
+                    tables.append(self.source.where(self._is(None)).count())
+                return tuple(map(self.corpus.query, tables))
+            return (self._most_common(),) if is_of_values(self.column) or self.name == "token" else ()
         except QueryError:
-            return None  # the query's rows cannot be grouped
+            return ()
+
+    def facet(self, answers: Sequence[Rows]) -> Facet | None:
+        if not answers:
+            return None
+        return self._histogram(*answers) if self.is_histogram else self._values(*answers)
 
     def _bar(self, label: str, count: int, condition: Node | None, low: Any = None, high: Any = None) -> Bar:
         is_chosen = condition is not None and any(part.equals(condition) for part in self.here)
@@ -204,11 +254,14 @@ class _Parted:
     def _is(self, value: Any) -> Node:
         return Comparison((Name(self.name), Literal(value)), ("==",))
 
-    def _values(self) -> Facet | None:
+    def _most_common(self) -> Result:
         by = [Name(self.name), Name("piece")] if self.has_pieces else [Name(self.name)]
         table = self.source.group(by).count()
         count = self.corpus.query(table).columns[-1]
-        rows = self.corpus.query(table.sort(Name(count), descending=True).limit(MOST_VALUES + 1)).rows
+        return self.corpus.query(table.sort(Name(count), descending=True).limit(MOST_VALUES + 1))
+
+    def _values(self, rows: Rows) -> Facet | None:
+        count = self.asked[0].columns[-1]
         if len(rows) > MOST_VALUES and rows[0][count] == 1:
             return None  # each value is another one
         bars = []
@@ -224,13 +277,13 @@ class _Parted:
                 bars.append(self._bar(label, row[count], condition))
         return Facet(self.name, self.counts, False, tuple(bars), len(rows) > MOST_VALUES)
 
-    def _histogram(self) -> Facet | None:
+    def _histogram(self, rows: Rows, without_number: Rows | None = None) -> Facet:
         bars = []
-        for row in self.corpus.query(self.source.histogram(Name(self.name), bins=BINS)).rows:
+        for row in rows:
             *edges, count = row.values()
             low, high = edges[0], edges[-1]
             if low is None:
-                bars += self._outside(count) if count else []
+                bars += self._outside(count, count if without_number is None else without_number[0]["count"])
             elif len(edges) == 1 or (self.column.is_whole and high - low == 1):
                 bars.append(self._bar(str(int(low)), count, self._is(int(low)), low, low))
             else:
@@ -239,9 +292,7 @@ class _Parted:
                 bars.append(self._bar(f"{least} to {most}", count, condition, low, high))
         return Facet(self.name, self.counts, True, tuple(bars), False)
 
-    def _outside(self, count: int) -> list[Bar]:
+    def _outside(self, count: int, missing: int) -> list[Bar]:
         """Rows in no range: those without a number, and those with one that is not finite, or far too large."""
-        is_none = self._is(None)
-        missing = count if self.column.is_whole else len(self.corpus.query(self.source.where(is_none)))
-        found = [self._bar("none", missing, is_none)] if missing else []
+        found = [self._bar("none", missing, self._is(None))] if missing else []
         return found + ([Bar("others", count - missing, False, None)] if count > missing else [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlq.query.bind import Bound, Scope
@@ -14,6 +14,7 @@ from vlq.query.mistakes.values import NO_POSITION
 from vlq.query.parameters import ImageReference, Parameter, Position, Rank
 from vlq.query.patches import INSIDE
 from vlq.query.registry import Function
+from vlq.query.schema import Run
 from vlq.query.summary import Rows, Summary, count
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def positions_of(bound: Bound, scope: Scope) -> int:
 
 def compile_top(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each stored reading of one image, straight from its arrays."""
-    readings = compiler.load("readings", partial(load, bound))
+    readings = compiler.load(
+        "readings", Stored(bound.run, bound["image"], bound.layers.layers, bound["patch"], bound["rank"], bound["at"])
+    )
     key = PLACE[bound["at"]]
     keys = ("image", "layer", *key, "rank")
     place = "".join(f", position AS {name}" for name in key)
@@ -53,44 +56,53 @@ FROM {readings}{mask}{inside}"""
     return Relation(sql, keys, ("token", "piece", "logprob"), "logprob", tuple(f"answer.{name}" for name in keys[1:]))
 
 
-def load(bound: Bound, snapshot: Snapshot) -> pyarrow.Table:
-    """The stored readings of an image, narrowed to the layers, the patch and the ranks that are asked for."""
-    import numpy as np
-    import pyarrow as pa
+@dataclass(frozen=True)
+class Stored:
+    """What is stored of an image, narrowed to the layers, the patch and the ranks that are asked for."""
 
-    from vlq.query.arrays import values_of
+    run: Run
+    image: int
+    layers: tuple[int, ...]
+    patch: int | None
+    ranks: int
+    at: str
 
-    image: int = bound["image"]
-    layers, at, ranks = list(bound.layers.layers), bound["at"], bound["rank"]
-    stored, _ = bound.run.stored_at(at)
-    commit = snapshot.commit_of(image)
-    # Of the best tokens alone there is an array by itself, a twentieth as large.
-    arrays = [
-        snapshot.cache.array(commit.shard, f"{stored}/{name}")
-        for name in ("top1" if ranks == 1 else "token", "logprob")
-    ]
-    # One chunk holds the image with all its layers; what is not asked for is dropped here.
-    found = values_of(arrays, image - commit.first_image)
-    token, logprob = (array if array.ndim == 3 else array[..., None] for array in found)  # (layer, position, rank)
-    # Others in its shard may have more positions, and perhaps not all of its patches were read.
-    there = np.flatnonzero(token[layers[0], :, 0] != bound.run.no_id)
-    if at == "last":
-        rows, positions = there[-1:], np.zeros(1, int)
-    else:
-        rows = positions = there if bound["patch"] is None else there[there == bound["patch"]]
-    token, logprob = (array[layers][:, rows, :ranks] for array in (token, logprob))
-    layer, position, rank = np.meshgrid(layers, positions, np.arange(1, ranks + 1), indexing="ij")
-    return pa.table(
-        {
-            "image": np.full(token.size, image, np.uint32),
-            "layer": layer.reshape(-1).astype(np.int32),
-            "position": position.reshape(-1).astype(np.uint16),
-            "rank": rank.reshape(-1).astype(np.uint8),
-            "token": token.reshape(-1).astype(np.uint32),
-            "piece": snapshot.cache.words(token.reshape(-1))["piece"],
-            "logprob": logprob.reshape(-1).astype(np.float32),
-        }
-    )
+    def __call__(self, snapshot: Snapshot) -> pyarrow.Table:
+        import numpy as np
+        import pyarrow as pa
+
+        from vlq.query.arrays import values_of
+
+        layers, image = list(self.layers), self.image
+        stored, _ = self.run.stored_at(self.at)
+        commit = snapshot.commit_of(image)
+        # Of the best tokens alone there is an array by itself, a twentieth as large.
+        arrays = [
+            snapshot.cache.array(commit.shard, f"{stored}/{name}")
+            for name in ("top1" if self.ranks == 1 else "token", "logprob")
+        ]
+        # One chunk holds the image with all its layers; what is not asked for is dropped here.
+        found = values_of(arrays, image - commit.first_image)
+        token, logprob = (array if array.ndim == 3 else array[..., None] for array in found)  # (layer, position, rank)
+        # Others in its shard may have more positions, and perhaps not all of its patches were read.
+        there = np.flatnonzero(token[layers[0], :, 0] != self.run.no_id)
+        if self.at == "last":
+            rows, positions = there[-1:], np.zeros(1, int)
+        else:
+            rows = positions = there if self.patch is None else there[there == self.patch]
+        token, logprob = (array[layers][:, rows, : self.ranks] for array in (token, logprob))
+        layer, position, rank = np.meshgrid(layers, positions, np.arange(1, self.ranks + 1), indexing="ij")
+        return pa.table(
+            {
+                "image": np.full(token.size, image, np.uint32),
+                "layer": layer.reshape(-1).astype(np.int32),
+                "position": position.reshape(-1).astype(np.uint16),
+                "rank": rank.reshape(-1).astype(np.uint8),
+                "token": token.reshape(-1).astype(np.uint32),
+                "piece": snapshot.cache.words(token.reshape(-1))["piece"],
+                "logprob": logprob.reshape(-1).astype(np.float32),
+            }
+        )
 
 
 def summarise(bound: Bound, rows: Rows, images: int) -> Summary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import vlq
 from vlq.query.client import LocalCorpus
+from vlq.query.engine import Engine
 from vlq.query.parse import parse
 from vlq.service import narrow
 from vlq.service.facets import facets
@@ -220,3 +222,42 @@ def test_facets_of_numbers_that_are_none(tmp_path: Path) -> None:
     for bar in found.bars:
         if bar.query is not None:
             assert len(corpus.query(bar.query)) == bar.count
+
+
+@pytest.mark.parametrize("columns", [1, 12])
+def test_facets_are_one_question_however_many_columns_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """And names that columns of answers have, too, are no trouble. What columns a table has is asked once."""
+    names = ["Count", "answer", "layer", "value", "two words", *(f"c{i}" for i in range(7))][:columns]
+    given: dict[str, list[Any]] = {
+        name: [*"abcabc"] if i % 2 else [0.5, 1.5, 1.5, 2.0, None, 2.0] for i, name in enumerate(names)
+    }
+    make_cache(tmp_path / "one", images=6, columns=given)
+    corpus = vlq.open(str(tmp_path / "one"))
+    assert isinstance(corpus, LocalCorpus)
+    asked: dict[str, int] = {"rows": 0, "_describe": 0}
+
+    def counting(name: str) -> Callable[..., Any]:
+        ask = getattr(Engine, name)
+
+        def counted(*values: Any, **more: Any) -> Any:
+            asked[name] += 1
+            return ask(*values, **more)
+
+        return counted
+
+    for name in asked:
+        monkeypatch.setattr(Engine, name, counting(name))
+    found = facets(corpus, "images()")
+    assert {*given} <= {facet.column for facet in found}
+    for facet in found:
+        if facet.column in given:
+            values = given[facet.column]
+            assert sum(bar.count for bar in facet.bars) == 6
+            assert {bar.label: bar.count for bar in facet.bars}.get("a", 2) == 2
+            assert [bar.count for bar in facet.bars if bar.label == "none"] == [1] * (None in values)
+    assert asked["rows"] == 1
+    described = asked["_describe"]
+    facets(corpus, "images()")
+    assert (asked["rows"], asked["_describe"]) == (2, described)

@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _command(arguments)
         sys.stdout.flush()
     except VlqError as error:
-        print(f"vlq: {error}", file=sys.stderr)
+        width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else None
+        print(f"vlq: {error.told(width)}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         if (missing := missing_extra(error)) is None:

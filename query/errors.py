@@ -4,6 +4,8 @@ Every error that a user can cause is a `VlqError`. The command line prints it on
 service answers with its `kind`; nobody shows a traceback for it.
 """
 
+from vlq.query.pointed import pointed
+
 
 class VlqError(Exception):
     """A mistake or a condition that the user can act on.
@@ -29,9 +31,13 @@ class VlqError(Exception):
         self.span = span
 
     def __str__(self) -> str:
+        return self.told()
+
+    def told(self, width: int | None = None) -> str:
+        """What is to be said, for a terminal of so many columns: of a long query what is around the spot."""
         lines = [self.message]
         if self.query is not None and self.span is not None:
-            lines += pointed(self.query, self.span)
+            lines += pointed(self.query, self.span, width)
         if self.hint:
             lines.append(self.hint)
         return "\n".join(lines)
@@ -45,19 +51,6 @@ def _rebuild(
     cls: type[VlqError], message: str, hint: str | None, query: str | None, span: tuple[int, int] | None
 ) -> VlqError:
     return cls(message, hint, query=query, span=span)
-
-
-def pointed(query: str, span: tuple[int, int]) -> list[str]:
-    """The line of the query that holds the span's start, and under it a line of carets."""
-    start, end = span
-    line_start = query.rfind("\n", 0, start) + 1
-    line_end = query.find("\n", start)
-    line = query[line_start:] if line_end < 0 else query[line_start:line_end]
-    column = start - line_start
-    width = max(1, min(end, line_start + len(line)) - start)
-    # Other control characters would move the cursor, and the caret with it.
-    shown = "".join(c if c.isprintable() else " " for c in line)
-    return ["  " + shown, "  " + " " * column + "^" * width]
 
 
 class QueryError(VlqError):

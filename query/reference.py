@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from vlq.query.errors import pointed
 from vlq.query.mistakes import CHAPTERS, mistakes_of
 from vlq.query.mistakes.calls import NO_FUNCTION
 from vlq.query.mistakes.table import DEMO, Example, Mistake
+from vlq.query.pointed import pointed
 from vlq.query.registry import REQUIRED, Signature, functions, methods, nearest
 
 

@@ -18,6 +18,7 @@ from vlq.query.asked import Asked
 from vlq.query.bounds import HIGH, LOW
 from vlq.query.files import write_whole
 from vlq.query.mistakes.elsewhere import ENDING, FORMAT, NO_TEXT
+from vlq.query.pointed import places
 from vlq.query.summary import Rows
 
 BAR = 40
@@ -239,15 +240,6 @@ def aligned(table: list[list[str]], right: list[bool]) -> list[str]:
             padded.append(room + text if to_right else text + room)
         lines.append("  ".join(padded).rstrip())
     return lines
-
-
-def places(text: str) -> int:
-    """How many a text takes on a terminal: Chinese, Japanese and Korean characters two each, combining marks none."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len  # most tables do without these milliseconds
-
-    return cell_len(text)
 
 
 def decimal(value: float) -> str:

@@ -18,10 +18,11 @@ from tokenizers import Tokenizer, models
 import vlq
 from vlq.query import errors
 from vlq.query.cli import is_query, main
-from vlq.query.errors import QueryError, SqlMistake, VlqError, pointed
+from vlq.query.errors import QueryError, SqlMistake, VlqError
 from vlq.query.mistakes import CHAPTERS
 from vlq.query.mistakes.table import DEMO, Example, Mistake
 from vlq.query.parse import FOUND, parse
+from vlq.query.pointed import pointed
 from vlq.query.reference import mistakes_page as page
 from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, digest_of
 from vlq.query.store import open_store

@@ -62,17 +62,17 @@ class Counts:
         _ = self.place, self._by_word
 
     def search(self, text: str, most: int) -> list[Counted]:
-        """Tokens by their id, or by a part of their text: whole words first, then what begins so, then others."""
-        if (id := whole(text, len(self.vocabulary))) is not None:
-            return [self[id]]
+        """Tokens by their id, then by a part of their text: whole words first, then what begins so, then others."""
+        id = whole(text, len(self.vocabulary))
         wanted = text.casefold().strip() or text.casefold()
         ranked: tuple[list[int], list[int], list[int]] = ([], [], [])
-        for id in self.ordered:
-            folded = self._folded[id]
+        for one in self.ordered:
+            folded = self._folded[one]
             if wanted in folded or not wanted:
                 bare = folded.strip()
-                ranked[0 if bare == wanted else 1 if bare.startswith(wanted) else 2].append(id)
-        return [self[id] for ids in ranked for id in ids][:most]
+                ranked[0 if bare == wanted else 1 if bare.startswith(wanted) else 2].append(one)
+        found = dict.fromkeys([*([] if id is None else [id]), *(one for ids in ranked for one in ids)])
+        return [self[one] for one in found][:most]
 
     def spelled(self, text: str) -> int | None:
         """The token that a text is: of a word's (`dog`) the one that most images read, or that of a piece (`▁dog`)."""

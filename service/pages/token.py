@@ -146,7 +146,7 @@ async def tokens(request: Request, served: ServedHere, name: str, q: str = "") -
     return page(frame(request, served, title, "token", name), "tokens.html", context)
 
 
-@router.get("/{name}/tokens/random")
+@router.get("/{name}/random")
 async def random(request: Request, served: ServedHere, name: str) -> Response:
     """To a token that is read, whichever."""
     corpus = served.corpus(name)
@@ -193,11 +193,35 @@ class TokenPage:
     given: str  # the state as it stands in the address, for links that work without script
 
 
-@router.get("/{name}/tokens/{id}")
+def is_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+@router.get("/{name}/tokens/{id}/{panel}")
+async def token_panel(request: Request, served: ServedHere, name: str, id: str, panel: str) -> Response:
+    """A panel of a token's page; of a word with a stroke in it its token's page."""
+    if not is_id(id):
+        return await token(request, served, name, f"{id}/{panel}")
+    corpus, given = served.corpus(name), request.query_params
+    about = next((one for one in PANELS if one.name == panel), None)
+    if about is None or "patch" not in corpus.cache.run.at:
+        raise NotFound(f"A token's page has no panel {panel}.", f"It has {', '.join(one.name for one in PANELS)}.")
+    number_of = token_of(corpus, id)
+    site = frame(request, served, f"{about.title}: {number_of}", "token", name)
+    pages = f"{site.root}/{name}"
+
+    def make() -> Any:
+        return shown_in(panel, corpus, number_of, given, pages)
+
+    back = f"{pages}/tokens/{number_of}"
+    return await panel_response(request, served, corpus, site, about, "token_panel.html", back, make)
+
+
+@router.get("/{name}/tokens/{id:path}")
 async def token(request: Request, served: ServedHere, name: str, id: str) -> Response:
     """The page of a token. A word leads to the page of its token, a part of one to the tokens that have it."""
     corpus = served.corpus(name)
-    if not (id.isascii() and id.isdecimal()):
+    if not is_id(id):
         found, _ = await served.ask(request, lambda: served.kept(corpus, counted).spelled(id))
         if found is None:
             return to_page(request, f"{name}/tokens", urlencode({"q": id}))
@@ -244,24 +268,6 @@ def token_page(counts: Counts, corpus: LocalCorpus, id: int, given: Mapping[str,
         place + 1,
         asked,
     )
-
-
-@router.get("/{name}/tokens/{id}/{panel}")
-async def token_panel(request: Request, served: ServedHere, name: str, id: str, panel: str) -> Response:
-    """A panel of a token's page."""
-    corpus, given = served.corpus(name), request.query_params
-    about = next((one for one in PANELS if one.name == panel), None)
-    if about is None or "patch" not in corpus.cache.run.at:
-        raise NotFound(f"A token's page has no panel {panel}.", f"It has {', '.join(one.name for one in PANELS)}.")
-    number_of = token_of(corpus, id)
-    site = frame(request, served, f"{about.title}: {number_of}", "token", name)
-    pages = f"{site.root}/{name}"
-
-    def make() -> Any:
-        return shown_in(panel, corpus, number_of, given, pages)
-
-    back = f"{pages}/tokens/{number_of}"
-    return await panel_response(request, served, corpus, site, about, "token_panel.html", back, make)
 
 
 def shown_in(panel: str, corpus: LocalCorpus, id: int, given: Mapping[str, str], pages: str) -> Any:

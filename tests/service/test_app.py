@@ -42,7 +42,7 @@ from vlq.service.served import Served
 from vlq.service.settings import Settings
 
 from ..doors import running
-from ..synthetic import make_cache, vocabulary_table
+from ..synthetic import make_cache, make_run, vocabulary_table
 from .conftest import Site
 
 
@@ -374,6 +374,30 @@ def test_words_and_names_lead_to_pages(site: Site) -> None:
         answer = site.client.get(f"/one/{path}")
         assert (answer.status_code, answer.headers["location"]) == (303, f"/one/{to}"), path
         assert site.client.get(answer.headers["location"]).status_code == 200
+
+
+def test_words_that_look_like_addresses_lead_to_their_tokens(tmp_path: Path) -> None:
+    """And a number is an id, but a search for it finds the digits, too."""
+    table = vocabulary_table(make_run().vocabulary_size)
+    words = {4: "random", 5: "and/or", 6: "7", 7: "either/map", 8: "?q=#"}
+    for name, space in (("piece", "▁"), ("text", " ")):
+        values = table[name].to_pylist()
+        for id, word in words.items():
+            values[id] = f"{space}{word}"
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.string()))
+    make_cache(tmp_path / "words", images=4, vocabulary=table)
+    app = create_app(Settings({"words": str(tmp_path / "words")}))
+    with running(app) as url, httpx2.Client(base_url=url, timeout=30) as client:
+        for id, word in words.items():
+            if not word.isdecimal():
+                answer = client.get(f"/words/tokens/{quote(word, safe='')}")
+                assert (answer.status_code, answer.headers["location"]) == (303, f"/words/tokens/{id}"), word
+        found = [token["id"] for token in client.get("/v1/tokens", params={"q": "7"}).json()["tokens"]]
+        assert found[:2] == [7, 6]
+        assert {*found} == {7, *(id for id, text in enumerate(table["text"].to_pylist()) if "7" in (text or ""))}
+        page = client.get("/words/tokens/4").text
+        (random_one,) = re.findall(r'id="random" href="([^"]+)"', page)
+        assert re.fullmatch(r"/words/tokens/\d+", client.get(random_one).headers["location"])
 
 
 def test_an_accident_tells_nothing_of_the_machine(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,9 +151,9 @@ def requests() -> dict[str, list[tuple[str, str, Any]]]:
         "/{name}/facets": get(*(f"/one/facets?q={quote(query)}" for query in QUERIES)),
         "/{name}/images/{id:path}": get(*site_of_images, "/one/images/nobody.png"),
         "/{name}/tokens": get("/one/tokens?q=do", "/one/tokens"),
-        "/{name}/tokens/{id}": get("/one/tokens/0", "/one/tokens/99999", "/one/tokens/dog"),
+        "/{name}/tokens/{id:path}": get("/one/tokens/0", "/one/tokens/99999", "/one/tokens/dog"),
         "/{name}/layers": get("/one/layers", "/two/layers", "/tuned/layers"),
-        "/{name}/tokens/random": get("/one/tokens/random"),
+        "/{name}/random": get("/one/random"),
         "/{name}/tokens/{id}/{panel}": get(*(f"/one/tokens/0/{panel.name}" for panel in token.PANELS)),
         "/{name}/layers/{panel}": get(*(f"/two/layers/{panel.name}" for panel in layers.PANELS)),
         "/{name}/compare/{panel}": get(

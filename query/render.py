@@ -19,7 +19,7 @@ from vlq.query.bounds import HIGH, LOW
 from vlq.query.files import write_whole
 from vlq.query.mistakes.elsewhere import ENDING, FORMAT, NO_TEXT
 from vlq.query.pointed import places
-from vlq.query.summary import Rows
+from vlq.query.summary import Rows, as_seen
 
 BAR = 40
 """Characters of the longest bar."""
@@ -223,7 +223,7 @@ def _notes(result: Answer) -> list[str]:
 
 def _rows(result: Answer) -> list[str]:
     columns = shown_columns(result)
-    cells = [[_cell(row[name]) for name in columns] for row in result.head]
+    cells = [[_cell(as_seen(name, row[name])) for name in columns] for row in result.head]
     first = {name: next((row[name] for row in result.head if row[name] is not None), None) for name in columns}
     right = [isinstance(first[name], int | float | Decimal) and not isinstance(first[name], bool) for name in columns]
     return aligned([columns, *cells], right)
@@ -297,7 +297,7 @@ def _bar(share: float) -> str:
 def html(result: Answer) -> str:
     """The same for a notebook."""
     columns = shown_columns(result) if result.head else []
-    rows = _html_table([columns, *([_cell(row[name]) for name in columns] for row in result.head)])
+    rows = _html_table([columns, *([_cell(as_seen(name, row[name])) for name in columns] for row in result.head)])
     notes = "".join(f"<p>{escape(note)}</p>" for note in _notes(result))
     sides = _html_table(both_sides(result.summary))
     histograms = "".join(

@@ -88,3 +88,19 @@ def each(keys: Iterable[str]) -> str:
 def figure(value: float) -> str:
     """7.0 -> '7', 7.5 -> '7.5'."""
     return f"{value:g}"
+
+
+DIFFERENCES = ("divergence", "rise", "corpus_rise")
+"""Columns of what entropies differ by, in nats: of what does not differ, as of one image, what float32 rounds."""
+
+LEAST_SEEN = 0.0005
+"""Nats that three decimals show."""
+
+
+def is_difference(column: str) -> bool:
+    return column.removesuffix("_a").removesuffix("_b") in DIFFERENCES
+
+
+def as_seen(column: str, value: Any) -> Any:
+    """A row's value as people are shown it: a difference that is too small to be one is none."""
+    return 0.0 if isinstance(value, float) and is_difference(column) and abs(value) < LEAST_SEEN else value

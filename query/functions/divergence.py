@@ -13,7 +13,7 @@ from vlq.query.functions.phrases import PLACE, qualified
 from vlq.query.functions.shared import AT, IMAGES, LAYERS
 from vlq.query.functions.sources import check_site
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count
+from vlq.query.summary import Rows, Summary, as_seen, count
 from vlq.query.sums import SUMMED, divergences
 
 
@@ -81,8 +81,9 @@ def headline(bound: Bound, summary: Summary) -> str:
     several = summary["layers"] > 1
     parts = []
     if summary["divergence"] is not None:
-        parts.append(f"median {summary['divergence']:.2f} nats" if several else f"{summary['divergence']:.2f} nats")
-    if summary["rise"] is not None and several:
+        divergence = f"{as_seen('divergence', summary['divergence']):.2f} nats"
+        parts.append(f"median {divergence}" if several else divergence)
+    if as_seen("rise", summary["rise"]) and several:
         parts[-1] += f", {rise_phrase(summary['layer'], summary['rise'])}"
     tokens = f"{count(summary['tokens'], 'distinct token')}, the most common in {summary['share']:.0%} of the "
     parts.append(f"{'in the median layer ' if several else ''}{tokens}{counted_in(bound)}")

@@ -15,7 +15,7 @@ from vlq.query.functions.sources import check_site
 from vlq.query.mistakes.values import MISSING_BY
 from vlq.query.parameters import Choice, Optional, Parameter, Share
 from vlq.query.registry import Function
-from vlq.query.summary import Rows, Summary, count, figure, layer_summary, one_layer_each
+from vlq.query.summary import Rows, Summary, as_seen, count, figure, layer_summary, one_layer_each
 
 
 def check(bound: Bound, scope: Scope) -> None:
@@ -101,7 +101,7 @@ def headline(bound: Bound, summary: Summary) -> str:
         others = "they" if never == summary["images"] else f"the other {never:,}" if matched else f"{never:,}"
         end = "ends" if never == 1 else "end"
         parts.append(f"{others} {end} with a default, most often {named(**summary['still'])}")
-    if summary["corpus_rise"] is not None:
+    if as_seen("corpus_rise", summary["corpus_rise"]):
         parts.append(f"the corpus' divergence {rise_phrase(summary['corpus_layer'], summary['corpus_rise'])}")
     return "; ".join(parts)
 

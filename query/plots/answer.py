@@ -15,7 +15,7 @@ from vlq.query.groups import OfGroups
 from vlq.query.plots.style import LAYER, chip, shown
 from vlq.query.result import Result
 from vlq.query.shown import Shown
-from vlq.query.summary import Rows
+from vlq.query.summary import Rows, as_seen, is_difference
 
 NAMES = ("image_id", "token", "patch", "position")
 """Columns of whole numbers that only tell things apart."""
@@ -35,9 +35,11 @@ class Answer:
     def keys(self) -> tuple[str, ...]:
         return self.relation.keys
 
-    @property
+    @cached_property
     def rows(self) -> Rows:
-        return self.result.rows
+        if not any(map(is_difference, self.result.columns)):
+            return self.result.rows
+        return [{name: as_seen(name, value) for name, value in row.items()} for row in self.result.rows]
 
     @property
     def columns(self) -> list[str]:

@@ -18,7 +18,7 @@ from vlq.query.registry import call, functions
 from vlq.query.render import decimal, shown_columns
 from vlq.query.result import Result
 from vlq.query.schema import READ_COLUMNS
-from vlq.query.summary import count
+from vlq.query.summary import as_seen, count
 from vlq.query.tokens import Token
 from vlq.service.api.query import Cursor, identity
 from vlq.service.facets import columns_of, is_grouped
@@ -295,7 +295,7 @@ def _line(corpus: LocalCorpus, row: Mapping[str, Any], names: Sequence[str]) -> 
         elif column == "token" and isinstance(value, int):
             cells.append(Cell("", "token", Chip.of(corpus.vocabulary.token(value))))
         else:
-            cells.append(cell(value))
+            cells.append(cell(as_seen(column, value)))
     return Line(image, clean(name), tuple(cells))
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from vlq.query.client import LocalCorpus
 from vlq.query.depth import SITES, Agreement, Changes, changes
 from vlq.query.errors import NotFound
-from vlq.query.summary import Rows, count
+from vlq.query.summary import Rows, as_seen, count
 from vlq.service.api.layers import AGREEMENTS
 from vlq.service.api.shared import ServedHere
 from vlq.service.pages import charts
@@ -308,7 +308,7 @@ def divergence(corpus: LocalCorpus, shown: Looked) -> Charts:
     result = corpus.query(query)
     marks = [str(row["layer"]) for row in result.rows]
     series = [
-        (name, [row[column] for row in result.rows])
+        (name, [as_seen(column, row[column]) for row in result.rows])
         for name, column in (
             ("divergence", "divergence"),
             ("mean entropy", "mean_entropy"),
@@ -320,7 +320,7 @@ def divergence(corpus: LocalCorpus, shown: Looked) -> Charts:
         charts.bars([row["tokens"] for row in result.rows], marks, "Different tokens by layer", "layer", "tokens"),
     )
     rows = tuple(
-        (row["layer"], row["tokens"], percent(row["share"]), *(number(row[name]) for name in NATS))
+        (row["layer"], row["tokens"], percent(row["share"]), *(number(as_seen(name, row[name])) for name in NATS))
         for row in result.rows
     )
     columns = ("layer", "different tokens", "the most common one's share", *(name.replace("_", " ") for name in NATS))

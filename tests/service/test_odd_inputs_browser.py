@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from datetime import datetime
 
+import httpx2
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -60,12 +61,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     make_cache(folder / "text", make_run(at=("prompt",)), images=3)
     make_cache(folder / "none", images=2, failed=[0, 1])
     make_cache(folder / "few", make_run(layers=2), images=3)
+    make_cache(folder / "single", images=1)
     sink = io.BytesIO()
     Image.new("RGB", (112, 112), (60, 70, 140)).save(sink, "PNG")
     with pytest.MonkeyPatch.context() as patch:
         for module in ("api.images", "pages.image_page"):
             patch.setattr(f"vlq.service.{module}.picture", lambda image, side: (sink.getvalue(), "image/png"))
-        app = create_app(Settings({name: str(folder / name) for name in ("odd", "text", "none", "few")}))
+        app = create_app(Settings({name: str(folder / name) for name in ("odd", "text", "none", "few", "single")}))
         with running(app) as found:
             yield found
 
@@ -154,3 +156,18 @@ def test_a_run_without_patches_compares_those_that_have_some(chromium: Browser, 
         page.goto(f"{url}/text/compare?a=images()&b=images()")
         expect(page.locator("#counts .headline")).to_contain_text("3 and 3 of 3 images")
         expect(page.locator("#readings")).to_have_count(0)
+
+
+def test_one_image_differs_from_nothing(chromium: Browser, url: str) -> None:
+    """What float32 rounds is 0 in the chart, in its words and in both tables."""
+    assert "e-" in httpx2.get(f"{url}/v1/query", params={"query": "divergence()", "corpus": "single"}).text
+    with watched(chromium, f"{url}/single/layers") as page:
+        panel = page.locator("#divergence")
+        panel.scroll_into_view_if_needed()
+        expect(panel.locator(".headline")).to_contain_text("median 0.00 nats; in")
+        words = panel.text_content() or ""
+        assert "e-" not in words
+        assert "-0.0" not in words
+        page.goto(f"{url}/single/?q=divergence()")
+        expect(page.locator("table.rows td").first).to_be_visible()
+        assert "e-" not in page.locator("#answer").inner_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+import vlq
 from vlq.query.schema import Transform
 from vlq.service.app import create_app
 from vlq.service.settings import Settings
@@ -289,6 +291,49 @@ def test_what_is_of_another_run_leads_there(corpora: Served, chromium: Browser) 
         page.locator("#copies").get_by_role("button", name="Copy Python").click()
         expect(page.locator("#copies output")).to_have_text("Copied.")
         assert f'vlq.open("{corpora.url}/other")' in page.evaluate("navigator.clipboard.readText()")
+
+
+@pytest.mark.parametrize(
+    ("address", "asked"),
+    [
+        ("runs=one,again&images=3,3&layers=2,2", [("one", "compare('one', 'again', top(3, layers=2))")]),
+        ("images=3,5&layers=2,4", [("one", "top(3, layers=2)"), ("one", "top(5, layers=4)")]),
+        ("images=3,3&layers=2,2", [("one", "top(3, layers=2)")]),
+        ("runs=again,other&images=3,4&layers=2,2", [("again", "top(3, layers=2)"), ("other", "top(4, layers=2)")]),
+    ],
+)
+def test_what_is_copied_asks_for_both_sides(
+    corpora: Served, chromium: Browser, address: str, asked: list[tuple[str, str]]
+) -> None:
+    permissions = ["clipboard-read", "clipboard-write"]
+    with watched(chromium, f"{corpora.url}/one/compare?{address}", permissions=permissions) as page:
+        for side in "ab":
+            page.locator(f"[data-side={side}] .picture img").wait_for()
+
+        def copied(name: str) -> list[str]:
+            page.evaluate("navigator.clipboard.writeText('')")
+            page.locator("#copies").get_by_role("button", name=name).click()
+            expect(page.locator("#copies output")).to_have_text("Copied.")
+            text: str = page.evaluate("navigator.clipboard.readText()")
+            return text.splitlines()
+
+        assert copied("Copy query") == [query for _, query in asked]
+        url = corpora.url
+        assert copied("Copy Python") == [f'vlq.open("{url}/{run}").query("{query}")' for run, query in asked]
+        commands = [shlex.split(line) for line in copied("Copy CLI")]
+        assert commands == [["vlq", query, "--cache", f"{url}/{run}"] for run, query in asked]
+    # What is asked has the readings of both sides.
+    found = [
+        {int(value) for name, value in row.items() if name.startswith("token") and value is not None}
+        for run, query in asked
+        for row in vlq.open(f"{url}/{run}").query(query).rows
+    ]
+    sides = parse_qs(address)
+    images, layers, runs = (
+        sides.get(name, [usual])[0].split(",") for name, usual in (("images", ""), ("layers", ""), ("runs", "one,one"))
+    )
+    for run, image, layer in zip(runs, images, layers, strict=True):
+        assert {*corpora.tokens(run, int(image), int(layer))[:, 0].tolist()} <= set().union(*found)
 
 
 def test_what_the_address_leaves_open(corpora: Served, chromium: Browser) -> None:

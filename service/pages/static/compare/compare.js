@@ -143,8 +143,14 @@ if (form) {
   swap.hidden = false;
   swap.onclick = () => state.set(
     Object.fromEntries(["runs", "images", "layers"].map((what) => [what, [...state.values[what]].reverse()])), { step: true });
-  const query = () => `top(${state.values.images[0]}, layers=${layerOf(0)})`;
-  document.getElementById("copies").append(copies(query, () => state.settle(), () => state.values.runs[0]));
+  // Two runs' readings of one image at a layer are one question, what else stands side by side are two.
+  const query = () => {
+    const [a, b] = [0, 1].map((at) => `top(${state.values.images[at]}, layers=${layerOf(at)})`), { runs: names } = state.values;
+    const isOne = a === b && names[0] !== names[1] && sides[0].image?.image === sides[1].image?.image;
+    if (isOne) return `compare('${names[0]}', '${names[1]}', ${a})`;
+    return a === b && names[0] === names[1] ? a : [a, b];
+  };
+  document.getElementById("copies").append(copies(query, () => state.settle(), () => state.values.runs));
   // Without a service, which compares all that is stored, a panel is of what both sides have loaded.
   const compared = async ({ id }) => {
     await Promise.all([load(0), load(1)]);

@@ -729,6 +729,44 @@ def test_the_legend_counts_and_outlines(shown: dict[str, Shown], chromium: Brows
         has_state(page, colour="heat", range="1-3")
 
 
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+def test_picture_legend_and_table_are_seen_together(
+    shown: dict[str, Shown], chromium: Browser, width: int, height: int
+) -> None:
+    """In one window, on a phone once one has scrolled to the picture; and with however many tokens, nothing moves."""
+    one = shown["cropped"]
+    with watched(chromium, one.page(0, "layer=3"), viewport={"width": width, "height": height}) as page:
+        ready(page)
+        parts = ("#stage", "#layers", "#legend", ".scroller")
+        if width < 1000:
+            page.locator("#stage").evaluate("stage => stage.scrollIntoView()")
+
+        def places() -> list[dict[str, float]]:
+            boxes = [page.locator(part).bounding_box() for part in parts]
+            return [{**box} for box in boxes if box]
+
+        before = places()
+        for box in before[:3]:
+            assert box["y"] >= -1  # windows scroll by whole pixels
+            assert box["y"] + box["height"] <= height
+        table = before[3]
+        assert min(table["y"] + table["height"], height) - table["y"] >= 4 * 22  # its head, and some rows
+        entry = page.locator("#legend .counts li").first
+        entry.hover()
+        expect(page.locator("#legend .counts li").first).to_be_in_viewport()
+        assert places() == before
+        # Over all layers there are many tokens, which are scrolled by themselves.
+        page.mouse.move(1, 1)
+        page.evaluate("history.replaceState(null, '', `${location.pathname}?layer=3&range=0-4`)")
+        page.reload()
+        ready(page)
+        if width < 1000:
+            page.locator("#stage").evaluate("stage => stage.scrollIntoView()")
+        expect(page.locator("#legend-title")).to_contain_text("at layers 0 to 4")
+        assert len({*one.top1().ravel().tolist()}) > len({*one.top1()[3].tolist()})
+        assert places() == before
+
+
 def test_what_is_not_known_looks_like_nothing_else(shown: dict[str, Shown], chromium: Browser) -> None:
     """In the table: without their colours, cells that are unknown, below the threshold, zero, and not read."""
     one = shown["thinned"]

@@ -63,7 +63,7 @@ export class Layers {
 
   update() {
     const { page } = this, { model, values } = page, counted = new Set(page.counted()), isRange = values.range !== "";
-    this.said.textContent = `Layer ${values.layer}${isRange ? `; tokens are counted over layers ${values.range.replace("-", " to ")}` : ""}`;
+    this.said.textContent = `Layer ${values.layer}${isRange ? `; counted over ${values.range.replace("-", " to ")}` : ""}`;
     this.play.textContent = values.play ? "Stop" : "Play";
     this.play.setAttribute("aria-pressed", values.play);
     const bars = this.#bars(), most = Math.max(1, ...bars.map(([count]) => count));

@@ -51,7 +51,9 @@ export class Legend {
     this.title = made("h2", { id: "legend-title" });
     this.list = made("ul", { className: "counts" });
     this.more = made("button", { type: "button", id: "more", onclick: () => page.set({ all: !page.values.all }) });
-    element.append(this.title, this.list, this.more);
+    const heading = made("div", { className: "heading" });
+    heading.append(this.title, this.more);
+    element.append(heading, this.list);
     element.hidden = !page.model.patches;
   }
 
@@ -61,6 +63,7 @@ export class Legend {
     const all = counts(model, page.counted(), model.patchesRead);
     this.title.textContent = `${counted(all.length, "token")} ${layersSaid(page)}`;
     this.list.replaceChildren(...all.slice(0, values.all ? undefined : FEW).map((one) => entry(page, one)));
+    this.list.classList.toggle("all", values.all);
     this.more.hidden = all.length <= FEW;
     this.more.textContent = values.all ? "Fewer" : `All ${all.length}`;
     this.more.setAttribute("aria-expanded", values.all);

@@ -12,7 +12,7 @@ from propcache.api import cached_property
 
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import QueryError
-from vlq.query.nodes import Call, Comparison, Literal, Name, Node, node_of
+from vlq.query.nodes import INTEGERS, Call, Comparison, Literal, Name, Node, node_of
 from vlq.query.predicates import Column
 from vlq.query.registry import call
 from vlq.query.result import Result, rows_together
@@ -254,6 +254,17 @@ class _Parted:
     def _is(self, value: Any) -> Node:
         return Comparison((Name(self.name), Literal(value)), ("==",))
 
+    def _between(self, least: float, most: float) -> Node | None:
+        """The condition that a number is in a bin; None if no query can hold an end of it."""
+        below = "<"
+        if self.column.type == "BIGINT" and most > INTEGERS[-1]:
+            most, below = INTEGERS[-1], "<="
+        if self.column.type == "BIGINT":
+            least = max(least, INTEGERS[0])
+        if any(isinstance(end, int) and end not in INTEGERS for end in (least, most)):
+            return None
+        return Comparison((node_of(least), Name(self.name), node_of(most)), ("<=", below))
+
     def _most_common(self) -> Result:
         by = [Name(self.name), Name("piece")] if self.has_pieces else [Name(self.name)]
         table = self.source.group(by).count()
@@ -267,7 +278,7 @@ class _Parted:
         bars = []
         for row in rows[:MOST_VALUES]:
             value, condition = row[self.name], self._is(row[self.name])
-            label = "none" if value is None else str(row["piece"] or value) if self.has_pieces else str(value)
+            label = "none" if value is None else str(row["piece"] or value) if self.has_pieces else str(value) or "“”"
             if isinstance(value, bool):
                 label = "yes" if value else "no"
             if self.column.kind == "list":
@@ -287,12 +298,17 @@ class _Parted:
             elif len(edges) == 1 or (self.column.is_whole and high - low == 1):
                 bars.append(self._bar(str(int(low)), count, self._is(int(low)), low, low))
             else:
-                least, most = (node_of(int(edge) if self.column.is_whole else float(edge)) for edge in edges)
-                condition = Comparison((least, Name(self.name), most), ("<=", "<"))
-                bars.append(self._bar(f"{least} to {most}", count, condition, low, high))
+                least, most = (int(edge) if self.column.is_whole else float(edge) for edge in edges)
+                label = f"{_figure(least)} to {_figure(most)}"
+                bars.append(self._bar(label, count, self._between(least, most), low, high))
         return Facet(self.name, self.counts, True, tuple(bars), False)
 
     def _outside(self, count: int, missing: int) -> list[Bar]:
         """Rows in no range: those without a number, and those with one that is not finite, or far too large."""
         found = [self._bar("none", missing, self._is(None))] if missing else []
         return found + ([Bar("others", count - missing, False, None)] if count > missing else [])
+
+
+def _figure(edge: float) -> str:
+    """Round numbers of many digits as powers of ten."""
+    return str(edge) if abs(edge) < 1e12 else f"{edge:.15g}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import vlq
@@ -222,6 +223,26 @@ def test_facets_of_numbers_that_are_none(tmp_path: Path) -> None:
     for bar in found.bars:
         if bar.query is not None:
             assert len(corpus.query(bar.query)) == bar.count
+
+
+def test_facets_of_the_largest_numbers(tmp_path: Path) -> None:
+    """Round numbers around those of 64 bits have more bits than a query holds."""
+    signed = pa.array([2**63 - 1, -(2**63), 0, 5, None, 2**53 + 1], pa.int64())
+    unsigned = pa.array([2**64 - 1, 0, 1, None, 2**63, 7], pa.uint64())
+    columns: dict[str, Any] = {"signed": signed, "unsigned": unsigned}
+    make_cache(tmp_path / "one", images=6, columns=columns)
+    corpus = vlq.open(str(tmp_path / "one"))
+    assert isinstance(corpus, LocalCorpus)
+    found = {facet.column: facet.bars for facet in facets(corpus, "images()")}
+    for name, least in (("signed", 0), ("unsigned", 2)):
+        bars = [bar for bar in found[name] if bar.count]
+        assert sum(bar.count for bar in bars) == 6
+        unsaid = [bar for bar in bars if bar.query is None and bar.label != "none"]
+        assert sum(bar.count for bar in unsaid) == least  # what is beyond 2**63 cannot be asked for
+        for bar in bars:
+            if bar.query is not None:
+                assert len(corpus.query(bar.query)) == bar.count
+            assert len(bar.label) < 24
 
 
 @pytest.mark.parametrize("columns", [1, 12])

@@ -21,11 +21,13 @@ from vlq.query.sets import Counted, ImageSet, image_set
 from vlq.query.summary import count
 from vlq.query.tokens import Token
 from vlq.service.api.shared import ServedHere
+from vlq.service.counts import counted
 from vlq.service.images import found_image
 from vlq.service.lens import readings_of, shown
 from vlq.service.numbers import whole
 from vlq.service.pages import charts
 from vlq.service.pages.chips import Chip
+from vlq.service.pages.examples import two_sets
 from vlq.service.pages.panels import Charts, Panel, Table, layer_of, panel_response, percent
 from vlq.service.pages.site import frame, page
 from vlq.service.served import Served
@@ -171,7 +173,6 @@ async def compare(request: Request, served: ServedHere, name: str) -> Response:
             {"name": of, "layers": tuple(one.cache.run.read_layers), "images": one.cache.snapshot().images}
             for of, one in comparable(served).items()
         )
-        labels = "label" in corpus.engine.image_columns(corpus.cache.snapshot())
         return ComparePage(
             sides_of(given, served, name, usual),
             runs,
@@ -183,7 +184,7 @@ async def compare(request: Request, served: ServedHere, name: str) -> Response:
             PAIR,
             sets_of(corpus),
             (),
-            ("images(label == 'beach')", "images(label == 'snow')") if labels else ("first_layer('dog')", "images()"),
+            two_sets(corpus, served.kept(corpus, counted)),
         )
 
     context, _ = await served.ask(request, work)
@@ -307,7 +308,10 @@ def of_tokens(pair: Compared) -> Table:
             _, counts = found.setdefault(pair.key(tokens[0]), (Chip.of(tokens[0], one.side.run), [0, 0]))
             counts[at] += 1
     ordered = sorted(found.values(), key=lambda one: (-abs(one[1][1] - one[1][0]), -sum(one[1]), one[0].id))
-    rows = tuple((chip, (first, second, f"{second - first:+,}")) for chip, (first, second) in ordered[:SHOWN])
+    rows = tuple(
+        (chip, (first, second, f"{second - first:+,}" if second != first else "0"))
+        for chip, (first, second) in ordered[:SHOWN]
+    )
     both = sum(first > 0 and second > 0 for _, (first, second) in found.values())
     headline = f"{both:,} of {count(len(found), 'token')} are decoded to on both sides"
     columns = ("token", "patches of the first", "of the second", "difference")

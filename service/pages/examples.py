@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vlq.query.client import LocalCorpus
 from vlq.query.effects import asked_of, question_of
 from vlq.query.errors import VlqError
-from vlq.query.nodes import Call, node_of
+from vlq.query.nodes import Call, Comparison, Name, node_of
 from vlq.query.parse import parse
 from vlq.query.registry import call
 from vlq.service.counts import Counts
@@ -56,6 +56,26 @@ def examples(corpus: LocalCorpus, counts: Counts) -> list[Example]:
         except VlqError:
             continue  # what this cache has no readings for
     return asked
+
+
+SHORT = 40
+"""Characters of a label that stands in an example."""
+
+
+def two_sets(corpus: LocalCorpus, counts: Counts) -> tuple[str, str]:
+    """Queries of two sets of images: of the two commonest labels, or of those that read a word and of all."""
+    sets: list[Call] = []
+    with suppress(VlqError):  # there may be no labels, or none that a query can name
+        commonest = corpus.query(
+            "images(label != None).group(label).count().sort(count, descending=True).limit(2)"
+        ).rows
+        labels = [node_of(row["label"]) for row in commonest if len(str(row["label"])) <= SHORT]
+        sets = [call("images", [Comparison((Name("label"), label), ("==",))], []) for label in labels]
+    if len(sets) == 2:
+        return str(sets[0]), str(sets[1])
+    word = telling_word(corpus, counts)
+    at = [] if counts.site == "patch" else [("at", node_of(counts.site), None)]
+    return "images()" if word is None else str(call("first_layer", [word], at)), "images()"
 
 
 def telling_word(corpus: LocalCorpus, counts: Counts) -> str | None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
+from vlq.query.schema import Transform
 from vlq.service.app import create_app
 from vlq.service.settings import Settings
 
@@ -33,6 +34,7 @@ LINES = """(cells) => cells.map((cell) => {
 
 NAMES = [f"{LONG}.png", TURNED, '<script>alert("1")</script>.png', "a b%2f..%2f#?.png", "new\nline.png", "last.png"]
 TOKEN = 4
+TALL = (20, 800)
 
 
 def vocabulary() -> pa.Table:
@@ -62,12 +64,21 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     make_cache(folder / "none", images=2, failed=[0, 1])
     make_cache(folder / "few", make_run(layers=2), images=3)
     make_cache(folder / "single", images=1)
-    sink = io.BytesIO()
-    Image.new("RGB", (112, 112), (60, 70, 140)).save(sink, "PNG")
+    tall = Transform(1.0, 1.0, 0.0, 0.0, *TALL)
+    make_cache(
+        folder / "tall", make_run(grid=(40, 1)), images=3, transform=tall, pixels=TALL, columns={"label": list("abb")}
+    )
+    drawn = {}
+    for size in ((112, 112), TALL):
+        sink = io.BytesIO()
+        Image.new("RGB", size, (60, 70, 140)).save(sink, "PNG")
+        drawn[size] = sink.getvalue()
     with pytest.MonkeyPatch.context() as patch:
         for module in ("api.images", "pages.image_page"):
-            patch.setattr(f"vlq.service.{module}.picture", lambda image, side: (sink.getvalue(), "image/png"))
-        app = create_app(Settings({name: str(folder / name) for name in ("odd", "text", "none", "few", "single")}))
+            patch.setattr(f"vlq.service.{module}.picture", lambda image, side: (drawn[image.size], "image/png"))
+        app = create_app(
+            Settings({name: str(folder / name) for name in ("odd", "text", "none", "few", "single", "tall")})
+        )
         with running(app) as found:
             yield found
 
@@ -75,6 +86,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize(
     "path",
     [
+        "/",
+        "/docs",
+        "/odd/tokens",
+        "/odd/layers",
         "/odd/?q=images()",
         "/odd/images/0",
         "/odd/images/5",
@@ -171,3 +186,46 @@ def test_one_image_differs_from_nothing(chromium: Browser, url: str) -> None:
         page.goto(f"{url}/single/?q=divergence()")
         expect(page.locator("table.rows td").first).to_be_visible()
         assert "e-" not in page.locator("#answer").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "picture", "edge"),
+    [
+        ("/tall/?q=readings('dog').where(image_id == 0)&view=images", ".frame img", ".outlines .over"),
+        ("/tall/tokens/0", "#examples .picture img", "#examples .picture .edge"),
+    ],
+)
+def test_a_tall_picture_among_others_is_not_a_window_high(
+    chromium: Browser, url: str, path: str, picture: str, edge: str
+) -> None:
+    """And its patches are outlined where they are."""
+    with watched(chromium, url + path, viewport={"width": 1200, "height": 900}) as page:
+        if "tokens" in path:
+            page.locator("#examples").scroll_into_view_if_needed()
+        shown = page.locator(picture).first
+        shown.scroll_into_view_if_needed()
+        box = shown.bounding_box()
+        assert box
+        assert box["height"] < 300
+        x, y, width, height = page.locator(edge).first.evaluate("""(path) => {
+          const box = path.getBBox(), to = path.getScreenCTM();
+          return [box.x * to.a + to.e, box.y * to.d + to.f, box.width * to.a, box.height * to.d];
+        }""")
+        scale = box["height"] / TALL[1]
+        assert width == pytest.approx(TALL[0] * scale, abs=0.5)
+        assert x == pytest.approx(box["x"] + (box["width"] - width) / 2, abs=0.5)
+        first = (y - box["y"]) / (20 * scale)  # patches are 20 pixels high
+        assert first == pytest.approx(round(first), abs=0.05)
+        assert height / (20 * scale) == pytest.approx(round(height / (20 * scale)), abs=0.05)
+
+
+def test_prompts_are_no_column_of_letters(chromium: Browser, url: str) -> None:
+    with watched(chromium, url, viewport={"width": 390, "height": 800}) as page:
+        assert min(page.locator("td.text").evaluate_all("all => all.map((cell) => cell.offsetWidth)")) > 150
+
+
+def test_two_sets_that_a_corpus_has_are_the_example(chromium: Browser, url: str) -> None:
+    with watched(chromium, f"{url}/tall/compare") as page:
+        href = page.locator("#sets a").first.get_attribute("href") or ""
+        page.goto(url + href)
+        expect(page.locator("#counts .headline")).to_contain_text("2 and 1 of 3 images")

@@ -757,7 +757,7 @@ def test_picture_legend_and_table_are_seen_together(
         assert places() == before
         # Over all layers there are many tokens, which are scrolled by themselves.
         page.mouse.move(1, 1)
-        page.evaluate("history.replaceState(null, '', `${location.pathname}?layer=3&range=0-4`)")
+        page.evaluate("history.replaceState(null, '', `${location.pathname}?layer=3&range=0-4&area=7-16`)")
         page.reload()
         ready(page)
         if width < 1000:
@@ -765,6 +765,10 @@ def test_picture_legend_and_table_are_seen_together(
         expect(page.locator("#legend-title")).to_contain_text("at layers 0 to 4")
         assert len({*one.top1().ravel().tolist()}) > len({*one.top1()[3].tolist()})
         assert places() == before
+        chosen = page.locator("#chosen")
+        expect(chosen.locator("#ask")).to_be_visible()
+        if width > 1000:
+            expect(chosen).to_be_in_viewport(ratio=1)
 
 
 def test_what_is_not_known_looks_like_nothing_else(shown: dict[str, Shown], chromium: Browser) -> None:

@@ -75,18 +75,22 @@ export class Chosen {
     Object.assign(this, { element, page });
     this.title = made("h2", { id: "chosen-title" });
     this.list = made("ul", { className: "counts" });
+    this.clear = made("button", { type: "button", textContent: "Clear", onclick: () => page.choose([]) });
     this.ask = made("p");
-    element.append(this.title, this.list, this.ask);
+    const heading = made("div", { className: "heading" });
+    heading.append(this.title, this.clear);
+    element.append(heading, this.list, this.ask);
   }
 
   update() {
     const { page } = this, { model, values } = page;
     this.element.hidden = !model.patches;
     if (!model.patches) return;
+    this.clear.hidden = !values.area.length;
     if (!values.area.length) {
       this.title.textContent = "Chosen patches";
       this.list.replaceChildren();
-      this.ask.textContent = "Draw around some patches (lasso or box, or drag with shift held down): what they decode to is counted here, and becomes a query.";
+      this.ask.textContent = "Draw around patches (lasso or box, or drag with shift held down): they are counted here, and become a query.";
       return;
     }
     const chosen = values.area.filter((patch) => model.isThere[patch]), all = counts(model, page.counted(), chosen);
@@ -94,14 +98,13 @@ export class Chosen {
     this.list.replaceChildren(...all.slice(0, FEW).map((one) => entry(page, one)));
     const token = model.ids.size ? { word: values.token, ids: [...model.ids] } : all.length ? { ids: [all[0].token.id] } : null;
     const query = token && areaQuery(token, chosen, page.image);
-    const clear = made("button", { type: "button", textContent: "Clear", onclick: () => page.choose([]) });
     if (!query) {
-      this.ask.replaceChildren(token ? "Too many patches for one query. " : "None of these was read. ", clear);
+      this.ask.replaceChildren(token ? "Too many patches for one query." : "None of these was read.");
       return;
     }
     const where = pageOf(`?q=${encodeURIComponent(query)}`);
     const code = made("code", { textContent: query });
-    this.ask.replaceChildren("Ask: ", where ? made("a", { href: where, id: "ask" }) : "", " ", clear);
+    this.ask.replaceChildren("Ask: ", where ? made("a", { href: where, id: "ask" }) : "");
     (where ? this.ask.querySelector("a") : this.ask).append(code);
   }
 }

@@ -391,11 +391,10 @@ def compile_together(tables: Sequence[Table]) -> Statement:
     columns = []
     for table in tables:
         relation = table.relation(compiler)
-        named = [
-            f"value{i}" for i, _ in enumerate(relation.shown or default_columns(relation))
-        ]  # in place of any names
-        rows = f"(\n  {indented(compiler.ordered(relation))}\n) AS answer({', '.join(named)})"
-        columns.append(f"ARRAY(SELECT row({', '.join(named)}) FROM {rows})")
+        shown = relation.shown or default_columns(relation)
+        names = ", ".join(f"value{i}" for i, _ in enumerate(shown))  # in place of any that columns have
+        rows = f"(\n  {indented(compiler.ordered(relation))}\n) AS answer({names})"
+        columns.append(f"ARRAY(SELECT row({names}) FROM {rows})")
     return compiler.ask(f"SELECT {', '.join(columns)}")
 
 

@@ -162,7 +162,7 @@ def _run(commands: Mapping[str, Load], arguments: Sequence[str]) -> None:
     """Hands over to the command framework, with the command that the first argument names, or else all of them."""
     import typer
 
-    from vlq.query.commands import root
+    from vlq.query.commands import Command, root
 
     app = typer.Typer(
         name="vlq",
@@ -178,7 +178,7 @@ def _run(commands: Mapping[str, Load], arguments: Sequence[str]) -> None:
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:
-            app.command(name)(command)
+            app.command(name, cls=Command)(command)
     app(arguments, prog_name="vlq", standalone_mode=True)
 
 

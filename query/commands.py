@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from vlq.query.answer import FORMATS
 from vlq.query.limits import Limits
-from vlq.query.mistakes.elsewhere import FORMAT
+from vlq.query.mistakes.elsewhere import FORMAT, TOO_MANY
 
 CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
+
+
+class Command(TyperCommand):
+    """A command that says what became of a glob which a shell put files in the place of."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.allow_extra_args = True
+        extra = super().parse_args(ctx, args)
+        if extra and not ctx.resilient_parsing:  # as for completion
+            takes_any = any(param.param_type_name == "argument" for param in self.params)
+            raise TOO_MANY.error(command=ctx.info_name, first=extra[0], near=takes_any and _glob_of(extra))
+        return extra
+
+
+def _glob_of(paths: list[str]) -> str:
+    """What a shell may have made these files of; "" if they are none."""
+    if not all(map(os.path.lexists, paths)):
+        return ""
+    endings = {os.path.splitext(path)[1] for path in paths}
+    return os.path.join(os.path.dirname(paths[0]), "*" + (endings.pop() if len(endings) == 1 else ""))
 
 
 def version(shown: bool) -> None:

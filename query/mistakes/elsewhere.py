@@ -19,6 +19,24 @@ NO_COMMAND = Mistake(
     ),
     near="Did you mean `vlq {near}`? All commands: vlq --help",
 )
+TOO_MANY = Mistake(
+    QueryError,
+    "`vlq {command}` was given too many arguments: from {first} on.",
+    "What it takes: vlq {command} --help",
+    (
+        Example(
+            "$ vlq info images",
+            "`vlq info` was given too many arguments: from images on.",
+            "What it takes: vlq info --help",
+        ),
+        Example(
+            "$ vlq annotate demo prompts",
+            "`vlq annotate` was given too many arguments: from prompts on.",
+            "Quote a glob, or the shell puts files in its place: vlq annotate '*'",
+        ),
+    ),
+    near="Quote a glob, or the shell puts files in its place: vlq {command} '{near}'",
+)
 FORMAT = Mistake(
     QueryError,
     "--format is {known}, not '{got}'.",

@@ -243,7 +243,7 @@ class Run:
         known = {f.name for f in fields(cls)}
         missing = known - values.keys() - set(cls.LATER)
         if missing:
-            raise CorruptCache(f"{where} lacks {', '.join(sorted(missing))}.")
+            raise CorruptCache(f"{where} lacks {', '.join(sorted(missing))}.", "Run: vlq verify")
         try:
             for name in ("prompt_ids", "at"):
                 values[name] = tuple(values[name])

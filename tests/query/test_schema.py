@@ -203,8 +203,9 @@ def test_what_is_no_record(record: Any) -> None:
     for name in ("prompt_ids", "images_table", "tables", "number"):
         if name in values:
             without = {field: value for field, value in values.items() if field != name}
-            with pytest.raises(CorruptCache):
+            with pytest.raises(CorruptCache) as caught:
                 read(record_bytes(without), "run.json")
+            assert (caught.value.hint or "").startswith("Run: vlq ")
     for name in ("prompt_ids", "images_table", "tables"):
         if name in values:
             with pytest.raises(CorruptCache):

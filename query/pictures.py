@@ -101,8 +101,8 @@ def _fetch_local(path: str) -> bytes:
             if error.errno not in NO_FILE:
                 raise
             raise BadImage(f"file not found: {os.strerror(error.errno or 0).lower()}") from error
-    if not os.path.isdir(os.path.dirname(path)):
-        raise missing
+    if not os.path.isdir(folder := os.path.dirname(path)):
+        raise FileNotFoundError(errno.ENOENT, "No such folder", folder) from missing
     raise BadImage("file not found") from missing
 
 
@@ -130,8 +130,13 @@ def _fetch_elsewhere(uri: str) -> bytes:
 
 def _unreadable(uri: str, error: Exception) -> OSError:
     status = getattr(error, "status", None)
-    said = f"{status} {getattr(error, 'message', '')}".rstrip() if status else str(error)
-    return OSError(f"{uri} cannot be read: {said or type(error).__name__}")
+    if status is not None:  # 0 where a server sends one from address to address
+        said = f"{status or type(error).__name__} {getattr(error, 'message', '')}".rstrip()
+    elif isinstance(error, TimeoutError):
+        said = "the server did not answer in time"
+    else:
+        said = str(error) or type(error).__name__
+    return OSError(f"{uri} cannot be read: {said}")
 
 
 def decode(data: bytes) -> Image.Image:

@@ -127,9 +127,12 @@ def read_table(source: str) -> pa.Table:
         raise InputError(f"{source} is no table.", f"Give one of {', '.join(FORMATS)}.")
     try:
         with fs.open(path, "rb") as file:
-            table = pq.read_table(file) if suffix == ".parquet" else _read_text(suffix, file.read())
+            # Not `read_table`, which knows no two columns of one name.
+            table = pq.ParquetFile(file).read() if suffix == ".parquet" else _read_text(suffix, file.read())
     except FileNotFoundError as error:
         raise InputError(f"There is no file {source}.", "Give a .parquet, .csv or .jsonl file.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source} cannot be read: its byte {error.start:,} is not UTF-8.", LOOKS[suffix]) from error
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{source} cannot be read: {reason(error)}.", LOOKS[suffix]) from error
     return _plain(table.replace_schema_metadata(None)).combine_chunks()
@@ -144,6 +147,7 @@ def _read_text(suffix: str, data: bytes) -> pa.Table:
     import pyarrow.csv
     import pyarrow.json
 
+    data.decode()  # of what is no UTF-8 Arrow makes columns of bytes
     block = min(max(1, len(data)), LARGEST_BLOCK)
     if suffix == ".csv":
         return pyarrow.csv.read_csv(pa.BufferReader(data), pyarrow.csv.ReadOptions(block_size=block))

@@ -31,6 +31,8 @@ def reason(error: Exception) -> str:
         return "out of memory"
     if isinstance(error, RayActorError):
         return "a worker died"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 

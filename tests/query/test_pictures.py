@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import aiohttp
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -278,7 +282,8 @@ def test_fetching(tmp_path: Path) -> None:
     assert fetch(f"file://{path}") == b"123"
     with pytest.raises(BadImage, match="file not found"):
         fetch(f"file://{tmp_path}/none.png")
-    with pytest.raises(FileNotFoundError):  # not the image's fault
+    gone = re.escape(f"No such folder: '{tmp_path}/mount-that-went-away'")
+    with pytest.raises(FileNotFoundError, match=gone):  # not the image's fault
         fetch(f"file://{tmp_path}/mount-that-went-away/none.png")
 
 
@@ -308,12 +313,16 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A web server that answers /404 with that status, /short with less than it says, and all else with b"123"."""
+    """A web server that answers /404 with that status, /short with less than it says, /around with its own address,
+    /late in two seconds, and all else with b"123"."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name = self.path.strip("/")
-            self.send_response(int(name) if name.isdigit() else 200)
+            time.sleep(2 if name == "late" else 0)
+            self.send_response(302 if name == "around" else int(name) if name.isdigit() else 200)
+            if name == "around":
+                self.send_header("Location", "/around")
             self.send_header("Content-Length", "9" if name == "short" else "3")
             self.end_headers()
             self.wfile.write(b"123")
@@ -331,7 +340,7 @@ def server() -> Iterator[str]:
         thread.join()
 
 
-def test_web_servers(server: str) -> None:
+def test_web_servers(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what says that there is no such file is about the image; all else may be another time's answer."""
     assert fetch(f"{server}/a%20b.png?sig=x#y") == b"123"
     for status in (404, 410):
@@ -343,9 +352,14 @@ def test_web_servers(server: str) -> None:
         "429": "429",
         "403": "403",
         "short": "3 of 9",
+        "around": "TooManyRedirects$",
     }.items():
         with pytest.raises(OSError, match=f"{server}/{name} cannot be read: .*{why}"):
             fetch(f"{server}/{name}")
+    impatient = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=0.2)}}
+    monkeypatch.setitem(fsspec.config.conf, "http", impatient)
+    with pytest.raises(OSError, match=r"/late cannot be read: the server did not answer in time$"):
+        fetch(f"{server}/late")
     with pytest.raises(OSError, match="Cannot connect"):
         fetch("http://127.0.0.1:1/a.png")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -217,6 +219,9 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     [
         ("m.csv", "image,x\na.png,1\n".encode("utf-16"), "UTF-8, with commas"),
         ("m.csv", b"", "UTF-8, with commas"),
+        ("m.csv", "image,x\na.png,caf\xe9\n".encode("latin-1"), "UTF-8, with commas"),
+        ("m.csv", "image,caf\xe9\na.png,x\n".encode("latin-1"), "UTF-8, with commas"),
+        ("m.jsonl", '{"image": "a.png", "x": "caf\xe9"}\n'.encode("latin-1"), "a JSON object in each line"),
         ("m.jsonl", b'{"image": "a.png", "x": 1}\n{"image": "b.png", "x": "y"}\n', "values of one type"),
         ("m.ndjson", b'[{"image": "a.png"}]', "a JSON object in each line"),
         ("m.parquet", b"image\na.png\n", "Write it again"),
@@ -227,6 +232,37 @@ def test_what_a_table_looks_like_is_told_of_one_that_is_none(tmp_path: Path, nam
     with pytest.raises(InputError, match="cannot be read") as caught:
         list_images(str(tmp_path / name))
     assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_a_csv_without_commas_is_told_so(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "m.csv").write_text(f"image{mark}label\na.png{mark}x\n")
+    with pytest.raises(InputError, match="has no image column") as caught:
+        list_images(str(tmp_path / "m.csv"))
+    assert "A CSV is UTF-8, with commas" in (caught.value.hint or "")
+    (tmp_path / "m.csv").write_text("picture\na.png\n")
+    with pytest.raises(InputError, match=r"Got picture\.$"):
+        list_images(str(tmp_path / "m.csv"))
+
+
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table([["a.png"], [1], [2]], names=["image", "x", "x"]), tmp_path / "m.parquet")
+    (row,) = list_images(str(tmp_path / "m.parquet")).to_pylist()
+    assert (row["x"], row["x_"]) == (1, 2)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = next(path for path in folder.iterdir() if path.is_dir())
+    scandir = os.scandir
+
+    def denied(path: str) -> Any:
+        if Path(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(locked))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", denied)  # whoever runs this may be allowed everything
+    with pytest.raises(InputError, match=rf"^{locked} cannot be listed: Permission denied\."):
+        list_images(str(folder))
 
 
 def list_asked(source: str, column: str, limit: int | None = None) -> tuple[pa.Table, str | None]:

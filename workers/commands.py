@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from vlq.query.cache import SERVICES
 from vlq.query.errors import BadArgument, InputError, MissingExtra, NoCache
 from vlq.query.schema import KEEP
 from vlq.workers.models.weights import ATTENTIONS, DTYPES, QUANTIZATIONS, check_quantizer
@@ -99,7 +100,7 @@ def run(
     options = {
         "images": images,
         "model": named(model),
-        "cache": cache or os.environ.get("VLQ_CACHE", ""),
+        "cache": writable(cache or os.environ.get("VLQ_CACHE", "")),
         "prompt": asked_with(prompt),
         "prompt_column": prompt_column,
         "patches": patches,
@@ -133,10 +134,6 @@ def run(
     one_of("--format", format or "table", ("table", "json"))
     if format and not dry_run:
         raise BadArgument("--format is for what --dry-run says.", "Add --dry-run, or leave --format out.")
-    if not options["cache"]:
-        raise NoCache(
-            "No cache given: --cache and $VLQ_CACHE are empty.", "Say where it should be: --cache FOLDER_OR_URL"
-        )
 
     from vlq.workers.job import Terminated, run_job
     from vlq.workers.plan import RunOptions
@@ -265,6 +262,18 @@ def named(model: str) -> str:
     if not model.strip():
         raise BadArgument("--model is empty.", "Give a folder that save_pretrained wrote, or a Hugging Face hub id.")
     return model
+
+
+def writable(cache: str) -> str:
+    """Where the cache is or will be. Raises NoCache if that is nowhere, BadArgument if workers cannot write there."""
+    where = "Say where it should be: --cache FOLDER_OR_URL"
+    if not cache:
+        raise NoCache("No cache given: --cache and $VLQ_CACHE are empty.", where)
+    if cache.startswith(SERVICES):
+        raise BadArgument(f"{cache} is a web server's address, and a cache is written to a folder or a bucket.", where)
+    if cache.startswith("memory:"):
+        raise BadArgument(f"{cache} would be the memory of this process alone, and workers are others.", where)
+    return cache
 
 
 def asked_with(prompt: str | None) -> str | None:

@@ -107,6 +107,16 @@ def test_a_model_is_quantised_with_bitsandbytes_only(vlq: Vlq, tmp_path: Path, m
 def test_run_says_where_the_cache_goes_missing(vlq: Vlq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLQ_CACHE", raising=False)
     assert "--cache FOLDER_OR_URL" in refused(vlq("run", tmp_path, "--model", tmp_path))
+    for cache, why in {
+        "memory://x": "the memory of this process alone",
+        "http://host/x": "a web server's address",
+        "https://host/x": "a web server's address",
+    }.items():
+        for more in ((), ("--dry-run",)):
+            said = refused(vlq("run", tmp_path, "--model", tmp_path, "--cache", cache, *more))
+            assert f"{cache} " in said
+            assert why in said
+            assert "--cache FOLDER_OR_URL" in said
 
 
 def test_status_of_a_complete_cache(vlq: Vlq, tmp_path: Path) -> None:

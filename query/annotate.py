@@ -76,8 +76,9 @@ def annotate(cache: Cache, table: Any, *, on: str | None = None, replace: bool =
     plan = read_plan(cache.store, head.plan)
     found, unknown = numbers(rows, key, plan, prompts, source)
     if not any(found):
+        none = "The one row" if rows.num_rows == 1 else f"None of the {rows.num_rows:,} rows"
         raise InputError(
-            f"None of the {rows.num_rows:,} rows of {source} is of an image of this cache.",
+            f"{none} of {source} is of {'no' if rows.num_rows == 1 else 'an'} image of this cache.",
             f"{key} has {listed([unknown[0]])}; the images are {listed(plan['image'].slice(0, 2).to_pylist())}.",
         )
     ids = pa.array([number for images in found for number in images], pa.uint32())
@@ -165,7 +166,10 @@ def check_columns(rows: pa.Table, columns: Sequence[str], key: str, source: str)
     folded = [name.lower() for name in rows.column_names]
     unclear = sorted({name for name in rows.column_names if not name or folded.count(name.lower()) > 1})
     if unclear:
-        raise InputError(f"{source} has columns without a name of their own: {', '.join(map(repr, unclear))}.")
+        raise InputError(
+            f"{source} has columns without a name of their own: {', '.join(map(repr, unclear))}.",
+            "Give each column one, which differs from the others' not by its case alone.",
+        )
     if OBJECTS in columns and not holds_objects(rows.schema.field(OBJECTS).type):
         raise InputError(
             f"The column {OBJECTS} of {source} is of type {rows.schema.field(OBJECTS).type}.",
@@ -212,8 +216,8 @@ def numbers(
     InputError if a row names no image or several, or if two rows are of the same one.
     """
     keys = rows[column].to_pylist()
-    if None in keys:
-        raise InputError(f"Row {keys.index(None)} of {source} has no {column}.", "Leave such rows out.")
+    if (empty := next((row for row, key in enumerate(keys) if key is None or key == ""), None)) is not None:
+        raise InputError(f"Row {empty} of {source} has no {column}.", "Leave such rows out.")
     look_up = by_number(plan) if column == "image_id" else by_name(plan, prompts is not None)
     kind = int if column == "image_id" else str
     wrong = next((key for key in keys if not isinstance(key, kind) or isinstance(key, bool)), None)
@@ -231,7 +235,7 @@ def numbers(
                 "Name them by their numbers, in a column image_id, or by their URIs.",
             )
         found.append([*images[0]] if images else [])
-    names, hint = [str(key) for key in keys], None
+    names, hint = [str(key) for key in keys], "Leave one of them out."
     if prompts is not None and prompts in rows.column_names and prompts != column:
         asked = rows[prompts].to_pylist()
         found = of_question(found, asked, plan, prompts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -150,7 +151,10 @@ def _read_text(suffix: str, data: bytes) -> pa.Table:
     data.decode()  # of what is no UTF-8 Arrow makes columns of bytes
     block = min(max(1, len(data)), LARGEST_BLOCK)
     if suffix == ".csv":
-        return pyarrow.csv.read_csv(pa.BufferReader(data), pyarrow.csv.ReadOptions(block_size=block))
+        table = pyarrow.csv.read_csv(pa.BufferReader(data), pyarrow.csv.ReadOptions(block_size=block))
+        if table.num_columns == 1 and (mark := re.search(r"[;\t|]", table.column_names[0])):
+            raise pa.ArrowInvalid(f"its columns seem to be parted by {mark[0]!r}")
+        return table
     return pyarrow.json.read_json(pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=block))
 
 

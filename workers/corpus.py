@@ -15,7 +15,7 @@ import pyarrow as pa
 from vlq.query.errors import InputError
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.stores.location import kind_of, refuse_secrets, without_options
-from vlq.query.tables import FORMATS, IMAGE_NAMES, LOOKS, file_system, is_text, read_table, reason
+from vlq.query.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_table, reason
 from vlq.workers.models import PLACEHOLDER
 
 EXTENSIONS = (
@@ -213,9 +213,10 @@ def _from_manifest(source: str, limit: int | None) -> tuple[pa.Table, dict[str, 
     table = read_table(source).slice(0, limit)
     column = next((name for name in IMAGE_NAMES if name in table.column_names), None)
     if column is None:
-        got = f"Expected one of {', '.join(IMAGE_NAMES)}. Got {', '.join(table.column_names) or 'no columns'}."
-        is_other = table.num_columns == 1 and any(mark in table.column_names[0] for mark in ";\t|")
-        raise InputError(f"{source} has no image column.", f"{got} {LOOKS['.csv']}" if is_other else got)
+        raise InputError(
+            f"{source} has no image column.",
+            f"Expected one of {', '.join(IMAGE_NAMES)}. Got {', '.join(table.column_names) or 'no columns'}.",
+        )
     if table.num_rows == 0:
         raise InputError(f"{source} has no rows.", "Give a manifest with a row per image.")
     at = table.column_names.index(column)

@@ -382,7 +382,8 @@ def settle(store: Store, run: Run, corpus: pa.Table, say: Callable[[str], None])
             left_out = [name for name in corpus.column_names if name not in plan.table.column_names]
             if left_out:
                 say(f"Columns not in the cache's plan are left out: {', '.join(left_out)}.")
-            say(f"{plan.images - old.images} new images beside {old.images} that were planned before.")
+            new = plan.images - old.images
+            say(f"{new} new image{'' if new == 1 else 's'} beside {old.images} that were planned before.")
         data = parquet_bytes(plan.table)
         key = plan_key(digest_of(data)[:16])
         store.create(key, data)

@@ -104,7 +104,7 @@ def read_sample(model: LensModel, lens: Lens, run: Run, rows: pa.Table, calls: i
     if not good:
         raise InputError(
             f"None of the {len(errors)} images that were tried can be read. {': '.join(errors[0])}",
-            "A run would record each with its reason.",
+            "Give images that can be read: a run would only record each with its reason.",
         )
 
     def read(which: Sequence[int]) -> _Part:

@@ -217,6 +217,8 @@ def test_the_same_again_changes_nothing(folder: Path) -> None:
         ({"image": [5], "n": [1]}, {}, "expected names, file names or URIs of images. Got 5."),
         ({"image_id": ["5"], "n": [1]}, {}, "expected numbers of images. Got '5'."),
         ({"image": ["x.png", "y.png"], "n": [1, 2]}, {}, "None of the 2 rows of The table is of an image"),
+        ({"image": ["x.png"], "n": [1]}, {}, "The one row of The table is of no image of this cache"),
+        ({"image": ["a/0.png", ""], "n": [1, 2]}, {}, "Row 1 of The table has no image"),
         ({"file": ["0.png"], "n": [1]}, {}, "'0.png' in row 0 of The table is the name of 2 images: 0, 1."),
         ({"image": ["a/0.png", "/images/a/0.png"], "n": [1, 2]}, {}, "Rows 0 and 1 of The table are of the same image"),
         ({"image": ["a/0.png"], "objects": ["dog"]}, {}, "The column objects of The table is of type string."),
@@ -354,7 +356,7 @@ def test_rows_that_do_not_say_which_question(of_questions: Path) -> None:
     twice = pa.table({"image": ["a/1.png"] * 2, "question": ["Why?"] * 2, "truth": ["this", "here"]})
     with pytest.raises(InputError, match=r"of the same image, \"a/1\.png: 'Why\?'\"") as caught:
         corpus.annotate(twice)
-    assert caught.value.hint is None
+    assert caught.value.hint == "Leave one of them out."
     corpus.annotate(pa.table({"image_id": [3, 5], "truth": ["this", "here"]}))
     truth = {"a/1.png#3": "this", "a/1.png#4": "here"}
     assert column(of_questions, "truth") == {name: truth.get(name) for name, _ in ASKED}

@@ -53,6 +53,11 @@ def _rebuild(
     return cls(message, hint, query=query, span=span)
 
 
+def printable(text: str) -> str:
+    """A text on one line. Names come from files: control characters would disturb the terminal."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
 class QueryError(VlqError):
     """The query's text or its names are wrong."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.effects import done_in, measured
+from vlq.query.errors import printable
 from vlq.query.geometry import READ
 from vlq.query.schema import READ_COLUMNS, LensSpec, layers_phrase
 
@@ -156,7 +157,7 @@ def as_text(values: dict[str, Any]) -> str:
         *[("study", study_phrase(study)) for study in values["studies"]],
     ]
     text = [f"{name:<8} {value}" for name, value in lines]
-    text += [f"  {error['image']}: {error['reason']}" for error in values["errors"]]
+    text += [f"  {printable(error['image'])}: {error['reason']}" for error in values["errors"]]
     if values["state"] != "complete":
         text.append("The run is not complete: the same `vlq run` goes on where it stopped.")
     return "\n".join(text)

@@ -16,6 +16,7 @@ from vlq.query.against import both_sides
 from vlq.query.answer import FORMATS, SHOWN_ROWS, Answer
 from vlq.query.asked import Asked
 from vlq.query.bounds import HIGH, LOW
+from vlq.query.errors import printable
 from vlq.query.files import write_whole
 from vlq.query.mistakes.elsewhere import ENDING, FORMAT, NO_TEXT
 from vlq.query.pointed import places
@@ -257,10 +258,9 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         more = f" … ({len(value):,})" if len(value) > SHOWN_ITEMS else ""
         return " ".join(_item(item) for item in value[:SHOWN_ITEMS]) + more
-    # Names come from files: control characters would disturb the terminal.
     text = str(value)
     more = "…" if len(text) > SHOWN_TEXT else ""
-    return "".join(character if character.isprintable() else "�" for character in text[:SHOWN_TEXT]) + more
+    return printable(text[:SHOWN_TEXT]) + more
 
 
 def _item(item: Any) -> str:

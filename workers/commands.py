@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vlq.query.cache import SERVICES
-from vlq.query.errors import BadArgument, InputError, MissingExtra, NoCache
+from vlq.query.errors import BadArgument, InputError, MissingExtra, NoCache, printable
 from vlq.query.schema import KEEP
 from vlq.workers.models.weights import ATTENTIONS, DTYPES, QUANTIZATIONS, check_quantizer
 from vlq.workers.options import (
@@ -195,7 +195,7 @@ def none_read(cache: str, errors: Errors) -> InputError:
 
 def _reasons(cache: str, errors: Errors) -> list[str]:
     """Why the first images could not be read, a line each, and where the others' reasons are."""
-    lines = [f"  {name}: {reason}" for _, name, reason in errors[:SHOWN_ERRORS]]
+    lines = [f"  {printable(name)}: {reason}" for _, name, reason in errors[:SHOWN_ERRORS]]
     if len(errors) > SHOWN_ERRORS:
         lines.append(f"  and {len(errors) - SHOWN_ERRORS:,} more: vlq info --cache {cache}")
     return lines

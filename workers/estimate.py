@@ -9,6 +9,7 @@ from math import ceil, log, prod
 from typing import Any, NamedTuple
 
 from vlq.query.cache import missing_shards
+from vlq.query.errors import printable
 from vlq.query.info import as_bytes, kept
 from vlq.query.schema import LENS, LensSpec, Run, layers_phrase
 from vlq.query.store import Store
@@ -299,7 +300,7 @@ def as_text(values: dict[str, Any]) -> str:
     tried, errors = found["tried"], found["tried"]["errors"]
     if errors:
         text.append(f"{len(errors)} of {tried['images'] + len(errors)} images that were tried cannot be read:")
-        text += [f"  {error['image']}: {error['reason']}" for error in errors[:SHOWN_ERRORS]]
+        text += [f"  {printable(error['image'])}: {error['reason']}" for error in errors[:SHOWN_ERRORS]]
     text.append(f"Sizes, memory and time are estimates from {_count(tried['images'], 'image')}. Nothing was written.")
     return "\n".join(text)
 

@@ -82,3 +82,10 @@ def test_for_a_person(tmp_path: Path) -> None:
 )
 def test_sizes(count: int, text: str) -> None:
     assert as_bytes(count) == text
+
+
+def test_names_of_files_do_not_disturb_the_terminal(tmp_path: Path) -> None:
+    make_cache(tmp_path, images=2, failed=[1], names=["a.png", "b\n\x1b[31m.png"])
+    info = vlq.open(str(tmp_path)).info()
+    assert info["errors"][0]["image"] == "b\n\x1b[31m.png"
+    assert as_text(info).splitlines()[-1] == "  b��[31m.png: truncated"

@@ -364,7 +364,7 @@ def test_some_layers_through_a_whole_run(
 def test_report(capsys: pytest.CaptureFixture[str]) -> None:
     report("c", 1, (), 1)
     report("c", 1200, (), 0)
-    report("c", 7, tuple((i, f"{i}.png", "truncated") for i in range(6)), 7)
+    report("c", 7, tuple((i, f"{i}\n.png", "truncated") for i in range(6)), 7)
     assert capsys.readouterr().out.splitlines() == [
         "1 image read: c",
         "Ask it: vlq \"first_layer(token='dog')\" --cache c",
@@ -372,7 +372,7 @@ def test_report(capsys: pytest.CaptureFixture[str]) -> None:
         "1,200 images read: c",
         "Ask it: vlq \"first_layer(token='dog')\" --cache c",
         "1 image read, 6 could not be: c",
-        *(f"  {i}.png: truncated" for i in range(5)),
+        *(f"  {i}�.png: truncated" for i in range(5)),
         "  and 1 more: vlq info --cache c",
         "Ask it: vlq \"first_layer(token='dog')\" --cache c",
     ]

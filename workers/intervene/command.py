@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vlq.query.errors import BadArgument
+from vlq.query.errors import BadArgument, printable
 from vlq.query.schema import BASELINES, COMBINATIONS, MODES, RANDOM, REPEATS, Study
 from vlq.workers.commands import SHOWN_ERRORS, one_of, share_of_gpus, spread
 from vlq.workers.intervene.options import (
@@ -208,7 +208,7 @@ def shown_as(outcome: Any, cache: str, format: str) -> str:
         return json.dumps(plain(values), indent=2, ensure_ascii=False)
     lines = [] if outcome.fresh else ["Nothing to do: this study was finished before."]
     lines.append(as_text(values))
-    lines += [f"{name} has no effects: {reason}" for _, name, reason in outcome.errors[:SHOWN_ERRORS]]
+    lines += [f"{printable(name)} has no effects: {reason}" for _, name, reason in outcome.errors[:SHOWN_ERRORS]]
     if (more := len(outcome.errors) - SHOWN_ERRORS) > 0:
         lines.append(f"and {more:,} more")
     lines += outcome.notes

@@ -414,13 +414,14 @@ def findings_of(outcome: Any, cache: str) -> Any:
 
     from vlq.query.curves import headline, query_of, rows_of, steps_of, summary_of
     from vlq.query.effects import shell
+    from vlq.query.errors import printable
     from vlq.workers.commands import SHOWN_ERRORS
     from vlq.workers.intervene.findings import Findings
 
     study, errors = outcome.study, outcome.errors
     steps = steps_of(study, outcome.effects)
     notes = [] if outcome.fresh else ["Nothing to do: this study was finished before."]
-    notes += [f"{name} has no effects: {reason}" for _, name, reason in errors[:SHOWN_ERRORS]]
+    notes += [f"{printable(name)} has no effects: {reason}" for _, name, reason in errors[:SHOWN_ERRORS]]
     notes += [f"and {len(errors) - SHOWN_ERRORS:,} more"] if len(errors) > SHOWN_ERRORS else []
     where = f" --cache {shell(cache)}" if cache else ""
     notes += [*outcome.notes, f'Ask for it: vlq "{query_of(study)}"{where}']

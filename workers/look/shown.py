@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from vlq.query.client import LocalCorpus
-from vlq.query.errors import BadArgument
+from vlq.query.errors import BadArgument, printable
 from vlq.query.heat import heat_maps, layout, legend, most_maps, spread
 from vlq.query.nodes import Call, Node
 from vlq.query.one import OneImage
@@ -220,7 +220,7 @@ def head(corpus: LocalCorpus, image: OneImage, model: str) -> Lines:
     """What was read, by which model, and what it was asked."""
     run = corpus.cache.run
     rows, columns = image.grid
-    name = _printable(image.name)
+    name = printable(image.name)
     yield (
         f"{name}: {image.size[0]} x {image.size[1]} pixels, {rows} x {columns} patches; "
         f"layers 0 (the embedding) to {run.layers - 1}"
@@ -294,11 +294,7 @@ def layers_of(texts: Sequence[str], count: int) -> tuple[int, ...]:
 
 
 def _shown(piece: str | None, id: int) -> str:
-    return str(id) if piece is None else _printable(piece)
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "�" for character in text)
+    return str(id) if piece is None else printable(piece)
 
 
 def _figure(probability: float) -> str:

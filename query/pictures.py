@@ -80,6 +80,8 @@ def fetch(uri: str) -> bytes:
         size, data = read_object(uri, MAX_BYTES)
     except FileNotFoundError as error:
         raise BadImage("file not found") from error
+    except ValueError as error:
+        raise BadImage("keys with empty parts, dots for one, or control characters are not read") from error
     check_bytes(size)
     return data
 

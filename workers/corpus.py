@@ -289,6 +289,19 @@ def check_prompts(table: pa.Table, name: str, column: str, source: str) -> None:
             )
 
 
+def _in_bucket(folder: str, name: str) -> str:
+    """The path `bucket/key` of a name in a folder of a bucket, or from the bucket's root. Keys have no `..` in them."""
+    bucket, *parts = folder.split("/")
+    if name.startswith("/"):
+        parts = []
+    for part in name.removeprefix("/").split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part != ".":
+            parts.append(part)
+    return "/".join([bucket, *parts])
+
+
 def _resolver(manifest: str) -> Callable[[str], str]:
     """What makes a URI of a manifest's image; relative paths are relative to the manifest's folder."""
     fs, path = file_system(manifest)
@@ -302,6 +315,8 @@ def _resolver(manifest: str) -> Callable[[str], str]:
             return name
         if is_local:
             return f"file://{os.path.normpath(os.path.join(folder, os.path.expanduser(name)))}"
+        if kind_of(manifest):
+            return _uri(fs, _in_bucket(folder, name), manifest)
         return _uri(fs, name if name.startswith("/") else f"{folder}/{name}", manifest)
 
     return resolved

@@ -25,6 +25,7 @@ from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.files import model_hash, resolve
+from vlq.workers.ray_errors import reason
 from vlq.workers.verify import RUN_AGAIN, Finding
 
 TOLERANCE = {"float32": 1e-4, "float16": 0.05, "bfloat16": 0.4}
@@ -128,7 +129,7 @@ def _compare(
         asked = [name for name in (run.prompt_column, run.patches_column) if name is not None]
         arrays, anew = read_shard(model, lens, run, table.select(["image_id", "image", "uri", *asked]), decoder)
     except (OSError, StoreError) as error:
-        yield Finding(where, f"cannot be fetched: {error}".splitlines()[0], "make the images reachable from here")
+        yield Finding(where, f"cannot be fetched: {reason(error)}", "make the images reachable from here")
         return
     (now,) = anew.to_pylist()
     if now["sha256"] != image["sha256"]:

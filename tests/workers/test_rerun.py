@@ -258,7 +258,7 @@ def test_images_that_changed_or_went(make: Callable[..., Path], images: Path, tm
     (finding,) = findings(cache)
     assert (finding.where, finding.what) == ("image 1 (0001.png)", "the file is not the one that was read")
     shutil.rmtree(own)
-    assert [finding.what.partition(":")[0] for finding in findings(cache)] == ["cannot be fetched"] * IMAGES
+    assert [finding.what for finding in findings(cache)] == [f"cannot be fetched: {own}: No such folder"] * IMAGES
 
 
 def test_the_seed_chooses(make: Callable[..., Path], images: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from stat import S_ISDIR
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -82,6 +83,12 @@ def _open_local(url: str, create: bool) -> Store:
                 f"Cannot make the folder {root}: {error.strerror or error}.",
                 "Choose another, or check your permission.",
             ) from error
-    if not os.path.isdir(root):
+    try:
+        is_folder = S_ISDIR(os.stat(root).st_mode)
+    except PermissionError as error:
+        raise StoreError(f"Cannot look into {root}: permission denied.", "Check that you may read there.") from error
+    except OSError:
+        is_folder = False
+    if not is_folder:
         raise FileNotFoundError(root)
     return ObstoreStore(url, LocalStore(root), root=root)

@@ -160,3 +160,17 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "commits").write_bytes(b"")  # where a folder should be: root may write anywhere
     with pytest.raises(StoreError, match="Cannot write"):
         open_store(str(tmp_path)).create("commits/1", b"x")
+
+
+def test_a_folder_that_nobody_may_see_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked, stat = tmp_path / "locked", os.stat
+
+    def denied(path: Any, *more: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(str(locked)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *more, **options)
+
+    monkeypatch.setattr("os.stat", denied)  # whoever runs this may be allowed everything
+    with pytest.raises(StoreError, match=rf"^Cannot look into {locked}/cache: permission denied\.") as caught:
+        open_store(str(locked / "cache"))
+    assert caught.value.hint

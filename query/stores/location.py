@@ -126,7 +126,7 @@ def _options(kind: str, url: str, query: str) -> dict[str, str]:
 
 def refuse_secrets(url: str) -> None:
     """Raises StoreError if there is a password or a key in the URL, which the message does not repeat."""
-    head, query = apart(url)
+    head, _, query = url.partition("?")
     scheme, _, path = head.partition("://")
     kind = SCHEMES.get(scheme.lower())
     user, at, _ = path.partition("/")[0].rpartition("@")

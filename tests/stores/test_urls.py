@@ -71,14 +71,6 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated(url: str, variable: str) 
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.parametrize("name", ["a?key=1.png", "?token=*.png"])
-def test_what_a_name_has_behind_a_question_mark_is_no_secret(name: str) -> None:
-    assert locate(f"s3://bucket/{name}?").prefix == name
-    with pytest.raises(StoreError, match="no place for secrets") as caught:
-        locate(f"s3://bucket/{name}?secret_access_key={SECRET}")
-    assert f"s3://bucket/{name} was given with one (?secret_access_key=)" in caught.value.message
-
-
 @pytest.mark.parametrize("url", ["gs://bucket/x", "gs://bucket/x?endpoint=http://127.0.0.1:1&anonymous=true"])
 def test_google_opens_as_s3_does(url: str) -> None:
     store = open_store(url)

@@ -5,6 +5,9 @@ import shutil
 
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"  # Triton, whose kernels are interpreted then, looks for it when it is imported
+# The cores are shared with other processes: threads that wait for each other in a loop would take them from these.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from collections.abc import Iterator
 

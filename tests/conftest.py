@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from . import examples
 
@@ -24,6 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "here(what): of what is in this process, and of no service")
     examples.SHARE = config.getoption("--examples")  # before any test is imported
+    # How long an example takes says more of what else the machine does: a test that is about time says what it may.
+    settings.register_profile("any machine", deadline=None)
+    settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

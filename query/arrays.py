@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +12,6 @@ import zarr
 from zarr.abc import store as zarr_store
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.core.sync import sync
 
 from vlq.query.copies import damaged, missing
 from vlq.query.errors import CorruptCache
@@ -53,28 +51,8 @@ def _opened(store: Store, prefix: str) -> dict[str, zarr.Array[Any]]:
 
 def values(array: zarr.Array[Any], key: Any) -> np.ndarray:
     """A part of one of the group's arrays. Raises CorruptCache if it is not what was written: chunks have checksums."""
-    with _sound(array):
-        return np.asarray(array[key])
-
-
-def values_of(arrays: Iterable[zarr.Array[Any]], key: Any) -> list[np.ndarray]:
-    """The same part of several arrays, read side by side: each wait for a store far away is one, and so is the change
-    to Zarr's thread and back, which takes longer than to decode what is small. Raises as `values` does."""
-
-    async def one(array: zarr.Array[Any]) -> np.ndarray:
-        with _sound(array):
-            return np.asarray(await array.async_array.getitem(key))
-
-    async def all_of_them() -> list[np.ndarray]:
-        return await asyncio.gather(*map(one, arrays))
-
-    return sync(all_of_them())
-
-
-@contextmanager
-def _sound(array: zarr.Array[Any]) -> Iterator[None]:
     try:
-        yield
+        return np.asarray(array[key])
     except (ValueError, RuntimeError) as error:
         raise CorruptCache(f"The array {array.path} is damaged: {error}.", "Run: vlq verify") from error
 

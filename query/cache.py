@@ -27,6 +27,7 @@ from vlq.query.schema import (
     TOKENIZER,
     VOCABULARY,
     Annotation,
+    ArraySpec,
     Commit,
     Finished,
     Head,
@@ -507,10 +508,19 @@ class Cache:
 
     def values(self, commit: Commit, name: str) -> np.ndarray:
         """All of one of a shard's arrays. Raises CorruptCache if it is not what was written."""
-        from vlq.query.whole import whole
+        from vlq.query.chunks import whole
 
-        specs = array_specs(self.run, commit.images, commit.lengths)
-        return whole(self.store, commit, next(spec for spec in specs if spec.name == name))
+        return whole(self.store, commit, *self._specs(commit, [name]))
+
+    def values_of(self, commit: Commit, names: Sequence[str], image: int) -> list[np.ndarray]:
+        """An image's values in several of its shard's arrays. Raises CorruptCache if they are not what was written."""
+        from vlq.query.chunks import of_image
+
+        return of_image(self.store, commit, self._specs(commit, names), image - commit.first_image)
+
+    def _specs(self, commit: Commit, names: Sequence[str]) -> list[ArraySpec]:
+        specs = {spec.name: spec for spec in array_specs(self.run, commit.images, commit.lengths)}
+        return [specs[name] for name in names]
 
     def info(self) -> dict[str, Any]:
         """What `vlq info` shows, as plain values."""

@@ -55,7 +55,7 @@ def serve(
         str, typer.Option(help="Disk that a statement of SQL may take for what does not fit into memory; 0 for none.")
     ] = "0",
     max_rows: Annotated[int, typer.Option(help="Rows of one answer.", min=1)] = 1_000_000,
-    at_once: Annotated[int, typer.Option(help="Questions that are answered at the same time.", min=1)] = 4,
+    at_once: Annotated[int, typer.Option(help="Questions that are answered at the same time.", min=1)] = 3,
     ray_jobs: Annotated[
         str, typer.Option(help="Address of a Ray cluster's jobs, where runs are started; default this machine.")
     ] = "",

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from vlq.query.arrays import values_of
 from vlq.query.client import LocalCorpus
 from vlq.query.one import OneImage
 from vlq.query.tokens import Token, Vocabulary
@@ -54,9 +53,9 @@ def readings_of(corpus: LocalCorpus, image: OneImage, site: str, k: int) -> Read
     stored, own = cache.run.stored_at(site)
     counts = {"patch": image.patches, "prompt": len(image.prompt_ids), "answer": len(image.answer_ids), "last": 1}
     count = counts[site]
-    row = image.number - commit.first_image
-    arrays = [cache.array(commit.shard, f"{stored}/{name}") for name in ("token", "logprob", "entropy")]
-    token, logprob, entropy = (array[:, own][:, :count] for array in values_of(arrays, row))
+    names = [f"{stored}/{name}" for name in ("token", "logprob", "entropy")]
+    found = cache.values_of(commit, names, image.number)
+    token, logprob, entropy = (array[:, own][:, :count] for array in found)
     return Readings(site, token[..., :k], logprob[..., :k].astype(np.float32), entropy)
 
 

@@ -22,7 +22,7 @@ class Settings:
     memory: int = 4 * 10**9  # bytes that all questions together may take in DuckDB
     temp: int = 0  # bytes on disk that a statement of SQL may take for what does not fit into memory
     most_rows: int = 1_000_000  # of one answer; what is behind them is asked for with a cursor
-    at_once: int = 4  # questions that are answered at the same time
+    at_once: int = 3  # questions answered at the same time: more of them wait for Python's lock
     waiting: int = 64  # questions that wait for their turn; one more is sent away
     most_body: int = 2**20  # bytes of a request
     body_time: float = 10.0  # seconds until a request is here whole

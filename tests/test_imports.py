@@ -33,7 +33,7 @@ FOR_WORKERS = {
     "studies",
     "tables",
     "tokens",
-    "whole",
+    "chunks",
     "truth",
     "stores",
     "unembed",

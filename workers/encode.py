@@ -19,8 +19,8 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
+from vlq.query.chunks import NO_CHUNK
 from vlq.query.schema import RUN, ArraySpec, Run, array_specs
-from vlq.query.whole import NO_CHUNK
 
 LEVEL = 3
 """Of zstd."""

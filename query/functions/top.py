@@ -71,18 +71,13 @@ class Stored:
         import numpy as np
         import pyarrow as pa
 
-        from vlq.query.arrays import values_of
-
         layers, image = list(self.layers), self.image
         stored, _ = self.run.stored_at(self.at)
         commit = snapshot.commit_of(image)
         # Of the best tokens alone there is an array by itself, a twentieth as large.
-        arrays = [
-            snapshot.cache.array(commit.shard, f"{stored}/{name}")
-            for name in ("top1" if self.ranks == 1 else "token", "logprob")
-        ]
+        names = [f"{stored}/{name}" for name in ("top1" if self.ranks == 1 else "token", "logprob")]
         # One chunk holds the image with all its layers; what is not asked for is dropped here.
-        found = values_of(arrays, image - commit.first_image)
+        found = snapshot.cache.values_of(commit, names, image)
         token, logprob = (array if array.ndim == 3 else array[..., None] for array in found)  # (layer, position, rank)
         # Others in its shard may have more positions, and perhaps not all of its patches were read.
         there = np.flatnonzero(token[layers[0], :, 0] != self.run.no_id)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vlq.query.arrays import open_group, values_of
+from vlq.query.arrays import open_group
 from vlq.query.cache import Cache, read_run
 from vlq.query.client import LocalCorpus
 from vlq.query.errors import CorruptCache
@@ -53,6 +53,17 @@ def test_an_image_is_two_ranges_of_an_array_and_then_one(
         assert store.requests == {"read_range": 2}
 
 
+def test_so_it_is_without_zarr(counted: tuple[CountingStore, Cache, dict[str, np.ndarray]]) -> None:
+    store, cache, expected = counted
+    names, commit = ["patch/token", "patch/logprob", "patch/entropy"], cache.commit(0)
+    for image, requests in ((1, 6), (2, 3), (1, 3)):
+        store.reset()
+        found = cache.values_of(commit, names, image)
+        for name, values in zip(names, found, strict=True):
+            np.testing.assert_array_equal(values, expected[name][image])
+        assert store.requests == {"read_range": requests}
+
+
 class Together(CountingStore):
     """A store elsewhere that gives ranges to so many askers at once, or to none."""
 
@@ -71,20 +82,23 @@ def test_several_arrays_are_read_side_by_side(tmp_path: Path) -> None:
     _, run, expected = make_cache(tmp_path, images=4)
     names = ["patch/token", "patch/logprob", "patch/entropy"]
     cache = Cache("together", Together(open_store(str(tmp_path)), len(names)), run)
-    found = values_of([cache.array(0, name) for name in names], 2)
+    found = cache.values_of(cache.commit(0), names, 2)
     for name, array in zip(names, found, strict=True):
         np.testing.assert_array_equal(array, expected[name][2])
 
 
-def test_of_several_arrays_the_damaged_one_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, -1], ids=["chunk", "index"])
+def test_of_several_arrays_the_damaged_one_is_told(tmp_path: Path, place: int) -> None:
     store, run, _ = make_cache(tmp_path, images=4)
     cache = Cache("damaged", store, run)
     commit = cache.commit(0)
     (path,) = tmp_path.glob(f"{commit.prefix}/patch/logprob/c/0/0/0/0")
     data = path.read_bytes()
-    path.write_bytes(bytes([data[0] ^ 255, *data[1:]]))
+    harmed = bytearray(data)
+    harmed[place] ^= 255
+    path.write_bytes(harmed)
     with pytest.raises(CorruptCache, match="patch/logprob is damaged"):
-        values_of([cache.array(0, name) for name in ("patch/token", "patch/logprob")], 0)
+        cache.values_of(commit, ["patch/token", "patch/logprob"], 0)
 
 
 def test_a_corpus_reads_no_more(counted: tuple[CountingStore, Cache, dict[str, np.ndarray]]) -> None:
@@ -113,7 +127,12 @@ def test_a_whole_array_is_what_was_put(tmp_path: Path, changes: dict[str, object
     for spec in specs:
         found = cache.values(commit, spec.name)
         assert (found.shape, found.dtype) == (spec.shape, np.dtype(spec.dtype))
-        np.testing.assert_array_equal(found, open_group(store, commit)[spec.name][...])  # type: ignore[index]
+        expected = np.asarray(open_group(store, commit)[spec.name][...])  # type: ignore[index]
+        np.testing.assert_array_equal(found, expected)
+        for image in range(4) if spec.axes[0] == "image" else ():
+            (one,) = cache.values_of(commit, [spec.name], image)
+            assert one.dtype == expected.dtype
+            np.testing.assert_array_equal(one, expected[image])
 
 
 @pytest.mark.parametrize("damage", [b"not what it was", None])

@@ -324,7 +324,7 @@ def test_two_in_a_notebook(shown: tuple[LocalCorpus, dict[str, np.ndarray]], chr
     corpus, arrays = shown
     frames = "".join(corpus.image(number)._repr_html_() for number in (0, 1))
     (tmp_path / "notebook.html").write_text(f"<!doctype html><title>A notebook</title>{frames}", "utf-8")
-    options = {"viewport": {"width": 1100, "height": 1700}}
+    options = {"viewport": {"width": 1100, "height": 1700}, "permissions": ["clipboard-write"]}
     with watched(chromium, f"file://{tmp_path}/notebook.html", **options) as page:
         one, two = (page.frame_locator("iframe").nth(i) for i in (0, 1))
         for frame in (one, two):

@@ -309,5 +309,5 @@ def test_an_unreadable_file_is_no_image_error(
     model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     gone = corpus.slice(0, 1).set_column(2, "uri", pa.array([f"file://{tmp_path}/away/0.png"]))  # with its folder
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(OSError, match="No such folder"):
         read(model, run, gone, decoders)

@@ -356,6 +356,10 @@ def test_images_are_chosen_compared_and_kept(site: Site, chromium: Browser) -> N
         compare = page.get_by_role("link", name="Compare", exact=True).last
         assert compare.get_attribute("href") == f"/one/compare?images={numbers[0]},{numbers[1]}"
         says(page, {"q": query, "chosen": f"{numbers[0]},{numbers[1]}"})
+        page.locator(f".pick input[value='{numbers[2]}']").check()
+        of_three = page.get_by_role("link", name="Compare the first two")
+        assert of_three.get_attribute("href") == f"/one/compare?images={numbers[0]},{numbers[1]}"
+        page.locator(f".pick input[value='{numbers[2]}']").uncheck()
         page.get_by_label("Name").fill("<i>two</i>")
         page.get_by_role("button", name="Save set").click()
         page.get_by_role("button", name="Clear").click()

@@ -41,7 +41,7 @@ export function sets(state, run, tell) {
       chosen.length === 0
         ? nothing
         : html`<span>${counted(chosen.length, "image")} selected</span>
-            ${chosen.length > 1 ? html`<a class="button" href=${page(`compare?images=${chosen.join(",")}`) ?? nothing}>Compare</a>` : nothing}
+            ${chosen.length > 1 ? html`<a class="button" href=${page(`compare?images=${chosen.slice(0, 2).join(",")}`) ?? nothing}>${chosen.length > 2 ? "Compare the first two" : "Compare"}</a>` : nothing}
             ${isFile ? nothing : html`<button type="button" @click=${() => restrict(chosen)}>Ask these alone</button>
             <form @submit=${save}><label>Name <input name="name" type="text" size="12" maxlength="80" autocomplete="off" .value=${set} /></label>
               <button type="submit">Save set</button></form>`}

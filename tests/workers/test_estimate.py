@@ -188,9 +188,7 @@ def test_mistakes_are_a_runs(
         image.write_bytes(b"")
     refused(InputError, r"None of the 2 images .* can be read\. 0000.png: empty file", options(tiny_model, bad, cache))
     (tmp_path / "gone.csv").write_text(f"image\n{tmp_path}/nowhere/a.png")
-    refused(
-        InputError, r"nowhere/a.png cannot be fetched: No such folder", options(tiny_model, tmp_path / "gone.csv", cache)
-    )
+    refused(InputError, "a.png cannot be fetched: No such folder", options(tiny_model, tmp_path / "gone.csv", cache))
 
 
 class Reached(Exception):

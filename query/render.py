@@ -20,7 +20,7 @@ from vlq.query.errors import printable
 from vlq.query.files import write_whole
 from vlq.query.mistakes.elsewhere import ENDING, FORMAT, NO_TEXT
 from vlq.query.pointed import places
-from vlq.query.summary import Rows, as_seen
+from vlq.query.summary import LEAST_SEEN, Rows, as_seen
 
 BAR = 40
 """Characters of the longest bar."""
@@ -245,7 +245,7 @@ def aligned(table: list[list[str]], right: list[bool]) -> list[str]:
 
 def decimal(value: float) -> str:
     """A figure of a table: three decimals, or a power of ten where these say nothing or would be many digits."""
-    return f"{value:.1e}" if 0 < abs(value) < 0.0005 or 1e12 <= abs(value) < math.inf else f"{value:.3f}"
+    return f"{value:.1e}" if 0 < abs(value) < LEAST_SEEN or 1e12 <= abs(value) < math.inf else f"{value:.3f}"
 
 
 def _cell(value: Any) -> str:

@@ -94,7 +94,7 @@ DIFFERENCES = ("divergence", "rise", "corpus_rise")
 """Columns of what entropies differ by, in nats: of what does not differ, as of one image, what float32 rounds."""
 
 LEAST_SEEN = 0.0005
-"""Nats that three decimals show."""
+"""The least that three decimals show."""
 
 
 def is_difference(column: str) -> bool:

@@ -238,13 +238,17 @@ class Snapshot:
         """The interventions whose effects are all there, the newest last."""
         return () if self.head is None else self.head.studies
 
+    def tells_all(self, table: str) -> bool:
+        """Whether the index has a table that is made of all shards at once, and of all that are committed."""
+        return self.manifest is not None and table in self.manifest.tables and not self.loose
+
     def stored(self, table: str, keys: Collection[int] | None = None) -> list[IndexFile]:
         """The objects that hold an index table (of `schema.TABLES`, or "images"), in the order of their rows' shards;
         the one that holds a study's effects (`Study.table`).
 
         With `keys` those that may hold rows of these, and one in any case.
-        Those of the images are as they were cached: without `annotations`. Of `schema.DIVERGENCE` those of the
-        manifest: it is not made for each shard. Raises CacheError if the index is older than the table.
+        Those of the images are as they were cached: without `annotations`. Of what is made of all shards at once
+        those of the manifest (see `tells_all`). Raises CacheError if the index is older than the table.
         """
         files = [_unindexed(finished.effects) for finished in self.studies if finished.study.table == table]
         if files:

@@ -16,6 +16,7 @@ import numpy as np
 from vlq.query.annotate import OBJECTS
 from vlq.query.bootstrap import share_interval
 from vlq.query.compile import VOCABULARY, Compiler, indented
+from vlq.query.functions.counts import reads
 from vlq.query.geometry import COLUMNS, READ, ROWS, patch_edges
 from vlq.query.schema import Transform
 
@@ -68,11 +69,9 @@ FROM (
 
 def read_of(corpus: LocalCorpus, site: str) -> dict[int, tuple[int, int]]:
     """Of each token that a site's positions decode to: how many do so, and in how many images."""
-    compiler = Compiler()
-    sql = f"""\
-SELECT token, sum(n)::BIGINT, count(*)
-FROM (SELECT token, image, sum(n) AS n FROM {compiler.table(f"{site}_top1")} GROUP BY token, image) GROUP BY token"""
-    return {token: (readings, images) for token, readings, images in _rows(corpus, compiler, sql)}
+    compiler, snapshot = Compiler(), corpus.cache.snapshot()
+    statement = compiler.ask(reads(snapshot, site, compiler))
+    return {token: (readings, images) for token, readings, images in corpus.engine.rows(statement, snapshot)[1]}
 
 
 # --- examples --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from propcache.api import cached_property
 
 from vlq.query.client import LocalCorpus
 from vlq.query.portrait import read_of
+from vlq.query.schema import COUNTS
 from vlq.query.tokens import Token, Vocabulary
 from vlq.service.numbers import whole
 
@@ -112,8 +113,9 @@ def site_of(corpus: LocalCorpus) -> str:
 
 
 def is_soon(corpus: LocalCorpus) -> bool:
-    """Whether to count takes a moment, and holds: of a complete run on this machine that is not too large."""
+    """Whether to count takes a moment, and holds: of a complete run on this machine whose index has the counts, or that
+    is not too large."""
     snapshot = corpus.cache.snapshot()
     if not snapshot.sealed or not corpus.cache.store.is_here:
         return False
-    return sum(file.size for file in snapshot.stored(f"{site_of(corpus)}_top1")) <= SOON
+    return snapshot.tells_all(COUNTS) or sum(file.size for file in snapshot.stored(f"{site_of(corpus)}_top1")) <= SOON

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from vlq.query.cache import Cache, committed, read_commit
 from vlq.query.heads import name_index, planned
 from vlq.query.schema import (
+    COUNTS,
     DIVERGENCE,
     RUN,
     Commit,
@@ -26,6 +27,7 @@ from vlq.query.schema import (
 from vlq.query.store import Store, at_once, open_store, put
 from vlq.query.sums import entropies, summed_sites
 from vlq.query.tables import parquet_bytes
+from vlq.workers.counts import counts
 from vlq.workers.machine import fitting, memory
 from vlq.workers.merge import FILE_GROUPS, PART_BYTES, PART_GROUPS, ROWS_AT_ONCE, merged_files
 from vlq.workers.postings import (
@@ -194,7 +196,9 @@ def _write_index(
     # The inputs' checksums name the index, with the tables that are made of them and how large files become: the same
     # shards give the same key, and the same bytes under it.
     inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in commit.named)
-    digest = digest_of("\n".join([run.digest, *sorted(runs), *WHOLE_TABLES, *map(str, FORM), inputs]).encode())[:16]
+    digest = digest_of("\n".join([run.digest, *sorted(runs), *sorted(WHOLE_TABLES), *map(str, FORM), inputs]).encode())[
+        :16
+    ]
     tables: dict[str, tuple[IndexFile, ...]] = {}
     for table, rows in whole_tables(cache, commits, progress).items():
         stored = put(store, f"index/{digest}/{table}-000.parquet", parquet_bytes(rows))
@@ -231,7 +235,11 @@ def _divergence(cache: Cache, commits: Sequence[Commit], progress: Progress) -> 
     return entropies(cache, commits, summed_sites(cache.run), partial(progress, "adding up sums"))
 
 
-WHOLE_TABLES = {"images": _images, DIVERGENCE: _divergence}
+def _counts(cache: Cache, commits: Sequence[Commit], progress: Progress) -> pa.Table:
+    return counts(cache, commits, partial(progress, "counting tokens"))
+
+
+WHOLE_TABLES = {"images": _images, DIVERGENCE: _divergence, COUNTS: _counts}
 """Tables of the index that are small enough to be made in one piece, of all shards' records."""
 
 

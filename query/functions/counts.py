@@ -1,11 +1,17 @@
-"""What images decode to, counted layer by layer. The tables of rank 1 are read once, whole."""
+"""What images decode to, counted layer by layer: by the index where all count, else of the tables of rank 1, whole."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from vlq.query.bind import Bound
 from vlq.query.compile import Compiler, indented
 from vlq.query.parameters import Choice, Parameter
 from vlq.query.patches import POSITIONS_INSIDE
+from vlq.query.schema import COUNTS
+
+if TYPE_CHECKING:
+    from vlq.query.cache import Snapshot
 
 UNIT = Parameter(
     "unit",
@@ -35,10 +41,29 @@ SELECT layer, image, ({HIGHEST} - max((n::UBIGINT << 32) + ({HIGHEST} - token)) 
 
 def token_counts(bound: Bound, compiler: Compiler) -> str:
     """How many images, or positions, decode to each token: layer, token, count."""
+    if bound["images"] is None and bound.patches is None and bound.scope.snapshot.tells_all(COUNTS):
+        count = "leads" if bound["unit"] == "image" else "positions"
+        site = compiler.value("site", bound["at"])
+        conditions = [f"site = {site}", "layer IS NOT NULL", f"{count} > 0", *compiler.layers(bound.layers)]
+        table = compiler.table(COUNTS)
+        return f"SELECT layer, token, {count}::BIGINT AS count\nFROM {table}\nWHERE {' AND '.join(conditions)}"
     if bound["unit"] == "image" and bound["at"] != "last":
         tokens = image_tokens(bound, compiler)
         return f"SELECT layer, token, count(*) AS count\nFROM (\n  {indented(tokens)}\n) GROUP BY layer, token"
     return f"SELECT layer, token, sum(n)::BIGINT AS count\n{_readings(bound, compiler)} GROUP BY layer, token"
+
+
+def reads(snapshot: Snapshot, site: str, compiler: Compiler, condition: str | None = None) -> str:
+    """How many positions decode to each token at any layer, in how many images: token, readings, images."""
+    where = "" if condition is None else f" AND {condition}"
+    if snapshot.tells_all(COUNTS):
+        conditions = f"site = {compiler.value('site', site)} AND layer IS NULL{where}"
+        return f"SELECT token, positions::BIGINT AS readings, images\nFROM {compiler.table(COUNTS)} WHERE {conditions}"
+    # Grouped twice: to count distinct images takes longer.
+    return f"""\
+SELECT token, sum(n)::BIGINT AS readings, count(*) AS images
+FROM (SELECT token, image, sum(n) AS n FROM {compiler.table(f"{site}_top1")} WHERE true{where} GROUP BY token, image)
+GROUP BY token"""
 
 
 def _readings(bound: Bound, compiler: Compiler) -> str:

@@ -19,17 +19,25 @@ from vlq.query.summary import Rows, Summary, count, placed
 def compile_defaults(bound: Bound, compiler: Compiler) -> Relation:
     """Counts the tokens of each layer, and keeps the most common ones until they cover the share."""
     # A count is held against the total by division: 9 of 10 is exactly the share 0.9, and 10 * 0.9 need not be 9.
+    # Counts that are equal are looked at together first: of many tokens most are read as seldom as many others, and lie
+    # behind the share.
+    share = compiler.value("share", bound["share"])
     sql = f"""\
-WITH counts AS (
+WITH counts AS MATERIALIZED (
   {indented(token_counts(bound, compiler))}
+), equal AS (
+  SELECT layer, count, sum(count) AS sum FROM counts GROUP BY layer, count
+), above AS (
+  SELECT layer, count, sum(sum) OVER (PARTITION BY layer) AS total,
+    sum(sum) OVER (PARTITION BY layer ORDER BY count DESC ROWS UNBOUNDED PRECEDING) - sum AS above
+  FROM equal
 ), ranked AS (
-  SELECT *, sum(count) OVER (PARTITION BY layer) AS total,
-    sum(count) OVER (PARTITION BY layer ORDER BY count DESC, token ROWS UNBOUNDED PRECEDING) AS so_far
-  FROM counts
+  SELECT *, above + count * row_number() OVER (PARTITION BY layer, count ORDER BY token) AS so_far
+  FROM counts JOIN above USING (layer, count) WHERE above / total < {share}
 )
 SELECT layer::INTEGER AS layer, token, piece, text, count, count / total AS share, so_far / total AS cumulative
 FROM ranked LEFT JOIN {compiler.table(VOCABULARY)} ON id = token
-WHERE (so_far - count) / total < {compiler.value("share", bound["share"])}"""
+WHERE (so_far - count) / total < {share}"""
     columns = ("piece", "text", "count", "share", "cumulative")
     return Relation(sql, ("layer", "token"), columns, "share", ("answer.layer", "answer.count DESC"))
 

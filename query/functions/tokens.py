@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vlq.query.bind import Bound
-from vlq.query.compile import VOCABULARY, Compiler, Relation
+from vlq.query.compile import VOCABULARY, Compiler, Relation, indented
+from vlq.query.functions.counts import reads
 from vlq.query.functions.phrases import WHERE
 from vlq.query.functions.shared import AT
 from vlq.query.functions.sources import check_site
@@ -14,14 +15,13 @@ from vlq.query.summary import Rows, Summary, count
 
 def compile_tokens(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each token whose text holds what is looked for; those that are read most come first."""
-    vocabulary, read = compiler.table(VOCABULARY), compiler.table(f"{bound['at']}_top1")
+    vocabulary = compiler.table(VOCABULARY)
     where = f"WHERE contains(lower(coalesce(text, '')), lower({compiler.value('text', bound['text'])}))"
     sql = f"""\
 WITH found AS (
   SELECT id, piece, text FROM {vocabulary} {where}
 ), read AS (
-  SELECT token, sum(n)::BIGINT AS readings, count(DISTINCT image) AS images
-  FROM {read} WHERE token IN (SELECT id FROM found) GROUP BY token
+  {indented(reads(bound.scope.snapshot, bound["at"], compiler, "token IN (SELECT id FROM found)"))}
 )
 SELECT id AS token, piece, text, coalesce(readings, 0) AS readings, coalesce(images, 0) AS images
 FROM found LEFT JOIN read ON token = id"""

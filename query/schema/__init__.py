@@ -87,13 +87,14 @@ from vlq.query.schema.studies import (
     Study,
     Window,
 )
-from vlq.query.schema.tables import DIVERGENCE, KINDS, PATCH_CELLS, TABLES
+from vlq.query.schema.tables import COUNTS, DIVERGENCE, KINDS, PATCH_CELLS, TABLES
 
 __all__ = [
     "ANSWER_COLUMNS",
     "BASELINES",
     "COMBINATIONS",
     "COMMITS",
+    "COUNTS",
     "DIVERGENCE",
     "EVERY",
     "FOLDER_HERE",

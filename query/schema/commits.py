@@ -93,7 +93,7 @@ class IndexManifest:
     shards: int
     images: int
     errors: tuple[tuple[int, str, str], ...]
-    tables: Mapping[str, tuple[IndexFile, ...]]  # TABLES, DIVERGENCE and "images", each one or more files in key order
+    tables: Mapping[str, tuple[IndexFile, ...]]  # of `schema.tables` and "images", each one or more files in key order
     format: int = FORMAT
 
     @property

@@ -32,3 +32,12 @@ DIVERGENCE = "divergence"
     mean_entropy float64       the mean of the positions' entropies, in nats
     entropy_of_mean float64    the entropy of the mean of their distributions; minus the other it is their divergence
 """
+
+COUNTS = "counts"
+"""Index table with one row per (site, layer or none, token) that positions decode to at rank 1, from all shards.
+
+    site, layer uint16 (null: at any layer), token uint32
+    positions uint64           that decode to it
+    images uint32              in which some position does
+    leads uint32               in which most positions do, of equally many those of the lower id; null at any layer
+"""

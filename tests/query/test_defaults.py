@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 import vlq
 from vlq.query.errors import BadArgument
+from vlq.query.schema import COUNTS
+from vlq.workers.index import WHOLE_TABLES
 
 from ..synthetic import make_cache, make_run
 from .corpora import (
@@ -114,10 +116,29 @@ def test_the_share_is_reached_and_no_more(cases: dict[str, Case]) -> None:
             assert rows[-1]["cumulative"] - rows[-1]["share"] < share
 
 
-def test_one_scan(cases: dict[str, Case]) -> None:
-    statement = cases["several shards"].corpus.query("defaults('patch', share=0.5)").statement
-    assert statement.tables == {"patch_top1": None, "vocabulary": None}
-    assert statement.sql.count("$patch_top1") == 1
+@pytest.mark.parametrize(
+    ("name", "images", "table"),
+    [
+        ("several shards", "", "counts"),
+        ("several shards", ", images=label == 'beach'", "patch_top1"),
+        ("wide ids, not compacted", "", "patch_top1"),
+    ],
+)
+def test_one_scan(cases: dict[str, Case], name: str, images: str, table: str) -> None:
+    """Of the index's counts where all images of it count, else of what each of them reads."""
+    statement = cases[name].corpus.query(f"defaults('patch', share=0.5{images})").statement
+    assert statement.tables.keys() - {"images"} == {table, "vocabulary"}
+    assert statement.sql.count(f"${table}") == 1
+
+
+@pytest.mark.parametrize("query", ["defaults('patch')", "divergence('prompt', unit='position')", "tokens('')"])
+def test_an_index_without_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str) -> None:
+    make_cache(tmp_path / "new", failed=[3])
+    monkeypatch.delitem(WHOLE_TABLES, COUNTS)
+    make_cache(tmp_path / "old", failed=[3])
+    new, old = (vlq.open(str(tmp_path / age)).query(query) for age in ("new", "old"))
+    assert (COUNTS in new.statement.tables, COUNTS in old.statement.tables) == (True, False)
+    assert new.rows == old.rows
 
 
 def test_the_sentence(cases: dict[str, Case]) -> None:
@@ -168,6 +189,6 @@ def test_sql(cases: dict[str, Case]) -> None:
 
 
 def test_sql_by_image(cases: dict[str, Case]) -> None:
-    text = "defaults('patch')"
+    text = "defaults('patch', images=label == 'beach')"
     result = cases["several shards"].corpus.query(text)
     assert snapshot(result, text) == (SNAPSHOTS / "defaults_by_image.sql").read_text()

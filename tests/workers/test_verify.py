@@ -200,7 +200,9 @@ def replace_object(cache: Path, record: Path, key: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("older", [False, True], ids=["", "older shards"])
-@pytest.mark.parametrize("table", ["patch_top1", "prompt_topk", "patch_rest", "patch_cells", "images", "divergence"])
+@pytest.mark.parametrize(
+    "table", ["patch_top1", "prompt_topk", "patch_rest", "patch_cells", "images", "divergence", "counts"]
+)
 @pytest.mark.parametrize("change", ["last row gone", "a row more", "another value"])
 def test_an_index_that_says_something_else(cache: Path, table: str, change: str, older: bool) -> None:
     if older:
@@ -215,13 +217,14 @@ def test_an_index_that_says_something_else(cache: Path, table: str, change: str,
         column = {
             "images": "image",
             "divergence": "entropy_of_mean",
+            "counts": "images",
             "patch_cells": "top1",
             "patch_rest": "kth",
         }.get(table, "logprob")
         rows = rows.set_column(
             rows.column_names.index(column), column, rows[column].take(list(range(rows.num_rows))[::-1])
         )
-    write = parquet_bytes if table in ("images", "divergence") else postings_bytes
+    write = parquet_bytes if table in ("images", "divergence", "counts") else postings_bytes
     key = path.relative_to(cache).as_posix()
     replace_object(cache, one(cache, "index/*.json"), key, write(rows))
     assert findings(cache) == [Finding(key, "says something else than the shards", "vlq repair")]
@@ -240,6 +243,12 @@ def test_an_index_that_was_made_without_a_table(cache: Path) -> None:
     edit_record(path, lambda record: record["tables"].pop("divergence"))
     key = path.relative_to(cache).as_posix()
     assert findings(cache) == [Finding(key, "lacks the table divergence", "vlq repair")]
+
+
+def test_an_index_that_was_made_without_counts_is_sound(cache: Path) -> None:
+    """Whatever they tell is counted anew where they are not there."""
+    edit_record(one(cache, "index/*.json"), lambda record: record["tables"].pop("counts"))
+    assert findings(cache) == []
 
 
 def index_from_arrays(cache: Path) -> None:

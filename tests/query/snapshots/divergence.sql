@@ -1,10 +1,12 @@
 -- divergence(layers=(1, 3))
+-- $site = last
 -- $from_layer = 1
 -- $to_layer = 3
 SELECT answer.layer, answer.tokens, answer.token, answer.piece, answer.share, answer.top1_entropy, answer.mean_entropy, answer.divergence, answer.rise
 FROM (WITH counts AS (
-    SELECT layer, token, sum(n)::BIGINT AS count
-    FROM read_parquet($last_top1) WHERE layer BETWEEN $from_layer AND $to_layer GROUP BY layer, token
+    SELECT layer, token, leads::BIGINT AS count
+    FROM read_parquet($counts)
+    WHERE site = $site AND layer IS NOT NULL AND leads > 0 AND layer BETWEEN $from_layer AND $to_layer
   ), shares AS (
     SELECT *, count / sum(count) OVER (PARTITION BY layer) AS share FROM counts
   ), layers AS (

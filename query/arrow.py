@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
+from vlq.query.collector import collector_paused
 from vlq.query.summary import Rows
 
 if TYPE_CHECKING:
@@ -15,30 +14,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1024
 """Rows that are made together."""
-
-MANY = 100_000
-"""So many new objects take longer to look through than an answer may."""
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """While a million rows are made, Python looks for cycles among them again and again. There are none, and that takes
-    longer than to make them.
-
-    What is made is old when the pause ends, else they would be looked through once more; not where old objects were set
-    aside (`gc.freeze`), which would come back with them.
-    """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        if gc.get_count()[0] > MANY and not gc.get_freeze_count():
-            gc.freeze()
-            gc.unfreeze()
-        gc.enable()
 
 
 def rows_of(table: pa.Table) -> Rows:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from propcache.api import cached_property
 
 from vlq.query.answer import SHOWN_ROWS
-from vlq.query.arrow import collector_paused, named_rows
+from vlq.query.arrow import named_rows
 from vlq.query.asked import Asked
 from vlq.query.bind import (
     Counts,
@@ -24,6 +24,7 @@ from vlq.query.bind import (
     compile_together,
     compile_totals,
 )
+from vlq.query.collector import collector_paused
 from vlq.query.compile import VOCABULARY, Derived, Statement, default_columns
 from vlq.query.engine import Made
 from vlq.query.errors import MissingExtra

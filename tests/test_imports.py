@@ -23,6 +23,7 @@ FOR_WORKERS = {
     "store",
     "arrays",
     "cache",
+    "collector",
     "sums",
     "errors",
     "geometry",
@@ -38,7 +39,8 @@ FOR_WORKERS = {
     "stores",
     "unembed",
 }
-"""Of query: its schema, its reader, with what that says of a run, what words mean and objects cover, and its errors."""
+"""Of query: its schema, its reader, with what that says of a run, what words mean and objects cover, its errors,
+and the pause of Python's collector."""
 
 
 def imports(file: Path) -> set[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from vlq.query.collector import collector_paused
 from vlq.query.errors import BadArgument, RunError
 from vlq.query.schema import (
     LOGIT_LENS,
@@ -296,6 +297,7 @@ class ShardWorker:
         return self._lens[1]
 
 
+@collector_paused()
 def loaded(setup: Setup, check_images: int = 1) -> LensModel:
     """The model of a setup with its checks passed, as `models.load` gives it."""
     from vlq.workers.models import load
@@ -316,6 +318,7 @@ def loaded(setup: Setup, check_images: int = 1) -> LensModel:
     )
 
 
+@collector_paused()
 def load_model(setup: Setup) -> tuple[Any, Description]:
     """A worker's model, a `LensModel`, and what it says of itself. Raises ModelError, MissingExtra."""
     import torch

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlq.query import arrow
-from vlq.query.arrow import collector_paused, named_rows, rows_of
+from vlq.query import arrow, collector
+from vlq.query.arrow import named_rows, rows_of
+from vlq.query.collector import collector_paused
 
 NAMES = st.lists(st.text(), min_size=1, max_size=5, unique=True)
 
@@ -71,7 +72,7 @@ def test_what_repeats_is_copied_as_it_is() -> None:
 
 
 def test_many_new_rows_are_not_searched_for_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrow, "MANY", 1000)
+    monkeypatch.setattr(collector, "MANY", 1000)
 
     def made(count: int) -> list[list[int]]:
         with collector_paused():

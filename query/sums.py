@@ -7,11 +7,9 @@ divergence with equal weights (Lin, "Divergence measures based on the Shannon en
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from vlq.query.errors import CorruptCache
-from vlq.query.schema import DIVERGENCE, Commit, Run
+from vlq.query.schema import Commit, Run
 
 if TYPE_CHECKING:
     import pyarrow
@@ -83,38 +81,6 @@ def entropies(
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))
 
 
-def divergences(snapshot: Snapshot, site: str) -> pyarrow.Table:
-    """Of each layer the mean entropy at a site, the divergence, and its rise from the layer that was read below: all in
-    nats.
-
-    Columns layer, mean_entropy, divergence and rise, which the lowest layer has none of. They are read from the index
-    where it covers all that is committed; a run that goes on is added up from its arrays. Raises CacheError if the
-    index was made without the table.
-    """
-    import pyarrow as pa
-
-    indexed = snapshot.images and not snapshot.loose
-    table = _indexed(snapshot) if indexed else entropies(snapshot.cache, snapshot.commits, [site])
-    rows = [row for row in table.to_pylist() if row["site"] == site]
-    # It is never negative (Jensen's inequality), which rounding does not know.
-    divergence = [max(0.0, row["entropy_of_mean"] - row["mean_entropy"]) for row in rows]
-    rises = [above - below for below, above in pairwise(divergence)]
-    return pa.table(
-        {
-            "layer": pa.array([row["layer"] for row in rows], pa.int32()),
-            "mean_entropy": pa.array([row["mean_entropy"] for row in rows], pa.float64()),
-            "divergence": pa.array(divergence, pa.float64()),
-            "rise": pa.array([None, *rises][: len(rows)], pa.float64()),
-        }
-    )
-
-
-def _indexed(snapshot: Snapshot) -> pyarrow.Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    url = snapshot.cache.called
-    try:
-        return pq.read_table(snapshot.files(DIVERGENCE))
-    except (OSError, pa.ArrowException) as error:
-        raise CorruptCache(f"The index of {url} cannot be read: {error}", "Run: vlq index") from error
+def entropies_at(snapshot: Snapshot, site: str) -> pyarrow.Table:
+    """The same of one site and of all images that are committed."""
+    return entropies(snapshot.cache, snapshot.commits, [site])

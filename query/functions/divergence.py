@@ -13,8 +13,9 @@ from vlq.query.functions.phrases import PLACE, qualified
 from vlq.query.functions.shared import AT, IMAGES, LAYERS
 from vlq.query.functions.sources import check_site
 from vlq.query.registry import Function
+from vlq.query.schema import DIVERGENCE as ENTROPIES
 from vlq.query.summary import Rows, Summary, as_seen, count
-from vlq.query.sums import SUMMED, divergences
+from vlq.query.sums import SUMMED, entropies_at
 
 
 def is_summed(bound: Bound) -> bool:
@@ -23,14 +24,27 @@ def is_summed(bound: Bound) -> bool:
 
 
 def mean_divergences(bound: Bound, compiler: Compiler) -> str:
-    """layer, mean_entropy, divergence and rise, as something to select from; without rows if they are not known."""
-    if is_summed(bound):
-        return compiler.load("divergences", partial(divergences, site=bound["at"]))
-    columns = (
-        "NULL::INTEGER AS layer",
-        *(f"NULL::DOUBLE AS {name}" for name in ("mean_entropy", "divergence", "rise")),
-    )
-    return f"(SELECT {', '.join(columns)} WHERE false)"
+    """layer, mean_entropy, divergence and rise, as something to select from; without rows if they are not known.
+
+    `rise` is from the layer that was read below, of which the lowest has none.
+    """
+    if not is_summed(bound):
+        columns = ("NULL::DOUBLE AS mean_entropy", "NULL::DOUBLE AS divergence", "NULL::DOUBLE AS rise")
+        return f"(SELECT NULL::INTEGER AS layer, {', '.join(columns)} WHERE false)"
+    snapshot, site = bound.scope.snapshot, bound["at"]
+    if snapshot.images and not snapshot.loose:
+        entropies = compiler.table(ENTROPIES)
+    else:  # the index does not cover all that is committed
+        entropies = compiler.load("entropies", partial(entropies_at, site=site))
+    # A divergence is never negative (Jensen's inequality), which rounding does not know.
+    return f"""\
+(
+  SELECT *, divergence - lag(divergence) OVER (ORDER BY layer) AS rise
+  FROM (
+    SELECT layer::INTEGER AS layer, mean_entropy, greatest(0, entropy_of_mean - mean_entropy) AS divergence
+    FROM {entropies} WHERE site = {compiler.value("site", site)}
+  )
+)"""
 
 
 def compile_divergence(bound: Bound, compiler: Compiler) -> Relation:

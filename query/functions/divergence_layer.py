@@ -47,7 +47,7 @@ WITH tokens AS (
   FROM read JOIN ends USING (image) GROUP BY image
 ), corpus AS (
   SELECT max(rise) AS corpus_rise, arg_max(layer, (rise, -layer)) AS corpus_layer
-  FROM {mean_divergences(bound, compiler)} WHERE {rises}
+  FROM {indented(mean_divergences(bound, compiler))} WHERE {rises}
 )"""
     if bound["by"] == "corpus":
         sql += """

@@ -16,6 +16,12 @@ FROM (WITH counts AS (
   )
   SELECT layer, tokens, token, piece, share, top1_entropy, mean_entropy, divergence, rise
   FROM layers LEFT JOIN read_parquet($vocabulary) ON id = token
-  LEFT JOIN divergences USING (layer)
+  LEFT JOIN (
+    SELECT *, divergence - lag(divergence) OVER (ORDER BY layer) AS rise
+    FROM (
+      SELECT layer::INTEGER AS layer, mean_entropy, greatest(0, entropy_of_mean - mean_entropy) AS divergence
+      FROM read_parquet($divergence) WHERE site = $site
+    )
+  ) USING (layer)
 ) AS answer
 ORDER BY answer.layer

@@ -2,6 +2,7 @@
 -- $from_layer = 1
 -- $to_layer = 3
 -- $min_share = 0.1
+-- $site = last
 -- $edge = 1
 SELECT images.image, answer.layer, answer.token, answer.piece, answer.share, answer.censored, answer.corpus_layer, answer.corpus_rise, images.image_id
 FROM (WITH tokens AS (
@@ -23,7 +24,13 @@ FROM (WITH tokens AS (
     FROM read JOIN ends USING (image) GROUP BY image
   ), corpus AS (
     SELECT max(rise) AS corpus_rise, arg_max(layer, (rise, -layer)) AS corpus_layer
-    FROM divergences WHERE rise > 0 AND layer BETWEEN $from_layer AND $to_layer
+    FROM (
+      SELECT *, divergence - lag(divergence) OVER (ORDER BY layer) AS rise
+      FROM (
+        SELECT layer::INTEGER AS layer, mean_entropy, greatest(0, entropy_of_mean - mean_entropy) AS divergence
+        FROM read_parquet($divergence) WHERE site = $site
+      )
+    ) WHERE rise > 0 AND layer BETWEEN $from_layer AND $to_layer
   )
   SELECT image, layer, token, piece, share, coalesce(layer = $edge, false) AS censored, corpus_layer, corpus_rise
   FROM found CROSS JOIN corpus LEFT JOIN read_parquet($vocabulary) ON id = token

@@ -1,5 +1,6 @@
 -- divergence_layer('patch', by='corpus')
 -- $min_share = 0.1
+-- $site = patch
 SELECT answer.layer, answer.rise, answer.images, answer.median, answer.histogram
 FROM (WITH tokens AS (
     SELECT layer, image, (4294967295 - max((n::UBIGINT << 32) + (4294967295 - token)) % 4294967296)::UINTEGER AS token
@@ -20,7 +21,13 @@ FROM (WITH tokens AS (
     FROM read JOIN ends USING (image) GROUP BY image
   ), corpus AS (
     SELECT max(rise) AS corpus_rise, arg_max(layer, (rise, -layer)) AS corpus_layer
-    FROM divergences WHERE rise > 0
+    FROM (
+      SELECT *, divergence - lag(divergence) OVER (ORDER BY layer) AS rise
+      FROM (
+        SELECT layer::INTEGER AS layer, mean_entropy, greatest(0, entropy_of_mean - mean_entropy) AS divergence
+        FROM read_parquet($divergence) WHERE site = $site
+      )
+    ) WHERE rise > 0
   )
   SELECT corpus_layer AS layer, corpus_rise AS rise,
     count(layer) AS images, median(layer) AS median, histogram(layer) AS histogram

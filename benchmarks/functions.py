@@ -166,6 +166,7 @@ def asked(
         rows = [len(corpus.query(query)) for query in queries]
         times = timed([lambda query=query: corpus.query(query).rows for query in queries], rounds)  # type: ignore[misc]
         shown = timed([lambda query=query: repr(corpus.query(query)) for query in queries], rounds)  # type: ignore[misc]
+        columns = timed([lambda query=query: corpus.query(query).arrow() for query in queries], rounds)  # type: ignore[misc]
     warm, name = median(times), f"{question.name}, {of}"
     most = RARE_MS if of == "rare" else EVERYWHERE_MS
     most_warm = WARM_MS if question.name == "first_layer" and of == "rare" else most
@@ -175,6 +176,8 @@ def asked(
     yield Figure(f"{name}, asked about before", median(held), "ms", note=f"{spread(held)}; rows are in memory")
     note = f"{spread(shown)}; its sentence, first rows and histogram, as a terminal or a notebook shows them"
     yield at_most(f"{name}, shown", median(shown), "ms", most, note=note)
+    note = f"{spread(columns)}; as an Arrow table, which pandas, polars and Parquet are made of"
+    yield at_most(f"{name}, as columns", median(columns), "ms", most, note=note)
     least = TIMES_FASTER if question.name == "first_layer" and of == "rare" else None
     yield faster(f"{name}", warm, median(scans), "numpy scan of patch/token", least=least)
     if question.sql is not None:

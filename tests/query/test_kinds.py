@@ -150,11 +150,12 @@ def test_dates_of_python(corpus: Corpus) -> None:
         vlq.col("moment").contains(datetime(2024, 1, 5, tzinfo=UTC))
 
 
+@pytest.mark.parametrize("greatest", [math.inf, 3.5])
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
-def test_nan_is_missing(tmp_path: Path, kind: pa.DataType) -> None:
-    values = [0.5, math.nan, None, math.inf, 2.5]
+def test_nan_is_missing(tmp_path: Path, kind: pa.DataType, greatest: float) -> None:
+    """Where the greatest number is finite, DuckDB's optimizer takes a Parquet file for one without NaN."""
+    values = [0.5, math.nan, None, greatest, 2.5]
     make_cache(tmp_path, images=5, columns={"score": pa.array(values, kind)})
-    corpus = vlq.open(str(tmp_path))
     known = [i for i, value in enumerate(values) if value is not None and not math.isnan(value)]
     for condition, holds in {
         "score > 1": lambda value: value > 1,
@@ -164,13 +165,16 @@ def test_nan_is_missing(tmp_path: Path, kind: pa.DataType) -> None:
         "score not in [0.5]": lambda value: value != 0.5,
     }.items():
         expected = [i for i in known if holds(values[i])]
+        corpus = vlq.open(str(tmp_path))  # whose first question is answered by the file, and later ones from memory
         assert found(corpus, condition) == expected
         assert sorted(row["image_id"] for row in corpus.query(f"images({condition})").rows) == expected
-    assert found(corpus, "score == None") == [1, 2]
-    rows = corpus.query("images().sort(score, descending=True)").rows
-    assert [row["score"] for row in rows] == [math.inf, 2.5, 0.5, None, None]
-    groups = corpus.query("first_layer([1, 2, 3], rank=3, missing='never').group(score).count()").rows
-    assert [(row["score"], row["count"]) for row in groups] == [(0.5, 1), (2.5, 1), (math.inf, 1), (None, 2)]
+    assert found(vlq.open(str(tmp_path)), "score == None") == [1, 2]
+    rows = vlq.open(str(tmp_path)).images().rows
+    assert {row["image_id"]: row["score"] for row in rows} == {0: 0.5, 1: None, 2: None, 3: greatest, 4: 2.5}
+    rows = vlq.open(str(tmp_path)).query("images().sort(score, descending=True)").rows
+    assert [row["score"] for row in rows] == [greatest, 2.5, 0.5, None, None]
+    groups = vlq.open(str(tmp_path)).query("first_layer([1, 2, 3], rank=3, missing='never').group(score).count()").rows
+    assert [(row["score"], row["count"]) for row in groups] == [(0.5, 1), (2.5, 1), (greatest, 1), (None, 2)]
 
 
 @pytest.mark.parametrize("query", ["images(width * 9223372036854775807 > 1)", "rank(3) * 9223372036854775807"])

@@ -276,12 +276,13 @@ class Aggregate(OfGroups):
 
 
 def as_number(column: Column) -> str:
-    """The SQL of a column's numbers: truth is 1 or 0, and what is not finite is missing."""
+    """The SQL of a column's numbers, which may be calculated with: truth is 1 or 0, what is not finite is missing."""
     if column.kind == "truth":
         return f"{column.sql}::INTEGER"
     if column.type in ("FLOAT", "DOUBLE"):
         return f"CASE WHEN isfinite({column.sql}) THEN {column.sql} END"
-    return column.sql
+    # Of numbers wider than 64 bits Arrow would make decimals.
+    return column.sql if column.type == "UBIGINT" else column.signed
 
 
 def figured(value: float) -> str:

@@ -57,6 +57,12 @@ class Column:
         return self.type.endswith(("INT", "INTEGER"))
 
     @property
+    def signed(self) -> str:
+        """Its SQL in a calculation: DuckDB's unsigned numbers go no lower than 0."""
+        kind = {"UTINYINT": "BIGINT", "USMALLINT": "BIGINT", "UINTEGER": "BIGINT", "UBIGINT": "HUGEINT"}.get(self.type)
+        return self.sql if kind is None else f"{self.sql}::{kind}"
+
+    @property
     def is_nested(self) -> bool:
         """Whether it holds several values in one."""
         return self.type.startswith(("STRUCT(", "MAP(", "UNION(")) or self.type.endswith("]")
@@ -179,7 +185,11 @@ class Predicate:
                 for side in (left, right):
                     if self._kind(side) not in ("number", None):
                         raise self.scope.error(NO_NUMBER, side)
-                return f"({known_number(operator, self._value(left, compiler), self._value(right, compiler))})"
+                a, b = (
+                    self._column(side).signed if isinstance(side, Name) else self._value(side, compiler)
+                    for side in (left, right)
+                )
+                return f"({known_number(operator, a, b)})"
         raise self.scope.error(NO_VALUE, node)
 
     def _kind(self, node: Node) -> str | None:

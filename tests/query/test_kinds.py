@@ -177,6 +177,37 @@ def test_nan_is_missing(tmp_path: Path, kind: pa.DataType, greatest: float) -> N
     assert [(row["score"], row["count"]) for row in groups] == [(0.5, 1), (2.5, 1), (greatest, 1), (None, 2)]
 
 
+@pytest.mark.parametrize("kind", [pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()])
+def test_unsigned_numbers_go_below_0(tmp_path: Path, kind: pa.DataType) -> None:
+    """As width and height are, and layers and patches of readings."""
+    a, b = [0, 200, 7, 30], [255, 3, 7, 31]
+    make_cache(tmp_path, images=4, columns={"a": pa.array(a, kind), "b": pa.array(b, kind)})
+    corpus = vlq.open(str(tmp_path))
+    for condition, holds in {
+        "a - b < 0": lambda a, b: a < b,
+        "a - b - b < -7": lambda a, b: a - b - b < -7,
+        "a - b < height - width": lambda a, b: a < b,
+        "a * b * a > 500": lambda a, b: a * b * a > 500,
+        "a / b > 1": lambda a, b: a > b,
+    }.items():
+        assert found(corpus, condition) == [i for i in range(4) if holds(a[i], b[i])], condition
+        assert len(corpus.query(f"images({condition})").rows) == len(found(corpus, condition))
+    if kind != pa.uint64():
+        difference = corpus.query("images().group(image).min(a) - images().group(image).max(b)")
+        assert {row["image_id"]: row["value"] for row in difference.rows} == {i: a[i] - b[i] for i in range(4)}
+
+
+def test_layers_of_two_tokens_subtract(corpus: Corpus) -> None:
+    last: dict[int, dict[int, int]] = {1: {}, 2: {}}
+    for token, layers in last.items():
+        for row in corpus.readings(token).rows:
+            layers[row["image_id"]] = max(layers.get(row["image_id"], 0), row["layer"])
+    expected = {i: last[1][i] - last[2][i] for i in last[1].keys() & last[2].keys()}
+    assert min(expected.values()) < 0
+    found = corpus.readings(1).group("image").max("layer") - corpus.readings(2).group("image").max("layer")
+    assert {row["image_id"]: row["value"] for row in found.rows} == expected
+
+
 @pytest.mark.parametrize("query", ["images(width * 9223372036854775807 > 1)", "rank(3) * 9223372036854775807"])
 def test_numbers_that_become_too_large(odd: Corpus, query: str) -> None:
     for ask in (lambda: odd.query(query).rows, lambda: odd.query(query).arrow(), lambda: odd.query(query).summary):

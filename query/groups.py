@@ -146,15 +146,8 @@ class OfGroups(Shown):
         return count(rows, "image" if self.table.keys == ("image",) else "row")
 
     def label(self, row: dict[str, Any]) -> str:
-        """A group in a sentence: beach; layer 3; no label."""
-        parts = []
-        for name in self.names:
-            value = row[name]
-            if value is None or isinstance(value, bool):
-                parts.append(name if value else f"no {name}")
-            else:
-                parts.append(value if isinstance(value, str) else f"{name} {value}")
-        return ", ".join(parts)
+        """A group in a sentence: beach; layer 3; no label; not bright."""
+        return ", ".join(group_name(name, row[name]) for name in self.names)
 
 
 @dataclass(frozen=True)
@@ -179,7 +172,7 @@ NUMBERS = {
     "count": Number("count(*)", ROWS, "", "fewest", "most"),
     # Kahan's sum: rows come in any order, and the last digit should not show it.
     "mean": Number("favg(value)", "fsum(value * weight) / sum(weight) FILTER (value IS NOT NULL)", "mean"),
-    "median": Number("median(value)", None, "median"),
+    "median": Number("median(value::DOUBLE)", None, "median"),
     "min": Number("min(value)", "min(value)", "least"),
     "max": Number("max(value)", "max(value)", "greatest"),
 }
@@ -283,6 +276,15 @@ def as_number(column: Column) -> str:
         return f"CASE WHEN isfinite({column.sql}) THEN {column.sql} END"
     # Of numbers wider than 64 bits Arrow would make decimals.
     return column.sql if column.type == "UBIGINT" else column.signed
+
+
+def group_name(name: str, value: Any) -> str:
+    """What the rows are called whose column has this value."""
+    if value is None:
+        return f"no {name}"
+    if isinstance(value, bool):
+        return name if value else f"not {name}"
+    return (value or "''") if isinstance(value, str) else f"{name} {value}"
 
 
 def figured(value: float) -> str:

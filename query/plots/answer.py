@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from propcache.api import cached_property
@@ -11,7 +12,7 @@ from propcache.api import cached_property
 from vlq.query.bind import Table
 from vlq.query.combine import Calculated, Compared
 from vlq.query.compile import Relation
-from vlq.query.groups import OfGroups
+from vlq.query.groups import OfGroups, group_name
 from vlq.query.plots.style import LAYER, chip, shown
 from vlq.query.result import Result
 from vlq.query.shown import Shown
@@ -87,9 +88,8 @@ class Answer:
         """The columns that hold numbers and do not only tell things apart."""
         found = []
         for name in self.columns:
-            values = [row[name] for row in self.rows if row[name] is not None]
-            is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-            if values and is_number and name not in NAMES:
+            kinds = {type(row[name]) for row in self.rows if row[name] is not None}
+            if kinds and kinds <= {int, float, Decimal} and name not in NAMES:
                 found.append(name)
         return found
 
@@ -126,8 +126,4 @@ class Answer:
         value = row[key]
         if key == "token" and "piece" in row:
             return f"{chip(row['piece'], value)} ({value})"
-        if value is None:
-            return f"no {shown(key)}"
-        if isinstance(value, bool):
-            return shown(key) if value else f"not {shown(key)}"
-        return shown(value, 28) if isinstance(value, str) else f"{shown(key)} {value}"
+        return group_name(shown(key), shown(value, 28) if isinstance(value, str) else value)

@@ -269,8 +269,13 @@ def _heat_map(answer: Answer, found: Sequence[Series]) -> Plot:
 
 
 def _crossed(answer: Answer, down: str, across: str) -> Plot:
-    """Two columns' groups held against each other: the first ones of each, if there are many."""
-    names = [{repr(row[key]): answer.label(row, [key]) for row in answer.rows} for key in (down, across)]
+    """Two columns' groups held against each other: the first ones of each, if there are many.
+
+    The second column's stand in the order of their values, which rows are in only as far as the first one is the same.
+    """
+    ascending = sorted(answer.rows, key=lambda row: (row[across] is None, row[across]))
+    parts = ((down, answer.rows), (across, ascending))
+    names = [{repr(row[key]): answer.label(row, [key]) for row in rows} for key, rows in parts]
     numbers = {(repr(row[down]), repr(row[across])): row[str(answer.value)] for row in answer.rows}
     ys, xs = ([*part][:MOST_BARS] for part in names)
     is_part = len(ys) < len(names[0]) or len(xs) < len(names[1])
@@ -427,7 +432,7 @@ def _against(answer: Answer, across: str, up: str) -> Plot:
     found: dict[tuple[float, float], list[str]] = {}
     for row in answer.rows:
         place = row[across], row[up]
-        if None not in place and np.isfinite(place).all():
+        if None not in place and np.isfinite(np.array(place, float)).all():
             found.setdefault(place, []).append("" if "image" in answer.keys else answer.label(row, answer.keys))
     plot = figure(answer.title, 6.6, 5.4)
     axes = plot.add_subplot()

@@ -8,6 +8,7 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -435,6 +436,30 @@ def test_the_sentence(corpus: Corpus) -> None:
 )
 def test_sentences(corpus: Corpus, text: str, sentence: str) -> None:
     assert corpus.query(text).headline == sentence
+
+
+def test_decimals_are_numbers(tmp_path: Path) -> None:
+    """The middle of two has a digit more than either; the least and the greatest are what they were."""
+    prices = [Decimal("1.10"), Decimal("2.25"), None, Decimal("-0.05")]
+    make_cache(tmp_path, images=4, columns={"price": prices, "pair": [0, 0, 0, 1]})
+    images = vlq.open(str(tmp_path)).images()
+    medians = images.group("pair").median("price").rows
+    assert [(row["pair"], row["median"]) for row in medians] == [(0, 1.675), (1, -0.05)]
+    assert images.min("price").rows[0]["min"] == prices[3]
+    assert images.max("price").rows[0]["max"] == prices[1]
+
+
+def test_what_groups_are_called(tmp_path: Path) -> None:
+    """What is false, what is not known, and a text that is empty are three groups, and have a name each."""
+    columns = {"bright": [True, None, None, False, False, None], "text": ["", "", "", "a", "a", None]}
+    make_cache(tmp_path, images=6, columns=columns)
+    images = vlq.open(str(tmp_path)).images()
+    counts = images.group("bright").count().headline
+    assert counts == "images() by bright: 6 images in 3 groups; most in no bright (3), fewest in bright (1)"
+    assert images.group("bright").mean("image_id").summary["low_groups"] == ["bright"]
+    assert images.group("bright").max("image_id").summary["high_groups"] == ["no bright"]
+    assert images.where(vlq.col("bright") != True).group("bright").count().summary["low_groups"] == ["not bright"]  # noqa: E712
+    assert images.group("text").count().summary["high_groups"] == ["''"]
 
 
 def test_what_the_layers_are_called(corpus: Corpus) -> None:

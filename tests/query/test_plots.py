@@ -7,6 +7,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from decimal import Decimal
 from io import BytesIO
 from math import exp
 from pathlib import Path
@@ -241,6 +242,15 @@ def test_two_groups_are_held_against_each_other(corpus: Corpus) -> None:
     assert cells(axes).tolist() == expected
 
 
+def test_the_second_of_two_groups_ascends_too(tmp_path: Path) -> None:
+    """Rows are in the order of the first one's values, and the second one's come in any."""
+    make_cache(tmp_path, images=4, columns={"text": ["", "a", "a", "b"], "n": [2, 10, None, 1]})
+    axes = axes_of(vlq.open(str(tmp_path)).images().group(["text", "n"]).count().plot())
+    assert tick_labels(axes.get_xticklabels()) == ["n 1", "n 2", "n 10", "no n"]
+    assert tick_labels(axes.get_yticklabels()) == ["''", "a", "b"]
+    assert cells(axes).filled(0).tolist() == [[0, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 0]]
+
+
 def test_groups_of_patches_lie_in_the_grid(corpus: Corpus) -> None:
     for result, key in (
         (corpus.readings("rock", layers=2).group("patch").count(), "patch"),
@@ -302,6 +312,17 @@ def test_selected_columns_are_drawn(corpus: Corpus) -> None:
     assert [axes.get_xlabel() for axes in three.axes] == ["rank", "logprob", "row"]
     with pytest.raises(BadArgument, match="There is nothing to draw"):
         corpus.first_layer("rock").select("image").plot()
+
+
+def test_decimals_are_drawn_as_numbers(tmp_path: Path) -> None:
+    prices = [Decimal("1.10"), Decimal("2.25"), None, Decimal("-0.05")]
+    make_cache(tmp_path, images=4, columns={"price": prices, "n": [1, 2, 3, 4]})
+    images = vlq.open(str(tmp_path)).images()
+    assert sum(heights(axes_of(images.select("price").plot())).values()) == 3
+    (marks,) = [
+        part for part in axes_of(images.select(["n", "price"]).plot()).collections if isinstance(part, PathCollection)
+    ]
+    assert sorted(np.asarray(marks.get_offsets()).tolist()) == [[1, 1.1], [2, 2.25], [4, -0.05]]
 
 
 def test_values_by_layer_are_quartiles(corpus: Corpus) -> None:

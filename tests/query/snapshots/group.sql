@@ -2,7 +2,7 @@
 -- $token = 2
 -- $value = snow
 SELECT answer.label, answer.objects, answer.median, answer.count, answer.missing
-FROM (SELECT part1 AS label, part2 AS objects, median(value) AS median, count(*) AS count, count(*) - count(value) AS missing
+FROM (SELECT part1 AS label, part2 AS objects, median(value::DOUBLE) AS median, count(*) AS count, count(*) - count(value) AS missing
   FROM (
     SELECT images.label AS part1, part2.item AS part2, answer.layer AS value
     FROM (WITH layers AS (

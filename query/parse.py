@@ -98,6 +98,7 @@ FOUND: tuple[tuple[Find, Mistake], ...] = (
     (_says("too many nested parentheses"), syntax.TOO_DEEP),
     (_between("positional argument follows keyword argument", r"=\s*\d+(,)\s*\d+\s*[,)]"), syntax.COMMA_IN_NUMBER),
     (_says("positional argument follows keyword argument"), syntax.UNNAMED_BEHIND_NAMED),
+    (_between("leading zeros", r"\b\d{4}-\d\d?-\d\d?\b"), syntax.DATE),
     (_has(r"\w\s*(=)\s*[,)]"), syntax.NO_VALUE),
     (_has(r"=>|=<|<>|&&|\|\||!(?!=)"), syntax.OTHER_LANGUAGE),
     (_has(r"(?:[-+*/<>=.]|\b(?:and|or|not|in))(?=\s*$)"), syntax.UNFINISHED),

@@ -17,6 +17,7 @@ from vlq.query.mistakes.conditions import (
     NO_COLUMN_OF_ROWS,
     NO_CONDITION,
     NO_ITEMS,
+    NO_NAME,
     NO_NUMBER,
     NO_ORDER,
     NO_VALUE,
@@ -131,6 +132,13 @@ class Predicate:
         return " or ".join(chosen) if chosen and "." not in text else f"image == {node}"
 
     def _comparison(self, operator: str, left: Node, right: Node, compiler: Compiler) -> str:
+        if isinstance(left, Literal) and isinstance(right, Literal | Sequence):
+            near = None
+            if (name := self._as_name(left)) is not None:
+                near = f"{name} {operator} {right}"
+            elif (name := self._as_name(right)) is not None:
+                near = f"{left} {operator} {name}"
+            raise self.scope.error(NO_NAME, left, left=left, operator=operator, right=right, near=near)
         if operator in ("in", "not in"):
             found = self._membership(left, right, compiler)
             return found if operator == "in" else f"NOT ({found})"
@@ -140,17 +148,27 @@ class Predicate:
                 if operator in ("==", "!="):
                     return f"{other} IS {'NOT ' if operator == '!=' else ''}NULL"
                 raise self.scope.error(NO_ORDER, side)
+        if isinstance(right, Sequence) and operator in ("==", "!="):
+            near = f"{left} {'not ' if operator == '!=' else ''}in {right}"
+            if self._kind(left) == "list":
+                near = " and ".join(f"{item} in {left}" for item in right.items)
+            raise self.scope.error(NO_VALUE, right, near=near)
         self._check(left, operator, right, self._kind(right))
         return f"{self._value(left, compiler)} {SQL_OPERATORS[operator]} {self._value(right, compiler)}"
 
     def _membership(self, left: Node, right: Node, compiler: Compiler) -> str:
         if isinstance(right, Sequence):
-            for item in right.items:
+            items = [item for item in right.items if not (isinstance(item, Literal) and item.value is None)]
+            for item in items:
                 self._check(left, "==", item, self._kind(item))
-            items = ", ".join(self._value(item, compiler) for item in right.items)
-            return f"{self._value(left, compiler)} IN ({items})" if items else "false"
+            value = self._value(left, compiler)
+            found = f"{value} IN ({', '.join(self._value(item, compiler) for item in items)})" if items else "false"
+            # As with == None, what is empty is known to be None.
+            return found if len(items) == len(right.items) else f"({value} IS NULL OR {found})"
         if isinstance(right, Name):
             column = self._column(right)
+            if isinstance(left, Sequence) and left.items and column.kind in ("text", "list"):
+                raise self.scope.error(NO_VALUE, left, near=" or ".join(f"{item} in {right}" for item in left.items))
             value = self._value(left, compiler)
             if column.kind == "text":
                 self._check(left, "in", right, "text")
@@ -158,7 +176,8 @@ class Predicate:
             if column.kind == "list":
                 self._check(left, "in", right, column.item_kind)
                 return f"list_contains({column.items.sql}, {value})"
-        raise self.scope.error(NO_ITEMS, right)
+        near = f"{left} in [{right}]" if isinstance(right, Literal) else None
+        raise self.scope.error(NO_ITEMS, right, near=near)
 
     def _check(self, left: Node, operator: str, right: Node, kind: str | None) -> None:
         """Raises BadArgument if the left side is of another kind than what it is held against."""
@@ -166,14 +185,32 @@ class Predicate:
         if "struct" in (found, kind) and found == kind and self._type(left) != self._type(right):
             kind = "struct of other fields"
         if found is not None and kind is not None and found != kind:
-            where = next((side for side in (right, left) if isinstance(side, Literal)), left)
+            where = next((side for side in (right, left) if not isinstance(side, Name)), left)
+            value = where.value if isinstance(where, Literal) else None
+            if {found, kind} == {"date", "text"} and is_date(value, *map(self._type, (left, right))):
+                return
             near = f"{right} in {left}" if (found, operator) == ("list", "==") else None
-            if {found, kind} == {"date", "text"}:
-                if isinstance(where, Literal) and is_date(where.value, *map(self._type, (left, right))):
-                    return
-                near = f"{left} {operator} '2024-01-31'" if found == "date" else f"'2024-01-31' {operator} {right}"
+            if (meant := self._meant(where, found if where is right else kind)) is not None:
+                near = f"{left} {operator} {meant}" if where is right else f"{meant} {operator} {right}"
             sides = {"left": left, "operator": operator, "right": right}
             raise self.scope.error(KINDS, where, **sides, found=found, expected=kind, near=near)
+
+    def _meant(self, node: Node, kind: str) -> str | None:
+        """What probably was meant by something that is held against values of a kind; None if it cannot be told."""
+        if kind == "date":
+            return "'2024-01-31'"
+        if not isinstance(node, Literal):
+            return None
+        if kind == "truth":
+            return "False" if node.value in (0, "0", "no", "false", "False") else "True"
+        if kind == "number" and isinstance(node.value, str) and NUMBER.fullmatch(node.value):
+            return node.value
+        return self._as_name(node)
+
+    def _as_name(self, node: Node) -> str | None:
+        """The column that a text names; None if it is none's name."""
+        name = node.value if isinstance(node, Literal) else None
+        return str(Name(name)) if isinstance(name, str) and name in self.columns else None
 
     def _value(self, node: Node, compiler: Compiler) -> str:
         match node:
@@ -211,6 +248,8 @@ class Predicate:
         return find_column(node.name, self.columns, node, self.scope)
 
 
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
+
 DATE = re.compile(r"\d{4}-\d\d-\d\d(?P<time>[ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?")
 
 
@@ -230,11 +269,16 @@ OF_ROWS = ("layer", "patch", "logprob")
 """Columns that many answers have, and images have not."""
 
 
+WORDS = {"null": "None", "none": "None", "nan": "None", "true": "True", "false": "False"}
+"""What other languages call the values that have names."""
+
+
 def find_column(name: str, columns: Mapping[str, Column], node: Node, scope: Scope) -> Column:
     """The column of that name. Raises UnknownName with the nearest one."""
     if name in columns:
         return columns[name]
-    near = [str(Name(other)) for other in get_close_matches(name, columns, 1)]
+    near = [WORDS[name.lower()]] if name.lower() in WORDS else []
+    near = near or [str(Name(other)) for other in get_close_matches(name, columns, 1)]
     if name in OF_ROWS and not any(other.startswith(name) for other in near):  # patches are near to a patch
         raise scope.error(NO_COLUMN_OF_ROWS, node, name=name)
     known = ", ".join(str(Name(other)) for other in columns)

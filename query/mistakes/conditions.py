@@ -21,6 +21,11 @@ NO_COLUMN = Mistake(
             "There is image, layer, patches, logprob, ...",
         ),
         Example(
+            "first_layer('dog').where(label == ⟦null⟧)",
+            "There is no column null.",
+            "Did you mean None? A text is quoted: 'null'",
+        ),
+        Example(
             "first_layer('dog').where(⟦patch⟧ == 3)",
             "There is no column patch.",
             "Did you mean patches? A text is quoted: 'patch'",
@@ -93,7 +98,36 @@ NO_VALUE = Mistake(
             "Expected a column, a text or a number. Got first_layer('ear').",
             "Answers are compared with each other outside of conditions: first_layer('ear') < first_layer('dog')",
         ),
+        Example(
+            "images(label != ⟦['beach', 'snow']⟧)",
+            "Expected a column, a text or a number. Got ['beach', 'snow'].",
+            "Did you mean label not in ['beach', 'snow']?",
+        ),
+        Example(
+            "images(⟦['dog', 'cat']⟧ in objects)",
+            "Expected a column, a text or a number. Got ['dog', 'cat'].",
+            "Did you mean 'dog' in objects or 'cat' in objects?",
+        ),
     ),
+    near="Did you mean {near}?",
+)
+NO_NAME = Mistake(
+    BadArgument,
+    "{left} {operator} {right} is the same for every row.",
+    "A condition names a column, such as label == 'beach'.",
+    (
+        Example(
+            "first_layer('dog').where(⟦'label'⟧ == 'beach')",
+            "'label' == 'beach' is the same for every row.",
+            "Did you mean label == 'beach'?",
+        ),
+        Example(
+            "images(⟦3⟧ < 5)",
+            "3 < 5 is the same for every row.",
+            "A condition names a column, such as label == 'beach'.",
+        ),
+    ),
+    near="Did you mean {near}?",
 )
 NO_ORDER = Mistake(
     BadArgument,
@@ -111,7 +145,9 @@ NO_ITEMS = Mistake(
             "logprob holds no items.",
             "Behind `in` stands a list, or a column of texts or lists: 'dog' in objects",
         ),
+        Example("images(label in (⟦'beach'⟧))", "'beach' holds no items.", "Did you mean label in ['beach']?"),
     ),
+    near="Did you mean {near}?",
 )
 KINDS = Mistake(
     BadArgument,
@@ -119,7 +155,16 @@ KINDS = Mistake(
     "",
     (
         Example("first_layer('dog').where(label == ⟦3⟧)", "label == 3 compares a text with a number."),
-        Example("first_layer('dog').where(layer < ⟦'5'⟧)", "layer < '5' compares a number with a text."),
+        Example(
+            "first_layer('dog').where(layer < ⟦'5'⟧)",
+            "layer < '5' compares a number with a text.",
+            "Did you mean layer < 5?",
+        ),
+        Example(
+            "first_layer('dog').where(censored == ⟦'no'⟧)",
+            "censored == 'no' compares a truth with a text.",
+            "Did you mean censored == False?",
+        ),
         Example("first_layer('dog').where(⟦3⟧ in objects)", "3 in objects compares a number with a text."),
         Example(
             "first_layer('dog').where(objects == ⟦'dog'⟧)",

@@ -102,8 +102,8 @@ TWO_WORDS = Mistake(
 NO_COMMA = Mistake(
     SyntaxMistake,
     "A comma is missing here.",
-    "Arguments are parted by commas.",
-    (Example("first_layer(⟦'⟧dog' 'cat' rank=2)"),),
+    "Arguments are parted by commas. A column whose name is no word is col('file size').",
+    (Example("first_layer(⟦'⟧dog' 'cat' rank=2)"), Example("images(⟦f⟧ile size > 1000)")),
 )
 SINGLE_EQUALS = Mistake(
     SyntaxMistake,
@@ -134,6 +134,12 @@ OTHER_WORD = Mistake(
         Example("first_layer('dog').where(label ⟦like⟧ 'bea%')"),
         Example("first_layer('dog', images=label ⟦LIKE⟧ 'bea%')"),
     ),
+)
+DATE = Mistake(
+    SyntaxMistake,
+    "A date is a text.",
+    "Quote it: day >= '2024-01-31'",
+    (Example("images(day > ⟦2024-01-31⟧)"),),
 )
 COLON = Mistake(
     SyntaxMistake,

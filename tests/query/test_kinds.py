@@ -177,6 +177,18 @@ def test_nan_is_missing(tmp_path: Path, kind: pa.DataType, greatest: float) -> N
     assert [(row["score"], row["count"]) for row in groups] == [(0.5, 1), (2.5, 1), (greatest, 1), (None, 2)]
 
 
+def test_none_among_items_is_what_is_empty(tmp_path: Path) -> None:
+    values = ["a", None, "b", None]
+    make_cache(tmp_path, images=4, columns={"label": values, "score": [math.nan, 1.5, None, 2.5]})
+    corpus = vlq.open(str(tmp_path))
+    for items in (["a", None], [None], ["c", None], ["a", "b"]):
+        assert found(corpus, f"label in {items}") == [i for i in range(4) if values[i] in items]
+        known = [i for i in range(4) if values[i] is not None or None in items]
+        assert found(corpus, f"label not in {items}") == [i for i in known if values[i] not in items]
+        assert len(corpus.images(vlq.col("label").isin(items)).rows) == len(found(corpus, f"label in {items}"))
+    assert found(corpus, "score in [1.5, None]") == [0, 1, 2]
+
+
 @pytest.mark.parametrize("kind", [pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()])
 def test_unsigned_numbers_go_below_0(tmp_path: Path, kind: pa.DataType) -> None:
     """As width and height are, and layers and patches of readings."""

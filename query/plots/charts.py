@@ -29,6 +29,7 @@ from vlq.query.plots.style import (
     on,
     whole_axis,
 )
+from vlq.query.summary import Rows
 
 MOST_BARS = 40
 """So many bars, or rows of a heat map, stand one under the other."""
@@ -121,7 +122,7 @@ def groups(answer: Answer) -> Plot:
         value = str(answer.value)
         return _layer_bars(answer, {row["layer"]: row[value] for row in answer.rows}, answer.name(value))
     if "layer" in answer.keys:
-        return _series(answer, others)
+        return _series(answer, others, _ascending(answer.rows, others))
     grid = answer.result.corpus.cache.run.grid
     if answer.keys in (("patch",), ("patches",)) and grid is not None:
         return _grid(answer, *grid)
@@ -167,10 +168,15 @@ class Series:
     numbers: dict[float, Any] = field(default_factory=dict)
 
 
-def _read(answer: Answer, keys: Sequence[str]) -> list[Series]:
-    """The rows parted by some of their keys."""
+def _ascending(rows: Rows, keys: Sequence[str]) -> Rows:
+    """Rows of groups in the order of some of their keys, which they have only where those before are the same."""
+    return sorted(rows, key=lambda row: [(row[key] is None, row[key]) for key in keys])
+
+
+def _read(answer: Answer, keys: Sequence[str], rows: Rows | None = None) -> list[Series]:
+    """The rows, the answer's if none are given, parted by some of their keys."""
     found: dict[str, Series] = {}
-    for row in answer.rows:
+    for row in answer.rows if rows is None else rows:
         x = row["layer"] if "layer" in row else (row["low"] + row["high"]) / 2 if row["low"] is not None else None
         if x is not None:
             # Of two long names the same may be shown, so they are not told apart by that.
@@ -179,9 +185,9 @@ def _read(answer: Answer, keys: Sequence[str]) -> list[Series]:
     return list(found.values())
 
 
-def _series(answer: Answer, keys: Sequence[str]) -> Plot:
+def _series(answer: Answer, keys: Sequence[str], rows: Rows | None = None) -> Plot:
     """A line over layers, or bins, for each of the rows' other keys; many are a heat map."""
-    found = _read(answer, keys)
+    found = _read(answer, keys, rows)
     if len(found) > MOST_LINES:
         return _heat_map(answer, found)
     plot = figure(answer.title)
@@ -269,12 +275,8 @@ def _heat_map(answer: Answer, found: Sequence[Series]) -> Plot:
 
 
 def _crossed(answer: Answer, down: str, across: str) -> Plot:
-    """Two columns' groups held against each other: the first ones of each, if there are many.
-
-    The second column's stand in the order of their values, which rows are in only as far as the first one is the same.
-    """
-    ascending = sorted(answer.rows, key=lambda row: (row[across] is None, row[across]))
-    parts = ((down, answer.rows), (across, ascending))
+    """Two columns' groups held against each other: the first ones of each, if there are many."""
+    parts = ((down, answer.rows), (across, _ascending(answer.rows, [across])))
     names = [{repr(row[key]): answer.label(row, [key]) for row in rows} for key, rows in parts]
     numbers = {(repr(row[down]), repr(row[across])): row[str(answer.value)] for row in answer.rows}
     ys, xs = ([*part][:MOST_BARS] for part in names)

@@ -16,6 +16,9 @@ from vlq.query.plots.answer import Answer
 from vlq.query.plots.images import pictures
 from vlq.query.plots.style import LAYER, SHADES, Plot, chip, colour, figure, inside, on
 
+MOST_TICKS = 17
+"""So many layers, or positions, stand by their numbers."""
+
 MOST_RANKS = 10
 
 PROBABILITY = "probability"
@@ -97,8 +100,10 @@ def _probabilities(answer: Answer, place: str) -> Plot:
     plot = figure(answer.title, 7.0, 6.0)
     axes = plot.add_subplot()
     drawn = axes.imshow(cells, cmap=SHADES, aspect="auto", vmin=0, vmax=1, interpolation="nearest")
-    step = -(-len(layers) // 17)
-    axes.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+    # Of some layers and some patches only, each stands by its number.
+    for ticks, numbers in ((axes.set_xticks, layers), (axes.set_yticks, places)):
+        step = -(-len(numbers) // MOST_TICKS)
+        ticks(range(0, len(numbers), step), [str(number) for number in numbers[::step]])
     axes.set(xlabel=LAYER, ylabel=place)
     plot.colorbar(drawn, ax=axes, label=f"{PROBABILITY} of the best token")
     return plot

@@ -251,6 +251,15 @@ def test_the_second_of_two_groups_ascends_too(tmp_path: Path) -> None:
     assert cells(axes).filled(0).tolist() == [[0, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 0]]
 
 
+def test_lines_of_groups_are_in_order(corpus: Corpus) -> None:
+    """Whichever of them has a row at the first layer."""
+    rows = corpus.query("readings('rock').group([layer, patch]).count().where(layer > 0 or patch > 3)")
+    rows = rows.where(vlq.col("patch") < 8)
+    found = [*dict.fromkeys(row["patch"] for row in rows.rows)]
+    assert found != sorted(found)
+    assert [line.get_label() for line in axes_of(rows.plot()).lines] == [f"patch {patch}" for patch in sorted(found)]
+
+
 def test_groups_of_patches_lie_in_the_grid(corpus: Corpus) -> None:
     for result, key in (
         (corpus.readings("rock", layers=2).group("patch").count(), "patch"),
@@ -533,6 +542,15 @@ def test_a_whole_image_is_a_map_of_probabilities(cases: dict[str, Case]) -> None
     assert found.shape == expected.shape == (12, 5)
     assert np.allclose(found, expected)
     assert axes_of(case.corpus.top(1, at="prompt").plot()).get_ylabel() == "position"
+
+
+def test_a_map_of_some_patches_names_them(cases: dict[str, Case]) -> None:
+    case = cases["several shards"]
+    axes = axes_of(case.corpus.top(1, layers=[0, 3], patches=[2, 7, 11]).plot())
+    assert tick_labels(axes.get_xticklabels()) == ["0", "3"]
+    assert tick_labels(axes.get_yticklabels()) == ["2", "7", "11"]
+    expected = np.exp(case.sites["patch"].logprob[1, :, :, 0].T)
+    assert np.allclose(cells(axes), expected[[2, 7, 11]][:, [0, 3]])
 
 
 # --- texts -----------------------------------------------------------------------------------------------------

@@ -76,10 +76,11 @@ def headline(bound: Bound, summary: Summary) -> str:
     if summary["token"] is None:
         return f"{read}: none{placed(summary)}"
     leader = named(summary["token"], summary["piece"])
+    cover = "covers" if summary["tokens"] == 1 else "cover"
     return (
         f"{read}: {leader} leads at {summary['leads']} of {count(summary['layers'], 'layer')}, up to layer "
         f"{summary['last']}, with a median {summary['share']:.0%} of the {counted_in(bound)}; in the median layer "
-        f"{count(summary['tokens'], 'token')} cover {bound['share']:.0%}{placed(summary)}"
+        f"{count(summary['tokens'], 'token')} {cover} {bound['share']:.0%}{placed(summary)}"
     )
 
 

@@ -65,13 +65,16 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 
 def headline(bound: Bound, summary: Summary) -> str:
     both = f"{bound['a'].label} and {bound['b'].label}{qualified(bound.given(at='patch'))}: read at the same layer"
-    more = placed(summary) + held_against(summary)
+    more = placed(summary) + held_against(summary, _shared)
     if not summary["matched"]:
         return f"{both} in none of {count(summary['images'], 'image')}{more}"
+    return f"{both} in {summary['matched']:,} of {count(summary['images'], 'image')}, {_shared(summary)}{more}"
+
+
+def _shared(found: Summary) -> str:
     return (
-        f"{both} in {summary['matched']:,} of {count(summary['images'], 'image')}, by the same patch in "
-        f"{summary['shared']:,}; median distance {count(round(summary['distance'], 2), 'patch')}, "
-        f"median IoU {summary['iou']:.2f}, largest {summary['largest_iou']:.2f}{more}"
+        f"by the same patch in {found['shared']:,}; median distance {count(round(found['distance'], 2), 'patch')}, "
+        f"median IoU {found['iou']:.2f}, largest {found['largest_iou']:.2f}"
     )
 
 

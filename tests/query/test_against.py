@@ -195,6 +195,10 @@ def test_overlap(cases: dict[str, Case], name: str, data: st.DataObject) -> None
         for side in (True, False)
     ]
     check_sides(result.summary, [parts[True], parts[False]], rows, layers_of(arguments["layers"], case.run))
+    both = (case.hits("patch", a, arguments) & case.hits("patch", b, arguments)).any((1, 2))  # (image,)
+    for side, said in zip((True, False), result.headline.split("; without: "), strict=True):
+        shared = f", by the same patch in {(both & parts[side]).sum():,}; median distance "
+        assert (shared in said) == (met.any(1) & parts[side]).any()
 
 
 @FEWER

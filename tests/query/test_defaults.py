@@ -148,8 +148,10 @@ def test_the_sentence(cases: dict[str, Case]) -> None:
     assert result.headline == (
         f"Defaults at the last prompt token of 8 images (layers 1 to 3): {found['piece']} ({found['token']}) leads at "
         f"{found['leads']} of 3 layers, up to layer {found['last']}, with a median {found['share']:.0%} of the images; "
-        f"in the median layer {found['tokens']:g} token{'s' * (found['tokens'] != 1)} cover 50%"
+        f"in the median layer {found['tokens']:g} tokens cover 50%"
     )
+    assert found["tokens"] > 1
+    assert corpus.query("defaults(images=image_id == 0)").headline.endswith("in the median layer 1 token covers 90%")
     assert "of the positions; " in corpus.query("defaults('patch', unit='position')").headline
     assert "of the images; " in corpus.query("defaults('last', unit='position')").headline
     (note,) = corpus.query("defaults('patch')").notes

@@ -92,6 +92,18 @@ class Asked(Answer):
     def __truediv__(self, other: object) -> Self:
         return self._asked(self.node / self._node(other))
 
+    def __radd__(self, other: object) -> Self:
+        return self._asked(self.node.__radd__(other))
+
+    def __rsub__(self, other: object) -> Self:
+        return self._asked(self.node.__rsub__(other))
+
+    def __rmul__(self, other: object) -> Self:
+        return self._asked(self.node.__rmul__(other))
+
+    def __rtruediv__(self, other: object) -> Self:
+        return self._asked(self.node.__rtruediv__(other))
+
     def __bool__(self) -> bool:
         raise ANSWER_NO_TRUTH.error()
 

@@ -83,6 +83,18 @@ class Node:
     def __truediv__(self, other: object) -> Arithmetic:
         return Arithmetic("/", self, node_of(other))
 
+    def __radd__(self, other: object) -> Arithmetic:
+        return Arithmetic("+", node_of(other), self)
+
+    def __rsub__(self, other: object) -> Arithmetic:
+        return Arithmetic("-", node_of(other), self)
+
+    def __rmul__(self, other: object) -> Arithmetic:
+        return Arithmetic("*", node_of(other), self)
+
+    def __rtruediv__(self, other: object) -> Arithmetic:
+        return Arithmetic("/", node_of(other), self)
+
     def where(self, condition: object) -> Method:
         """The rows for which a condition on their columns, or on the image's own, holds."""
         return Method(self, "where", (("condition", node_of(condition)),), 1)

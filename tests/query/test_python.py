@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import pickle
 import pydoc
 import subprocess
@@ -95,6 +96,20 @@ def test_what_is_no_list_is_refused() -> None:
     for value in (np.longdouble(1), np.array(["1"], "timedelta64[D]"), object()):
         with pytest.raises(BadArgument, match="A query cannot hold"):
             node_of(value)
+
+
+@pytest.mark.parametrize("sign", "+-*/")
+def test_a_number_may_stand_first(corpus: Corpus, sign: str) -> None:
+    calculate = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}[sign]
+    for number in (2, 0.5, np.int64(3)):
+        text = f"{number} {sign} first_layer('cat')"
+        assert calculate(number, vlq.first_layer("cat")).equals(vlq.parse(text))
+        assert calculate(number, corpus.first_layer("cat")).rows == corpus.query(text).rows
+        condition = calculate(number, vlq.col("width")) > 1
+        assert condition.equals(vlq.parse(f"images({number} {sign} width > 1)").arguments[0][1])
+    layers = {row["image_id"]: row["layer"] for row in corpus.first_layer("cat")}
+    found = {row["image_id"]: row["value"] for row in calculate(2, corpus.first_layer("cat"))}
+    assert found == {image: calculate(2, layer) for image, layer in layers.items() if sign != "/" or layer}
 
 
 def test_conditions_say_what_texts_say(corpus: Corpus) -> None:

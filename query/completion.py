@@ -170,12 +170,13 @@ def words(before: str, place: Place, quote: str, columns: Columns) -> dict[str, 
         return {f"{entry.name}(": entry.documentation for entry in tables} if OPERAND.search(before) else {}
     if call is None or before.rstrip()[-1:] not in ("(", ","):
         return found
+    by_place = place.count - len(place.given)  # so many arguments stand without their names
     found |= {
         f"{parameter.name}=": parameter.documentation
-        for parameter in call.parameters
+        for parameter in call.parameters[by_place:]
         if parameter.name not in place.given
     }
-    for parameter in call.parameters[: call.positional]:
+    for parameter in call.parameters[by_place : call.positional]:
         found |= fitting_functions(parameter)
     return found
 

@@ -49,6 +49,7 @@ COMMANDS = [
     "gc",
 ]
 AT = ("patch", "last", "prompt", "answer")
+OTHER_THAN_A = [f"{parameter.name}=" for parameter in functions()["overlap"].parameters[1:]] + ["matching(", "prefix("]
 TABLES = [entry.name for entry in functions().values() if entry.tokens is None]
 
 
@@ -108,7 +109,10 @@ def test_no_columns_of_a_cache_that_is_far_away_or_nowhere() -> None:
         ("images(", ["images(condition=", "images(condition=None"]),
         ("first_layer('dog', ra", ["first_layer('dog', rank=", "first_layer('dog', rank=1"]),
         ("first_layer('dog', ra'", []),
-        ("images(a, b, c=1, con", ["images(a, b, c=1, condition=", "images(a, b, c=1, condition=None"]),
+        ("overlap(a, b, c=1, pi", ["overlap(a, b, c=1, pieces=", "overlap(a, b, c=1, pieces=False"]),
+        ("overlap(a, ", ["overlap(a, " + word for word in OTHER_THAN_A]),
+        ("first_layer('dog', tok", []),  # it stands there without its name
+        ("first_layer('dog', mat", []),
         ("top(0, rank=1, p", ["top(0, rank=1, patch=", "top(0, rank=1, patches="]),
         ("first_layer(rank=1, ra", []),  # it is given already
         ("top(0, layers=(3, 4), at=", [f"top(0, layers=(3, 4), at='{at}'" for at in AT]),

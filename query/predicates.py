@@ -289,10 +289,11 @@ def find_column(name: str, columns: Mapping[str, Column], node: Node, scope: Sco
 def _of_images(name: str, type: str) -> str:
     """The SQL of an image column. NaN is how tables write a missing number; to DuckDB it is above all others.
 
-    A comparison with NaN would not do: where the greatest number of a file is finite, DuckDB takes it for false.
+    Where the greatest number of a Parquet file is finite, DuckDB takes it for known that `isnan` holds nowhere there,
+    as comparisons with NaN do not.
     """
     sql = f"images.{quoted(name)}"
-    return f"CASE WHEN NOT isnan({sql}) THEN {sql} END" if type in ("FLOAT", "DOUBLE") else sql
+    return f"CASE WHEN isfinite({sql}) OR isinf({sql}) THEN {sql} END" if type in ("FLOAT", "DOUBLE") else sql
 
 
 def image_columns(scope: Scope) -> dict[str, Column]:

@@ -46,6 +46,8 @@ PROMPTS_KEPT = 1024
 SAMPLES = ((64, 64), (96, 48), (200, 160))
 """Sizes of made-up images that a model is tried with; width, height."""
 
+NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm")
+"""What decoders call the norm behind their last block."""
 
 STEPS, STEPS_OF_HALF = 64, 16
 """By so many steps of a logit's last place the lens may differ from the model's logits, in float32 and in half."""
@@ -186,7 +188,7 @@ class LensModel(ABC):
 
     @property
     def decoder(self) -> nn.Module:
-        """The language model without its head: `layers`, and the `norm` behind them."""
+        """The language model without its head: `layers`, and a norm behind them, by one of NORMS."""
         return self.model.model.language_model  # type: ignore[no-any-return]
 
     @property
@@ -197,7 +199,7 @@ class LensModel(ABC):
     @property
     def final_norm(self) -> nn.Module:
         """The norm between the last block and the head."""
-        return self.decoder.norm  # type: ignore[return-value]
+        return next(getattr(self.decoder, name) for name in NORMS if hasattr(self.decoder, name))  # type: ignore[no-any-return]
 
     @property
     def lm_head(self) -> nn.Module:
@@ -233,9 +235,9 @@ class LensModel(ABC):
     def full_prompt(cls, processor: Any, prompt: str | None) -> str:
         """The whole text that the model is given, with the image's place in it.
 
-        A prompt that has the placeholder is taken as it is. Any other is a question: it goes, after the image, into the
-        processor's chat template, or without one into the family's `template`. No prompt asks DEFAULT_QUESTION. Raises
-        ModelError if there is more than one placeholder, or nothing at all.
+        A prompt that has the placeholder is taken as it is, and so is what this gave before. Any other is a question:
+        it goes, after the image, into the processor's chat template, or without one into the family's `template`. No
+        prompt asks DEFAULT_QUESTION. Raises ModelError if there is more than one placeholder, or nothing at all.
         """
         token = getattr(processor, "image_token", PLACEHOLDER)
         text = cls.image_text or token
@@ -252,11 +254,13 @@ class LensModel(ABC):
             if places == 1:
                 return prompt.replace(PLACEHOLDER, text)
         question = DEFAULT_QUESTION if prompt is None else prompt
-        if processor.chat_template:
-            content = [{"type": "image"}, {"type": "text", "text": question}]
-            messages = [{"role": "user", "content": content}]
-            return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-        return cls.template.format(image=text, question=question)
+        if not processor.chat_template:
+            return cls.template.format(image=text, question=question)
+        if not hasattr(processor, "image_token"):  # what stands for an image is known to the template alone
+            before, _, behind = _in_template(processor, "\0").partition("\0")
+            if question.startswith(before) and question.endswith(behind):
+                return question
+        return _in_template(processor, question)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """The model's logits of un-normed states (..., d): as `product` gives them, in float32 on a GPU."""
@@ -532,6 +536,12 @@ class LensModel(ABC):
         counts = torch.tensor([len(places) for places in found])
         image = torch.repeat_interleave(torch.arange(len(images)), counts)
         return to_device(image, self.device), to_device(torch.cat(found), self.device)
+
+
+def _in_template(processor: Any, question: str) -> str:
+    """The prompt that a processor's chat template makes of an image and a question."""
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def compile_blocks(model: LensModel) -> None:

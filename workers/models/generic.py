@@ -19,14 +19,12 @@ from torch import Tensor, nn
 
 from vlq.query.errors import ModelError
 from vlq.query.geometry import patch_box
-from vlq.workers.models.base import SAMPLES, Encoded, Layout, LensModel, noise, product, soft_capped
+from vlq.workers.models.base import NORMS, SAMPLES, Encoded, Layout, LensModel, noise, product, soft_capped
 from vlq.workers.models.llava import processor_transform
 from vlq.workers.models.merged import Merged
 
 TRIED = ((64, 64), (96, 48), (60, 190), (700, 400))
 """Sizes of images that must all have as many patches; width, height."""
-
-NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm")
 
 PIXELS_OFF = 1.5
 """By so much a pixel of the model's input may lie elsewhere than the processor's settings say."""
@@ -65,10 +63,6 @@ class Found(LensModel):
     @property
     def decoder(self) -> nn.Module:
         return self._decoder
-
-    @property
-    def final_norm(self) -> nn.Module:
-        return next(getattr(self._decoder, name) for name in NORMS if hasattr(self._decoder, name))  # type: ignore[no-any-return]
 
     def finish(self, logits: Tensor) -> Tensor:
         return self._finish(logits)

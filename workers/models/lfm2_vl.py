@@ -6,7 +6,6 @@ import math
 
 import torch
 from PIL import Image
-from torch import nn
 
 from vlq.query.pictures import BadImage
 from vlq.workers.models.base import Encoded, Layout, View, stretched
@@ -24,10 +23,6 @@ class Lfm2Vl(Tiled):
     def around(self) -> tuple[str, str] | None:
         processor = self.processor
         return (processor.image_start_token, processor.image_end_token) if processor.use_image_special_tokens else None
-
-    @property
-    def final_norm(self) -> nn.Module:
-        return self.decoder.embedding_norm  # type: ignore[return-value]
 
     @property
     def most_patches(self) -> int:

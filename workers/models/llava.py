@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from vlq.query.schema import Transform
 from vlq.workers.models.base import Layout, LensModel
 
@@ -23,7 +25,15 @@ class Llava(LensModel):
         patch = self.model.config.vision_config.patch_size
         rows, columns = transform.height // patch, transform.width // patch
         # The tower sees nothing of what is left at the right and at the bottom.
-        return Layout((rows, columns), replace(transform, width=columns * patch, height=rows * patch))
+        seen = replace(transform, width=columns * patch, height=rows * patch)
+        places = torch.arange(rows * columns) + self._in_front
+        return Layout((rows, columns), seen, places, len(places) + self._in_front)
+
+    @property
+    def _in_front(self) -> int:
+        """Positions before the patches: of CLIP's class token, say, where the model takes all that its tower gives."""
+        takes_all = getattr(self.processor, "vision_feature_select_strategy", None) == "full"
+        return int(self.processor.num_additional_image_tokens) if takes_all else 0
 
 
 def processor_transform(processor: Any, width: int, height: int) -> Transform:

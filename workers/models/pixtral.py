@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.image_utils import ChannelDimension
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
@@ -111,6 +111,10 @@ class Mistral3(Pixtral):
 
     family = "Mistral3ForConditionalGeneration"
 
+    def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
+        super().__init__(model, processor, prompt)
+        model.model.multi_modal_projector.register_forward_hook(_behind_an_axis)
+
 
 class MistralLarge4(Mistral3):
     """`MistralLarge4ForConditionalGeneration`, which caps its logits softly."""
@@ -123,3 +127,9 @@ class LightOnOcr(Pixtral):
     """`LightOnOcrForConditionalGeneration`, without tokens at the rows' ends."""
 
     family = "LightOnOcrForConditionalGeneration"
+
+
+def _behind_an_axis(module: nn.Module, args: tuple[Any, ...], patches: Tensor) -> Tensor:
+    """Patches (patch, d) as (1, patch, d): the model's class squeezes the first axis, and fails where that is of one
+    patch, as of an icon alone."""
+    return patches[None] if patches.ndim == 2 else patches

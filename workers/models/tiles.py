@@ -13,6 +13,7 @@ from propcache.api import cached_property
 from torch import Tensor
 
 from vlq.query.errors import ModelError
+from vlq.workers.models import PLACEHOLDER
 from vlq.workers.models.base import Encoded, Layout, LensModel, View, stretched
 from vlq.workers.models.generic import found_finish
 
@@ -139,6 +140,7 @@ class QianfanOCR(InternVL):
     """`QianfanOCRForConditionalGeneration`."""
 
     family = "QianfanOCRForConditionalGeneration"
+    image_text = PLACEHOLDER
 
 
 class AyaVision(Tiled):

@@ -65,6 +65,10 @@ def test_a_class_by_another_name(tmp_path: Path) -> None:
     assert model.grid == (4, 4)
     checks.norms_are_not_ones(model)
     checks.reads_what_the_model_reads(model, [checks.noise(*size, seed=i) for i, size in enumerate(SIZES)])
+    # Its processor has no name for what stands for an image in the prompt; a cache's prompt is read again all the same.
+    again = checks.asked(model, model.prompt)
+    assert again.prompt == model.prompt
+    assert again.prompt_ids == model.prompt_ids
 
 
 def refused(folder: Path) -> ModelError:

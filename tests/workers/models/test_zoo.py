@@ -78,6 +78,16 @@ def test_patches_are_where_they_say(model: LensModel) -> None:
     checks.patches_are_where_they_say(model, checks.noise(150, 60))
 
 
+def test_whole_prompts_are_taken_as_they_are(model: LensModel) -> None:
+    assert model.full_prompt(model.processor, model.prompt) == model.prompt
+
+    def in_front(prompt: str) -> int:
+        sites = model.encode(checks.noise(60, 40), prompt).sites
+        return int((sites["prompt"] < sites["patch"][0]).sum())
+
+    assert in_front("What is in <image> there") > in_front("<image> there")
+
+
 def test_answers_are_the_models_own(model: LensModel) -> None:
     checks.answers_what_the_model_answers(model, [checks.noise(60, 40), checks.noise(30, 70)], most=3)
 
@@ -286,6 +296,20 @@ def test_pixtrals_own_processor_makes_the_same(tmp_path: Path, monkeypatch: pyte
         assert torch.equal(found.tokens["input_ids"], expected["input_ids"][0])
         assert torch.equal(found.values["pixel_values"], expected["pixel_values"])
         assert torch.equal(found.values["image_sizes"], torch.as_tensor(expected["image_sizes"]))
+
+
+@pytest.mark.parametrize("make", [zoo.mistral3, zoo.mistral_large4])
+def test_an_image_of_one_patch(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    """Alone it is as beside others, where the model's own class can read it."""
+    model = load(str(make(tmp_path / "model")))
+    small, larger = checks.noise(6, 5), checks.noise(20, 12)
+    assert model.encode(small).grid == (1, 1)
+    beside = model.model(**model.batch([model.encode(larger), model.encode(small)]), use_cache=False).logits[1]
+    (layers,) = checks.read(model, [small])
+    token, logprob = layers[-1]
+    encoded = model.encode(small)
+    places = torch.cat([encoded.sites[site] for site in checks.SITES]) - encoded.length
+    checks.are_the_best(token.numpy(), logprob.numpy(), torch.log_softmax(beside[places].double(), -1).detach().numpy())
 
 
 @pytest.mark.parametrize("covering", [True, False])

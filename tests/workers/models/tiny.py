@@ -56,6 +56,34 @@ def randomise(model: Any, seed: int = 0, plus_one: bool = False, tower: Sequence
     return model
 
 
+def make_llava(folder: Path, text: Any = None, strategy: str = "default", **settings: Any) -> Path:
+    """4 x 4 patches of 8 pixels, with a decoder of this configuration's class; `settings` are the model's."""
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    tokenizer = make_tokenizer()
+    config = LlavaConfig(
+        vision_config=vision_config(CLIPVisionConfig, image_size=32, patch_size=8),
+        text_config=text_config(text or LlamaConfig, tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_select_strategy=strategy,
+        tie_word_embeddings=False,
+        **settings,
+    )
+    randomise(LlavaForConditionalGeneration(config)).save_pretrained(folder)
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    LlavaProcessor(
+        images, tokenizer, patch_size=8, vision_feature_select_strategy=strategy, num_additional_image_tokens=1
+    ).save_pretrained(folder)
+    return folder
+
+
 def make_paligemma(folder: Path, second: bool = False, size: int = 32) -> Path:
     """4 x 4 patches of 8 pixels, and what is left of the size."""
     from transformers import (

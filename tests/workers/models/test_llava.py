@@ -1,0 +1,50 @@
+"""LLaVA with decoders and towers that its checkpoints on the hub do not have, and users' may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPTNeoXConfig, PersimmonConfig, PhiConfig
+
+from vlq.workers.models.base import LensModel
+
+from . import checks
+from .tiny import make_llava
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    # Whose norm behind the last block has another name than Llama's.
+    "phi": partial(make_llava, text=PhiConfig),
+    "persimmon": partial(make_llava, text=PersimmonConfig),
+    "gpt_neox": partial(make_llava, text=GPTNeoXConfig),
+    "class-token": partial(make_llava, strategy="full"),
+    "class-token-layers": partial(make_llava, strategy="full", vision_feature_layer=[-1, -2]),
+}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LensModel:
+    torch.set_num_threads(1)
+    return checks.loaded(MAKERS[request.param](tmp_path_factory.mktemp("models") / request.param))
+
+
+def test_it_reads_what_the_model_reads(model: LensModel) -> None:
+    checks.norms_are_not_ones(model)
+    checks.reads_what_the_model_reads(model, [checks.noise(64, 64), checks.noise(90, 40, seed=1)])
+
+
+def test_patches_are_where_they_say(model: LensModel) -> None:
+    checks.patches_are_where_they_say(model, checks.noise(60, 150))
+
+
+def test_the_class_token_is_neither_patch_nor_prompt(tmp_path: Path) -> None:
+    model = checks.loaded(make_llava(tmp_path / "model", strategy="full"))
+    encoded = model.encode(checks.noise(64, 64))
+    images: Tensor = (encoded.tokens["input_ids"] == model.image_token_id).nonzero()[:, 0]
+    assert len(images) == 17
+    assert encoded.sites["patch"].tolist() == images[1:].tolist()
+    assert not {*images.tolist()} & {*encoded.sites["prompt"].tolist()}

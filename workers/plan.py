@@ -192,7 +192,7 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, str):
         return repr(value) if len(value) < 200 and not _is_hash(value) else f"{value[:12]}..."
     if isinstance(value, tuple):
-        return ",".join(str(item) for item in value)
+        return ",".join(str(item) for item in value) or "none"
     return "none" if value is None else str(value)
 
 

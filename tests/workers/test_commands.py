@@ -329,7 +329,8 @@ def test_tracked_words_through_a_whole_run(
     assert re.search(r"^tracked +\S+ \(3\), ▁dog \(\d+\)", out, re.MULTILINE), out
     assert vlq(*command, "--track", "3,DOG")[0] == 0  # the same tokens
     code, _, said = vlq(*command)
-    assert (code, "tracked: the cache has 3," in said) == (2, True)
+    assert code == 2
+    assert re.search(r"tracked: the cache has 3,\d+, asked for none", said)
     code, _, said = vlq(*command, "--track", "nothere")
     assert (code, "'nothere'" in said) == (2, True)
     code, out, _ = vlq("rank('dog') > 4", "--cache", cache)

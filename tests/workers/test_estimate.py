@@ -167,7 +167,11 @@ def test_mistakes_are_a_runs(
             estimate(asked, Silent())
 
     refused(CacheMismatch, "k: the cache has 4, asked for 5", options(tiny_model, images, undisturbed, k=5))
-    refused(CacheMismatch, "tracked: the cache has", options(tiny_model, images, undisturbed, track=("dog",)))
+    refused(
+        CacheMismatch,
+        "tracked: the cache has none, asked for",
+        options(tiny_model, images, undisturbed, track=("dog",)),
+    )
     refused(BadArgument, "there is no layer 9", options(tiny_model, images, cache, layers=(0, 9)))
     refused(InputError, "There is nothing at", options(tiny_model, tmp_path / "none", cache))
     refused(ModelError, "There is no model folder", options(tmp_path / "none", images, cache))

@@ -20,6 +20,7 @@ from vlq.workers.models import load
 from vlq.workers.models.base import LensModel, check, compile_blocks
 from vlq.workers.models.files import model_hash
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
+from vlq.workers.models.weights import first_line
 
 from .conftest import PADDED, make_model, save_images
 from .runs import vlq
@@ -221,6 +222,9 @@ def test_missing_and_unfit_models(tiny_model: Path, tmp_path: Path) -> None:
         "There is no model folder": str(tmp_path / "missing"),
         "no config.json": str(tmp_path / "nothing"),
         "not an image-text-to-text model": edited(tiny_model, tmp_path / "llama", "config.json", model_type="llama"),
+        "of type moondream1, which comes with code of its own": edited(
+            tiny_model, tmp_path / "moondream", "config.json", model_type="moondream1", auto_map={"AutoModel": "m.M"}
+        ),
         "no adapter for models of type janus": edited(
             tiny_model, tmp_path / "janus", "config.json", model_type="janus"
         ),
@@ -250,6 +254,36 @@ def test_damaged_weights(tiny_model: Path, tmp_path: Path) -> None:
     save_file(weights, lacking / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="lacks 1 weights"):
         load(str(lacking))
+
+    overflowing = tmp_path / "overflowing"
+    shutil.copytree(tiny_model, overflowing)
+    weights = load_file(overflowing / "model.safetensors")
+    weights[next(name for name in weights if "layers.1.mlp.down_proj" in name)] *= 1e7
+    save_file(weights, overflowing / "model.safetensors", {"format": "pt"})
+    load(str(overflowing))
+    with pytest.raises(ModelError, match="the model's logits are not finite in float16") as caught:
+        load(str(overflowing), dtype="float16")
+    assert caught.value.hint == "Run with --dtype float32."
+
+    pruned = tmp_path / "pruned"
+    shutil.copytree(tiny_model, pruned)
+    (pruned / "model.safetensors").unlink()
+    (pruned / "model.safetensors").symlink_to(tmp_path / "blobs" / "gone")
+    with pytest.raises(ModelError, match="holds no weights"):
+        model_hash(pruned)
+
+
+@pytest.mark.parametrize(
+    ("said", "passed_on"),
+    [
+        ("\nIt needs timm.\nAnd more.", "It needs timm."),
+        ("Made from one of: \n(1) a file,\n(2) sentencepiece.", "Made from one of: (1) a file, (2) sentencepiece."),
+        ("One of " + ", ".join(["bert"] * 200), "One of " + "bert, " * 65 + "ber..."),
+        ("", "ValueError"),
+    ],
+)
+def test_what_is_passed_on_of_what_a_library_says(said: str, passed_on: str) -> None:
+    assert first_line(ValueError(said)) == passed_on
 
 
 def test_an_adapter_that_forgets_the_norm_is_caught(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,6 +201,11 @@ def family_of(model: str, folder: Path) -> tuple[str, str]:
         raise ModelError(f"{model} is of type {kind}, which VLQ does not read: {REFUSED[kind]}.", known_families())
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return GENERIC
+    if "auto_map" in config:
+        raise ModelError(
+            f"{model} is of type {kind}, which comes with code of its own, and VLQ runs none but that of transformers.",
+            f"There may be files for transformers itself, such as the hub's ids that end in -hf. {known_families()}",
+        )
     raise ModelError(f"{model} is of type {kind}: not an image-text-to-text model.", known_families())
 
 

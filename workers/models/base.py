@@ -755,6 +755,10 @@ def check_last_layer(model: LensModel, image: Encoded, last: Tensor, beside: Seq
     which, places = model.places(batch, ("patch", "prompt"))
     logits = model.model(**model.batch(batch), use_cache=False).logits[0]
     own = logits[places[which == 0]].float()  # (position, vocabulary)
+    if not bool(own.isfinite().all()):
+        name, dtype = type(model.model).__name__, str(model.dtype).removeprefix("torch.")
+        hint = "The weights hold such values themselves." if dtype == "float32" else "Run with --dtype float32."
+        raise ModelError(f"{name}: the model's logits are not finite in {dtype}.", hint)
     lens = model.unembed(last).float()
     noise = noise_of(model, own)
     difference = float((own - lens).abs().max())

@@ -136,7 +136,11 @@ def read_config(folder: Path) -> dict[str, object]:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights, by name: safetensors, else PyTorch's. Raises ModelError if there are none."""
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+    def here(names: str) -> list[Path]:
+        return sorted(file for file in folder.glob(names) if file.is_file())  # a link may lead nowhere
+
+    files = here("*.safetensors") or here("pytorch_model*.bin")
     if not files:
         raise ModelError(f"{folder} holds no weights: neither *.safetensors nor pytorch_model*.bin.")
     return files

@@ -22,6 +22,9 @@ QUANTIZATIONS = ("4bit", "8bit")
 FLASH_PACKAGES = ("flash_attn", "kernels")
 """Either of them brings flash attention; `kernels` fetches it from the hub."""
 
+LONGEST = 400
+"""So many characters of another library's message are passed on."""
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -209,5 +212,8 @@ def _beside(model: Any, path: str) -> Iterator[str]:
 
 
 def first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    """The first line of what an error says: with the others where it only begins a list, and cut where it lists all
+    that there is."""
+    lines = [line.strip() for line in (str(error).strip() or type(error).__name__).splitlines()]
+    said = " ".join(lines) if lines[0].endswith(":") else lines[0]
+    return said if len(said) <= LONGEST else f"{said[:LONGEST]}..."

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from vlq.query.cache import Cache, latest_head
-from vlq.query.errors import CacheError, InputError
+from vlq.query.errors import CacheError, InputError, printable
 from vlq.query.heads import renew
 from vlq.query.schema import READ_COLUMNS, Annotation, Head, annotation_key, digest_of
 from vlq.query.store import put
@@ -44,7 +44,7 @@ class Annotated:
     unknown: tuple[str, ...]  # what these rows call their image
 
     def __str__(self) -> str:
-        lines = [f"{', '.join(self.columns)}: joined to {self.matched:,} of {self.images:,} images."]
+        lines = [f"{printable(', '.join(self.columns))}: joined to {self.matched:,} of {self.images:,} images."]
         if left := self.images - self.matched:
             lines.append(f"The other {left:,} have none: null." if left > 1 else "The other one has none: null.")
         if self.unknown:

@@ -395,5 +395,5 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def indented(sql: str) -> str:
-    """The SQL, two spaces further in but for its first line."""
-    return sql.replace("\n", "\n  ")
+    """The SQL, two spaces further in but for its first line. Names with lines of their own stay as they are."""
+    return re.sub(r'("[^"]*")|\n', lambda found: found[1] or "\n  ", sql)

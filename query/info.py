@@ -135,7 +135,7 @@ def as_text(values: dict[str, Any]) -> str:
     if (some := values["patches_read"]) is not None:
         grid += f"; read are those of {some['of']}, {some['patches']:,} in {some['images']:,} images"
     tracked = values["tracked"]
-    progress = "all cached" if values["state"] == "complete" else f"{values['cached']} cached so far"
+    progress = "all cached" if values["state"] == "complete" else f"{values['cached']:,} cached so far"
     own = values["prompt_column"]
     at = values["revision"] and f"revision {values['revision'][:12]}"
     made = [values["model_class"], at, values["dtype"], values["quantized"]]
@@ -150,8 +150,8 @@ def as_text(values: dict[str, Any]) -> str:
         ("k", f"{values['k']} tokens a reading{f'; and {beside}' if (beside := kept(values)) else ''}"),
         *([("tracked", ", ".join(f"{token['piece']} ({token['id']})" for token in tracked))] if tracked else []),
         ("read at", ", ".join(values["at"])),
-        ("images", f"{values['images']}, {progress}, {len(values['errors'])} with errors"),
-        ("columns", ", ".join(named) or "none of your own"),
+        ("images", f"{values['images']:,}, {progress}, {len(values['errors']):,} with errors"),
+        ("columns", printable(", ".join(named)) or "none of your own"),
         ("size", sizes_as_text(values["size"], values["cached"])),
         ("index", f"{values['index']['state']}, {values['index']['files']} files"),
         *[("study", study_phrase(study)) for study in values["studies"]],

@@ -227,7 +227,7 @@ def _rows(result: Answer) -> list[str]:
     cells = [[_cell(as_seen(name, row[name])) for name in columns] for row in result.head]
     first = {name: next((row[name] for row in result.head if row[name] is not None), None) for name in columns}
     right = [isinstance(first[name], int | float | Decimal) and not isinstance(first[name], bool) for name in columns]
-    return aligned([columns, *cells], right)
+    return aligned([[*map(printable, columns)], *cells], right)
 
 
 def aligned(table: list[list[str]], right: list[bool]) -> list[str]:

@@ -20,6 +20,7 @@ import pytest
 import vlq
 from vlq.query.corpus import Corpus
 from vlq.query.errors import MissingExtra, StoreError
+from vlq.query.info import as_text
 from vlq.query.render import aligned, bars, deliver, form_of, html, render, save
 
 from ..synthetic import make_cache, make_run
@@ -205,6 +206,21 @@ def test_names_do_no_harm(tmp_path: Path) -> None:
     assert "<b>�[31m�.png" in render(result, "table")
     assert "<b>" not in html(result).replace("<p><b>", "")
     assert "&lt;b&gt;" in html(result)
+
+
+def test_a_columns_name_may_have_lines(tmp_path: Path) -> None:
+    name = 'score\n(0 to "5")\n'
+    make_cache(tmp_path, images=4, columns={name: [3, 1, 2, 1]})
+    corpus = vlq.open(str(tmp_path))
+    images = corpus.images()
+    assert {row["image_id"]: row[name] for row in images.rows} == {0: 3, 1: 1, 2: 2, 3: 1}
+    assert 'score�(0 to "5")�' in render(images, "table").splitlines()[2]
+    score = vlq.col(name)
+    assert {row["image_id"] for row in corpus.images().where(score == 1).rows} == {1, 3}
+    assert [row["count"] for row in corpus.images().group(score).count().rows] == [2, 1, 1]
+    assert corpus.images().mean(score).rows[0]["mean"] == 7 / 4
+    assert len(corpus.first_layer("rock", against=score == 1).rows) <= 4
+    assert len(as_text(corpus.info()).splitlines()) == len(as_text(corpus.info() | {"columns": ["score"]}).splitlines())
 
 
 def test_a_notebook_shows_no_markup_but_its_own(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 from propcache.api import cached_property
 
-from vlq.query.bind import Table
+from vlq.query.bind import Bound, Table
 from vlq.query.combine import Calculated, Compared
 from vlq.query.compile import Relation
 from vlq.query.groups import OfGroups, group_name
+from vlq.query.histogram import Histogram
 from vlq.query.plots.style import LAYER, chip, shown
 from vlq.query.result import Result
+from vlq.query.schema import READ_COLUMNS
 from vlq.query.shown import Shown
 from vlq.query.summary import Rows, as_seen, is_difference
 
@@ -38,13 +40,18 @@ class Answer:
 
     @cached_property
     def rows(self) -> Rows:
-        if not any(map(is_difference, self.result.columns)):
-            return self.result.rows
-        return [{name: as_seen(name, value) for name, value in row.items()} for row in self.result.rows]
+        rows = self.result.rows
+        if self.is_images:
+            return [{name: row[name] for name in self.columns} for row in rows]
+        if not any(map(is_difference, self.columns)):
+            return rows
+        return [{name: as_seen(name, value) for name, value in row.items()} for row in rows]
 
     @property
     def columns(self) -> list[str]:
-        return self.result.columns
+        """Of images those that VLQ gave them: users' own tell nothing that is drawn."""
+        columns = self.result.columns
+        return [name for name in columns if name in READ_COLUMNS] if self.is_images else columns
 
     @property
     def title(self) -> str:
@@ -67,6 +74,25 @@ class Answer:
         while isinstance(table, Shown) and not isinstance(table, OfGroups):
             table = table.table
         return table
+
+    @cached_property
+    def is_images(self) -> bool:
+        """Whether it lists images."""
+        return self.is_of_images and not self.is_selected and not isinstance(self.table, OfGroups)
+
+    @cached_property
+    def by_layer(self) -> bool:
+        """Whether its column `layer` is of layers."""
+        of_bins = isinstance(self.table, Histogram) and "layer" in self.table.edges
+        return "layer" in self.columns and (of_bins or not self.is_of_images)
+
+    @cached_property
+    def is_of_images(self) -> bool:
+        """Whether its columns, or groups, are those of images, which users may have called `layer` or `patches`."""
+        table = self.result.table
+        while isinstance(table, Shown):
+            table = table.table
+        return isinstance(table, Bound) and table.function.name == "images"
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -103,12 +129,12 @@ class Answer:
             names = [str(operand) for operand in self.table.operand_nodes]
             if base and number.isdecimal() and int(number) <= len(names):
                 return f"{base} of {shown(names[int(number) - 1], 50)}"
-        return LAYER if column == "layer" else shown(column).replace("_", " ")
+        return LAYER if column == "layer" and self.by_layer else shown(column).replace("_", " ")
 
     @property
     def across(self) -> str:
         """What the axis of a histogram's layers or bins is called."""
-        if "layer" in self.columns or not isinstance(self.table, OfGroups):
+        if self.by_layer or not isinstance(self.table, OfGroups):
             return LAYER
         return shown(self.table.called(self.table.value))
 

@@ -112,22 +112,24 @@ def _layer_bars(answer: Answer, numbers: Mapping[Any, float | None], name: str) 
 
 def grouped_histogram(answer: Answer) -> Plot:
     """A line for each group."""
-    return _series(answer, [key for key in answer.keys if key not in ("layer", "low", "high")])
+    edges = ("layer",) if answer.by_layer else ("low", "high")
+    return _series(answer, [key for key in answer.keys if key not in edges])
 
 
 def groups(answer: Answer) -> Plot:
     """Numbers of groups: over layers bars or lines, over patches the grid, of two columns a heat map, else bars."""
-    others = [key for key in answer.keys if key != "layer"]
-    if answer.keys == ("layer",):
+    keys = answer.keys
+    if answer.by_layer and keys == ("layer",):
         value = str(answer.value)
         return _layer_bars(answer, {row["layer"]: row[value] for row in answer.rows}, answer.name(value))
-    if "layer" in answer.keys:
+    if answer.by_layer and "layer" in keys:
+        others = [key for key in keys if key != "layer"]
         return _series(answer, others, _ascending(answer.rows, others))
     grid = answer.result.corpus.cache.run.grid
-    if answer.keys in (("patch",), ("patches",)) and grid is not None:
+    if keys in (("patch",), ("patches",)) and grid is not None and not answer.is_of_images:
         return _grid(answer, *grid)
-    if len(others) == 2:
-        return _crossed(answer, *others)
+    if len(keys) == 2:
+        return _crossed(answer, *keys)
     return bars(answer)
 
 
@@ -177,7 +179,7 @@ def _read(answer: Answer, keys: Sequence[str], rows: Rows | None = None) -> list
     """The rows, the answer's if none are given, parted by some of their keys."""
     found: dict[str, Series] = {}
     for row in answer.rows if rows is None else rows:
-        x = row["layer"] if "layer" in row else (row["low"] + row["high"]) / 2 if row["low"] is not None else None
+        x = row["layer"] if answer.by_layer else (row["low"] + row["high"]) / 2 if row["low"] is not None else None
         if x is not None:
             # Of two long names the same may be shown, so they are not told apart by that.
             part = found.setdefault(repr([row[key] for key in keys]), Series(answer.label(row, keys)))
@@ -195,14 +197,14 @@ def _series(answer: Answer, keys: Sequence[str], rows: Rows | None = None) -> Pl
     for place, part in enumerate(found):
         # A line ends where there is nothing.
         ends = int(min(part.numbers)), int(max(part.numbers))
-        xs = range(ends[0], ends[1] + 1) if "layer" in answer.columns else sorted(part.numbers)
+        xs = range(ends[0], ends[1] + 1) if answer.by_layer else sorted(part.numbers)
         ys = [np.nan if part.numbers.get(x) is None else part.numbers[x] for x in xs]
         axes.plot(xs, ys, label=part.label, **line(place))
     axes.set_ylabel(answer.name(str(answer.value)))
     axes.grid(axis="y")
     if all(isinstance(y, int) for part in found for y in part.numbers.values()):
         whole_axis(axes.yaxis)
-    if "layer" in answer.columns:
+    if answer.by_layer:
         layer_axis(axes, answer.layers)
     else:
         axes.set_xlabel(answer.across)
@@ -268,7 +270,7 @@ def _heat_map(answer: Answer, found: Sequence[Series]) -> Plot:
         return min((x for x, n in part.numbers.items() if n), default=np.inf)
 
     kept = sorted(sorted(found, key=largest, reverse=True)[:MOST_BARS], key=begin)
-    every = answer.layers if "layer" in answer.columns else sorted({x for part in found for x in part.numbers})
+    every = answer.layers if answer.by_layer else sorted({x for part in found for x in part.numbers})
     note = f"the {len(kept)} strongest of {len(found):,}" if len(kept) < len(found) else ""
     numbers = [[part.numbers.get(x) for x in every] for part in kept]
     return _cells(answer, note, numbers, [part.label for part in kept], [figured(x) for x in every], answer.across)

@@ -65,6 +65,22 @@ def tick_labels(labels: list[Text]) -> list[str]:
     return [label.get_text() for label in labels]
 
 
+@pytest.mark.parametrize("values", [["a", "b"], [0, 99], [[0, 99], [1]], [{"x": 1}, {"x": 2}], [None, None]], ids=str)
+def test_own_columns_may_have_the_names_of_readings(tmp_path: Path, values: list[Any]) -> None:
+    names = ("layer", "patch", "patches", "row", "col", "box", "histogram", "token", "logprob")
+    make_cache(tmp_path, images=4, columns={name: [values[i % 2] for i in range(4)] for name in names})
+    named = vlq.open(str(tmp_path))
+    figure = named.images().plot()
+    assert [axes.get_title() for axes in figure.axes] == [row["image"] for row in named.images().rows]
+    drawn = [artist for axes in figure.axes for artist in axes.collections if isinstance(artist, PolyCollection)]
+    assert not any(len(artist.get_paths()) for artist in drawn)
+    if isinstance(values[0], str):
+        for column in ("layer", "patches"):
+            axes = axes_of(named.query(f"images().group({column}).count()").plot())
+            assert [bar.get_width() for bar in axes.patches] == [2, 2]
+            assert tick_labels(axes.get_yticklabels()) == values
+
+
 # --- bars ------------------------------------------------------------------------------------------------------
 
 

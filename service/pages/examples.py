@@ -10,6 +10,7 @@ from vlq.query.effects import asked_of, question_of
 from vlq.query.errors import VlqError
 from vlq.query.nodes import Call, Comparison, Name, node_of
 from vlq.query.parse import parse
+from vlq.query.portrait import has_objects
 from vlq.query.registry import call
 from vlq.service.counts import Counts
 
@@ -97,5 +98,4 @@ def telling_word(corpus: LocalCorpus, counts: Counts) -> str | None:
 
 def labels(corpus: LocalCorpus) -> list[str]:
     """What objects are labelled; nothing where images came without."""
-    snapshot = corpus.cache.snapshot()
-    return corpus.engine.labels(snapshot) if "objects" in corpus.engine.image_columns(snapshot) else []
+    return corpus.engine.labels(corpus.cache.snapshot()) if has_objects(corpus) else []

@@ -838,6 +838,18 @@ def test_images_may_have_columns_of_any_name(tmp_path: Path) -> None:
     assert told["columns"] == {"previous": 6, "following": "b"}
 
 
+def test_a_column_objects_may_hold_anything(tmp_path: Path) -> None:
+    for name, values in {"texts": ["dog; cat"] * 3, "numbers": [2, 0, 1], "labels": [["dog"], [], ["cat"]]}.items():
+        make_cache(tmp_path / name, images=3, columns={"objects": values})
+    app = create_app(Settings({name: str(tmp_path / name) for name in ("texts", "numbers", "labels")}))
+    with running(app) as url:
+        for name in ("texts", "numbers", "labels"):
+            for page in ("", "images/0", "tokens/dog", "tokens", "layers"):
+                assert httpx2.get(f"{url}/{name}/{page}", follow_redirects=True).status_code == 200, (name, page)
+            together = httpx2.get(f"{url}/v1/tokens/0/together", params={"corpus": name})
+            assert together.status_code == 200, together.text
+
+
 def test_what_is_loaded_is_not_searched_for_cycles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a process that serves until its end; which takes tens of milliseconds while everybody waits."""
     make_cache(tmp_path, images=1)

@@ -240,7 +240,7 @@ def dispatch(
     cached = sum(commit.images for shard, commit in before.items() if shard < plan.shards)
     errors = sum(len(commit.errors) for shard, commit in before.items() if shard < plan.shards)
     if cached:
-        tracker.say(f"Going on: {cached} of {plan.images} images are cached.")
+        tracker.say(f"Going on: {cached:,} of {plan.images:,} images are cached.")
     url = url_for_workers(store)
     compactor = Compactor(store, url, run, head, before)
     watch = RunWatch(tracker, cached, plan.images, errors, compactor.committed)

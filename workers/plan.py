@@ -374,8 +374,8 @@ def settle(store: Store, run: Run, corpus: pa.Table, say: Callable[[str], None])
             plan, before = extended(old, corpus, run.shard_size, run.prompt_column), head
             if changed := _chosen_otherwise(old, corpus, run):
                 say(
-                    f"The column {run.patches_column} of {changed} of the images is another one now. What it said when "
-                    "they were planned holds in this cache."
+                    f"The column {run.patches_column} of {changed:,} of the images is another one now. What it said "
+                    "when they were planned holds in this cache."
                 )
             if plan is old:
                 return head, plan
@@ -383,7 +383,7 @@ def settle(store: Store, run: Run, corpus: pa.Table, say: Callable[[str], None])
             if left_out:
                 say(f"Columns not in the cache's plan are left out: {', '.join(left_out)}.")
             new = plan.images - old.images
-            say(f"{new} new image{'' if new == 1 else 's'} beside {old.images} that were planned before.")
+            say(f"{new:,} new image{'' if new == 1 else 's'} beside {old.images:,} that were planned before.")
         data = parquet_bytes(plan.table)
         key = plan_key(digest_of(data)[:16])
         store.create(key, data)

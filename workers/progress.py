@@ -132,7 +132,7 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
             now = time.monotonic()
             if text != last_text or done == total or now - last_time >= every:
                 last_text, last_time = text, now
-                shown.phase(f"{text}: {done} of {total}" if total else text)
+                shown.phase(f"{text}: {done:,} of {total:,}" if total else text)
 
         yield step
 
@@ -233,7 +233,7 @@ class _Rate:
             if done < total:
                 figures.append(f"{duration((total - done) / rate)} left")
         if errors:
-            figures.append(f"{errors} error{'s' if errors > 1 else ''}")
+            figures.append(f"{errors:,} error{'s' if errors > 1 else ''}")
         return ", ".join(figures)
 
 

@@ -23,7 +23,7 @@ def index(cache: CacheOption = "", processes: ProcessesOption = None) -> None:
     with steps() as progress:
         key, manifest, changed = rebuild(opened.store, opened.run, progress, processes=processes)
     rows = sum(stored.size for files in manifest.tables.values() for stored in files)
-    print(f"Index of {manifest.images} images: {rows / 2**20:.1f} MiB, {key}{'' if changed else ' (as it was)'}.")
+    print(f"Index of {manifest.images:,} images: {rows / 2**20:.1f} MiB, {key}{'' if changed else ' (as it was)'}.")
 
 
 def compact(
@@ -85,7 +85,7 @@ def verify(
             print(f"Run: {checks.REPAIR} --cache {opened.url}")
         raise typer.Exit(1)
     snapshot = opened.snapshot()
-    print(f"All is well: {snapshot.cached} images, every object as written, the index agrees with the arrays.")
+    print(f"All is well: {snapshot.cached:,} images, every object as written, the index agrees with the arrays.")
     if deep:
         print(f"{min(sample, snapshot.cached)} images read anew say what is stored.")
 

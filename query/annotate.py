@@ -21,7 +21,7 @@ from vlq.query.errors import CacheError, InputError, printable
 from vlq.query.heads import renew
 from vlq.query.schema import READ_COLUMNS, Annotation, Head, annotation_key, digest_of
 from vlq.query.store import put
-from vlq.query.tables import IMAGE_NAMES, is_text, parquet_bytes, read_plan, read_table, reason
+from vlq.query.tables import IMAGE_NAMES, is_text, parquet_bytes, plain, read_plan, read_table, reason
 
 KEYS = ("image_id", *IMAGE_NAMES)
 """Columns of a table that can say which image a row is of, the first one there is."""
@@ -126,9 +126,11 @@ def in_memory(table: Any) -> pa.Table:
     """A table of another library as Arrow's. Raises InputError."""
     try:
         if type(table).__module__.partition(".")[0] == "pandas":
-            return pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
-        return pa.table(table).replace_schema_metadata(None).combine_chunks()
-    except (TypeError, ValueError, pa.ArrowException) as error:
+            table = pa.Table.from_pandas(table, preserve_index=False)
+        return plain(pa.table(table).replace_schema_metadata(None)).combine_chunks()
+    except pa.ArrowException as error:
+        raise InputError(f"The table has a column that cannot be stored: {reason(error)}.") from error
+    except (TypeError, ValueError) as error:
         expected = "Give a path, an Arrow table or a data frame."
         raise InputError(f"A {type(table).__name__} is no table.", expected) from error
 

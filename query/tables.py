@@ -136,7 +136,7 @@ def read_table(source: str) -> pa.Table:
         raise InputError(f"{source} cannot be read: its byte {error.start:,} is not UTF-8.", LOOKS[suffix]) from error
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{source} cannot be read: {reason(error)}.", LOOKS[suffix]) from error
-    return _plain(table.replace_schema_metadata(None)).combine_chunks()
+    return plain(table.replace_schema_metadata(None)).combine_chunks()
 
 
 def _read_text(suffix: str, data: bytes) -> pa.Table:
@@ -158,12 +158,33 @@ def _read_text(suffix: str, data: bytes) -> pa.Table:
     return pyarrow.json.read_json(pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=block))
 
 
-def _plain(table: pa.Table) -> pa.Table:
-    """The table with its texts as such where they were numbered, as pandas' categories are."""
+def plain(table: pa.Table) -> pa.Table:
+    """The table with its texts as such where they were numbered, as pandas' categories are, or views, as polars has
+    them: Arrow cannot do all things with these."""
     for at, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type) and is_text(field.type.value_type):
-            table = table.set_column(at, field.name, table.column(at).cast(field.type.value_type))
+        column, kind = table.column(at), field.type
+        if pa.types.is_dictionary(kind) and is_text(kind.value_type):
+            texts = [chunk.dictionary.cast(_plain(kind.value_type)).take(chunk.indices) for chunk in column.chunks]
+            column = pa.chunked_array(texts, _plain(kind.value_type))
+        elif _plain(kind) != kind:
+            column = column.cast(_plain(kind))
+        table = table.set_column(at, field.name, column)
     return table
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """A type without views in it."""
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_plain(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    return kind
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -194,5 +215,6 @@ def reason(error: Exception) -> str:
     """Why, in a few words and without the full stop."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = str(error).strip()
+    # What Arrow cannot make of a data frame it says in two texts: what, and of which column.
+    text = "; ".join(map(str, error.args)).strip() if isinstance(error, pa.ArrowException) else str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__

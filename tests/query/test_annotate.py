@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas
+import polars
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -163,6 +164,27 @@ def test_columns_of_answers_are_joined_but_not_what_names_their_images(folder: P
     assert "__index_level_0__" not in corpus.images().columns
 
 
+def test_columns_of_polars(folder: Path) -> None:
+    """Its texts are views, and so are those of its categories, lists and structs."""
+    columns = {
+        "text": ["x", None],
+        "bytes": [b"x", b""],
+        "texts": [["x", None], None],
+        "nested": [{"a": "x", "b": [["y"]]}, None],
+        "objects": [[{"label": "dog", "box": [0.0, 0.0, 9.0, 9.0]}], []],
+    }
+    numbered = {
+        "category": polars.Series(["x", None], dtype=polars.Categorical),
+        "enum": polars.Series(["x", "y"], dtype=polars.Enum(["y", "x"])),
+    }
+    frame = polars.DataFrame({"image": ["a/0.png", "b/0.png"], **columns, **numbered})
+    vlq.open(str(folder)).annotate(frame, replace=True)
+    for name, values in (columns | {"category": ["x", None], "enum": ["x", "y"]}).items():
+        found = column(folder, name)
+        assert [found["a/0.png"], found["b/0.png"]] == values
+    assert [row["image"] for row in vlq.open(str(folder)).query("images('x' in text)").rows] == ["a/0.png"]
+
+
 # --- the same column again -------------------------------------------------------------------------------------
 
 
@@ -243,6 +265,16 @@ def test_tables_that_do_not_fit(folder: Path, table: dict[str, Any], options: di
         annotate(cache, pa.table(table), **options)
     assert message in caught.value.message
     assert latest_head(cache.store) == before
+
+
+def test_a_column_of_several_kinds_is_named(folder: Path) -> None:
+    frame = pandas.DataFrame({"image": ["a/0.png", "b/0.png"], "mixed": [1, "a"]})
+    with pytest.raises(InputError) as caught:
+        vlq.open(str(folder)).annotate(frame)
+    assert caught.value.message == (
+        "The table has a column that cannot be stored: Could not convert 'a' with type str: tried to convert to int64; "
+        "Conversion failed for column mixed with type object."
+    )
 
 
 @pytest.mark.parametrize(

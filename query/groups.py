@@ -289,7 +289,10 @@ def group_name(name: str, value: Any) -> str:
 
 def figured(value: float) -> str:
     """A figure to three places; of a small one, what is left of it."""
-    return f"{value:,}" if isinstance(value, int) else figure(round(value, 3) or float(f"{value:.2g}"))
+    if isinstance(value, int):
+        return f"{value:,}"
+    value = float(value)  # of a decimal, too
+    return figure(round(value, 3) or float(f"{value:.2g}"))
 
 
 def _listed(groups: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, time
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -80,9 +80,14 @@ class Column:
         return Column(f"list_transform({self.sql}, lambda item: item.label)", "VARCHAR[]")
 
     @property
+    def held_against(self) -> str | None:
+        """The kind of what it can be held against, of a rarer one its type; None if it holds nothing at all."""
+        return self.kind or (None if self.type == '"NULL"' else self.type.lower())
+
+    @property
     def item_kind(self) -> str | None:
         """The kind of what `in` looks for in a list."""
-        return Column(self.sql, self.items.type.removesuffix("[]")).kind
+        return Column(self.sql, self.items.type.removesuffix("[]")).held_against
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,23 +187,28 @@ class Predicate:
     def _check(self, left: Node, operator: str, right: Node, kind: str | None) -> None:
         """Raises BadArgument if the left side is of another kind than what it is held against."""
         found = self._kind(left)
-        if "struct" in (found, kind) and found == kind and self._type(left) != self._type(right):
-            kind = "struct of other fields"
+        other = self._type(right) or ""
+        if (
+            found == kind
+            and found in NESTED
+            and self._type(left) != other.removesuffix("[]" if operator == "in" else "")
+        ):
+            kind = f"{kind} of other {NESTED[found]}"
         if found is not None and kind is not None and found != kind:
             where = next((side for side in (right, left) if not isinstance(side, Name)), left)
-            value = where.value if isinstance(where, Literal) else None
-            if {found, kind} == {"date", "text"} and is_date(value, *map(self._type, (left, right))):
+            against = found if where is right else kind  # what it is held against
+            if isinstance(where, Literal) and is_written(where.value, against, *map(self._type, (left, right))):
                 return
-            near = f"{right} in {left}" if (found, operator) == ("list", "==") else None
-            if (meant := self._meant(where, found if where is right else kind)) is not None:
+            near = f"{right} in {left}" if (found, operator) == ("list", "==") != (self._kind(right), "==") else None
+            if (meant := self._meant(where, against)) is not None:
                 near = f"{left} {operator} {meant}" if where is right else f"{meant} {operator} {right}"
             sides = {"left": left, "operator": operator, "right": right}
             raise self.scope.error(KINDS, where, **sides, found=found, expected=kind, near=near)
 
     def _meant(self, node: Node, kind: str) -> str | None:
         """What probably was meant by something that is held against values of a kind; None if it cannot be told."""
-        if kind == "date":
-            return "'2024-01-31'"
+        if kind in WRITTEN and not isinstance(node, Name):
+            return WRITTEN[kind]
         if not isinstance(node, Literal):
             return None
         if kind == "truth":
@@ -238,7 +248,7 @@ class Predicate:
             case Literal(value=str()):
                 return "text"
             case Name():
-                return self._column(node).kind
+                return self._column(node).held_against
         return None
 
     def _type(self, node: Node) -> str | None:
@@ -248,18 +258,32 @@ class Predicate:
         return find_column(node.name, self.columns, node, self.scope)
 
 
+NESTED = {"struct": "fields", "list": "items", "list of structs": "fields"}
+"""Kinds that are compared only where what they are of is the same."""
+
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
-DATE = re.compile(r"\d{4}-\d\d-\d\d(?P<time>[ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?")
+DAY, TIME = r"\d{4}-\d\d-\d\d", r"\d\d:\d\d(:\d\d(\.\d{1,6})?)?"
+TEXTS = {
+    "date": rf"{DAY}(?P<time>[ T]{TIME})?",
+    "time": TIME,
+    "timestamp with time zone": rf"{DAY}([ T]{TIME}(Z|[+-]\d\d(:\d\d)?)?)?",
+}
+WRITTEN = {
+    "date": "'2024-01-31'",
+    "time": "'10:30:00'",
+    "timestamp with time zone": "'2024-01-31 10:30:00+00:00'",
+}
+"""Kinds whose values are written as texts, and how."""
 
 
-def is_date(value: object, *types: str | None) -> bool:
-    """Whether DuckDB reads a text as a date, or as a date with a time where none of the columns' types is DATE."""
-    match = DATE.fullmatch(value) if isinstance(value, str) else None
-    if match is None or (match["time"] and "DATE" in types):
+def is_written(value: object, kind: str, *types: str | None) -> bool:
+    """Whether DuckDB reads a text as one of these; as a date with a time where none of the columns' types is DATE."""
+    match = re.fullmatch(TEXTS[kind], value) if kind in TEXTS and isinstance(value, str) else None
+    if match is None or ("DATE" in types and match["time"]):
         return False
     try:
-        datetime.fromisoformat(match[0])
+        (time if kind == "time" else datetime).fromisoformat(match[0])
     except ValueError:
         return False
     return True

@@ -447,6 +447,15 @@ def test_decimals_are_numbers(tmp_path: Path) -> None:
     assert [(row["pair"], row["median"]) for row in medians] == [(0, 1.675), (1, -0.05)]
     assert images.min("price").rows[0]["min"] == prices[3]
     assert images.max("price").rows[0]["max"] == prices[1]
+    assert images.max("price").headline == "images(): 4 images (1 without a value left out), greatest price 2.25"
+
+
+def test_decimals_of_many_digits(tmp_path: Path) -> None:
+    prices = [Decimal("12345678901234567890123456789012345.678"), Decimal("0.001")]
+    make_cache(tmp_path, images=2, columns={"price": prices})
+    result = vlq.open(str(tmp_path)).images().max("price")
+    assert result.rows[0]["max"] == prices[0]
+    assert result.headline == "images(): 2 images, greatest price 1.23457e+34"
 
 
 def test_what_groups_are_called(tmp_path: Path) -> None:

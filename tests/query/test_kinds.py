@@ -6,7 +6,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,12 @@ COLUMNS: dict[str, list[Any]] = {
         datetime(2023, 12, 31, 23, 59, 59),
         datetime(2024, 1, 6),
     ],
+    "zoned": [datetime(2024, 1, 5, 10, i, tzinfo=UTC) for i in range(4)],
+    "time": [time(10), time(10, 30), time(0), time(23, 59, 59, 5)],
+    "bytes": [b"a", b"\xff", b"", b"b"],
     "texts": [["a"], ["a", "b"], ["b"], ["c"]],
+    "times": [[time(10)], [], [time(0)], []],
+    "deep": [[["a"]], [["a", "b"], []], [], [["c"]]],
     "struct": [{"a": i, "b": {"c": "x"}} for i in range(4)],
     "structs": [[{"a": i}] for i in range(4)],
 }
@@ -148,6 +153,28 @@ def test_dates_of_python(corpus: Corpus) -> None:
     assert str(vlq.col("moment") < datetime(2024, 1, 5, 9, 30)) == "moment < '2024-01-05 09:30:00'"
     with pytest.raises(BadArgument, match="A query cannot hold a time of a time zone"):
         vlq.col("moment").contains(datetime(2024, 1, 5, tzinfo=UTC))
+
+
+def test_values_of_rarer_kinds(corpus: Corpus) -> None:
+    assert found(corpus, "zoned > '2024-01-05 12:01:00+02:00'") == [2, 3]
+    assert found(corpus, "zoned >= '2024-01-05T10:03Z'") == [3]
+    assert found(corpus, "time in ['10:30', '23:59:59.000005']") == [1, 3]
+    assert found(corpus, "time < '10:30:00'") == [0, 2]
+    assert found(corpus, "time in times") == [0, 2]
+    assert found(corpus, "texts in deep") == [0, 1, 3]
+    for condition, hint in {
+        "zoned > 3": "Did you mean zoned > '2024-01-31 10:30:00+00:00'?",
+        "time == 'noon'": "Did you mean time == '10:30:00'?",
+        "zoned == time": None,
+        "texts == times": None,
+        "times in deep": None,
+        "bytes == 1": None,
+    }.items():
+        with pytest.raises(BadArgument, match=" compares a ") as caught:
+            corpus.query(f"images({condition})")
+        assert caught.value.hint == hint, condition
+    with pytest.raises(BadArgument, match=r"time is no number\."):
+        corpus.query("images(time + 1 > 2)")
 
 
 @pytest.mark.parametrize("empty", [None, math.nan])

@@ -12,7 +12,7 @@ from vlq.query.errors import ModelError, StoreError
 from vlq.query.schema import Run
 from vlq.query.store import Store, open_store
 from vlq.workers.lenses.choice import Choice, choose
-from vlq.workers.models import family_of, layers_of
+from vlq.workers.models import decoder_config, family_of
 from vlq.workers.models.files import may_be_elsewhere, model_hash, resolve
 from vlq.workers.patches import check_grid
 from vlq.workers.plan import RunOptions, check_identity, check_options, check_words, corpus_of, pinned_notes
@@ -97,7 +97,8 @@ def _check_new(options: RunOptions, lens: Choice) -> None:
         raise
     family_of(options.model, folder)
     if options.layers:
-        read_layers(options.layers, layers_of(folder))
+        blocks = decoder_config(options.model, folder).num_hidden_layers
+        read_layers(options.layers, blocks + 1)  # and the embedding
     if options.track:
         check_words(options, folder)
     if lens.tuned is not None:

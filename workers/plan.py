@@ -145,13 +145,11 @@ def revision_for(options: RunOptions, run: Run | None) -> str | None:
 
 def check_words(options: RunOptions, folder: Path) -> None:
     """Raises UnknownToken or BadArgument if words that are to be tracked are none of a model folder's vocabulary."""
-    from transformers import AutoConfig
-
-    from vlq.workers.models import load_processor
+    from vlq.workers.models import decoder_config, load_processor
     from vlq.workers.models.vocabulary import vocabulary_table
 
     tokenizer = load_processor(options.model, folder).tokenizer
-    rows = AutoConfig.from_pretrained(folder).get_text_config().vocab_size
+    rows = decoder_config(options.model, folder).vocab_size
     table = vocabulary_table(tokenizer, max(rows, len(tokenizer)))
     tracked_tokens(options.track, parquet_bytes(table), tokenizer.backend_tokenizer.to_str().encode())
 

@@ -346,6 +346,18 @@ def test_layers_that_the_model_does_not_have(vlq: Vlq, tmp_path: Path, tiny_mode
     assert not cache.exists()
 
 
+def test_a_configuration_that_transformers_does_not_know(vlq: Vlq, tmp_path: Path, tiny_model: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["model_type"] = "llama99"
+    (folder / "config.json").write_text(json.dumps(config))
+    image = save_images(tmp_path / "images", 1)
+    for more in (["--layers", "0"], ["--track", "dog"]):
+        code, _, said = vlq("run", image, "--model", folder, "--cache", tmp_path / "cache", *more)
+        assert (code, "cannot be loaded: Unrecognized model type for subconfig: llama99." in said) == (2, True)
+        assert said.endswith("Is its config.json complete?\n")
+
+
 def test_some_layers_through_a_whole_run(
     vlq: Vlq, tmp_path: Path, tiny_model: Path, images: Path, no_ray: None
 ) -> None:

@@ -117,6 +117,14 @@ def test_a_chat_template_places_the_image(tiny_model: Path, tmp_path: Path) -> N
         "{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
     )
     assert load(str(folder), prompt="What is this?").prompt == "<image> What is this? ASSISTANT:"
+    # As those are that know of text alone.
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ 'USER: ' + m.content }}{% endfor %}")
+    with pytest.raises(
+        ModelError, match="chat template takes no image with a question: can only concatenate"
+    ) as caught:
+        load(str(folder), prompt="What is this?")
+    assert "--prompt '<image> ...'" in str(caught.value.hint)
+    assert load(str(folder), prompt="<image> What is this?").prompt == "<image> What is this?"
 
 
 # --- geometry --------------------------------------------------------------------------------------------------
@@ -187,6 +195,25 @@ def test_vocabulary(model: LensModel) -> None:
         assert (row["piece"], row["text"], row["word_start"], row["special"]) == (None, None, False, False)
     ids = model.tokenizer("What is the dog", add_special_tokens=False)["input_ids"]
     assert "".join(rows[id]["text"] for id in ids) == " What is the dog"
+
+
+def test_a_vocabulary_with_gaps() -> None:
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {"d": 0, "o": 1, "g": 2, "do": 3, "Ġdo": 4, "Ġ": 5, "Ġdog": 9, "<s>": 12}
+    backend = Tokenizer(models.BPE(ids, [("d", "o"), ("Ġ", "do"), ("Ġdo", "g")]))
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    assert len(tokenizer) == 8
+    for size in (16, 11):
+        rows = vocabulary_table(tokenizer, size).to_pylist()
+        assert {row["piece"]: row["id"] for row in rows if row["piece"]} == {
+            piece: id for piece, id in ids.items() if id < size
+        }
+        assert (rows[9]["text"], rows[9]["word_start"]) == (" dog", True)
+        assert [rows[id]["text"] for id in (6, 7, 8, 10)] == [None] * 4
+    assert vocabulary_table(tokenizer, 16)["special"].to_pylist() == [id == 12 for id in range(16)]
 
 
 def test_vocabulary_hash_tells_vocabularies_apart(model: LensModel) -> None:

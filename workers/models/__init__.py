@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlq.query.errors import MissingExtra, ModelError, VlqError
 from vlq.workers.models.files import read_config, resolve
@@ -209,11 +209,14 @@ def family_of(model: str, folder: Path) -> tuple[str, str]:
     raise ModelError(f"{model} is of type {kind}: not an image-text-to-text model.", known_families())
 
 
-def layers_of(folder: Path) -> int:
-    """How many layers the model of a folder has, its embedding among them, by its configuration."""
+def decoder_config(model: str, folder: Path) -> Any:
+    """What the configuration in a model's folder says of its decoder. Raises ModelError."""
     from transformers import AutoConfig
 
-    return int(AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers) + 1
+    try:
+        return AutoConfig.from_pretrained(folder).get_text_config()
+    except Exception as error:  # nearly anything
+        raise ModelError(f"{model} cannot be loaded: {first_line(error)}", "Is its config.json complete?") from error
 
 
 def known_families() -> str:

@@ -26,6 +26,7 @@ from vlq.query.geometry import patch_edges
 from vlq.query.schema import MOST_POSITIONS, Transform
 from vlq.workers.models import PLACEHOLDER
 from vlq.workers.models.prefix import Prefix
+from vlq.workers.models.weights import first_line
 from vlq.workers.norms import fastest
 from vlq.workers.transfer import to_device
 
@@ -539,9 +540,15 @@ class LensModel(ABC):
 
 
 def _in_template(processor: Any, question: str) -> str:
-    """The prompt that a processor's chat template makes of an image and a question."""
+    """The prompt that a processor's chat template makes of an image and a question. Raises ModelError."""
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-    return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    try:
+        return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    except Exception as error:  # a template may do anything
+        raise ModelError(
+            f"The model's chat template takes no image with a question: {first_line(error)}",
+            f"Give a whole prompt, which is not put into it: --prompt '{PLACEHOLDER} ...'",
+        ) from error
 
 
 def compile_blocks(model: LensModel) -> None:

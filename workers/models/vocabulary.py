@@ -13,9 +13,10 @@ def vocabulary_table(tokenizer: Any, size: int) -> pa.Table:
     """Columns id, piece, text, word_start, special, one row for each id below `size`.
 
     `piece` is the tokenizer's own name ('▁dog', '<0x0A>'); `text` is what it adds to a text, with the space that a
-    word-start piece brings. Both are null for ids beyond the tokenizer.
+    word-start piece brings. Both are null for ids that the tokenizer does not have.
     """
-    known = min(len(tokenizer), size)  # what stands for an image may have no row of the head
+    beyond = max(tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
+    known = min(beyond, size)  # what stands for an image may have no row of the head
     pieces: list[str | None] = list(tokenizer.convert_ids_to_tokens(list(range(known))))
     specials = set(tokenizer.all_special_ids)
     specials |= {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}

@@ -265,6 +265,11 @@ def test_missing_and_unfit_models(tiny_model: Path, tmp_path: Path) -> None:
         assert caught.value.hint
 
 
+def test_a_processor_that_leaves_images_their_shape(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="expected a grid of 4 x 4 patches of every image"):
+        load(str(make_model(tmp_path / "m", crop=False)))
+
+
 def test_damaged_weights(tiny_model: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

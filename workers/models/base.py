@@ -653,6 +653,14 @@ def check(model: LensModel, images: int = 1, answer: bool = False, questions: Se
         )
     prompts: Sequence[str | None] = questions or [None]
     by_prompt = [[model.encode(noise(*size), prompt) for size in SAMPLES] for prompt in prompts]
+    for (width, height), encoded in zip(SAMPLES, by_prompt[0], strict=True):
+        if model.grid not in (None, encoded.grid):
+            (rows, columns), (own_rows, own_columns) = model.grid, encoded.grid
+            raise ModelError(
+                f"{name}: expected a grid of {rows} x {columns} patches of every image. Got {own_rows} x {own_columns} "
+                f"of one of {width} x {height} pixels.",
+                "Have the processor crop images (do_center_crop), or resize them to one height and width (size).",
+            )
     if any(len({*map(prompt_ids, encoded)}) > 1 for encoded in by_prompt):
         raise ModelError(f"{name}: beside images of several sizes the prompt's tokens differ.")
     tried = [by_prompt[i % len(prompts)][i] for i in range(len(SAMPLES))]

@@ -144,8 +144,8 @@ def _unreadable(uri: str, error: Exception) -> OSError:
 def decode(data: bytes) -> Image.Image:
     """An upright RGB image, from the first frame.
 
-    Transparency is dropped as the models' own processors do (`convert("RGB")`), 16-bit samples are scaled to 8,
-    EXIF orientation is applied. Raises BadImage.
+    What is transparent is put on white, as the models' own processors do, 16-bit samples are scaled to 8, EXIF
+    orientation is applied. Raises BadImage.
     """
     if not data:
         raise BadImage("empty file")
@@ -197,9 +197,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB of an image in any of Pillow's modes. Raises BadImage where the range of values is unknown."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(to_8_bits(image)).convert("RGB")
-    if image.mode in ("P", "PA"):
-        # By way of RGBA: Pillow warns of some transparent palettes otherwise.
+    if image.has_transparency_data:
         image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 

@@ -146,9 +146,16 @@ def test_images_in_memory(tiny_model: Path, picture: Path) -> None:
     expected = vlq.look(picture, tiny_model, prompt=PROMPT).zarr["patch/logprob"][0]
     turned = Image.open(picture)
     upright = np.asarray(turned.transpose(Image.Transpose.ROTATE_270).convert("RGB"))
-    for image in (turned, upright, upright / 255.0, np.dstack([upright, upright[..., 0]])):
+    opaque = np.full(upright.shape[:2], 255, np.uint8)
+    for image in (turned, upright, upright / 255.0, np.dstack([upright, opaque])):
         corpus = vlq.look(image, tiny_model, prompt=PROMPT)
         assert np.array_equal(corpus.zarr["patch/logprob"][0], expected)
+    half = np.arange(opaque.size).reshape(opaque.shape) % 2 == 0
+    found = [
+        vlq.look(image, tiny_model, prompt=PROMPT)
+        for image in (np.dstack([upright, opaque * half]), np.where(half[..., None], upright, np.uint8(255)))
+    ]
+    assert len({corpus.zarr["patch/logprob"][0].tobytes() for corpus in found}) == 1
     gray = upright[..., 0]
     found = [vlq.look(image, tiny_model, prompt=PROMPT) for image in (gray, gray[..., None], Image.fromarray(gray))]
     assert len({corpus.zarr["patch/logprob"][0].tobytes() for corpus in found}) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from vlq.query.errors import ModelError
+from vlq.query.pictures import decode
 from vlq.workers.lenses import logit_lens
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel, check, compile_blocks
@@ -170,6 +172,21 @@ def test_the_transform_is_what_the_processor_does(
     error_y = np.abs(seen[..., 1] * height - original_y)[inside] * transform.scale_y
     assert error_x.max() < 0.34
     assert error_y.max() < 0.34
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_a_transparent_image_is_what_the_models_processor_makes_of_its_file(model: LensModel, mode: str) -> None:
+    image, file = noise().convert("RGBA"), io.BytesIO()
+    image.putalpha(noise(seed=1).convert("L"))
+    if mode == "P":
+        noise().quantize(16).save(file, "PNG", transparency=3)
+    elif mode == "RGB":
+        noise().save(file, "PNG", transparency=noise().getpixel((5, 5)))
+    else:
+        image.convert(mode).save(file, "PNG")
+    expected = model.processor(images=Image.open(file), text=PROMPT, return_tensors="pt")["pixel_values"]
+    found = model.encode(decode(file.getvalue())).values["pixel_values"]
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)  # a step of 255
 
 
 # --- vocabulary ------------------------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ class Run:
     IDENTITY = (
         "model_hash",
         "prompt",
+        "prompt_ids",
         "prompt_column",
         "patches_column",
         "patches_label",

@@ -358,6 +358,29 @@ def test_a_configuration_that_transformers_does_not_know(vlq: Vlq, tmp_path: Pat
         assert said.endswith("Is its config.json complete?\n")
 
 
+def test_a_tokenizer_that_cuts_the_prompt_otherwise(
+    vlq: Vlq, tmp_path: Path, tiny_model: Path, images: Path, no_ray: None
+) -> None:
+    """Its pieces are the same, and so is the prompt's text."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    command = ("run", images, "--model", folder, "--cache", tmp_path / "cache", "--k", "4", "--shard-size", "2")
+    code, _, said = vlq(*command, "--limit", "2")
+    assert code == 0, said
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    begins = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    text = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [begins, text[0]],
+        "pair": [begins, *text],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    code, _, said = vlq(*command, "--limit", "4")
+    assert code == 2
+    assert re.search(r"prompt_ids: the cache has ([\d,]+), asked for 1,\1\n", said), said
+
+
 def test_some_layers_through_a_whole_run(
     vlq: Vlq, tmp_path: Path, tiny_model: Path, images: Path, no_ray: None
 ) -> None:

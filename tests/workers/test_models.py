@@ -18,7 +18,7 @@ from PIL import Image
 from vlq.query.errors import ModelError
 from vlq.query.pictures import decode
 from vlq.workers.lenses import logit_lens
-from vlq.workers.models import load
+from vlq.workers.models import load, load_processor
 from vlq.workers.models.base import LensModel, check, compile_blocks
 from vlq.workers.models.files import model_hash
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
@@ -127,6 +127,32 @@ def test_a_chat_template_places_the_image(tiny_model: Path, tmp_path: Path) -> N
         load(str(folder), prompt="What is this?")
     assert "--prompt '<image> ...'" in str(caught.value.hint)
     assert load(str(folder), prompt="<image> What is this?").prompt == "<image> What is this?"
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_template_that_begins_the_text_does_so_once(tiny_model: Path, tmp_path: Path, begun: bool) -> None:
+    """As Gemma's and LLaMA's: their tokenizers begin what they are given, too."""
+    from tokenizers.processors import TemplateProcessing
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(
+        ("{{ bos_token }}" if begun else "") + "{% for m in messages %}{% for c in m.content %}"
+        "{% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %} ASSISTANT:"
+    )
+    processor = load_processor("it", folder)
+    ids = [("<s>", processor.tokenizer.bos_token_id)]
+    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", "<s> $A $B", ids)
+    processor.tokenizer.save_pretrained(folder)
+    model = load(str(folder), prompt="What is this?")
+    content = [{"type": "image", "image": noise()}, {"type": "text", "text": "What is this?"}]
+    expected = model.processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"][0]
+    found = model.encode(noise()).tokens["input_ids"].tolist()
+    assert found == list(expected)
+    assert found[0] == processor.tokenizer.bos_token_id
+    assert found.count(found[0]) == 1
+    assert model.prompt_ids[0] == found[0]
 
 
 # --- geometry --------------------------------------------------------------------------------------------------

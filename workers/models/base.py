@@ -348,7 +348,10 @@ class LensModel(ABC):
 
     def _encode(self, image: Image.Image, prompt: str | None = None) -> Encoded:
         text = self.prompt if prompt is None else self.full_prompt(self.processor, prompt)
-        found = dict(self.processor(images=image, text=text, return_tensors="pt"))
+        # Chat templates may begin with what the tokenizer would put in front, as `apply_chat_template` knows, too.
+        is_begun = bool(bos := self.tokenizer.bos_token) and text.startswith(bos)
+        more = {"add_special_tokens": False} if is_begun else {}
+        found = dict(self.processor(images=image, text=text, return_tensors="pt", **more))
         for name in ("attention_mask", "labels"):  # one sequence alone has no padding, and nothing is trained
             found.pop(name, None)
         tokens = {name: found.pop(name)[0] for name in PER_TOKEN if name in found}

@@ -13,7 +13,7 @@ import pytest
 from vlq.query.errors import InputError
 from vlq.query.store import open_store
 from vlq.query.tables import parquet_bytes
-from vlq.workers.plan import extended, first_plan, settle
+from vlq.workers.plan import extended, first_plan, not_given, settle
 from vlq.workers.worker import packed, unpacked
 
 from ..synthetic import make_run
@@ -32,6 +32,18 @@ def test_a_plan_that_is_extended() -> None:
     assert longer.table["shard"].to_pylist() == [0, 0, 1, 2, 2]
     assert longer.table["label"].to_pylist() == ["x", "y", "z", "w", "v"]
     assert [(shard, rows.num_rows) for shard, rows in longer.rows()] == [(0, 2), (1, 1), (2, 2)]
+
+
+def test_the_same_images_are_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million of them take the driver half a gigabyte and seconds."""
+    asked = corpus("a", "b", "a", question=["x", "y", "z"])
+    plan = first_plan(asked, 2, "question")
+    otherwise = corpus("a", "b", "a", question=["x", "y", "w"])
+    assert extended(plan, otherwise, 2, "question").images == 4
+    assert not_given(plan, otherwise, [0, 1], "question") == 1
+    monkeypatch.setattr("vlq.workers.plan._keys", None)
+    assert extended(plan, pa.concat_tables([asked.slice(0, 1), asked.slice(1)]), 2, "question") is plan
+    assert not_given(plan, asked, [0, 1], "question") == 0
 
 
 def test_a_shards_rows_travel_without_the_others() -> None:

@@ -11,6 +11,8 @@ Exit codes: 0 done, 1 a check found something, 2 a mistake of the user's, with o
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -37,12 +39,17 @@ ORDER = (
 )
 """Commands in the order in which one comes to need them; others stand behind."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a disk or somebody's part of it is full."""
+
 EXAMPLE = "vlq \"first_layer(token='dog')\""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs one query or command and exits."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does where a locale lacks the tokens' letters
     try:
         if COMPLETION in os.environ:
             _complete(os.environ[COMPLETION])
@@ -50,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _query(arguments)
         else:
             _command(arguments)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except VlqError as error:
         width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else None
         print(f"vlq: {error.told(width)}", file=sys.stderr)
@@ -61,11 +68,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"vlq: {missing}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # Who reads our output went away (`| head`): no error. Keep Python from flushing into it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()  # who reads it went away (`| head`): no error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _let_go_of_stdout()
+        where = error.filename or "what is printed, or what is worked with in $TMPDIR, finds no room"
+        print(f"vlq: {error.strerror}: {where}.\nFree some, and do the same again.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
+
+
+def _let_go_of_stdout() -> None:
+    """Python would flush into it at exit, and fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_query(arguments: Sequence[str]) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vlq.query.cache import SERVICES
+from vlq.query.effects import shell
 from vlq.query.errors import BadArgument, InputError, MissingExtra, NoCache, printable
 from vlq.query.schema import KEEP
 from vlq.workers.models.weights import ATTENTIONS, DTYPES, QUANTIZATIONS, check_quantizer
@@ -180,7 +181,7 @@ def report(
         print(patches)
     if busy is not None:
         print(f"The model was at work {busy:.0%} of its workers' time.")
-    print(f"Ask it: vlq \"first_layer(token='dog')\" --cache {cache}")
+    print(f"Ask it: vlq \"first_layer(token='dog')\" --cache {shell(cache)}")
 
 
 def none_read(cache: str, errors: Errors) -> InputError:
@@ -197,7 +198,7 @@ def _reasons(cache: str, errors: Errors) -> list[str]:
     """Why the first images could not be read, a line each, and where the others' reasons are."""
     lines = [f"  {printable(name)}: {reason}" for _, name, reason in errors[:SHOWN_ERRORS]]
     if len(errors) > SHOWN_ERRORS:
-        lines.append(f"  and {len(errors) - SHOWN_ERRORS:,} more: vlq info --cache {cache}")
+        lines.append(f"  and {len(errors) - SHOWN_ERRORS:,} more: vlq info --cache {shell(cache)}")
     return lines
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vlq.query.cache import Cache, default_url
+from vlq.query.effects import shell
 from vlq.workers.options import CacheOption, MovedOption
 
 ProcessesOption = Annotated[
@@ -82,7 +83,7 @@ def verify(
     if found:
         print(f"{found} finding{'s' if found > 1 else ''} in {opened.url}.")
         if repairable:
-            print(f"Run: {checks.REPAIR} --cache {opened.url}")
+            print(f"Run: {checks.REPAIR} --cache {shell(opened.url)}")
         raise typer.Exit(1)
     snapshot = opened.snapshot()
     print(f"All is well: {snapshot.cached:,} images, every object as written, the index agrees with the arrays.")

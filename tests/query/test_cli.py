@@ -236,6 +236,27 @@ def test_a_query_imports_nothing_heavy(cache: str) -> None:
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("asked", ["\"first_layer('dog', by='patch')\"", "info", '"images()" --format json'])
+def test_a_full_disk_behind_stdout_is_said(cache: str, asked: str) -> None:
+    command = f"{sys.executable} -m vlq.query.cli {asked} --cache {cache} > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("vlq: No space left on device: ")
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_nobody_need_read_what_is_printed(cache: str) -> None:
+    command = f'{sys.executable} -m vlq.query.cli "images()" --cache {cache} >&-'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_letters_that_a_locale_lacks_are_told_by_their_numbers(cache: str) -> None:
+    command = [sys.executable, "-m", "vlq.query.cli", "first_layer('dog')", "--cache", cache]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)
+    assert b"\\u2581dog" in done.stdout
+
+
 def test_a_closed_pipe_is_no_error(cache: str) -> None:
     command = f"{sys.executable} -m vlq.query.cli \"first_layer('dog', by='patch')\" --format csv | head -1"
     done = subprocess.run(

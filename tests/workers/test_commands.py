@@ -398,6 +398,8 @@ def test_some_layers_through_a_whole_run(
 
 
 def test_report(capsys: pytest.CaptureFixture[str]) -> None:
+    report("my c", 1, (), 1)
+    assert capsys.readouterr().out.splitlines()[-1] == 'Ask it: vlq "first_layer(token=\'dog\')" --cache "my c"'
     report("c", 1, (), 1)
     report("c", 1200, (), 0)
     report("c", 7, tuple((i, f"{i}\n.png", "truncated") for i in range(6)), 7)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from vlq.query.cache import demo_url
-from vlq.query.errors import CacheMismatch, OlderFormat
+from vlq.query.effects import shell
+from vlq.query.errors import CacheMismatch, OlderFormat, StoreError
 from vlq.query.schema import STORED_SITES
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ def demo() -> None:
     except KeyboardInterrupt:
         print("Stopped. What is done is kept; `vlq demo` goes on from here.", file=sys.stderr)
         raise typer.Exit(130) from None
+    except OSError as error:
+        raise StoreError(
+            f"The demo cannot be put into {Path(url).parent}: {error.strerror or error}.",
+            "Set $VLQ_HOME to a folder that may be written to and has room.",
+        ) from error
 
     from vlq.query.client import open as open_corpus
     from vlq.query.render import render
@@ -64,7 +70,7 @@ def shell_line(query: str, url: str) -> str:
 
 def command_line(command: str, url: str) -> str:
     """A command that asks the demo's cache, which is asked by default unless $VLQ_CACHE names another."""
-    return f"{command} --cache {url}" if os.environ.get("VLQ_CACHE") else command
+    return f"{command} --cache {shell(url)}" if os.environ.get("VLQ_CACHE") else command
 
 
 def make_cache(url: str, count: int = SCENES) -> Outcome:

@@ -48,6 +48,7 @@ def look(
     import transformers
     from rich.console import Console
 
+    from vlq.query.effects import shell
     from vlq.query.files import write_whole
     from vlq.query.one import one_image
     from vlq.workers.look.corpus import STORED_K, kept, read
@@ -75,6 +76,6 @@ def look(
             write_whole(page, image_file(corpus, one.number, cache=kept_at).encode(), "--page")
             lines += ["", f"Page written to {page}"]
     if save is not None:
-        lines += ["", f"Kept. Ask on: vlq \"first_layer(token='dog')\" --cache {save}"]
+        lines += ["", f"Kept. Ask on: vlq \"first_layer(token='dog')\" --cache {shell(save)}"]
     for line in lines:
         console.print(line)

@@ -10,6 +10,7 @@ import pytest
 
 from vlq.query.cache import Cache
 from vlq.query.client import open as open_corpus
+from vlq.query.errors import StoreError
 from vlq.query.schema import FORMAT
 from vlq.workers.demo import command
 from vlq.workers.job import Outcome, run_job
@@ -118,6 +119,14 @@ def test_a_cache_of_other_scenes_is_removed(tmp_path: Path, monkeypatch: pytest.
     assert command.has_scenes(scenes, 3)
 
 
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VLQ_HOME", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match=r"The demo cannot be put into .*/file/demo: Not a directory"):
+        command.demo()
+
+
 def test_lines_name_the_cache_where_another_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLQ_CACHE", "/elsewhere")
     assert command.shell_line("tokens()", "/here") == 'vlq "tokens()" --cache /here'
+    assert command.shell_line("tokens()", "/my home") == 'vlq "tokens()" --cache "/my home"'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -39,13 +40,18 @@ def tracker(*, as_json: bool = False) -> Iterator[Tracker]:
     if as_json:
         with _logged(_JsonLines(), logging.INFO):
             yield _Logged()
-    elif sys.stderr.isatty():
+    elif _is_written_over():
         with _Bar() as bar, _logged(_Said(bar), logging.WARNING):
             yield bar
     else:
         lines = _Lines()
         with _logged(_Said(lines), logging.WARNING):
             yield lines
+
+
+def _is_written_over() -> bool:
+    """Whether stderr is a terminal where a line can take another one's place. On others a bar shows nothing at all."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 @contextmanager
@@ -125,7 +131,7 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
     """A function to tell what is being done, how many steps of it are done, and of how many."""
     with tracker() as shown:
         last_text, last_time = "", float("-inf")
-        every = 0.1 if sys.stderr.isatty() else LINE_EVERY
+        every = 0.1 if _is_written_over() else LINE_EVERY
 
         def step(text: str, done: int, total: int) -> None:
             nonlocal last_text, last_time

@@ -104,6 +104,17 @@ def test_a_bar_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> N
     assert "7 of 8 images, 2.0 images/s, 0 s left, 1 error" in screen.getvalue()
 
 
+def test_lines_on_a_terminal_that_moves_no_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the shell of an editor is."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "dumb")
+    with tracker() as shown:
+        shown.phase("loading the model")
+        shown.images(3, 8, 0, 0)
+    assert screen.getvalue().splitlines() == ["loading the model", "3 of 8 images"]
+
+
 def test_lines_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     with tracker(as_json=True) as shown:
         shown.phase("loading the model")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlq.query.effects import shell
 from vlq.query.errors import BadArgument
 from vlq.workers.options import (
     MODEL,
@@ -126,7 +127,7 @@ def train(
             "Train for more --steps, on more images, or with a smaller --lr.",
         )
     write(folder, made, (translator.to_bytes() for translator in trained.translators.values()))
-    print(f"Written: {out}. Read with it: vlq run IMAGES --model {model} --lens {out} --cache CACHE")
+    print(f"Written: {out}. Read with it: vlq run IMAGES --model {shell(model)} --lens {shell(out)} --cache CACHE")
 
 
 @lens.command()

@@ -22,12 +22,12 @@ IMAGES = 12
 
 def test_train_and_show(vlq: Vlq, tiny_model: Path, images: Path, tmp_path: Path) -> None:
     (images / "0005.png").write_bytes(b"")
-    out = tmp_path / "below" / "lens"
+    out = tmp_path / "below" / "my lens"
     options = ["--model", tiny_model, "--steps", 40, "--positions-per-image", 12, "--prompt", "What is this?"]
     code, said, _ = vlq("lens", "train", images, *options, "--out", out)
     assert code == 0
     assert "Left out: 0005.png: empty file" in said
-    assert f"vlq run IMAGES --model {tiny_model} --lens {out} --cache CACHE" in said
+    assert f'vlq run IMAGES --model {tiny_model} --lens "{out}" --cache CACHE' in said
     record = json.loads((out / "lens.json").read_bytes())
     assert {path.name for path in out.iterdir()} == {
         "lens.json",

@@ -199,7 +199,8 @@ class Predicate:
             against = found if where is right else kind  # what it is held against
             if isinstance(where, Literal) and is_written(where.value, against, *map(self._type, (left, right))):
                 return
-            near = f"{right} in {left}" if (found, operator) == ("list", "==") != (self._kind(right), "==") else None
+            is_item = operator == "==" and found == "list" != self._kind(right)
+            near = f"{right} in {left}" if is_item else None
             if (meant := self._meant(where, against)) is not None:
                 near = f"{left} {operator} {meant}" if where is right else f"{meant} {operator} {right}"
             sides = {"left": left, "operator": operator, "right": right}

@@ -1,8 +1,8 @@
 -- defaults('patch', patches='dog')
+-- $share = 0.9
 -- $label = dog
 -- $covered = 0.499999999
 -- $last_patch = 11
--- $share = 0.9
 WITH mask AS MATERIALIZED (
   SELECT image, bitstring_agg(patch::INTEGER, 0, $last_patch::INTEGER) AS inside
   FROM (
@@ -31,7 +31,7 @@ WITH mask AS MATERIALIZED (
   ) GROUP BY image
 )
 SELECT answer.layer, answer.token, answer.piece, answer.text, answer.count, answer.share, answer.cumulative
-FROM (WITH counts AS (
+FROM (WITH counts AS MATERIALIZED (
     SELECT layer, token, count(*) AS count
     FROM (
       SELECT layer, image, (4294967295 - max((n::UBIGINT << 32) + (4294967295 - token)) % 4294967296)::UINTEGER AS token
@@ -40,10 +40,15 @@ FROM (WITH counts AS (
         FROM read_parquet($patch_top1) JOIN mask USING (image)
       ) WHERE n > 0 GROUP BY layer, image
     ) GROUP BY layer, token
+  ), equal AS (
+    SELECT layer, count, sum(count) AS sum FROM counts GROUP BY layer, count
+  ), above AS (
+    SELECT layer, count, sum(sum) OVER (PARTITION BY layer) AS total,
+      sum(sum) OVER (PARTITION BY layer ORDER BY count DESC ROWS UNBOUNDED PRECEDING) - sum AS above
+    FROM equal
   ), ranked AS (
-    SELECT *, sum(count) OVER (PARTITION BY layer) AS total,
-      sum(count) OVER (PARTITION BY layer ORDER BY count DESC, token ROWS UNBOUNDED PRECEDING) AS so_far
-    FROM counts
+    SELECT *, above + count * row_number() OVER (PARTITION BY layer, count ORDER BY token) AS so_far
+    FROM counts JOIN above USING (layer, count) WHERE above / total < $share
   )
   SELECT layer::INTEGER AS layer, token, piece, text, count, count / total AS share, so_far / total AS cumulative
   FROM ranked LEFT JOIN read_parquet($vocabulary) ON id = token

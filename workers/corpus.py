@@ -140,15 +140,13 @@ def _walk(fs: Any, root: str) -> Iterable[str]:
     if not _is_local(fs):
         return list(fs.find(root))
     found = []
-    seen = set()
-    # Linked folders are common in data sets; `seen` ends circles.
+    # Linked folders are common in data sets. Those that lead into one that they are in are circles.
+    within = {root: frozenset([os.path.realpath(root)])}
     for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_raise):
-        seen.add(os.path.realpath(folder))
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) not in seen
-        ]
+        around = within.pop(folder)
+        real = {name: os.path.realpath(os.path.join(folder, name)) for name in subfolders if not name.startswith(".")}
+        subfolders[:] = [name for name in real if real[name] not in around]
+        within |= {os.path.join(folder, name): around | {real[name]} for name in subfolders}
         found += [os.path.join(folder, name).replace(os.sep, "/") for name in files]
     return found
 

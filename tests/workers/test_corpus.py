@@ -57,6 +57,27 @@ def test_linked_folders_are_followed_once(folder: Path) -> None:
     assert "linked/z.png" in list_images(str(folder))["image"].to_pylist()
 
 
+def test_a_linked_folder_has_its_images_in_whatever_order_folders_are_walked(tmp_path: Path) -> None:
+    """A file system lists them in an order of its own."""
+    names = [f"{i}.png" for i in range(20)]
+    for i, name in enumerate(names):
+        images, others = tmp_path / f"{i}-images", tmp_path / f"{i}-others"
+        images.mkdir()
+        (images / name).touch()
+        others.mkdir()
+        os.symlink(images, others / "linked")
+        os.symlink(others, images / "back")
+    found = list_images(str(tmp_path))["image"].to_pylist()
+    assert found == sorted(
+        path
+        for i, name in enumerate(names)
+        for path in (
+            f"{i}-images/{name}",  # its `back` leads to `linked`, which it is in: a circle
+            f"{i}-others/linked/{name}",
+        )
+    )
+
+
 def test_what_is_no_image_is_passed_over_and_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def said(source: Path | str, of: int) -> str:
         told: list[str] = []

@@ -50,14 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does where a locale lacks the tokens' letters
+    code: int | str | None = 0
     try:
-        if COMPLETION in os.environ:
-            _complete(os.environ[COMPLETION])
-        elif is_query(arguments):
-            _query(arguments)
-        else:
-            _command(arguments)
-        print(end="", flush=True)
+        try:
+            if COMPLETION in os.environ:
+                _complete(os.environ[COMPLETION])
+            elif is_query(arguments):
+                _query(arguments)
+            else:
+                _command(arguments)
+        except SystemExit as ended:  # as commands end
+            code = ended.code
+        print(end="", flush=True)  # at Python's own end nobody would be told of what that meets
     except VlqError as error:
         width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else None
         print(f"vlq: {error.told(width)}", file=sys.stderr)
@@ -78,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    sys.exit(0)
+    sys.exit(code)
 
 
 def _let_go_of_stdout() -> None:

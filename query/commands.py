@@ -18,7 +18,8 @@ CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_C
 
 
 class Command(TyperCommand):
-    """A command that says what became of a glob which a shell put files in the place of."""
+    """A command that says what became of a glob which a shell put files in the place of, and that is done when nobody
+    reads on."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.allow_extra_args = True
@@ -27,6 +28,12 @@ class Command(TyperCommand):
             takes_any = any(param.param_type_name == "argument" for param in self.params)
             raise TOO_MANY.error(command=ctx.info_name, first=extra[0], near=takes_any and _glob_of(extra))
         return extra
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the framework would end with 1, as if a check had found something
+            raise SystemExit(0) from None
 
 
 def _glob_of(paths: list[str]) -> str:

@@ -237,7 +237,11 @@ def test_a_query_imports_nothing_heavy(cache: str) -> None:
 
 
 @pytest.mark.parametrize("asked", ["\"first_layer('dog', by='patch')\"", "info", '"images()" --format json'])
-def test_a_full_disk_behind_stdout_is_said(cache: str, asked: str) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_stdout_is_said(
+    cache: str, monkeypatch: pytest.MonkeyPatch, unbuffered: str, asked: str
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     command = f"{sys.executable} -m vlq.query.cli {asked} --cache {cache} > /dev/full"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.returncode == 2
@@ -248,6 +252,19 @@ def test_a_full_disk_behind_stdout_is_said(cache: str, asked: str) -> None:
 def test_nobody_need_read_what_is_printed(cache: str) -> None:
     command = f'{sys.executable} -m vlq.query.cli "images()" --cache {cache} >&-'
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("asked", ['"images()"', "info", "help"])
+def test_who_has_seen_enough_is_no_error(
+    cache: str, monkeypatch: pytest.MonkeyPatch, unbuffered: str, asked: str
+) -> None:
+    """As `grep -q` has."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    monkeypatch.setenv("VLQ_CACHE", cache)
+    script = f"set -o pipefail; {sys.executable} -m vlq.query.cli {asked} | true"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 

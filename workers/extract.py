@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from operator import is_not
@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from vlq.query.errors import ModelError, RunError
+from vlq.query.errors import ModelError, RunError, VlqError
 from vlq.query.pictures import BadImage, decode, fetch
 from vlq.query.schema import READ_COLUMNS, Run, Transform, array_specs, sum_of
 from vlq.workers.images import turn_of
@@ -25,6 +25,7 @@ from vlq.workers.lens import Lens, Readings
 from vlq.workers.models.base import Answer, Encoded, LensModel, prompt_ids
 from vlq.workers.models.prefix import Prefix
 from vlq.workers.patches import chosen_patches
+from vlq.workers.ray_errors import reason
 from vlq.workers.transfer import mark, to_device, to_host
 
 TRANSFORM = pa.struct(
@@ -70,7 +71,8 @@ def prepare(model: LensModel, uri: str, prompt: str | None = None) -> Prepared:
         with turn_of(data):
             image = decode(data)
             try:
-                encoded = model.encode(image, prompt)
+                with naming([uri]):
+                    encoded = model.encode(image, prompt)
             except ModelError as error:
                 if prompt is None:
                     raise
@@ -79,6 +81,19 @@ def prepare(model: LensModel, uri: str, prompt: str | None = None) -> Prepared:
             return Prepared(digest, image.size, encoded.grid, encoded.transform, encoded=encoded, prompt_ids=own)
     except BadImage as bad:
         return Prepared(sha256=digest, error=str(bad))
+
+
+@contextmanager
+def naming(images: Sequence[str]) -> Iterator[None]:
+    """Raises RuntimeError that names the images where a model's own code raises in this context: what it says tells
+    nothing of them."""
+    try:
+        yield
+    except (VlqError, OSError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        which = images[0] if len(images) == 1 else f"one of {images[0]} to {images[-1]} ({len(images)} images)"
+        raise RuntimeError(f"the model fails on {which}: {reason(error)}") from error
 
 
 def read_shard(
@@ -135,13 +150,14 @@ def read_decoded(
         if run.patches_column is not None:
             choose()
         if waiting:
-            with busy():
-                begun.append((list(waiting), reader.begin(list(waiting.values()), [names[row] for row in waiting])))
+            of_batch = [names[row] for row in waiting]
+            with busy(), naming(of_batch):
+                begun.append((list(waiting), reader.begin(list(waiting.values()), of_batch)))
         waiting.clear()
 
     def finish() -> None:
         at, result = begun.popleft()
-        with busy():
+        with busy(), naming([names[row] for row in at]):
             found.update(zip(at, result(), strict=True))
 
     for row, image in enumerate(images):

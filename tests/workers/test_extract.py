@@ -305,6 +305,28 @@ def test_states_that_are_no_numbers_name_image_and_layer(
         handle.remove()
 
 
+def test_a_model_that_raises_names_the_images(
+    model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("this shape is not mine\nand more of it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "encode", fails)
+        with pytest.raises(RuntimeError, match=r"^the model fails on .*0000\.png: ValueError: this shape is not mine$"):
+            read(model, run, corpus, decoders)
+    handle = model.blocks[-1].register_forward_pre_hook(fails)
+    try:
+        # The seventh is none that can be read, so the first batch ends with the ninth.
+        with pytest.raises(RuntimeError, match=r"^the model fails on one of 0000\.png to 0008\.png \(8 images\): V"):
+            read(model, run, corpus, decoders)
+        with pytest.raises(RuntimeError, match=r"^the model fails on 0000\.png: ValueError"):
+            read(model, replace(run, batch_size=1), corpus, decoders)
+    finally:
+        handle.remove()
+    assert read(model, run, corpus, decoders)[1].num_rows == 21
+
+
 def test_an_unreadable_file_is_no_image_error(
     model: LensModel, run: Run, corpus: pa.Table, decoders: ThreadPoolExecutor, tmp_path: Path
 ) -> None:

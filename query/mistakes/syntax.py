@@ -265,6 +265,6 @@ NO_NAME = Mistake(
 TOO_LARGE = Mistake(
     SyntaxMistake,
     "This number is too large.",
-    "Layers, ranks and token ids are small; a probability lies between 0 and 1.",
+    "Layers, ranks and token ids are small; a probability lies between 0 and 1. Columns of larger numbers: vlq sql",
     (Example("first_layer(⟦9⟧" + "9" * 4999 + ")"), Example("first_layer('dog', min_prob=⟦1e999⟧)")),
 )

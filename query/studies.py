@@ -21,11 +21,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vlq.query.errors import CorruptCache
 from vlq.query.schema import FORMAT, STUDIES, Finished, Stored, Study, digest_of, parse_record, record_bytes, to_json
 from vlq.query.store import Store
+from vlq.query.tables import parquet_table
 
 EFFECTS = pa.schema(
     [
@@ -209,6 +209,6 @@ def underway(store: Store, finished: Sequence[Finished]) -> list[Underway]:
         key = f"{STUDIES}/{digest}/study.json"
         with suppress(FileNotFoundError, CorruptCache, pa.ArrowException):  # which `vlq gc` removes
             study = Study.from_bytes(store.read(key), key)
-            plan = pq.read_table(pa.BufferReader(store.read(plan_key(study))), columns=["shard", *PLANNED])
+            plan = parquet_table(store.read(plan_key(study)), ["shard", *PLANNED])
             found.append(Underway(study, shards, plan["shard"][-1].as_py() + 1, plan.select(PLANNED)))
     return found

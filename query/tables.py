@@ -42,8 +42,17 @@ def parquet_bytes(table: pa.Table) -> bytes:
     data = _written(table)
     # What Arrow calls the items of a list, Parquet calls otherwise, and so they are called when they are read.
     if str(pq.read_schema(pa.BufferReader(data))) != str(table.schema):
-        data = _written(pq.read_table(pa.BufferReader(data)))
+        data = _written(parquet_table(data))
     return data
+
+
+def parquet_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table of a Parquet file's bytes.
+
+    Not by `pq.read_table`: threads of its scanner let go of Python's bytes some time later, and where the program is
+    ending by then, they abort it.
+    """
+    return pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)
 
 
 def _written(table: pa.Table) -> bytes:
@@ -63,7 +72,7 @@ def read_plan(store: Store, key: str) -> pa.Table:
         raise CorruptCache(f"The plan {key} is missing from {store.url}.", "Run: vlq repair") from error
     if plan_key(digest_of(data)[:16]) != key:
         raise CorruptCache(f"The plan {key} in {store.url} is not what was written.", "Run: vlq repair")
-    return pq.read_table(io.BytesIO(data))
+    return parquet_table(data)
 
 
 def annotated(images: str, annotations: Iterable[tuple[str, Sequence[str]]]) -> bytes:

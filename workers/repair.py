@@ -55,7 +55,7 @@ from vlq.query.schema import (
     plan_key,
 )
 from vlq.query.store import Store, open_store, put
-from vlq.query.tables import parquet_bytes, read_plan
+from vlq.query.tables import parquet_bytes, parquet_table, read_plan
 from vlq.workers.encode import encode_part
 from vlq.workers.index import Progress, postings_from_arrays, rebuild
 from vlq.workers.lenses.files import Found
@@ -280,7 +280,7 @@ def _provisional(cache: Cache, shard: int, digest: str, names: list[str]) -> Com
     stored = tuple(Stored(f"{prefix}/{name}", len(data), digest_of(data)) for name, data in sorted(objects.items()))
     table = Stored(images_key(shard, digest), len(images), digest_of(images))
     lengths = {site: _length_of(objects, site) for site in cache.run.stored}
-    return record_of(cache.run, shard, lengths, prefix, stored, table, pq.read_table(pa.BufferReader(images)), {})
+    return record_of(cache.run, shard, lengths, prefix, stored, table, parquet_table(images), {})
 
 
 def _length_of(objects: Mapping[str, bytes], site: str) -> int:
@@ -345,7 +345,7 @@ def _again(cache: Cache, commit: Commit, stored: Stored) -> tuple[bytes, str]:
     tables = {}
     for name, postings in commit.postings.items():
         try:
-            tables[name] = pq.read_table(pa.BufferReader(cache.read(postings)))
+            tables[name] = parquet_table(cache.read(postings))
         except CorruptCache:
             continue
     readings = readings_of(cache.run, commit.first_image, commit.images, commit.lengths, tables)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import transformers
 
 from vlq.query.cache import Cache
 from vlq.query.errors import CacheMismatch, CorruptCache, StoreError
 from vlq.query.schema import Commit, Run, commit_key
+from vlq.query.tables import parquet_table
 from vlq.workers.extract import read_shard
 from vlq.workers.index import Progress
 from vlq.workers.lens import Lens
@@ -120,7 +119,7 @@ def _compare(
     try:
         for stored in commit.objects:
             cache.read(stored)
-        table = pq.read_table(pa.BufferReader(cache.read(commit.images_table))).slice(row, 1)
+        table = parquet_table(cache.read(commit.images_table)).slice(row, 1)
     except CorruptCache:
         return
     (image,) = table.to_pylist()

@@ -662,3 +662,19 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "label, score (annotated)" in capsys.readouterr().out
     assert run("images(score > 1)", "--cache", str(folder), "--format", "csv") == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("b/4.png,")
+
+
+def test_bytes_are_not_read_by_the_scanner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow's scanner may abort a program that ends soon after it has read of Python's bytes; of files it does not."""
+    make_cache(tmp_path, images=2)
+    usual = pq.read_table
+
+    def of_files(source: Any, *args: Any, **options: Any) -> pa.Table:
+        assert isinstance(source, (str, list))
+        return usual(source, *args, **options)
+
+    monkeypatch.setattr(pq, "read_table", of_files)
+    corpus = vlq.open(str(tmp_path))
+    corpus.annotate(pa.table({"image_id": [0, 1], "score": [0.5, 1.5], "tags": [["a"], []]}))
+    (row,) = vlq.open(str(tmp_path)).query("images(score > 1)").rows
+    assert (row["score"], row["tags"]) == (1.5, [])

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from vlq.query.cache import Cache, committed_shards
 from vlq.query.chosen import PROMPT
@@ -23,7 +22,7 @@ from vlq.query.pictures import as_cached
 from vlq.query.schema import LOGIT_LENS, Finished, Run, Study, digest_of
 from vlq.query.store import Store, at_once, put
 from vlq.query.studies import StudyCommit, columns_of, commit_key, commits_prefix, effects_key, plan_key, study_key
-from vlq.query.tables import parquet_bytes
+from vlq.query.tables import parquet_bytes, parquet_table
 from vlq.query.tokens import TokenSet
 from vlq.workers.beginning import absolute
 from vlq.workers.intervene.asked import Asked
@@ -332,7 +331,7 @@ def _finish(found: Beginning) -> Outcome:
     for shard, commit in enumerate(commits):
         if commit is None:
             raise RunError(f"{commit_key(study, shard)} is not there any more.", "Run the same command again.")
-        tables.append(pq.read_table(pa.BufferReader(store.read(commit.effects.key))).cast(columns_of(study)))
+        tables.append(parquet_table(store.read(commit.effects.key)).cast(columns_of(study)))
         errors += commit.errors
     table = pa.concat_tables(tables)
     if not table.num_rows:
@@ -369,7 +368,7 @@ def _named(found: Beginning, commits: Mapping[int, StudyCommit]) -> Outcome | No
                 return None
             if digest_of(data) != finished.effects.sha256:
                 return None
-            table = pq.read_table(pa.BufferReader(data)).cast(columns_of(study))
+            table = parquet_table(data).cast(columns_of(study))
             errors = [error for _, commit in sorted(commits.items()) for error in commit.errors]
             return _outcome(found, table, errors)
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from vlq.query.nodes import Call, Literal, Node, Sequence
 from vlq.query.parse import parse
 from vlq.query.registry import call
 from vlq.query.schema import LAST, RANDOM, REPEATS, Run, Study, Window
+from vlq.query.shell import shell
 
 if TYPE_CHECKING:
     from vlq.query.cache import Cache
@@ -252,10 +252,3 @@ def _word(target: Node) -> str:
     if isinstance(target, Literal) and isinstance(target.value, str) and re.fullmatch(r"[^\W\d_]+", target.value):
         return target.value
     return str(target)
-
-
-def shell(text: str) -> str:
-    """A text as one writes it in a shell: in double quotes where single ones may stand in it."""
-    if re.fullmatch(r"[\w.,:/@%+=-]+", text):
-        return text
-    return shlex.quote(text) if re.search(r"[$`\\\"!]", text) else f'"{text}"'

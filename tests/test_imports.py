@@ -30,6 +30,7 @@ FOR_WORKERS = {
     "heads",
     "info",
     "pictures",
+    "shell",
     "status",
     "studies",
     "tables",
@@ -40,7 +41,7 @@ FOR_WORKERS = {
     "unembed",
 }
 """Of query: its schema, its reader, with what that says of a run, what words mean and objects cover, its errors,
-and the pause of Python's collector."""
+how commands are typed, and the pause of Python's collector."""
 
 
 def imports(file: Path) -> set[str]:

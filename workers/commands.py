@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from vlq.query.cache import SERVICES
-from vlq.query.effects import shell
 from vlq.query.errors import BadArgument, InputError, MissingExtra, NoCache, printable
 from vlq.query.schema import KEEP
+from vlq.query.shell import shell
 from vlq.workers.models.weights import ATTENTIONS, DTYPES, QUANTIZATIONS, check_quantizer
 from vlq.workers.options import (
     MODEL,

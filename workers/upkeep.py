@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vlq.query.cache import Cache, default_url
-from vlq.query.effects import shell
+from vlq.query.shell import shell
 from vlq.workers.options import CacheOption, MovedOption
 
 ProcessesOption = Annotated[

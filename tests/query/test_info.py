@@ -35,7 +35,7 @@ def test_a_sealed_cache(tmp_path: Path) -> None:
         "index": size_of(tmp_path / "index"),
     }
     assert info["index"]["state"] == "compacted"
-    assert info["index"]["files"] == len(list((tmp_path / "index").glob("*/*.parquet"))) == 12
+    assert info["index"]["files"] == len(list((tmp_path / "index").glob("*/*.parquet"))) == 13
 
 
 def test_a_cache_in_the_making(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from vlq.query.cache import demo_url
-from vlq.query.effects import shell
 from vlq.query.errors import CacheMismatch, OlderFormat, StoreError
 from vlq.query.schema import STORED_SITES
+from vlq.query.shell import shell
 
 if TYPE_CHECKING:
     from vlq.workers.job import Outcome

@@ -195,8 +195,8 @@ def foreseen_as(found: Any, format: str) -> str:
 def shown_as(outcome: Any, cache: str, format: str) -> str:
     """A finished study as it is printed: in figures, or row by row."""
     from vlq.query.ablated import COLUMNS, as_text, rows_of, summary_of
-    from vlq.query.effects import shell
     from vlq.query.render import csv_rows, plain
+    from vlq.query.shell import shell
 
     if format == "csv":
         rows = (row.values() for row in rows_of(outcome.effects, outcome.names))

@@ -413,8 +413,8 @@ def findings_of(outcome: Any, cache: str) -> Any:
     from dataclasses import asdict
 
     from vlq.query.curves import headline, query_of, rows_of, steps_of, summary_of
-    from vlq.query.effects import shell
     from vlq.query.errors import printable
+    from vlq.query.shell import shell
     from vlq.workers.commands import SHOWN_ERRORS
     from vlq.workers.intervene.findings import Findings
 

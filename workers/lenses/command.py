@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlq.query.effects import shell
 from vlq.query.errors import BadArgument
+from vlq.query.shell import shell
 from vlq.workers.options import (
     MODEL,
     DeviceOption,

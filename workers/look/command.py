@@ -48,9 +48,9 @@ def look(
     import transformers
     from rich.console import Console
 
-    from vlq.query.effects import shell
     from vlq.query.files import write_whole
     from vlq.query.one import one_image
+    from vlq.query.shell import shell
     from vlq.workers.look.corpus import STORED_K, kept, read
     from vlq.workers.look.shown import Look, head, layers_of, places_of
     from vlq.workers.progress import tracker

@@ -18,6 +18,7 @@ from time import perf_counter
 import pyarrow as pa
 
 import vlq.query.schema
+import vlq.workers.counts
 import vlq.workers.encode
 import vlq.workers.index
 import vlq.workers.postings
@@ -64,7 +65,8 @@ def run(work: Path, *, quick: bool = False, images: int = 500) -> Iterator[Figur
 
 def make(work: Path, images: int, ends: int | None = None) -> Path:
     """The cache's folder. Images from the number `ends` on show no object of the first kind."""
-    modules = (readings, vlq.query.schema, vlq.workers.encode, vlq.workers.index, vlq.workers.postings)
+    workers = (vlq.workers.counts, vlq.workers.encode, vlq.workers.index, vlq.workers.postings)
+    modules = (readings, vlq.query.schema, *workers)
     sources = [Path(str(module.__file__)).read_bytes() for module in modules] + [Path(__file__).read_bytes()]
     digest = hashlib.sha256(b"".join(sources)).hexdigest()[:12]
     name = f"synthetic-{images}-{digest}" if ends is None else f"synthetic-{images}-{ends}-{digest}"

@@ -14,7 +14,9 @@ and the difference has the interval that every figure has: see bootstrap.py.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,12 @@ from vlq.query.schema import Run
 
 AT_ONCE = 2**23
 """Differences, of images and tokens, that are held at once."""
+
+THREADS = 2
+"""Layers that are added up at once: of many images most of that is sorting, in which NumPy lets go of Python's lock."""
+
+MANY = 1024
+"""So many images take longer to sort than threads to take turns."""
 
 DECIMALS = 12
 """Of shares: so that equal ones are equal, in whichever order they were added up."""
@@ -101,21 +109,31 @@ class Contrast:
 
     def sums(self) -> Sums:
         sums = Sums(len(self.layers), self.run.vocabulary_size)
-        vocabulary = self.run.vocabulary_size
-        for part, cells in self.parts:
-            at, others = np.flatnonzero(self.others[part]), self.others[part].sum(1)
-            for number, layer in enumerate(self.layers):
-                coming, ids = self.before[part] > layer, np.ascontiguousarray(cells[:, layer])
-                in_image = coming.sum(1)
-                image, token, count = read_by(ids, coming, vocabulary)
-                sums.images[number] += np.bincount(token, minlength=vocabulary)
-                np.add.at(sums.patches[number], token, count)
-                sums.share[number] += np.bincount(token, count / in_image[image], vocabulary)
-                both = in_image > 0
-                weight = np.repeat(both / others, others)  # of one of the others: its share of its image
-                sums.others[number] += np.bincount(np.take(ids, at), weight, vocabulary)
-                sums.compared[number] += both.sum()
+        with ThreadPoolExecutor(THREADS) as threads:
+            for part, cells in self.parts:
+                at, others = np.flatnonzero(self.others[part]), self.others[part].sum(1)
+                add = partial(self._add, sums, part, cells, at, others)
+                each = threads.map if len(cells) >= MANY else map
+                for _ in each(add, range(len(self.layers))):
+                    pass
         return sums
+
+    def _add(self, sums: Sums, part: slice, cells: np.ndarray, at: np.ndarray, others: np.ndarray, number: int) -> None:
+        """Add the sums of a part's images at one of the layers.
+
+        Of what they are held against `at` are the cells, flat, and `others` how many each image has.
+        """
+        vocabulary, layer = self.run.vocabulary_size, self.layers[number]
+        coming, ids = self.before[part] > layer, np.ascontiguousarray(cells[:, layer])
+        in_image = coming.sum(1)
+        image, token, count = read_by(ids, coming, vocabulary)
+        sums.images[number] += np.bincount(token, minlength=vocabulary)
+        np.add.at(sums.patches[number], token, count)
+        sums.share[number] += np.bincount(token, count / in_image[image], vocabulary)
+        both = in_image > 0
+        weight = np.repeat(both / others, others)  # of one of the others: its share of its image
+        sums.others[number] += np.bincount(np.take(ids, at), weight, vocabulary)
+        sums.compared[number] += both.sum()
 
     def intervals(self, chosen: list[np.ndarray]) -> np.ndarray:
         """(end, token): both ends of the differences' intervals, of the chosen tokens of one layer after the other."""

@@ -151,7 +151,8 @@ def test_equals_brute_force(
     )
     expected = brute(case, ids, arguments, layers, min_images, per_layer)
     with pytest.MonkeyPatch.context() as patch:
-        if in_parts:  # as where images do not fit into memory
+        if in_parts:  # as where images are many, and do not fit into memory
+            patch.setattr(vlq.query.contrast, "MANY", 1)
             patch.setattr(vlq.query.cells, "PART_BYTES", 500)
             patch.setattr(vlq.query.contrast, "AT_ONCE", 40)
         assert result.rows == expected

@@ -18,7 +18,7 @@ from ..synthetic import make_cache, make_run
 RUNS: dict[str, dict[str, Any]] = {
     "one grid": {},
     "grids of their own": {"grid": None, "patches": 14},
-    "some layers, wide ids": {"read_layers": (0, 2, 3), "vocabulary_size": 70_000},
+    "some layers, wide ids": {"read_layers": (0, 2, 3), "vocabulary_size": 70_000, "grid": (2, 2)},
     "answers": {"at": ("patch", "prompt", "answer"), "answer": 3},
     "prompts of their own": {"prompt_column": "question"},
     "some patches": {"patches_column": "objects"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -21,21 +22,22 @@ ROWS = pa.schema(
         ("leads", pa.uint32()),
     ]
 )
-HIGHEST = 2**32 - 1
-"""No id is above it."""
 
 
 def counts(cache: Cache, commits: Sequence[Commit], progress: Callable[[int, int], None]) -> pa.Table:
     """The rows of the index table COUNTS for the images of these shards. Raises CorruptCache."""
     run = cache.run
     tables = [ROWS.empty_table()]
-    for at, site in enumerate(run.positions):
-        stored, own = run.stored_at(site)
-        counted = Counted(run.layers, run.vocabulary_size)
+    # The last position of a prompt is a site by itself: the array of both is read once.
+    arrays = [(stored, [*sites]) for stored, sites in groupby(run.positions, lambda site: run.stored_at(site)[0])]
+    for at, (stored, sites) in enumerate(arrays):
+        counted = {site: Counted(run.layers, run.vocabulary_size) for site in sites}
         for done, commit in enumerate(commits):
-            counted.add(cache.values(commit, f"{stored}/top1")[:, :, own], run.no_id)
-            progress(at * len(commits) + done + 1, len(run.positions) * len(commits))
-        tables.append(counted.rows(site))
+            ids = cache.values(commit, f"{stored}/top1")
+            for site in sites:
+                counted[site].add(ids[:, :, run.stored_at(site)[1]], run.no_id)
+            progress(at * len(commits) + done + 1, len(arrays) * len(commits))
+        tables += [counted[site].rows(site) for site in sites]
     return pa.concat_tables(tables).combine_chunks()
 
 
@@ -68,8 +70,9 @@ class Counted:
         np.add.at(self._anywhere, np.unique(image * self._width + token) % self._width, np.uint32(1))
         if len(row):
             firsts = np.flatnonzero(changes(row))
-            best = np.maximum.reduceat((n << 32) + (HIGHEST - token), firsts)  # of equal ones the lower id
-            leader = HIGHEST - (best & HIGHEST)
+            last = self._width - 1  # no id is above it
+            best = np.maximum.reduceat(n * self._width + (last - token), firsts)  # of equal ones the lower id
+            leader = last - best % self._width
             np.add.at(self._leads, layer[firsts] * self._width + leader, np.uint32(1))
 
     def rows(self, site: str) -> pa.Table:

@@ -196,9 +196,8 @@ def _write_index(
     # The inputs' checksums name the index, with the tables that are made of them and how large files become: the same
     # shards give the same key, and the same bytes under it.
     inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in commit.named)
-    digest = digest_of("\n".join([run.digest, *sorted(runs), *sorted(WHOLE_TABLES), *map(str, FORM), inputs]).encode())[
-        :16
-    ]
+    named = [run.digest, *sorted(runs), *sorted(WHOLE_TABLES), *map(str, FORM), inputs]
+    digest = digest_of("\n".join(named).encode())[:16]
     tables: dict[str, tuple[IndexFile, ...]] = {}
     for table, rows in whole_tables(cache, commits, progress).items():
         stored = put(store, f"index/{digest}/{table}-000.parquet", parquet_bytes(rows))

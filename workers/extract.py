@@ -22,7 +22,7 @@ from vlq.query.pictures import BadImage, decode, fetch
 from vlq.query.schema import READ_COLUMNS, Run, Transform, array_specs, sum_of
 from vlq.workers.images import turn_of
 from vlq.workers.lens import Lens, Readings
-from vlq.workers.models.base import Answer, Encoded, LensModel, prompt_ids
+from vlq.workers.models.base import Answer, Encoded, LensModel, if_not_finite, prompt_ids
 from vlq.workers.models.prefix import Prefix
 from vlq.workers.patches import chosen_patches
 from vlq.workers.ray_errors import reason
@@ -414,8 +414,8 @@ def check_finite(lse: np.ndarray, name: str, run: Run) -> None:
     bad = ~np.isfinite(lse)
     if bad.any():
         layer, dtype = run.read_layers[int(np.argwhere(bad)[0][0])], run.dtype
-        hint = "The weights hold such values themselves." if dtype == "float32" else "Run with --dtype float32."
-        raise RunError(f"{name}: at layer {layer} the model's states are not finite in {dtype}.", hint)
+        message = f"{name}: at layer {layer} the model's states are not finite in {dtype}."
+        raise RunError(message, if_not_finite(dtype))
 
 
 def image_table(run: Run, rows: pa.Table, prepared: Sequence[Prepared], answers: Sequence[Answer | None]) -> pa.Table:

@@ -554,6 +554,18 @@ def _in_template(processor: Any, question: str) -> str:
         ) from error
 
 
+def if_not_finite(dtype: str) -> str:
+    """What to do where a model gives no finite numbers in a dtype."""
+    return "The weights hold such values themselves." if dtype == "float32" else "Run with --dtype float32."
+
+
+def hook_once(module: nn.Module, hook: Callable[..., Any]) -> None:
+    """Have a hook change what a module gives, unless it does: a model that is held is given another prompt again and
+    again."""
+    if hook not in module._forward_hooks.values():
+        module.register_forward_hook(hook)
+
+
 def compile_blocks(model: LensModel) -> None:
     """Have PyTorch compile the decoder's blocks, which takes a minute and makes large models faster on a GPU. What
     watches the blocks stays outside of them."""
@@ -775,8 +787,7 @@ def check_last_layer(model: LensModel, image: Encoded, last: Tensor, beside: Seq
     own = logits[places[which == 0]].float()  # (position, vocabulary)
     if not bool(own.isfinite().all()):
         name, dtype = type(model.model).__name__, str(model.dtype).removeprefix("torch.")
-        hint = "The weights hold such values themselves." if dtype == "float32" else "Run with --dtype float32."
-        raise ModelError(f"{name}: the model's logits are not finite in {dtype}.", hint)
+        raise ModelError(f"{name}: the model's logits are not finite in {dtype}.", if_not_finite(dtype))
     lens = model.unembed(last).float()
     noise = noise_of(model, own)
     difference = float((own - lens).abs().max())

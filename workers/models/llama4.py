@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlq.query.pictures import BadImage
-from vlq.workers.models.base import Encoded, Layout, View, stretched
+from vlq.workers.models.base import Encoded, Layout, View, hook_once, stretched
 from vlq.workers.models.tiles import Tiled
 
 
@@ -25,7 +25,7 @@ class Llama4(Tiled):
 
     def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
         # Transformers 5.24 passes on what only the tower has as a part of the decoder's output, and fails without.
-        model.language_model.register_forward_hook(_with_image_outputs)
+        hook_once(model.language_model, _with_image_outputs)
         super().__init__(model, processor, prompt)
 
     @property

@@ -12,7 +12,7 @@ from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
 from vlq.query.errors import ModelError
-from vlq.workers.models.base import Layout, LensModel, longest_edge, stretched
+from vlq.workers.models.base import Layout, LensModel, hook_once, longest_edge, stretched
 from vlq.workers.models.paligemma import PaliGemma
 
 
@@ -113,7 +113,7 @@ class Mistral3(Pixtral):
 
     def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
         super().__init__(model, processor, prompt)
-        model.model.multi_modal_projector.register_forward_hook(_behind_an_axis)
+        hook_once(model.model.multi_modal_projector, _behind_an_axis)
 
 
 class MistralLarge4(Mistral3):

@@ -298,6 +298,14 @@ def test_pixtrals_own_processor_makes_the_same(tmp_path: Path, monkeypatch: pyte
         assert torch.equal(found.values["image_sizes"], torch.as_tensor(expected["image_sizes"]))
 
 
+def test_a_model_that_is_given_another_prompt_is_changed_once(tmp_path: Path) -> None:
+    model = load(str(zoo.mistral3(tmp_path / "model")))
+    projector = model.model.model.multi_modal_projector
+    before = len(projector._forward_hooks)
+    type(model)(model.model, model.processor, "Another?")
+    assert len(projector._forward_hooks) == before == 1
+
+
 @pytest.mark.parametrize("make", [zoo.mistral3, zoo.mistral_large4])
 def test_an_image_of_one_patch(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     """Alone it is as beside others, where the model's own class can read it."""

@@ -47,8 +47,8 @@ KNOWN = QUERIES | SOURCES | SORTED
 TABLE_FUNCTIONS = {"range", "generate_series", "unnest"}
 """Functions that may stand for a table: they read nothing."""
 
-REFUSED_FUNCTIONS = {"current_setting", "getenv", "getvariable", "pg_get_viewdef", "write_log"}
-"""Functions of an expression that tell of the machine, or do something."""
+REFUSED_FUNCTIONS = {"current_setting", "getenv", "getvariable", "json_serialize_plan", "pg_get_viewdef", "write_log"}
+"""Functions of an expression that tell of the machine, or do something. A plan holds the values of those in it."""
 
 
 class Refused(Exception):

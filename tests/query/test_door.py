@@ -189,6 +189,7 @@ TELLING = [
     "SELECT * FROM information_schema.tables",
     "SELECT * FROM system.main.duckdb_settings()",
     "SELECT pg_get_viewdef(0)",
+    "SELECT json_serialize_plan('SELECT current_setting(''temp_directory'')', optimize := true)",
     "SHOW TABLES",
     "SHOW ALL TABLES",
     "SHOW DATABASES",

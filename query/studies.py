@@ -169,7 +169,7 @@ class StudyCommit:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> StudyCommit:
-        values = parse_record(data, where)
+        values = parse_record(data, where, cls)
         try:
             values["errors"] = tuple(tuple(error) for error in values["errors"])
             values["effects"] = Stored(**values["effects"])

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlq.query.errors import CorruptCache
-from vlq.query.schema.records import FORMAT, parse_record, record_bytes
+from vlq.query.schema.records import FORMAT, check_fields, parse_record, record_bytes
 from vlq.query.schema.studies import Study
 
 
@@ -74,7 +74,7 @@ class Commit:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Commit:
-        values = parse_record(data, where)
+        values = parse_record(data, where, cls)
         try:
             values["errors"] = tuple(tuple(error) for error in values["errors"])
             values["images_table"] = Stored(**values["images_table"])
@@ -107,7 +107,7 @@ class IndexManifest:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> IndexManifest:
-        values = parse_record(data, where)
+        values = parse_record(data, where, cls)
         try:
             values["errors"] = tuple(tuple(error) for error in values["errors"])
             values["tables"] = {table: tuple(map(IndexFile.of, files)) for table, files in values["tables"].items()}
@@ -158,8 +158,10 @@ class Head:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Head:
-        values = parse_record(data, where)
+        values = parse_record(data, where, cls)
         try:
+            for finished in values.get("studies", ()):
+                check_fields(finished["study"], where, Study)
             values["studies"] = tuple(
                 Finished(Study.of(finished["study"]), Stored(**finished["effects"]))
                 for finished in values.get("studies", ())

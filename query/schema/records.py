@@ -6,11 +6,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from vlq.query.errors import CorruptCache, NewerFormat, OlderFormat
 
 FORMAT = 3
+
+NEWER = "Install a newer VLQ: pip install --upgrade vlq"
 
 _CHECKSUM = re.compile(rb'(?<=\n) "checksum": "[0-9a-f]{64}",\n')
 """The line of a record that `to_json` writes of it: those of what is in the record stand further in."""
@@ -31,14 +34,18 @@ def record_bytes(values: Mapping[str, Any]) -> bytes:
     return to_json({**values, "checksum": digest_of(to_json(values))})
 
 
-def parse_record(data: bytes, where: str) -> dict[str, Any]:
-    """A record's values. Raises CorruptCache if they are not those that were written, NewerFormat, OlderFormat."""
+def parse_record(data: bytes, where: str, of: type) -> dict[str, Any]:
+    """The values of a record, of such a dataclass' fields.
+
+    Raises CorruptCache if they are not those that were written, NewerFormat, OlderFormat.
+    """
     values = parse_json(data, where)
     check_format(values, where)
     checksum = values.pop("checksum", None)
     # A record as it was written is its checksum's JSON with a line more; to write a long one anew takes a second.
     if checksum != digest_of(_CHECKSUM.sub(b"", data, count=1)) and checksum != digest_of(to_json(values)):
         raise CorruptCache(f"{where} is not what was written.", "Run: vlq verify")
+    check_fields(values, where, of)
     return values
 
 
@@ -58,12 +65,16 @@ def check_format(values: Mapping[str, Any], where: str) -> None:
     if not isinstance(found, int):
         raise CorruptCache(f"{where} names no format.", "Is this a VLQ cache?")
     if found > FORMAT:
-        raise NewerFormat(
-            f"{where} is of format {found}; this VLQ reads up to {FORMAT}.",
-            "Install a newer VLQ: pip install --upgrade vlq",
-        )
+        raise NewerFormat(f"{where} is of format {found}; this VLQ reads up to {FORMAT}.", NEWER)
     if found < FORMAT:
         raise OlderFormat(
             f"{where} is of format {found}, an older VLQ's; this one reads {FORMAT}.",
             "Make the cache anew: the same `vlq run` with another --cache.",
         )
+
+
+def check_fields(values: Mapping[str, Any], where: str, of: type) -> None:
+    """Raises NewerFormat if a record has fields that a dataclass lacks: without them the others may mislead."""
+    unknown = set(values) - {field.name for field in fields(of)}
+    if unknown:
+        raise NewerFormat(f"{where} has {', '.join(sorted(unknown))}, which this VLQ does not know.", NEWER)

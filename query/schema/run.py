@@ -240,9 +240,8 @@ class Run:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Run:
-        values = parse_record(data, where)
-        known = {f.name for f in fields(cls)}
-        missing = known - values.keys() - set(cls.LATER)
+        values = parse_record(data, where, cls)
+        missing = {f.name for f in fields(cls)} - values.keys() - set(cls.LATER)
         if missing:
             raise CorruptCache(f"{where} lacks {', '.join(sorted(missing))}.", "Run: vlq verify")
         try:
@@ -252,7 +251,7 @@ class Run:
             for name in ("read_layers", "tracked", "tracked_pieces"):
                 values[name] = tuple(values.get(name, ()))
             values["lens"] = LensSpec.of(values["lens"])
-            return cls(**{name: values[name] for name in known & values.keys()})
+            return cls(**values)
         except TypeError as error:
             raise CorruptCache(f"{where} is not a run's record: {error}.") from error
 

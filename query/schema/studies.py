@@ -106,7 +106,7 @@ class Study:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Study:
-        values = parse_record(data, where)
+        values = parse_record(data, where, cls)
         try:
             return cls.of(values)
         except (KeyError, TypeError) as error:

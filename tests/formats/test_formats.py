@@ -113,3 +113,14 @@ def test_a_newer_format(tmp_path: Path, sealed: bool, capsys: pytest.CaptureFixt
         vlq.open(str(folder))
     message = rf"run\.json is of format {FORMAT + 1}; this VLQ reads up to {FORMAT}\.\n"
     refused(folder, capsys, rf"{message}Install a newer VLQ: pip install --upgrade vlq")
+
+
+@pytest.mark.parametrize("key", ["run.json", "commits/head-00000002.json"])
+def test_a_field_of_a_newer_vlq(tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a newer VLQ said in a record is not passed over, nor is the record damaged: repair leaves it where it is."""
+    folder = unpacked(FORMAT, tmp_path) / "finished"
+    values = json.loads((folder / key).read_bytes())
+    del values["checksum"]
+    (folder / key).write_bytes(record_bytes(values | {"masks": ["a"]}))
+    message = rf"{re.escape(key)} has masks, which this VLQ does not know\.\n"
+    refused(folder, capsys, rf"{message}Install a newer VLQ: pip install --upgrade vlq")

@@ -197,6 +197,9 @@ def test_what_is_no_record(record: Any) -> None:
         read(record_bytes(values | {"format": FORMAT - 1}), "run.json")
     with pytest.raises(NewerFormat, match=rf"run\.json is of format {FORMAT + 1}; this VLQ reads up to {FORMAT}"):
         read(to_json(values | {"format": FORMAT + 1, "unheard_of": 1}), "run.json")
+    # In a record as it was written a field that is not known is a newer VLQ's, and may change what the others say.
+    with pytest.raises(NewerFormat, match=r"run\.json has further, unheard_of, which this VLQ does not know"):
+        read(record_bytes(values | {"unheard_of": 1, "further": None}), "run.json")
     for broken in (b"", b"{", b"\xff\xfe", b"[]", b"{}", to_json({"format": "1"}), to_json({"format": FORMAT})):
         with pytest.raises(CorruptCache):
             read(broken, "run.json")

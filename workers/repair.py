@@ -138,6 +138,8 @@ def command_of(run: Run, url: str) -> str:
         **({"--answer": str(run.answer)} if run.answer else {}),
         "--dtype": run.dtype,
     }
+    if run.quantized is not None:
+        options["--quantize"] = run.quantized
     if run.patches_option is not None:
         options["--patches"] = run.patches_option
     if len(run.read_layers) < run.layers:

@@ -29,7 +29,7 @@ from vlq.workers.models import load_processor
 from vlq.workers.models.vocabulary import vocabulary_table
 from vlq.workers.plan import begin, first_plan, settle
 from vlq.workers.postings import postings_bytes
-from vlq.workers.repair import Mended, open_harmed, repair, unread
+from vlq.workers.repair import Mended, command_of, open_harmed, repair, unread
 from vlq.workers.shard import write_shard
 from vlq.workers.verify import Finding, verify
 from vlq.workers.worker import Description
@@ -493,3 +493,7 @@ def test_the_command(cache: Path, sound: Path, capsys: pytest.CaptureFixture[str
     read_again(cache, 1)
     assert typed("verify")[0] == 0
     assert contents(cache) == contents(sound)
+
+
+def test_the_command_of_a_quantised_run() -> None:
+    assert command_of(replace(make_run(), quantized="4bit"), "here").endswith(" --quantize 4bit")

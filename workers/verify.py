@@ -53,8 +53,8 @@ def verify(cache: Cache, progress: Progress, *, processes: int | None = None) ->
     yield from _verify_vocabulary(cache)
     try:
         head = latest_head(cache.store)
-    except CorruptCache as error:
-        yield Finding(HEADS, error.message, REPAIR)
+    except CorruptCache:
+        yield from _verify_heads(cache)
         return
     if head is None:
         yield Finding(HEADS, "no plan was made", RUN_AGAIN)
@@ -107,7 +107,7 @@ def verify_studies(cache: Cache, head: Head) -> Iterator[Finding]:
             try:
                 commit = StudyCommit.from_bytes(store.read(entry.key), entry.key)
             except CorruptCache as error:
-                yield Finding(entry.key, error.message, STUDY_AGAIN)
+                yield Finding(entry.key, _harm_of(entry.key, error), STUDY_AGAIN)
                 continue
             yield from damaged(cache, [commit.effects], STUDY_AGAIN)
 
@@ -152,7 +152,7 @@ def _verify_shard(cache: Cache, shard: int) -> tuple[Commit | None, list[Finding
         commit = read_commit(cache.store, shard)
         return commit, list(_harm(cache, commit))
     except CorruptCache as error:
-        return commit, [Finding(commit_key(shard), error.message, REPAIR)]
+        return commit, [Finding(commit_key(shard), _harm_of(commit_key(shard), error), REPAIR)]
 
 
 def _harm(cache: Cache, commit: Commit) -> Iterator[Finding]:
@@ -174,7 +174,7 @@ def verify_index(cache: Cache, index: str, commits: Sequence[Commit], progress: 
     try:
         manifest = cache.manifest_at(index)
     except CorruptCache as error:
-        yield Finding(index, error.message, REPAIR)
+        yield Finding(index, _harm_of(index, error), REPAIR)
         return
     harmed = list(damaged(cache, manifest.objects, REPAIR))
     yield from harmed
@@ -211,6 +211,13 @@ def _same_rows(expected: Iterable[pa.Table], files: Sequence[str]) -> bool:
         if rows.num_rows and (found is None or not found.equals(rows.combine_chunks())):
             return False
     return indexed.take(1) is None
+
+
+def _harm_of(record: str, error: CorruptCache) -> str:
+    """What is wrong with a record, as a finding says it of what it names."""
+    if isinstance(error.__cause__, FileNotFoundError):
+        return "missing"
+    return error.message.removeprefix(f"{record} ").removeprefix("is ").removesuffix(".")
 
 
 def damaged(cache: Cache, objects: Iterable[Stored], mend: str) -> Iterator[Finding]:

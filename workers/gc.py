@@ -61,11 +61,11 @@ class Leftover:
 
 
 def seconds(text: str) -> float:
-    """`90s`, `30m`, `24h`, `7d`, or a number of seconds. Raises BadArgument."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    """`90s`, `30m`, `24h`, `7d`, or `0`: of any other number without a unit nobody knows. Raises BadArgument."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])|(0)", text.strip())
     if found is None:
         raise BadArgument(f"--grace is a time such as 24h, 30m or 7d. Got '{text}'.")
-    return float(found[1]) * _UNITS[found[2] or "s"]
+    return 0.0 if found[3] else float(found[1]) * _UNITS[found[2]]
 
 
 def leftovers(cache: Cache, grace: float = GRACE) -> list[Leftover]:

@@ -210,13 +210,13 @@ def test_in_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("24h", 86_400), ("30m", 1_800), ("7d", 604_800), ("90", 90), ("1.5h", 5_400), ("0", 0)]
+    ("text", "expected"), [("24h", 86_400), ("30m", 1_800), ("7d", 604_800), ("90s", 90), ("1.5h", 5_400), ("0", 0)]
 )
 def test_times(text: str, expected: float) -> None:
     assert gc.seconds(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "h", "-1h", "1w", "1 day"])
+@pytest.mark.parametrize("text", ["", "h", "-1h", "1w", "1 day", "24", "00"])
 def test_no_times(text: str) -> None:
     with pytest.raises(BadArgument, match="24h, 30m or 7d"):
         gc.seconds(text)

@@ -126,6 +126,7 @@ DOING = [
     "USE system",
     "INSTALL httpfs",
     "LOAD httpfs",
+    "UPDATE EXTENSIONS",
     "LOAD '{folder}/secret.db'",
     "SET threads = 99",
     "SET GLOBAL memory_limit = '90GB'",

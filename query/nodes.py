@@ -349,8 +349,6 @@ def node_of(value: object) -> Node:
             return Literal(float(value))
         case int() | float():
             raise NUMBER.error(got=value)
-        case datetime() if value.tzinfo is not None:
-            raise TYPE.error(got="time of a time zone")
         case datetime():
             return Literal(value.isoformat(" "))
         case date():

@@ -341,9 +341,11 @@ def node_of(value: object) -> Node:
             return value
         case str() if value != value.encode(errors="replace").decode():
             raise HALF_TEXT.error(got=value)
-        case bool() | None | str():
+        case str():
+            return Literal(str.__str__(value))  # of NumPy's texts and of enumerations, too, which are written otherwise
+        case bool() | None:
             return Literal(value)
-        case int() if value in INTEGERS:
+        case int() if int(value) in INTEGERS:  # an enumeration's number would be sought among them one by one
             return Literal(int(value))
         case float() if math.isfinite(value):
             return Literal(float(value))

@@ -8,6 +8,8 @@ import pickle
 import pydoc
 import subprocess
 import sys
+from enum import StrEnum
+from http import HTTPStatus
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,19 @@ def test_what_an_extra_brings_is_named(corpus: Corpus, monkeypatch: pytest.Monke
 )
 def test_arrays_are_lists(given: object, text: str) -> None:
     assert str(node_of(given)) == text
+
+
+class Animal(StrEnum):
+    CAT = "cat"
+
+
+@pytest.mark.timeout(30)  # a number of an enumeration was sought among all there are
+def test_texts_and_numbers_of_more_than_python(corpus: Corpus) -> None:
+    for text in (np.str_("cat"), Animal.CAT):
+        found = corpus.first_layer(text)
+        assert found.query == "first_layer('cat')"
+        assert found.rows == corpus.first_layer("cat").rows
+    assert str(node_of(HTTPStatus.OK)) == "200"
 
 
 def test_what_is_no_list_is_refused() -> None:

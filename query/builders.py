@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeAlias
 
-from vlq.query.nodes import Call, Node
+from vlq.query.nodes import Call, Node, Values
 from vlq.query.registry import call
 
 if TYPE_CHECKING:
     from vlq.query.asked import Asked
 
-Tokens = str | int | Node | Sequence[str | int | Node]
-Layers = int | tuple[int, int] | list[int] | range | None
-Patches: TypeAlias = "Node | Asked | str | int | list[int] | range | None"
+Tokens = str | int | Node | Sequence[str | int | Node] | Values
+Layers = int | tuple[int, int] | list[int] | range | Values | None
+Patches: TypeAlias = "Node | Asked | str | int | list[int] | range | Values | None"
+Image = str | SupportsIndex
 
 
 def first_layer(
@@ -122,7 +123,7 @@ def prob(
 
 
 def top(
-    image: str | int,
+    image: Image,
     *,
     layers: Layers = None,
     patch: int | None = None,

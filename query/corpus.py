@@ -113,7 +113,7 @@ class Corpus(ABC):
     def sql_tables(self) -> str:
         """The tables that `sql` reads, and their columns, as `vlq sql` prints them."""
 
-    def image(self, image: int | str) -> ImageView:
+    def image(self, image: builders.Image) -> ImageView:
         """An image by its number or its name: notebooks show its page, `.save("image.html")` writes it.
 
         Raises NotFound if there is none with readings, or several have the name; BadArgument if it is neither.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from keyword import iskeyword
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
 from unicodedata import normalize
 
 from vlq.query.mistakes.elsewhere import HALF_TEXT, NO_IN, NO_TRUTH, NUMBER, TYPE
@@ -20,6 +20,33 @@ Scalar = str | int | float | bool | None
 
 INTEGERS = range(-(2**63), 2**63)
 """Whole numbers that a query may hold: what a database holds."""
+
+PLAIN = ("tolist", "to_list", "to_pylist", "as_py")
+"""What makes Python's own values of arrays, columns and their items: NumPy's and pandas', polars', Arrow's."""
+
+
+class Array(Protocol):
+    """An array, a column or an item of one, of NumPy and pandas; an array of Arrow."""
+
+    def tolist(self) -> Any:
+        """Python's own values."""
+
+
+class Series(Protocol):
+    """A column of polars."""
+
+    def to_list(self) -> Any:
+        """Python's own values."""
+
+
+class Chunked(Protocol):
+    """A column of an Arrow table."""
+
+    def to_pylist(self) -> Any:
+        """Python's own values."""
+
+
+Values = Array | Series | Chunked
 
 
 @dataclass(frozen=True, eq=False)
@@ -359,6 +386,7 @@ def node_of(value: object) -> Node:
             return Sequence(tuple(node_of(item) for item in value), isinstance(value, list))
         case range():
             return node_of(list(value))
-    if hasattr(value, "tolist") and type(plain := value.tolist()) is not type(value):  # of NumPy, pandas and the like
-        return node_of(plain)
+    for method in PLAIN:
+        if hasattr(value, method) and type(plain := getattr(value, method)()) is not type(value):
+            return node_of(plain)
     raise TYPE.error(got=type(value).__name__)

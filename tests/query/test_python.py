@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 import vlq
@@ -88,6 +90,10 @@ def test_what_an_extra_brings_is_named(corpus: Corpus, monkeypatch: pytest.Monke
         (np.float32(0.5), "0.5"),
         (np.array(7), "7"),
         (np.array(["2024-01-01"], "datetime64[D]"), "['2024-01-01']"),
+        (pl.Series([1, None]), "[1, None]"),
+        (pa.array(["a", "b"]), "['a', 'b']"),
+        (pa.chunked_array([["a"], ["b"]]), "['a', 'b']"),
+        (pa.scalar(3), "3"),
     ],
 )
 def test_arrays_are_lists(given: object, text: str) -> None:

@@ -55,15 +55,18 @@ class Service:
     """A service's HTTP API."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        import httpx2
-
         self.url = url.rstrip("/")
         token = token or os.environ.get(TOKEN)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._connect()
+
+    def _connect(self) -> None:
+        import httpx2
+
         self._client = httpx2.Client(
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=httpx2.Timeout(READ, connect=CONNECT),
-            follow_redirects=True,
+            headers=self._headers, timeout=httpx2.Timeout(READ, connect=CONNECT), follow_redirects=True
         )
+        self._process = os.getpid()
         weakref.finalize(self, self._client.close)
 
     def json(self, path: str, body: Mapping[str, Any] | None = None, **values: Any) -> Any:
@@ -100,6 +103,8 @@ class Service:
         """An answer that is no error, not read yet. Whatever is asked changes nothing, so it may be asked again."""
         import httpx2
 
+        if self._process != os.getpid():  # forked off: on one connection processes take each other's answers
+            self._connect()
         for attempt in range(1, ATTEMPTS + 1):
             wait = FIRST_WAIT * 2 ** (attempt - 1)
             request = self._client.build_request(

@@ -571,6 +571,23 @@ def test_the_language_is_described(site: Site) -> None:
 # --- the client ------------------------------------------------------------------------------------------------
 
 
+FORKED = """
+import os, sys
+import vlq
+
+corpus = vlq.open(sys.argv[1])
+word = "cat" if (child := os.fork()) == 0 else "dog"
+for _ in range(50):
+    assert corpus.first_layer(word).tokens[0]["text"] == f" {word}"
+assert child == 0 or os.wait()[1] == 0
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no forks")
+def test_processes_that_were_forked_have_answers_of_their_own(site: Site) -> None:
+    subprocess.run([sys.executable, "-c", FORKED, site.url], timeout=120, check=True)
+
+
 def test_the_client_names_corpora(site: Site) -> None:
     assert vlq.open(site.url).info() == {**site.corpus.info(), "cache": "one"}
     two = vlq.open(f"{site.url}/two")

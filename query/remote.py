@@ -10,9 +10,8 @@ import json
 import os
 import time
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from propcache.api import cached_property
@@ -32,6 +31,8 @@ from vlq.query.summary import Rows, Summary, count
 if TYPE_CHECKING:
     import httpx2
     import pyarrow as pa
+
+T = TypeVar("T")
 
 ATTEMPTS = 4
 """How often a question is asked of a service that is busy or gone, waiting longer each time."""
@@ -71,66 +72,78 @@ class Service:
 
     def json(self, path: str, body: Mapping[str, Any] | None = None, **values: Any) -> Any:
         """What the API says at a path, to a body if there is one. Raises as the service does, and ServiceError."""
-        with self.answered(path, body, values) as response:
+
+        def read(response: httpx2.Response) -> Any:
             try:
                 return json.loads(response.read())
             except ValueError as error:
                 raise self._no_service(response) from error
 
+        return self._answer(path, body, values, read)
+
     def table(self, path: str, body: Mapping[str, Any], **values: Any) -> tuple[pa.Table, dict[str, Any]]:
         """Rows and what is said about them, which the stream's schema holds. Raises as `json` does."""
         import pyarrow as pa
 
-        with self.answered(path, body, values) as response:
+        def read(response: httpx2.Response) -> pa.Table:
             if response.headers.get("content-type") != ARROW:
                 raise self._no_service(response)
+            stream = _Bytes(response.iter_bytes())
             try:
-                table = pa.ipc.open_stream(_Bytes(response.iter_bytes())).read_all()
+                found = pa.ipc.open_stream(stream).read_all()
+                stream.read()  # up to its end, behind which the connection can be asked again
             except (pa.ArrowInvalid, OSError) as error:
                 raise ServiceError(f"{self.url} broke off its answer.", "Ask again.") from error
+            return found
+
+        table = self._answer(path, body, values, read)
         about = json.loads(table.schema.metadata[b"vlq"])
         return table.replace_schema_metadata(None), about
 
     def content(self, path: str, body: Mapping[str, Any] | None = None, **values: Any) -> bytes:
         """The bytes of an answer. Raises as `json` does."""
-        with self.answered(path, body, values) as response:
-            return bytes(response.read())
+        return self._answer(path, body, values, lambda response: bytes(response.read()))
 
-    @contextmanager
-    def answered(
-        self, path: str, body: Mapping[str, Any] | None, values: Mapping[str, Any]
-    ) -> Iterator[httpx2.Response]:
-        """An answer that is no error, not read yet. Whatever is asked changes nothing, so it may be asked again."""
+    def _answer(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        values: Mapping[str, Any],
+        read: Callable[[httpx2.Response], T],
+    ) -> T:
+        """What is read of an answer that is no error. Whatever is asked changes nothing, so it may be asked again."""
         import httpx2
 
         if self._process != os.getpid():  # forked off: on one connection processes take each other's answers
             self._connect()
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 1
+        while True:
             wait = FIRST_WAIT * 2 ** (attempt - 1)
-            request = self._client.build_request(
-                "GET" if body is None else "POST", self.url + path, json=body, params=values or None
-            )
             try:
+                request = self._client.build_request(
+                    "GET" if body is None else "POST", self.url + path, json=body, params=values or None
+                )
                 response = self._client.send(request, stream=True)
-            except httpx2.TransportError as error:
+                try:
+                    if response.status_code < 300:
+                        return read(response)
+                    failure = self._error(response, (body or {}).get("query") or (body or {}).get("statement"))
+                finally:
+                    response.close()
+            except httpx2.RequestError as error:
                 if attempt == ATTEMPTS or isinstance(error, httpx2.ReadTimeout | httpx2.UnsupportedProtocol):
-                    message = f"{self.url} cannot be reached: {error or type(error).__name__}."
+                    reason = str(error).rstrip(".") or type(error).__name__
+                    message = f"{self.url} cannot be reached: {reason}."
                     raise ServiceError(message, "Is `vlq serve` running there?") from error
-                time.sleep(wait)
-                continue
             except httpx2.InvalidURL as error:
                 raise ServiceError(f"{self.url} is no URL: {error}.") from error
-            try:
-                if response.status_code < 300:
-                    yield response
-                    return
-                failure = self._error(response, (body or {}).get("query") or (body or {}).get("statement"))
-            finally:
-                response.close()
-            if attempt == ATTEMPTS or not isinstance(failure, Busy):
-                raise failure
-            asked = response.headers.get("retry-after", "")
-            time.sleep(min(LONGEST_WAIT, max(wait, float(asked) if asked.isdecimal() else 0)))
+            else:
+                if attempt == ATTEMPTS or not isinstance(failure, Busy):
+                    raise failure
+                asked = response.headers.get("retry-after", "")
+                wait = min(LONGEST_WAIT, max(wait, float(asked) if asked.isdecimal() else 0))
+            time.sleep(wait)
+            attempt += 1
 
     def _error(self, response: httpx2.Response, query: str | None) -> Exception:
         """The error that a response tells."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 from urllib.parse import quote, urlsplit
 
 import httpx2
@@ -25,6 +25,7 @@ from vlq.service.names import name_of, named
 from vlq.service.settings import Settings
 
 from ..doors import running
+from ..faults import Faults, faulty
 from ..synthetic import make_cache
 from ..workers.here import printed
 from .conftest import Site
@@ -364,6 +365,36 @@ def test_nobody_there() -> None:
             vlq.open(url)
     assert caught.value.message.startswith(f"{url} cannot be reached")
     assert caught.value.hint == "Is `vlq serve` running there?"
+
+
+def test_what_is_lost_on_the_way_is_asked_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlq.query.remote.FIRST_WAIT", 0.01)
+    expected = site.corpus.readings("dog")
+    faults = Faults(kinds=("reset", "cut short", "answer lost", "503"), seed=3)
+    with faulty(site.url, faults) as url:
+        corpus = vlq.open(f"{url}/one")
+        faults.share = 0.25
+        for _ in range(10):
+            found = corpus.readings("dog")
+            assert (found.rows, found.headline) == (expected.rows, expected.headline)
+            assert corpus.info()["images"] == 12
+        assert faults.happened.keys() == {*faults.kinds}
+        faults.share = 0.0
+        first, found = corpus.first_layer("dog"), corpus.readings("dog")
+        for fault in ("cut short", "answer lost"):
+            faults.always = fault
+            for ask in (lambda: found.rows, first.plot, first.explain, corpus.info, lambda: vlq.open(url)):
+                with pytest.raises(ServiceError, match="cannot be reached"):
+                    ask()
+
+
+def test_questions_share_a_connection(site: Site) -> None:
+    with patch("socket.create_connection", wraps=socket.create_connection) as connect:
+        corpus = vlq.open(site.url)
+        for word in ("dog", "cat", "rock"):
+            assert corpus.readings(word).rows == site.corpus.readings(word).rows
+        assert corpus.sql("SELECT 1 AS n").rows == [{"n": 1}]
+    assert connect.call_count == 1
 
 
 # --- the command's options -------------------------------------------------------------------------------------

@@ -25,6 +25,10 @@ class FsspecStore(Store):
             self._fs, self._root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise StoreError(f"Cannot open {url}: {error}.", "Check the URL; its scheme may need a package.") from error
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a host that is not there, an archive that is none
+            raise explained(error, None, url, "open") from error
         self._root = self._root.rstrip("/")
 
     def _path(self, key: str) -> str:
@@ -60,7 +64,8 @@ class FsspecStore(Store):
             self._fs.invalidate_cache()  # others write, too
             found = self._fs.find(self._path(prefix), detail=True) if self._fs.exists(self._path(prefix)) else {}
         for path in sorted(found):
-            if (key := path[len(self._root) + 1 :]) > after:
+            # Paths at the root of some file systems, such as an archive's, begin with no /.
+            if (key := path.removeprefix(self._root).lstrip("/")) > after:
                 yield Entry(key, found[path]["size"], _modified(found[path]))
 
     def delete(self, key: str) -> None:

@@ -80,7 +80,8 @@ STOPPED = {HAS_EXPIRED, NOT_ACCEPTED, IS_FULL, NO_SPACE, READ_ONLY}
 def explained(error: Exception, kind: str | None, where: str, verb: str) -> StoreError:
     """The error for an exception, StoreStopped where it would be the same of anything else.
 
-    `kind` is s3, gs, az or None, `where` the object's URL without options, `verb` is read, write, list or delete.
+    `kind` is s3, gs, az or None, `where` the object's URL without options, `verb` is read, write, list or delete;
+    without a kind also open.
     """
     reason, hint = _explain(Answer.of(error), kind, verb) if kind else _explain_local(error)
     return (StoreStopped if reason in STOPPED else StoreError)(f"Cannot {verb} {where}: {reason}.", hint)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import traceback
 from pathlib import Path
 
 import pytest
 
-from vlq.query.errors import StoreError
+import vlq
+from vlq.query.errors import NoCache, StoreError
 from vlq.query.store import ObstoreStore, open_store
 from vlq.query.stores.location import OPTIONS, locate
 
 from ..s3 import SECRET, client, environment, new_bucket
+from ..synthetic import make_cache
 
 
 def test_locations() -> None:
@@ -140,3 +143,22 @@ def test_no_message_holds_a_secret(
     out, err = capfd.readouterr()
     assert len(said) > 9
     assert SECRET not in "".join([*said, caplog.text, out, err])
+
+
+def test_an_archive_may_hold_a_cache_at_its_root(tmp_path: Path) -> None:
+    """Of zip's file system paths there begin with no /."""
+    make_cache(tmp_path / "cache", images=5)
+    archive = shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path / "cache")
+    corpus, expected = vlq.open(f"zip://::{archive}"), vlq.open(tmp_path / "cache")
+    assert corpus.info()["images"] == 5
+    assert corpus.first_layer("dog").rows == expected.first_layer("dog").rows
+
+
+def test_what_is_not_there_or_no_archive_is_told(tmp_path: Path) -> None:
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    with pytest.raises(StoreError, match=r"Cannot open zip://.*: File is not a zip file"):
+        vlq.open(f"zip://::{tmp_path}/broken.zip")
+    with pytest.raises(NoCache):
+        vlq.open(f"zip://::{tmp_path}/none.zip")
+    with pytest.raises(StoreError, match="Cannot open ftp://"):
+        vlq.open("ftp://127.0.0.1:9/cache")

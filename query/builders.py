@@ -317,10 +317,4 @@ def prefix(word: str) -> Call:
 
 
 def _call(function: str, arguments: Mapping[str, object]) -> Call:
-    return call(function, (), [(name, _asked(value), None) for name, value in arguments.items()])
-
-
-def _asked(value: object) -> object:
-    """Of an answer the question; anything else as it is."""
-    node = getattr(value, "node", None)
-    return node if isinstance(node, Node) else value
+    return call(function, (), [(name, value, None) for name, value in arguments.items()])

@@ -359,7 +359,7 @@ def col(name: str) -> Name:
 
 
 def node_of(value: object) -> Node:
-    """A Python value as a node, a date as the text that stands for it; nodes as they are.
+    """A Python value as a node, a date as the text that stands for it, an answer as its question; nodes as they are.
 
     Raises BadArgument for what a query cannot hold.
     """
@@ -386,6 +386,8 @@ def node_of(value: object) -> Node:
             return Sequence(tuple(node_of(item) for item in value), isinstance(value, list))
         case range():
             return node_of(list(value))
+    if isinstance(question := getattr(value, "node", None), Node):
+        return question
     for method in PLAIN:
         if hasattr(value, method) and type(plain := getattr(value, method)()) is not type(value):
             return node_of(plain)

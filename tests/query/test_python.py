@@ -133,6 +133,17 @@ def test_a_number_may_stand_first(corpus: Corpus, sign: str) -> None:
     assert found == {image: calculate(2, layer) for image, layer in layers.items() if sign != "/" or layer}
 
 
+def test_questions_and_answers_are_joined_in_either_order(corpus: Corpus) -> None:
+    cat, dog = vlq.first_layer("cat"), vlq.first_layer("dog")
+    for join in (operator.lt, operator.ge, operator.eq, operator.sub, operator.truediv):
+        whole = join(cat, dog)
+        assert join(cat, corpus.first_layer("dog")).equals(whole)
+        assert join(corpus.first_layer("cat"), dog).node.equals(whole)
+    both = (cat < dog) & (dog > 1)
+    assert ((cat < dog) & (corpus.first_layer("dog") > 1)).equals(both)
+    assert ((corpus.first_layer("cat") < dog) & (dog > 1)).node.equals(both)
+
+
 def test_conditions_say_what_texts_say(corpus: Corpus) -> None:
     label, objects = vlq.col("label"), vlq.col("objects")
     pairs = {

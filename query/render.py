@@ -257,8 +257,12 @@ def _cell(value: Any) -> str:
         return decimal(value)
     if isinstance(value, list):
         more = f" … ({len(value):,})" if len(value) > SHOWN_ITEMS else ""
-        return " ".join(_item(item) for item in value[:SHOWN_ITEMS]) + more
-    text = str(value)
+        return _shortened(" ".join(_item(item) for item in value[:SHOWN_ITEMS])) + more
+    return _shortened(str(value))
+
+
+def _shortened(text: str) -> str:
+    """The beginning of a text, in characters that can be shown."""
     more = "…" if len(text) > SHOWN_TEXT else ""
     return printable(text[:SHOWN_TEXT]) + more
 

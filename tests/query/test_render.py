@@ -208,6 +208,17 @@ def test_names_do_no_harm(tmp_path: Path) -> None:
     assert "&lt;b&gt;" in html(result)
 
 
+def test_texts_in_lists_do_no_harm_either(tmp_path: Path) -> None:
+    columns = {"tags": [["a\nb\x1b[31m", "c"], ["x" * 5000]], "turns": [[{"from": "human", "value": "y" * 5000}]] * 2}
+    make_cache(tmp_path, make_run(), images=2, columns=columns)
+    result = vlq.open(str(tmp_path)).images()
+    lines = render(result, "table").splitlines()
+    assert len(lines) == 5  # the sentence, a gap, the columns' names, and two images
+    assert "\x1b" not in "".join(lines)
+    assert max(map(len, lines)) < 300
+    assert len(result._repr_html_()) < 1500
+
+
 def test_a_columns_name_may_have_lines(tmp_path: Path) -> None:
     name = 'score\n(0 to "5")\n'
     make_cache(tmp_path, images=4, columns={name: [3, 1, 2, 1]})

@@ -17,11 +17,11 @@ AT_ONCE = 1024
 
 
 def rows_of(table: pa.Table) -> Rows:
-    """The rows as DuckDB gives them to Python: maps are dictionaries, sums of whole numbers are such."""
+    """The rows as DuckDB gives them to Python: maps are dictionaries."""
     import pyarrow as pa
 
     with collector_paused():
-        columns = whole_numbers(table).columns
+        columns = table.columns
         # Of other types equal values need not be one: 0.0 and -0.0, or two rows' lists.
         plain = [pa.types.is_integer(column.type) or pa.types.is_string(column.type) for column in columns]
         return _filled(table.column_names, [_values(column) for column in columns], plain)

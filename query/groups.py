@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from propcache.api import cached_property
@@ -231,7 +232,7 @@ class Aggregate(OfGroups):
             "missing": sum(row.get(self.free("missing"), 0) for row in rows),
         }
         for end, number in (("low", min(found, default=None)), ("high", max(found, default=None))):
-            summary[end] = number
+            summary[end] = float(number) if isinstance(number, Decimal) else number
             summary[f"{end}_groups"] = [self.label(row) for row in rows if found and row[self.column] == number]
         return summary
 

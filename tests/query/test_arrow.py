@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlq.query import arrow, collector
-from vlq.query.arrow import named_rows, rows_of
+from vlq.query.arrow import named_rows, rows_of, whole_numbers
 from vlq.query.collector import collector_paused
 
 NAMES = st.lists(st.text(), min_size=1, max_size=5, unique=True)
@@ -29,14 +29,23 @@ def test_an_arrow_table_has_the_rows_that_the_database_gives() -> None:
     sql = """
         SELECT i AS number, i / 3 AS quotient, i % 2 = 0 AS even, 'image ' || i AS name, [i, NULL] AS several,
           {'a': i, 'b': [i]} AS part, MAP {i: 'x'} AS counts, DATE '2024-01-01' + i::INTEGER AS day,
-          NULLIF(i, 1) AS gap, sum(i) OVER () AS total
+          NULLIF(i, 1) AS gap, i::DECIMAL(9, 0) AS whole, i::DECIMAL(9, 2) AS price
         FROM range(5) AS r(i) ORDER BY i"""
     found = duckdb.sql(sql)
     names = found.columns
     expected = [dict(zip(names, row, strict=True)) for row in duckdb.sql(sql).fetchall()]
-    assert rows_of(found.to_arrow_table()) == expected
+    rows = rows_of(found.to_arrow_table())
+    assert rows == expected
+    assert {name: type(value) for name, value in rows[2].items()} == {name: type(expected[2][name]) for name in names}
     assert expected[2]["counts"] == {2: "x"}
     assert expected[2]["day"] == date(2024, 1, 3)
+
+
+def test_sums_of_whole_numbers_are_such() -> None:
+    found = duckdb.sql("SELECT sum(i) AS total, sum(i * 1000000000000000000::HUGEINT) AS long FROM range(50) AS r(i)")
+    (row,) = rows_of(whole_numbers(found.to_arrow_table()))
+    assert [*row.values()] == [1225, 1225 * 10**18]
+    assert type(row["total"]) is int
 
 
 @given(st.lists(st.tuples(st.none() | st.text(), st.none() | st.integers(-5, 5)), max_size=9), st.integers(1, 4))

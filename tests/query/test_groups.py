@@ -448,6 +448,7 @@ def test_decimals_are_numbers(tmp_path: Path) -> None:
     assert images.min("price").rows[0]["min"] == prices[3]
     assert images.max("price").rows[0]["max"] == prices[1]
     assert images.max("price").headline == "images(): 4 images (1 without a value left out), greatest price 2.25"
+    assert repr(images.max("price").summary["high"]) == "2.25"
 
 
 def test_decimals_of_many_digits(tmp_path: Path) -> None:

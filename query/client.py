@@ -115,12 +115,14 @@ class LocalCorpus(Corpus):
 
     @property
     def url(self) -> str:
-        return self.cache.url
+        """Where it is: of a folder here its whole path, by which it is found from other folders, too."""
+        here = self.cache.store.local_path("")
+        return self.cache.url if here is None else os.path.normpath(here)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What queries may call it: its URL, and where it is served its name."""
-        return (self.url, *(name for name in self._others.names if self._others.corpora[name] is self))
+        """What queries may call it: its URL, as it was given and whole, and where it is served its name."""
+        return (self.cache.url, self.url, *(name for name in self._others.names if self._others.corpora[name] is self))
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -164,6 +164,17 @@ def test_paths_are_taken(folder: Path, corpus: Corpus) -> None:
     assert compared.rows == corpus.compare(str(folder), "first_layer('cat')").rows
 
 
+@pytest.mark.here("a service has no relative paths")
+def test_a_relative_path_is_of_the_folder_where_it_was_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    corpus, other = vlq.open(folder.name), vlq.open(Path(folder.name))
+    expected = corpus.first_layer("cat").rows
+    monkeypatch.chdir(folder)
+    assert corpus.first_layer("cat").rows == pickle.loads(pickle.dumps(corpus)).first_layer("cat").rows == expected
+    assert len(corpus.compare(other, "first_layer('cat')")) == len(expected)
+    assert corpus.url == str(folder)
+
+
 def test_an_answer_is_a_question_to_another_corpus(folder: Path, corpus: Corpus) -> None:
     found = vlq.open(folder).query(corpus.first_layer("cat", rank=2))
     assert found.query == "first_layer('cat', rank=2)"

@@ -205,7 +205,11 @@ class RemoteCorpus(Corpus):
                 raise
             address, _, name = address.rpartition("/")
             service = Service(address, token)
-        names = [corpus["name"] for corpus in service.json("/v1/corpora")["corpora"]]
+        try:
+            names = [corpus["name"] for corpus in service.json("/v1/corpora")["corpora"]]
+        except NotFound as error:  # such as a page's address
+            hint = "Give the service's own address, or that with a corpus' name behind it."
+            raise NotFound(f"{url} is the address of no corpus.", hint) from error
         if name not in names:
             raise NotFound(f"{address} has no corpus {name}.", f"It has {', '.join(names)}.")
         return cls(service, name)

@@ -597,6 +597,8 @@ def test_the_client_names_corpora(site: Site) -> None:
     with pytest.raises(NotFound) as caught:
         vlq.open(f"{site.url}/three")
     assert caught.value.hint == "It has one, two."
+    with pytest.raises(NotFound, match="/one/images/0 is the address of no corpus"):
+        vlq.open(f"{site.url}/one/images/0")
 
 
 def test_a_comparison_names_corpora_by_their_addresses(site: Site, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from stat import S_ISDIR
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from vlq.query.errors import StoreError
 from vlq.query.schema import Stored, digest_of
@@ -73,8 +73,10 @@ def open_store(url: str, *, create: bool = False) -> Store:
 def _open_local(url: str, create: bool) -> Store:
     from obstore.store import LocalStore
 
-    path = url[len("file://") :] if url.startswith("file://") else url
+    path = url[len("file://") :].removeprefix("localhost") if url.startswith("file://") else url
     root = os.path.abspath(os.path.expanduser(path))
+    if path != url and not os.path.exists(root):  # a name as it is written comes first
+        root = os.path.abspath(os.path.expanduser(unquote(path)))
     if create:
         try:
             os.makedirs(root, exist_ok=True)
@@ -87,7 +89,7 @@ def _open_local(url: str, create: bool) -> Store:
         is_folder = S_ISDIR(os.stat(root).st_mode)
     except PermissionError as error:
         raise StoreError(f"Cannot look into {root}: permission denied.", "Check that you may read there.") from error
-    except OSError:
+    except (OSError, ValueError):  # of a path with a NUL, too
         is_folder = False
     if not is_folder:
         raise FileNotFoundError(root)

@@ -162,3 +162,15 @@ def test_what_is_not_there_or_no_archive_is_told(tmp_path: Path) -> None:
         vlq.open(f"zip://::{tmp_path}/none.zip")
     with pytest.raises(StoreError, match="Cannot open ftp://"):
         vlq.open("ftp://127.0.0.1:9/cache")
+
+
+def test_a_folders_url_may_be_encoded(tmp_path: Path) -> None:
+    folder = tmp_path / "my cache%41"
+    made = open_store(folder.as_uri(), create=True)
+    assert folder.is_dir()
+    assert made.create("a", b"1")
+    for url in (folder.as_uri(), f"file://{folder}", f"file://localhost{folder}", str(folder)):
+        assert open_store(url).read("a") == b"1"
+    for path in (str(folder).replace(" ", "%20"), "file:///a%00b", "a\0b"):
+        with pytest.raises(FileNotFoundError):
+            open_store(path)

@@ -92,7 +92,8 @@ FROM (
     def _bins(self, most_bins: int, exact: str, compiler: Compiler) -> str:
         """Queries up to `bins`: from one multiple of a round number (1, 2 or 5 by a power of ten) to the next.
 
-        It is the smallest one with which there are no more bins than asked for; 1 at least if all values are whole.
+        It is the smallest one with which there are no more bins than asked for; 1 at least if all values are whole,
+        or all the same.
         """
         most = compiler.value("bins", most_bins)
 
@@ -104,8 +105,8 @@ FROM (
 spread AS (
   SELECT min(value) AS first, max(value) AS final, first::DOUBLE AS least, final::DOUBLE AS most,
     bool_and(value = round(value)) AS is_whole,
-    CASE WHEN most > least THEN greatest(most / {most} - least / {most}, 1e-12 * greatest(abs(most), abs(least)))
-      ELSE greatest(abs(most), 1) END AS about,
+    greatest(CASE WHEN most > least THEN most / {most} - least / {most} ELSE 1 END,
+      1e-12 * greatest(abs(most), abs(least))) AS about,
     CASE WHEN is_whole THEN greatest(floor(log10(about)), 0) ELSE floor(log10(about)) END::INTEGER AS lowest
   FROM rows WHERE abs(value::DOUBLE) <= {compiler.value("huge", HUGE)}
 ), sizes AS (

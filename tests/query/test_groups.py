@@ -140,6 +140,7 @@ def columns_of_numbers() -> dict[str, list[float | None]]:
             "whole": rng.integers(-3, 4, 40).tolist(),
             "far": rng.integers(100, 5000, 40).tolist(),
             "same": [0.3] * 40,
+            "widths": [112] * 40,
             "zero": [0.0] * 40,
             "large": [1e200] * 40,
             "huge": [1e300, -1e300, 1.5e306, 8e306, -8e306, None, 0.0, sys.float_info.max] * 5,
@@ -155,7 +156,7 @@ def round_edges(values: list[float], bins: int) -> list[float]:
     whole = all(value == round(value) for value in values)
     first = math.floor(math.log10((most - least) / bins)) - 1 if most > least else 0
     if most == least:
-        first = math.floor(math.log10(max(abs(most), 1)))
+        first = math.floor(math.log10(max(1, 1e-12 * abs(most))))
     for power in range(max(first, 0) if whole else first, first + 9):
         for digit in (1, 2, 5):
             size = digit * Fraction(10) ** power

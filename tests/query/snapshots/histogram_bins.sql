@@ -19,8 +19,8 @@ FROM (WITH rows AS (
   ), spread AS (
     SELECT min(value) AS first, max(value) AS final, first::DOUBLE AS least, final::DOUBLE AS most,
       bool_and(value = round(value)) AS is_whole,
-      CASE WHEN most > least THEN greatest(most / $bins - least / $bins, 1e-12 * greatest(abs(most), abs(least)))
-        ELSE greatest(abs(most), 1) END AS about,
+      greatest(CASE WHEN most > least THEN most / $bins - least / $bins ELSE 1 END,
+        1e-12 * greatest(abs(most), abs(least))) AS about,
       CASE WHEN is_whole THEN greatest(floor(log10(about)), 0) ELSE floor(log10(about)) END::INTEGER AS lowest
     FROM rows WHERE abs(value::DOUBLE) <= $huge
   ), sizes AS (

@@ -206,17 +206,22 @@ class Compared(Condition):
     def relation(self, compiler: Compiler) -> Relation:
         joined = self.joined(compiler)
         columns = _values(joined)
-        holds = self._holds([side.bounds(joined.column, never_is_last=True) for side in joined.sides])
+        holds = self._holds(joined, [side.bounds(joined.column, never_is_last=True) for side in joined.sides])
         shown = [*joined.key_columns, *(f"{value} AS {name}" for name, value in columns.items()), f"{holds} AS {HOLDS}"]
         sql = f"SELECT {', '.join(shown)}\nFROM {joined.source}"
-        elsewhere = self._holds([side.bounds(of_rest) for side in joined.sides])
+        elsewhere = self._holds(joined, [side.bounds(of_rest) for side in joined.sides])
         rest = joined.rest_of(f"{elsewhere} AS {HOLDS}")
         return Relation(sql, joined.keys, (*columns, HOLDS), None, _order(columns), HOLDS, rest=rest)
 
-    def _holds(self, values: list[Bounds]) -> str:
+    def _holds(self, joined: Joined, values: list[Bounds]) -> str:
+        """A chain is neither true nor false where something in it is missing, also where the rest of it is false."""
         assert isinstance(self.node, Comparison)
         pairs = zip(self.node.operators, values, values[1:], strict=False)
-        return " AND ".join(compared(operator, a, b) for operator, a, b in pairs)
+        holds = " AND ".join(compared(operator, a, b) for operator, a, b in pairs)
+        if len(values) == 2:
+            return holds
+        known = [f"{value.low} IS NOT NULL" for value, side in zip(values, joined.sides, strict=True) if side.relation]
+        return f"CASE WHEN {' AND '.join(known)} THEN {holds} END"
 
 
 class Connected(Condition):

@@ -90,6 +90,16 @@ def test_a_chain_holds_where_each_of_its_comparisons_does(corpus: Corpus) -> Non
     assert [row["layer_1"] for row in result.rows] == [a[i] for i in ids(result)]
 
 
+def test_a_chain_is_of_images_for_which_all_of_it_is_known(corpus: Corpus) -> None:
+    """Also where a row has no value, and where the rest of the chain does not hold."""
+    a, b = layers(corpus.first_layer("rock")), layers(corpus.query("divergence_layer('patch', min_share=0.2)"))
+    known = {i for i in a if b[i] is not None}
+    chain = "9 < first_layer('rock') < divergence_layer('patch', min_share=0.2)"
+    assert known < a.keys() <= b.keys()
+    assert corpus.query(chain).summary == {"images": IMAGES - len(FAILED), "compared": len(known), "matched": 0}
+    assert set(ids(corpus.query(f"not ({chain})"))) == known
+
+
 def test_rows_come_in_the_order_of_their_values_and_names(corpus: Corpus) -> None:
     rows = corpus.query("first_layer('rock') != first_layer('cat')").rows
     assert rows == sorted(rows, key=lambda row: (row["layer_1"], row["layer_2"], row["image"]))

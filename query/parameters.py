@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -435,7 +436,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TokenSets:
-    """Several token sets side by side: each item of a list is one; what is no list is the only one."""
+    """Several token sets side by side: each item of a list is one; what is no list is the only one.
+
+    Of one label, as the word "ear" and the piece inside of words, they are told apart by their ids.
+    """
 
     expected: str = "a word, a piece such as '▁dog', a token id, matching(...), prefix(...), or a list of these"
 
@@ -444,4 +448,6 @@ class TokenSets:
 
         is_list = isinstance(node, SequenceNode) and node.is_list and bool(node.items)
         items = node.items if isinstance(node, SequenceNode) and is_list else (node,)
-        return tuple(dict.fromkeys(resolve(item, name, scope) for item in items))
+        sets = dict.fromkeys(resolve(item, name, scope) for item in items)
+        labels = Counter(tokens.label for tokens in sets)
+        return tuple(tokens if labels[tokens.label] == 1 else tokens.with_ids() for tokens in sets)

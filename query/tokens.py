@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from propcache.api import cached_property
@@ -72,6 +72,10 @@ class TokenSet:
     @property
     def ids(self) -> tuple[int, ...]:
         return tuple(token.id for token in self.tokens)
+
+    def with_ids(self) -> TokenSet:
+        """The same, also called by its ids."""
+        return replace(self, label=f"{self.label} ({', '.join(map(str, self.ids))})")
 
 
 class Vocabulary:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from vlq.query.errors import BadArgument, UnknownToken
 
+from ..synthetic import WORDS
 from .corpora import (
     SETTINGS,
     SNAPSHOTS,
@@ -27,6 +28,9 @@ from .corpora import (
     token_ids,
     with_patches,
 )
+
+EAR = len(WORDS)
+"""The piece "ear" inside of words; the word is another token."""
 
 
 @SETTINGS
@@ -76,6 +80,8 @@ def test_items_of_a_list_stand_side_by_side(cases: dict[str, Case]) -> None:
     assert labels("emergence('dog')") == ["dog"]
     assert labels("emergence(['ear', 'dog', ['rock', 'tree'], 'dog'])") == ["ear", "dog", "rock, tree"]
     assert labels("emergence(matching('^[dt]'))") == ["matching('^[dt]')"]
+    assert labels(f"emergence([{EAR}, 'ear', 'dog'])") == [f"ear ({EAR})", "ear (4)", "dog"]
+    assert [*corpus.query(f"emergence(['ear', {EAR}])").summary["tokens"]] == ["ear (4)", f"ear ({EAR})"]
     together = corpus.query("emergence(['ear', ['rock', 'tree']])").rows
     assert together == corpus.query("emergence('ear')").rows + corpus.query("emergence([['rock', 'tree']])").rows
     pieces = [token["piece"] for token in corpus.query("emergence(['tree', ['rock', 'dog']])").tokens]

@@ -114,7 +114,9 @@ class Joined:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return self.tables[0][1].keys
+        """In the first table's order, or in that of the first of which something is known of cells without rows."""
+        _, relation = next(((side, table) for side, table in self.tables if table.rest is not None), self.tables[0])
+        return relation.keys
 
     @property
     def rests(self) -> list[tuple[Side, Rest]]:
@@ -343,7 +345,7 @@ def combine(node: Comparison | Logic | Not | Arithmetic, operands: tuple[Table |
             raise scope.error(AGAINST, part, condition=operand.split.condition.node)
         _check_kind(part, operand, combined, scope)
         first, expected = parts[0]
-        if operand.keys != expected.keys:
+        if {*operand.keys} != {*expected.keys}:
             keys = {"expected": each(expected.keys), "found": each(operand.keys)}
             raise scope.error(KEYS, part, first=first, **keys)
         _check_types(part, operand, parts[0], scope)

@@ -100,6 +100,28 @@ def test_a_chain_is_of_images_for_which_all_of_it_is_known(corpus: Corpus) -> No
     assert set(ids(corpus.query(f"not ({chain})"))) == known
 
 
+def test_keys_are_the_same_in_any_order(corpus: Corpus) -> None:
+    around, everywhere = "neighbours('rock')", "defaults('patch', unit='position', share=1)"
+    a, b = (
+        {(row["layer"], row["token"]): row["share"] for row in corpus.query(text).rows} for text in (around, everywhere)
+    )
+    for text, first in ((f"{around} - {everywhere}", a), (f"{everywhere} - {around}", b)):
+        second = b if first is a else a
+        rows = corpus.query(text).rows
+        expected = {key: first[key] - second[key] for key in a.keys() & b.keys()}
+        assert {(row["layer"], row["token"]): row["value"] for row in rows} == pytest.approx(expected)
+        assert len(rows) == len(expected) > 0
+
+
+def test_cells_without_rows_are_known_in_any_order_of_the_keys(corpus: Corpus) -> None:
+    counts, exact = "readings('rock').group([patch, layer, image]).count()", "not {} >= rank('rock')"
+    in_order = corpus.query(exact.format("readings('rock').group([image, layer, patch]).count()"))
+    assert corpus.query(exact.format(counts)).summary == in_order.summary
+    held = corpus.query(f"{exact.format(counts)} or rank('rock') > 4")
+    whole = corpus.query("rank('rock') > 4")
+    assert held.summary["matched"] == whole.summary["matched"] > 0
+
+
 def test_rows_come_in_the_order_of_their_values_and_names(corpus: Corpus) -> None:
     rows = corpus.query("first_layer('rock') != first_layer('cat')").rows
     assert rows == sorted(rows, key=lambda row: (row["layer_1"], row["layer_2"], row["image"]))

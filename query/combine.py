@@ -12,7 +12,7 @@ from vlq.query.compile import Compiler, Relation, Rest, indented, quoted
 from vlq.query.mistakes.combined import AGAINST, IN, KEY_KINDS, KEYS, NO_VALUE, NOT_TRUE, NOTHING_ASKED, OTHER_PATCHES
 from vlq.query.nodes import Arithmetic, Comparison, Literal, Logic, Node, Not
 from vlq.query.predicates import Column, Predicate
-from vlq.query.summary import Rows, Summary, Totals, count, each, figure
+from vlq.query.summary import Rows, Summary, Totals, count, each, figure, unit
 from vlq.query.tokens import TokenSet
 
 HOLDS = "holds"
@@ -196,9 +196,8 @@ class Condition(Combined):
         return {"images": counts.images, "compared": counts.compared, "matched": totals["matched"]}
 
     def headline(self, summary: Summary) -> str:
-        unit = self.keys[-1] if self.keys else "row"
         compared, matched = summary["compared"], summary["matched"]
-        known = f"of {count(compared, unit)} for which it can be said"
+        known = f"of {count(compared, unit(self.keys))} for which it can be said"
         return f"{self.node}: holds for {matched:,} {known}, in a corpus of {count(summary['images'], 'image')}"
 
 
@@ -294,13 +293,13 @@ class Calculated(Combined):
         return {"images": counts.images, **{name: totals[name] for name in ("matched", "min", "median", "max")}}
 
     def headline(self, summary: Summary) -> str:
-        unit = self.keys[-1] if self.keys else "row"
         if not summary["matched"]:
             return f"{self.node}: can be said of none of {count(summary['images'], 'image')}"
         if not self.keys:
             return f"{self.node}: {figure(summary['median'])}, in a corpus of {count(summary['images'], 'image')}"
         least, middle, most = (figure(summary[name]) for name in ("min", "median", "max"))
-        known = f"can be said of {count(summary['matched'], unit)} in a corpus of {count(summary['images'], 'image')}"
+        rows, images = count(summary["matched"], unit(self.keys)), count(summary["images"], "image")
+        known = f"can be said of {rows} in a corpus of {images}"
         return f"{self.node}: {known}; median {middle}, from {least} to {most}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Rows = list[dict[str, Any]]
@@ -73,6 +73,11 @@ def count(n: float, noun: str) -> str:
     """(300, 'image') -> '300 images'; (2.5, 'patch') -> '2.5 patches'."""
     ending = "" if n == 1 else "es" if noun.endswith("ch") else "s"
     return f"{n:,.15g} {noun}{ending}"
+
+
+def unit(keys: Sequence[str]) -> str:
+    """What rows with these keys are called: by an only key, or by patches; images' layers are not so many layers."""
+    return keys[-1] if len(keys) == 1 or keys[-1] in ("patch", "position") else "row"
 
 
 def placed(summary: Summary) -> str:

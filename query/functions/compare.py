@@ -28,7 +28,7 @@ from vlq.query.parameters import Parameter, Query, Text
 from vlq.query.predicates import Predicate
 from vlq.query.registry import Function
 from vlq.query.schema import layers_phrase
-from vlq.query.summary import Rows, Summary, count, figure
+from vlq.query.summary import Rows, Summary, count, figure, unit
 from vlq.query.tokens import Token, TokenSet
 
 DIFFERENCE = "difference"
@@ -266,7 +266,7 @@ FROM (
         if self.holds is None and self.value is None:
             return f"{count(summary['matched'], 'row')} {images}"
         a, b, both = summary["a"]["matched"], summary["b"]["matched"], summary["matched"]
-        first = f"{a:,}" if keys == ("image",) else count(a, keys[-1] if keys else "row")
+        first = f"{a:,}" if keys == ("image",) else count(a, unit(keys))
         if self.holds is not None:
             return f"{images}, it holds for {first} in a, {b:,} in b, {both:,} in both"
         return f"{images}, a has {first}, b {b:,}, both {both:,}"

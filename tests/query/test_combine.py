@@ -113,6 +113,18 @@ def test_keys_are_the_same_in_any_order(corpus: Corpus) -> None:
         assert len(rows) == len(expected) > 0
 
 
+def test_rows_of_several_keys_are_no_layers(corpus: Corpus) -> None:
+    for text in (
+        "neighbours('rock') > 0",
+        "overlap('rock', 'cat') * 2",
+        "first_layer('rock').group([label, layer]).count() > 0",
+    ):
+        result = corpus.query(text)
+        assert f"{len(result.rows)} rows" in result.headline
+    assert "for which it can be said" in corpus.query("divergence() > 0").headline
+    assert "5 layers" in corpus.query("divergence() > 0").headline
+
+
 def test_cells_without_rows_are_known_in_any_order_of_the_keys(corpus: Corpus) -> None:
     counts, exact = "readings('rock').group([patch, layer, image]).count()", "not {} >= rank('rock')"
     in_order = corpus.query(exact.format("readings('rock').group([image, layer, patch]).count()"))

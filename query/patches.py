@@ -18,7 +18,7 @@ from vlq.query.registry import functions
 from vlq.query.schema import EVERY, LAST, Run
 from vlq.query.summary import each
 from vlq.query.tokens import TokenSet
-from vlq.query.truth import Truth, covered_sql, truth_of
+from vlq.query.truth import Truth, covered_sql, named, truth_of
 
 INSIDE = "get_bit(inside, position) = 1"
 """SQL: whether a position is one of the patches, where `PatchSet.mask` is joined."""
@@ -162,9 +162,10 @@ FROM ({numbers}) JOIN {geometries(compiler.table("images"))} ON patch < {POSITIO
 
 @dataclass(frozen=True, eq=False)
 class Labelled(PatchSet):
-    """The patches that objects of a label cover."""
+    """The patches that objects of a label cover, in whichever case it is written."""
 
     label: str
+    labels: tuple[str, ...]
     truth: Truth
 
     @property
@@ -172,7 +173,7 @@ class Labelled(PatchSet):
         return f"patches of objects labelled {self.label!r}"
 
     def cells(self, compiler: Compiler) -> str:
-        return covered_sql(self.label, self.truth, compiler)
+        return covered_sql(self.labels, self.truth, compiler)
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,10 +259,10 @@ def _labelled(label: str, node: Node, name: str, scope: Scope) -> Labelled:
     if not (truth := truth_of(scope)):
         raise scope.error(NO_OBJECTS, node, name=name)
     labels = scope.labels()
-    if label.lower() not in {known.lower() for known in labels}:
+    if not (meant := named([label], labels)):
         near = get_close_matches(label, labels, 1)
         raise scope.error(NO_LABEL, node, name=name, near=", ".join(map(repr, near)))
-    return Labelled(scope.run, label, truth)
+    return Labelled(scope.run, label, tuple(meant), truth)
 
 
 @dataclass(frozen=True)

@@ -96,10 +96,15 @@ class Vocabulary:
     def token(self, id: int) -> Token:
         return Token(id, self._pieces[id], self._texts[id])
 
-    @property
-    def texts(self) -> list[str | None]:
-        """Every token's text, by id."""
-        return self._texts
+    @cached_property
+    def folded(self) -> list[str]:
+        """Every token's text with its case folded, by id; an empty one of those without."""
+        return [(text or "").casefold() for text in self._texts]
+
+    def holding(self, text: str) -> list[int]:
+        """Ids of the tokens whose text holds this one, case folded."""
+        wanted = text.casefold()
+        return [id for id, own in enumerate(self.folded) if wanted in own]
 
     def starts_word(self, id: int) -> bool:
         """Whether the token begins a word."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -59,20 +59,26 @@ def truth_in(kind: str) -> Truth:
     return Truth(labelled and boxes, labelled and masks)
 
 
-def covered_sql(label: str, truth: Truth, compiler: Compiler) -> str:
-    """image, patch: the patches of objects of this label, case folded. What of a patch shows padding does not count."""
-    parts = [boxes_sql(_labelled(label, compiler), truth, compiler)] if truth.boxes else []
+def named(words: Iterable[str], labels: Iterable[str]) -> list[str]:
+    """Of these labels those that are one of the words, case folded as tokens' texts are."""
+    folded = {word.casefold() for word in words}
+    return [label for label in labels if label.casefold() in folded]
+
+
+def covered_sql(labels: Sequence[str], truth: Truth, compiler: Compiler) -> str:
+    """image, patch: the patches of objects of these labels. What of a patch shows padding does not count."""
+    parts = [boxes_sql(labelled_sql(labels, compiler), truth, compiler)] if truth.boxes else []
     if truth.masks:
         own = Compiler()
-        labelled = _labelled(label, own)
+        labelled = labelled_sql(labels, own)
         covered = Derived(own.ask(masks_sql(labelled, own)), covered_by_masks)
         parts.append(f"SELECT image, patch FROM {compiler.load('covered', covered)}")
     return "\nUNION ALL\n".join(parts)
 
 
-def _labelled(label: str, compiler: Compiler) -> str:
-    """SQL: whether an object has this label."""
-    return f"lower(object.label) = lower({compiler.value('label', label)})"
+def labelled_sql(labels: Sequence[str], compiler: Compiler) -> str:
+    """Whether an object has one of these labels."""
+    return f"object.label IN (SELECT unnest({compiler.value('labels', list(labels))}::VARCHAR[]))"
 
 
 class _Given(Compiler):
@@ -89,10 +95,12 @@ def covered_in(images: pyarrow.Table, label: str | None) -> dict[int, list[int]]
     `images` has the columns of the image table that tell names, geometry and errors, and OBJECTS. Raises InputError if
     a mask cannot be read.
     """
-    compiler = _Given()
-    labelled = "true" if label is None else _labelled(label, compiler)
+    compiler, labelled = _Given(), "true"
     with _connection().cursor() as cursor:
         cursor.register("images", images)
+        if label is not None:
+            known = [name for (name,) in cursor.execute(labels_sql("images")).fetchall() if name is not None]
+            labelled = labelled_sql(named([label], known), compiler)
         truth, found = _described(cursor), defaultdict[int, set[int]](set)
         cells: list[tuple[int, int]] = []
         if truth.boxes:

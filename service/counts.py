@@ -46,15 +46,10 @@ class Counts:
         return {id: place for place, id in enumerate(self.ordered)}
 
     @cached_property
-    def _folded(self) -> list[str]:
-        """Every token's text, case folded, by id."""
-        return [(text or "").casefold() for text in self.vocabulary.texts]
-
-    @cached_property
     def _by_word(self) -> dict[str, list[int]]:
         """The ids that spell a word, case folded."""
         found: dict[str, list[int]] = {}
-        for id, text in enumerate(self._folded):
+        for id, text in enumerate(self.vocabulary.folded):
             found.setdefault(text.strip(), []).append(id)
         return found
 
@@ -68,7 +63,7 @@ class Counts:
         wanted = text.casefold().strip() or text.casefold()
         ranked: tuple[list[int], list[int], list[int]] = ([], [], [])
         for one in self.ordered:
-            folded = self._folded[one]
+            folded = self.vocabulary.folded[one]
             if wanted in folded or not wanted:
                 bare = folded.strip()
                 ranked[0 if bare == wanted else 1 if bare.startswith(wanted) else 2].append(one)
@@ -84,15 +79,15 @@ class Counts:
 
     def words(self, begun: str, most: int) -> Iterator[Counted]:
         """Tokens that begin a word whose text begins so."""
-        wanted, found = begun.casefold(), 0
+        wanted, found, folded = begun.casefold(), 0, self.vocabulary.folded
         for id in self.ordered:
-            if self.vocabulary.starts_word(id) and self._folded[id].strip().startswith(wanted) and found < most:
+            if self.vocabulary.starts_word(id) and folded[id].strip().startswith(wanted) and found < most:
                 found += 1
                 yield self[id]
 
     def variants(self, id: int) -> list[Counted]:
         """Other tokens that spell the same word: in capitals, with a space before it or without."""
-        word = self._folded[id].strip()
+        word = self.vocabulary.folded[id].strip()
         return [self[other] for other in self._by_word[word] if other != id] if word else []
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from vlq.query.errors import InputError
 from vlq.query.schema import Run
-from vlq.query.truth import OBJECTS, covered_in, objects_in
+from vlq.query.truth import OBJECTS, covered_in, named, objects_in
 from vlq.workers.corpus import column_called
 
 if TYPE_CHECKING:
@@ -81,10 +81,10 @@ def _check_labels(values: pa.Array, label: str | None, where: str) -> None:
     labels = pc.unique(pc.struct_field(values.flatten(), "label")).drop_null().to_pylist()
     if not len(values.flatten()):
         raise InputError(f"{where} has no object of any image: no patch would be read.", EXPECTED)
-    if label is not None and label.lower() not in {known.lower() for known in labels}:
+    if label is not None and not named([label], labels):
         near = get_close_matches(label, labels, 1)
-        named = ", ".join(sorted(labels)[:NAMED]) + (", ..." if len(labels) > NAMED else "")
-        hint = f"Did you mean {near[0]}?" if near else f"The labels are: {named or 'none'}."
+        shown = ", ".join(sorted(labels)[:NAMED]) + (", ..." if len(labels) > NAMED else "")
+        hint = f"Did you mean {near[0]}?" if near else f"The labels are: {shown or 'none'}."
         raise InputError(f"{where} has no object that is labelled {label}.", hint)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from vlq.query.geometry import COLUMNS, ROWS, edges, geometries, grids
 from vlq.query.parameters import OneLayer, Parameter, every_layer
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count, placed
-from vlq.query.truth import OBJECTS, masks_sql, truth_of
+from vlq.query.truth import OBJECTS, labelled_sql, masks_sql, named, truth_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -107,10 +108,11 @@ def truth_sql(bound: Bound, compiler: Compiler) -> str:
     truth = truth_of(bound.scope)
     if not truth:
         return ""
-    words = sorted({token.text.strip().lower() for token in bound.token.tokens if token.text is not None})
+    words = [token.text.strip() for token in bound.token.tokens if token.text is not None]
+    labels = named(words, bound.scope.labels())
     parts = []
     if truth.masks:
-        masks = compiler.load("masks", Derived(found_masks(bound, words), judged_by_masks))
+        masks = compiler.load("masks", Derived(found_masks(bound, labels), judged_by_masks))
         parts.append(f"SELECT image, iou, inside FROM {masks}")
     boxes = ""
     if truth.boxes:
@@ -119,7 +121,7 @@ def truth_sql(bound: Bound, compiler: Compiler) -> str:
         boxes = f"""truth AS (
   SELECT image_id AS image, transform, grid, object.box AS truth
   FROM (SELECT image_id, transform, grid, unnest({OBJECTS}) AS object FROM {compiler.table("images")})
-  WHERE lower(object.label) IN (SELECT unnest({compiler.value("words", words)}))\
+  WHERE {labelled_sql(labels, compiler)}\
 {" AND object.mask_rle IS NULL" * truth.masks}
 ), """
         parts.append(f"""\
@@ -146,11 +148,10 @@ def judged_by_masks(snapshot: Snapshot, objects: pyarrow.Table) -> pyarrow.Table
     return judged(objects)
 
 
-def found_masks(bound: Bound, words: list[str]) -> Statement:
-    """The masks of these words' objects in the images that read the token at the layer, each beside the positions."""
+def found_masks(bound: Bound, labels: Sequence[str]) -> Statement:
+    """The masks of such objects in the images that read the token at the layer, each beside the positions."""
     compiler = Compiler()
-    labelled = f"lower(object.label) IN (SELECT unnest({compiler.value('words', words)}))"
-    objects = masks_sql(labelled, compiler)
+    objects = masks_sql(labelled_sql(labels, compiler), compiler)
     return compiler.ask(f"""\
 SELECT * FROM (
   {indented(found_sql(bound, compiler))}

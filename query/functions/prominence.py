@@ -22,7 +22,7 @@ from vlq.query.patches import Asked, Labelled, Patches
 from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count
 from vlq.query.tokens import TokenSet
-from vlq.query.truth import OBJECTS, truth_of
+from vlq.query.truth import OBJECTS, named, truth_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -36,8 +36,7 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Word:
-    """What objects are called: its tokens, none if the vocabulary has none, and the labels of such objects, in small
-    letters."""
+    """What objects are called: its tokens, none if the vocabulary has none, and the labels of such objects."""
 
     name: str
     ids: tuple[int, ...]
@@ -47,14 +46,18 @@ class Word:
 def words_of(bound: Bound) -> list[Word]:
     """The words that are asked for, by default every label of the images' objects."""
     given: tuple[TokenSet, ...] | None = bound["words"]
+    known = bound.scope.labels() if truth_of(bound.scope) else []
     if given is None:
-        labels = sorted({label.lower() for label in bound.scope.labels()})
         vocabulary, pieces = bound.scope.vocabulary, bound["pieces"]
-        return [Word(label, tuple(sorted(vocabulary.by_word(label, pieces))), (label,)) for label in labels]
+        alike = {label.casefold(): label.lower() for label in known}
+        return [
+            Word(name, tuple(sorted(vocabulary.by_word(name, pieces))), tuple(named([name], known)))
+            for name in sorted(alike.values())
+        ]
     found = []
     for tokens in given:
-        texts = sorted({token.text.strip().lower() for token in tokens.tokens if token.text is not None})
-        found.append(Word(tokens.label, tokens.ids, tuple(texts)))
+        texts = [token.text.strip() for token in tokens.tokens if token.text is not None]
+        found.append(Word(tokens.label, tokens.ids, tuple(named(texts, known))))
     return found
 
 
@@ -88,8 +91,8 @@ def _chooses(study: Study, word: Word, scope: Scope) -> bool | None:
     except VlqError:  # another VLQ's language
         return None
     match patches:
-        case Labelled(label=label):
-            return True if label.lower() in word.labels else None
+        case Labelled(labels=labels):
+            return True if {*labels} & {*word.labels} else None
         case Asked(token_sets=sets) if sets and all({*tokens.ids} <= {*word.ids} for tokens in sets):
             return False
     return None
@@ -123,7 +126,7 @@ FROM (
   FROM {compiler.table("images")} AS images WHERE error IS NULL{images}
 ) JOIN (
   {_pairs(words, "label", compiler)}
-) ON lower(item.label) = label
+) ON item.label = label
 ORDER BY image_id, object""")
 
 

@@ -15,8 +15,11 @@ from vlq.query.summary import Rows, Summary, count
 
 def compile_tokens(bound: Bound, compiler: Compiler) -> Relation:
     """A row for each token whose text holds what is looked for; those that are read most come first."""
-    vocabulary = compiler.table(VOCABULARY)
-    where = f"WHERE contains(lower(coalesce(text, '')), lower({compiler.value('text', bound['text'])}))"
+    vocabulary, text = compiler.table(VOCABULARY), bound["text"]
+    where = ""
+    if text:
+        ids = compiler.value("ids", bound.scope.vocabulary.holding(text))
+        where = f"WHERE id IN (SELECT unnest({ids}::UINTEGER[]))"
     sql = f"""\
 WITH found AS (
   SELECT id, piece, text FROM {vocabulary} {where}

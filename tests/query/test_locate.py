@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -230,3 +231,33 @@ def test_sql(cases: dict[str, Case]) -> None:
     text = "locate('cat')"
     result = cases["several shards"].corpus.query(text)
     assert snapshot(result, text) == (SNAPSHOTS / "locate.sql").read_text()
+
+
+def test_case_is_folded_in_labels_as_in_the_vocabulary(tmp_path: Path) -> None:
+    """Small letters do not tell: of a final sigma, of an I with a dot there are several, and of ß there is SS."""
+    words = ["σκύλος", "straße", "İstanbul"]
+    others = ["ΣΚΎΛΟΣ", "STRASSE", "istanbul"]
+    vocabulary = vocabulary_table(20).to_pydict()
+    for id, word in enumerate([*words, *others], start=12):
+        vocabulary["piece"][id], vocabulary["text"][id], vocabulary["word_start"][id] = f"▁{word}", f" {word}", True
+    labels = [*words, *others, "σκύλοι"]
+    objects = [[{"label": label, "box": [0.0, 0.0, 60.0, 60.0]}] for label in labels]
+    make_cache(
+        tmp_path,
+        make_run(vocabulary_size=20, k=20),
+        images=len(labels),
+        columns={"objects": objects},
+        vocabulary=pa.table(vocabulary, schema=vocabulary_table(20).schema),
+    )
+    corpus = vlq.open(str(tmp_path))
+    for word in words:
+        same = {id for id, label in enumerate(labels) if label.casefold() == word.casefold()}
+        ids = {id for id in range(12, 18) if vocabulary["text"][id].strip().casefold() == word.casefold()}
+        judged = {row["image_id"] for row in corpus.locate(word, rank=20).rows if row["iou"] is not None}
+        assert judged == same
+        assert corpus.first_layer(word, patches=word).summary["with_patches"] == len(same)
+        assert {row["token"] for row in corpus.tokens(word).rows} == ids
+        assert {token["id"] for token in corpus.first_layer(word).tokens} == ids
+    rows = corpus.prominence().rows
+    assert sorted(row["image_id"] for row in rows if row["area"] is not None) == [*range(len(labels))]
+    assert len({row["object"] for row in rows}) == 5

@@ -12,7 +12,7 @@ FROM (
     WHERE layer = (SELECT layer FROM readings GROUP BY layer ORDER BY count(*) DESC, layer LIMIT 1)
   )
 ) AS found JOIN (SELECT image_id, width, height, transform, grid FROM read_parquet($images)) AS images ON image_id = image
--- $words = ['cat']
+-- $labels = ['cat']
 SELECT images.image, answer.layer, answer.patches, answer.box, answer.row, answer.col, answer.regions, answer.iou, answer.pointing, images.image_id
 FROM (WITH placed AS (
     SELECT image, avg(row) AS row, avg(col) AS col, CASE WHEN bool_or(shows) THEN [min(x0) FILTER (shows), min(y0) FILTER (shows), max(x1) FILTER (shows), max(y1) FILTER (shows)] END AS box
@@ -35,7 +35,7 @@ FROM (WITH placed AS (
   ), truth AS (
     SELECT image_id AS image, transform, grid, object.box AS truth
     FROM (SELECT image_id, transform, grid, unnest(objects) AS object FROM read_parquet($images))
-    WHERE lower(object.label) IN (SELECT unnest($words))
+    WHERE object.label IN (SELECT unnest($labels::VARCHAR[]))
   ), judged AS (
     SELECT image, coalesce(max(iou), 0) AS iou, bool_or(inside) AS pointing
     FROM (

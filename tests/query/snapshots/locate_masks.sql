@@ -11,7 +11,7 @@ FROM (
   )
 ) AS found JOIN (SELECT image_id, width, height, transform, grid FROM read_parquet($images)) AS images ON image_id = image
 -- masks is made of
--- $words = ['cat']
+-- $labels = ['cat']
 -- $token = 2
 -- $from_layer = 1
 -- $to_layer = 1
@@ -26,10 +26,10 @@ SELECT * FROM (
     SELECT image_id, image, width, height, transform, grid, unnest(objects) AS object
     FROM read_parquet($images) WHERE error IS NULL
   ) AS images
-  WHERE object.mask_rle IS NOT NULL AND lower(object.label) IN (SELECT unnest($words))
+  WHERE object.mask_rle IS NOT NULL AND object.label IN (SELECT unnest($labels::VARCHAR[]))
   ORDER BY image_id
 ) USING (image) ORDER BY image
--- $words = ['cat']
+-- $labels = ['cat']
 SELECT images.image, answer.layer, answer.patches, answer.box, answer.row, answer.col, answer.regions, answer.iou, answer.pointing, images.image_id
 FROM (WITH placed AS (
     SELECT image, avg(row) AS row, avg(col) AS col, CASE WHEN bool_or(shows) THEN [min(x0) FILTER (shows), min(y0) FILTER (shows), max(x1) FILTER (shows), max(y1) FILTER (shows)] END AS box
@@ -52,7 +52,7 @@ FROM (WITH placed AS (
   ), truth AS (
     SELECT image_id AS image, transform, grid, object.box AS truth
     FROM (SELECT image_id, transform, grid, unnest(objects) AS object FROM read_parquet($images))
-    WHERE lower(object.label) IN (SELECT unnest($words)) AND object.mask_rle IS NULL
+    WHERE object.label IN (SELECT unnest($labels::VARCHAR[])) AND object.mask_rle IS NULL
   ), judged AS (
     SELECT image, coalesce(max(iou), 0) AS iou, bool_or(inside) AS pointing
     FROM (

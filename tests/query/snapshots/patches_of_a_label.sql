@@ -1,6 +1,6 @@
 -- defaults('patch', patches='dog')
 -- $share = 0.9
--- $label = dog
+-- $labels = ['Dog', 'dog']
 -- $covered = 0.499999999
 -- $last_patch = 11
 WITH mask AS MATERIALIZED (
@@ -20,7 +20,7 @@ WITH mask AS MATERIALIZED (
             SELECT image_id, width, height, transform, grid, unnest(objects) AS object
             FROM read_parquet($images) WHERE error IS NULL
           ) AS images
-          WHERE lower(object.label) = lower($label)
+          WHERE object.label IN (SELECT unnest($labels::VARCHAR[]))
             AND object.box[1] + object.box[2] + object.box[3] + object.box[4] IS NOT NULL
         )
       )

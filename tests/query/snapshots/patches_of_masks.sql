@@ -1,16 +1,16 @@
 -- first_layer('dog', patches='cat')
 -- covered is made of
--- $label = cat
+-- $labels = ['cat']
 SELECT image_id AS image, image AS name, width, height, transform, grid, object.label, object.mask_rle
 FROM (
   SELECT image_id, image, width, height, transform, grid, unnest(objects) AS object
   FROM read_parquet($images) WHERE error IS NULL
 ) AS images
-WHERE object.mask_rle IS NOT NULL AND lower(object.label) = lower($label)
+WHERE object.mask_rle IS NOT NULL AND object.label IN (SELECT unnest($labels::VARCHAR[]))
 ORDER BY image_id
 -- $token = 0
 -- $token_2 = 1
--- $label = cat
+-- $labels = ['cat']
 -- $covered = 0.499999999
 -- $last_patch = 11
 -- $rank = 1
@@ -31,7 +31,7 @@ WITH mask AS MATERIALIZED (
             SELECT image_id, width, height, transform, grid, unnest(objects) AS object
             FROM read_parquet($images) WHERE error IS NULL
           ) AS images
-          WHERE lower(object.label) = lower($label)
+          WHERE object.label IN (SELECT unnest($labels::VARCHAR[]))
             AND object.box[1] + object.box[2] + object.box[3] + object.box[4] IS NOT NULL AND object.mask_rle IS NULL
         )
       )

@@ -1,6 +1,6 @@
 -- (prob('▁dog', patches='dog') > 0.5).count()
 -- $token = 0
--- $label = dog
+-- $labels = ['Dog', 'dog']
 -- $covered = 0.499999999
 -- $last_patch = 11
 -- $number_of_tokens = 1
@@ -23,7 +23,7 @@ WITH mask AS MATERIALIZED (
             SELECT image_id, width, height, transform, grid, unnest(objects) AS object
             FROM read_parquet($images) WHERE error IS NULL
           ) AS images
-          WHERE lower(object.label) = lower($label)
+          WHERE object.label IN (SELECT unnest($labels::VARCHAR[]))
             AND object.box[1] + object.box[2] + object.box[3] + object.box[4] IS NOT NULL
         )
       )

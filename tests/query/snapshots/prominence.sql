@@ -1,8 +1,8 @@
 -- prominence(['rock', 'sky'], layers=(1, 2), images=label == 'beach')
 -- placed is made of
 -- $value = beach
--- $objects = ['rock', 'sky']
--- $labels = ['rock', 'sky']
+-- $objects = ['rock']
+-- $labels = ['ROCK']
 SELECT image_id AS image, name, object, width, height, item.label AS label,
   item.box::DOUBLE[] AS box, NULL AS mask_rle
 FROM (
@@ -10,7 +10,7 @@ FROM (
   FROM read_parquet($images) AS images WHERE error IS NULL AND (images.label = $value)
 ) JOIN (
   SELECT unnest($objects::VARCHAR[]) AS object, unnest($labels::VARCHAR[]) AS label
-) ON lower(item.label) = label
+) ON item.label = label
 ORDER BY image_id, object
 -- $token = 3
 -- $token_2 = 6

@@ -1,9 +1,9 @@
 -- tokens('dog')
--- $text = dog
+-- $ids = [0, 1, 11]
 -- $site = patch
 SELECT answer.token, answer.piece, answer.text, answer.readings, answer.images
 FROM (WITH found AS (
-    SELECT id, piece, text FROM read_parquet($vocabulary) WHERE contains(lower(coalesce(text, '')), lower($text))
+    SELECT id, piece, text FROM read_parquet($vocabulary) WHERE id IN (SELECT unnest($ids::UINTEGER[]))
   ), read AS (
     SELECT token, positions::BIGINT AS readings, images
     FROM read_parquet($counts) WHERE site = $site AND layer IS NULL AND token IN (SELECT id FROM found)

@@ -47,6 +47,9 @@ PROMPTS_KEPT = 1024
 SAMPLES = ((64, 64), (96, 48), (200, 160))
 """Sizes of made-up images that a model is tried with; width, height."""
 
+BLOCKS = ("layers", "h")
+"""What decoders call their blocks."""
+
 NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm")
 """What decoders call the norm behind their last block."""
 
@@ -189,18 +192,19 @@ class LensModel(ABC):
 
     @property
     def decoder(self) -> nn.Module:
-        """The language model without its head: `layers`, and a norm behind them, by one of NORMS."""
-        return self.model.model.language_model  # type: ignore[no-any-return]
+        """The language model without its head: its blocks, by one of BLOCKS, and the norm behind them, by one of NORMS.
+        Raises ModelError if it is none of these."""
+        return decoder_in(self.model.model.language_model)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The decoder's blocks, first to last."""
-        return self.decoder.layers  # type: ignore[return-value]
+        return part_called(BLOCKS, self.decoder)  # type: ignore[no-any-return]
 
     @property
     def final_norm(self) -> nn.Module:
         """The norm between the last block and the head."""
-        return next(getattr(self.decoder, name) for name in NORMS if hasattr(self.decoder, name))  # type: ignore[no-any-return]
+        return part_called(NORMS, self.decoder)  # type: ignore[no-any-return]
 
     @property
     def lm_head(self) -> nn.Module:
@@ -540,6 +544,25 @@ class LensModel(ABC):
         counts = torch.tensor([len(places) for places in found])
         image = torch.repeat_interleave(torch.arange(len(images)), counts)
         return to_device(image, self.device), to_device(torch.cat(found), self.device)
+
+
+def part_called(names: Sequence[str], module: nn.Module) -> Any:
+    """What a module has by the first of these names that it has; None if it has nothing."""
+    return next((part for name in names if (part := getattr(module, name, None)) is not None), None)
+
+
+def decoder_in(model: nn.Module) -> nn.Module:
+    """The module with the blocks and the norm behind them, which a language model may have in another one. Raises
+    ModelError."""
+    found = model
+    while part_called(BLOCKS, found) is None:
+        inner = part_called(("model", "decoder"), found)
+        if not isinstance(inner, nn.Module):
+            raise ModelError(f"{type(model).__name__}: this decoder's blocks are not found.")
+        found = inner
+    if part_called(NORMS, found) is None:
+        raise ModelError(f"{type(model).__name__}: the norm behind this decoder's blocks is not found.")
+    return found
 
 
 def _in_template(processor: Any, question: str) -> str:

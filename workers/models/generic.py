@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vlq.query.errors import ModelError
 from vlq.query.geometry import patch_box
-from vlq.workers.models.base import NORMS, SAMPLES, Encoded, Layout, LensModel, noise, product, soft_capped
+from vlq.workers.models.base import SAMPLES, Encoded, Layout, LensModel, decoder_in, noise, product, soft_capped
 from vlq.workers.models.llava import processor_transform
 from vlq.workers.models.merged import Merged
 
@@ -159,15 +159,7 @@ def decoder_of(model: Any) -> nn.Module:
     config = model.config.get_text_config()
     if model.config.is_encoder_decoder or getattr(config, "is_encoder_decoder", False):
         raise ModelError("it is an encoder and a decoder, not a causal decoder.")
-    found = model.get_decoder()
-    while not hasattr(found, "layers"):
-        inner = getattr(found, "model", None) or getattr(found, "decoder", None)
-        if not isinstance(inner, nn.Module):
-            raise ModelError("its decoder's blocks are not found.")
-        found = inner
-    if not any(hasattr(found, name) for name in NORMS):
-        raise ModelError("the norm behind its decoder is not found.")
-    return found  # type: ignore[no-any-return]
+    return decoder_in(model.get_decoder())
 
 
 def check_transform(model: LensModel) -> None:

@@ -193,12 +193,13 @@ def kept_as_stored(folder: Path) -> list[str]:
     import torch
     import transformers
 
+    from vlq.workers.models.base import BLOCKS, part_called
     from vlq.workers.models.generic import decoder_of
 
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):  # without memory for weights
         model = transformers.AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
-    blocks = decoder_of(model).layers
+    blocks = part_called(BLOCKS, decoder_of(model))
     (path,) = (name for name, module in model.named_modules() if module is blocks)
     return list(_beside(model, path))
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import GPTNeoXConfig, PersimmonConfig, PhiConfig
+from transformers import GPT2Config, GPTNeoXConfig, MambaConfig, OPTConfig, PersimmonConfig, PhiConfig
 
+from vlq.query.errors import ModelError
 from vlq.workers.models.base import LensModel
 
 from . import checks
@@ -21,6 +22,9 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "phi": partial(make_llava, text=PhiConfig),
     "persimmon": partial(make_llava, text=PersimmonConfig),
     "gpt_neox": partial(make_llava, text=GPTNeoXConfig),
+    # Whose blocks have another name, or are in a module of their own.
+    "gpt2": partial(make_llava, text=GPT2Config),
+    "opt": partial(make_llava, text=partial(OPTConfig, word_embed_proj_dim=32)),
     "class-token": partial(make_llava, strategy="full"),
     "class-token-layers": partial(make_llava, strategy="full", vision_feature_layer=[-1, -2]),
 }
@@ -48,3 +52,9 @@ def test_the_class_token_is_neither_patch_nor_prompt(tmp_path: Path) -> None:
     assert len(images) == 17
     assert encoded.sites["patch"].tolist() == images[1:].tolist()
     assert not {*images.tolist()} & {*encoded.sites["prompt"].tolist()}
+
+
+def test_a_decoder_without_a_known_norm_is_named(tmp_path: Path) -> None:
+    folder = make_llava(tmp_path / "model", text=MambaConfig)
+    with pytest.raises(ModelError, match="MambaModel: the norm behind this decoder's blocks is not found"):
+        checks.loaded(folder)

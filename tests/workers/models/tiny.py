@@ -44,10 +44,10 @@ def randomise(model: Any, seed: int = 0, plus_one: bool = False, tower: Sequence
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         in_tower = any(part in name for part in tower)
-        if "norm" in name and not in_tower and "bias" not in name:
+        if ("norm" in name or ".ln_" in name) and not in_tower and "bias" not in name:
             low, high = (-0.8, 2.0) if plus_one else (0.2, 3.0)
             torch.nn.init.uniform_(parameter, low, high)
-        elif "lm_head" in name or "embed_tokens" in name:
+        elif "lm_head" in name or "embed_tokens" in name or "wte" in name:
             torch.nn.init.normal_(parameter, std=0.5)
         elif in_tower and ("out_proj" in name or "projection_layer" in name):
             torch.nn.init.normal_(parameter, std=0.001)

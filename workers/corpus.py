@@ -30,10 +30,18 @@ COMPANIONS = (
 )  # fmt: skip
 """Endings of what often lies beside images: captions, labels, licences. Nobody takes these for images."""
 
+ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".gz": "tar"}
+"""Endings of files that hold others, and what fsspec calls the file system inside."""
+
 ENDINGS = 6
 """So many endings of files that were passed over are named, those that most of them have."""
 
 RESERVED = (*READ_COLUMNS, "shard")
+
+DATA = "data:"
+"""What a URL begins with that is its image itself: longer than any name should be."""
+
+TO_FILES = "Images inside a manifest cannot be read: write them to files."
 
 NAMED = 3
 """So many images without a prompt are named."""
@@ -49,6 +57,8 @@ def list_images(source: str, limit: int | None = None, say: Callable[[str], None
     """
     if not source.strip():
         raise InputError("IMAGES is empty.", "Give a folder, a glob, an image, or a manifest.")
+    if source.startswith(DATA):
+        raise InputError("IMAGES is an image's own data.", "Write it to a file, and give that.")
     if _is_manifest(source):
         table, _ = _from_manifest(source, limit)
     else:
@@ -106,6 +116,8 @@ def _from_files(source: str, say: Callable[[str], None]) -> tuple[list[str], lis
         elif fs.isdir(root):
             paths, others = _apart(_walk(fs, root))
             folder = below = root.rstrip("/")
+        elif fs.isfile(root) and (inside := ARCHIVES.get(PurePosixPath(root).suffix.lower())):
+            raise InputError(f"{source} is an archive.", f"The images in it are read so: {inside}://::{source}")
         elif fs.isfile(root) and PurePosixPath(root).suffix.lower() in COMPANIONS[1:]:
             raise InputError(
                 f"{source} is neither an image nor a manifest.",
@@ -220,15 +232,18 @@ def _from_manifest(source: str, limit: int | None) -> tuple[pa.Table, dict[str, 
     at = table.column_names.index(column)
     kind = table.schema.field(at).type
     if not is_text(kind):
-        inside = pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        is_inside = pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
         raise InputError(
             f"The column {column} of {source} is of type {kind}; expected paths or URLs.",
-            "Images inside a manifest cannot be read: write them to files." if inside else "Give a path or URL a row.",
+            TO_FILES if is_inside else "Give a path or URL a row.",
         )
     names = table.column(at).to_pylist()
     empty = next((row for row, name in enumerate(names) if name is None or not name.strip()), None)
     if empty is not None:
         raise InputError(f"Row {empty} of {source} has no {column}.", "Leave such rows out.")
+    inside = next((row for row, name in enumerate(names) if name.startswith(DATA)), None)
+    if inside is not None:
+        raise InputError(f"Row {inside} of {source} has an image's own data as its {column}.", TO_FILES)
     _check_schemes(names, source)
     columns = {
         "image": pa.array(names, pa.string()),

@@ -120,6 +120,10 @@ def test_any_fsspec_url(tmp_path: Path) -> None:
     table = list_images(f"zip://in::{tmp_path}/all.zip")
     with fsspec.open(table["uri"][0].as_py()) as file:
         assert file.read() == b"one"
+    with pytest.raises(InputError, match="is an archive") as caught:
+        list_images(str(tmp_path / "all.zip"))
+    _, _, suggested = str(caught.value.hint).rpartition(": ")
+    assert list_images(suggested)["image"].to_pylist() == ["in/one.png"]
 
 
 def test_a_parquet_manifest_keeps_its_types(tmp_path: Path) -> None:
@@ -233,6 +237,11 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [{"bytes": b"1", "path": "x"}]}), tmp_path / "inside.parquet")
     with pytest.raises(InputError, match="expected paths or URLs"):
         list_images(str(tmp_path / "inside.parquet"))
+    (tmp_path / "data.csv").write_text('image\na.png\n"data:image/png;base64,iVBORw0KGgo="\n')
+    with pytest.raises(InputError, match=r"Row 1 of \S+ has an image's own data as its image"):
+        list_images(str(tmp_path / "data.csv"))
+    with pytest.raises(InputError, match="IMAGES is an image's own data"):
+        list_images("data:image/png;base64,iVBORw0KGgo=")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from vlq.query.mistakes.table import Mistake
 from vlq.query.mistakes.tokens import (
     EMPTY_WORD,
     INSIDE_ONLY,
+    MEANT,
     NO_ID,
     NO_MATCH,
     NO_PATTERN,
@@ -222,6 +223,8 @@ class Alone:
     pieces: bool = False
 
     def error(self, mistake: Mistake, node: Node, **values: object) -> VlqError:
+        if mistake.alone:
+            mistake = replace(mistake, hint=mistake.alone, near=f"{MEANT}\n{mistake.alone}")
         return mistake.error(None, None, **{"got": node, **values})
 
 
@@ -308,7 +311,8 @@ def _unknown(word: str, node: Node, scope: Reader) -> VlqError:
         pieces = " ".join(vocabulary.token(id).piece or str(id) for id in spelled)
         share = vocabulary.beginning_with(spelled[0])
         sharing = f"{share} words share" if share != 1 else "1 word has"
-        return scope.error(SEVERAL_PIECES, node, **said, pieces=pieces, sharing=sharing)
+        first = vocabulary.token(spelled[0])
+        return scope.error(SEVERAL_PIECES, node, **said, pieces=pieces, first=first, sharing=sharing)
     return scope.error(NO_WORD, node, **said)
 
 

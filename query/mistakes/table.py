@@ -42,7 +42,8 @@ class Example:
 class Mistake:
     """One mistake: the kind of its error, what is said of it, and queries that have it.
 
-    `near` is the hint instead where something is known that was probably meant; the text has it as {near}.
+    `near` is the hint instead where something is known that was probably meant; the text has it as {near}. `alone` is
+    the hint for a word that stands in no query, as an option's, where that is told otherwise.
     """
 
     kind: type[VlqError]
@@ -50,6 +51,7 @@ class Mistake:
     hint: str
     examples: tuple[Example, ...]
     near: str = ""
+    alone: str = ""
 
     def error(self, query: str | None = None, span: tuple[int, int] | None = None, **values: object) -> VlqError:
         """The error to be raised, of these values."""

@@ -46,6 +46,7 @@ SEVERAL_PIECES = Mistake(
         ),
     ),
     near=f"{MEANT}\n{SPELLED}",
+    alone="Its first piece is {first}; {sharing} it.",
 )
 INSIDE = "Inside of words there is {inside}: ask by its number, or with pieces=True."
 INSIDE_ONLY = Mistake(
@@ -66,6 +67,7 @@ INSIDE_ONLY = Mistake(
         ),
     ),
     near=f"{MEANT}\n{INSIDE}",
+    alone="Inside of words there is {inside}: give its number.",
 )
 ONLY_BY_NUMBER = Mistake(
     UnknownToken,

@@ -320,9 +320,14 @@ def test_tracked_words_through_a_whole_run(
     command = ("run", images, "--model", tiny_model, "--cache", cache, "--k", "4", "--limit", "3")
     code, _, said = vlq(*command, "--track", "dog,dachshund")
     assert (code, said.startswith("vlq: 'dachshund' is not one token of this vocabulary: it is spelled ")) == (2, True)
+    first = re.search(r"Its first piece is .+ \((\d+)\); ", said)
+    assert first, said
+    code, _, said = vlq(*command, "--track", "ear")
+    assert (code, said.splitlines()[-1]) == (2, "Inside of words there is ear (45): give its number.")
     code, _, said = vlq(*command, "--track", "dog,1000000")
     assert (code, said.startswith("vlq: --track: there is no token 1000000.")) == (2, True)
     assert not cache.exists()
+    assert vlq(*command, "--track", f"dog,{first[1]}", "--dry-run")[0] == 0
     code, _, said = vlq(*command, "--track", "dog,3")
     assert code == 0, said
     _, out, _ = vlq("info", "--cache", cache)

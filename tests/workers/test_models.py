@@ -126,6 +126,13 @@ def test_a_chat_template_places_the_image(tiny_model: Path, tmp_path: Path) -> N
     ) as caught:
         load(str(folder), prompt="What is this?")
     assert "--prompt '<image> ...'" in str(caught.value.hint)
+    leaves_out = "{% for m in messages %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}"
+    writes_the_list = "{% for m in messages %}{{ m.role + ': ' }}{{ m.content | trim }}{% endfor %}"
+    for template in (leaves_out, writes_the_list):
+        (folder / "chat_template.jinja").write_text(template)
+        with pytest.raises(ModelError, match="chat template has no place for an image") as caught:
+            load(str(folder), prompt="What is this?")
+        assert "--prompt '<image> ...'" in str(caught.value.hint)
     assert load(str(folder), prompt="<image> What is this?").prompt == "<image> What is this?"
 
 
@@ -329,6 +336,14 @@ def test_damaged_weights(tiny_model: Path, tmp_path: Path) -> None:
     save_file(weights, lacking / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="lacks 1 weights"):
         load(str(lacking))
+
+    of_another = tmp_path / "of_another"
+    shutil.copytree(tiny_model, of_another)
+    config = json.loads((of_another / "config.json").read_text())
+    config["text_config"]["vocab_size"] += 9
+    (of_another / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"lm_head\.weight is stored as 55 x 32, and by its .* it is 64 x 32\."):
+        load(str(of_another))
 
     overflowing = tmp_path / "overflowing"
     shutil.copytree(tiny_model, overflowing)

@@ -567,14 +567,24 @@ def decoder_in(model: nn.Module) -> nn.Module:
 
 def _in_template(processor: Any, question: str) -> str:
     """The prompt that a processor's chat template makes of an image and a question. Raises ModelError."""
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-    try:
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    instead = f"Give a whole prompt, which is not put into it: --prompt '{PLACEHOLDER} ...'"
+
+    def filled(content: list[dict[str, str]]) -> str:
+        messages = [{"role": "user", "content": content}]
         return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    try:
+        prompt = filled(content)
     except Exception as error:  # a template may do anything
-        raise ModelError(
-            f"The model's chat template takes no image with a question: {first_line(error)}",
-            f"Give a whole prompt, which is not put into it: --prompt '{PLACEHOLDER} ...'",
-        ) from error
+        message = f"The model's chat template takes no image with a question: {first_line(error)}"
+        raise ModelError(message, instead) from error
+    without = ""
+    with suppress(Exception):
+        without = filled(content[1:])
+    if prompt == without or str(content) in prompt:  # one for text alone leaves images out, or writes the list itself
+        raise ModelError("The model's chat template has no place for an image.", instead)
+    return prompt
 
 
 def if_not_finite(dtype: str) -> str:

@@ -92,6 +92,13 @@ def load_weights(model: str, folder: Path, family: str, how: Loading) -> Any:
     if quantized and how.device_map is None:
         options["device_map"] = {"": how.device}  # such weights are made where they stay
     loaded, report = _with_attention(model, folder, family, how, options)
+    if report["mismatched_keys"]:
+        name, stored_shape, own_shape = min(report["mismatched_keys"])
+        raise ModelError(
+            f"{model}: {name} is stored as {' x '.join(map(str, stored_shape))}, and by its configuration it is "
+            f"{' x '.join(map(str, own_shape))}.",
+            "Are config.json and the weights of the same model?",
+        )
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(
@@ -127,6 +134,7 @@ def _with_attention(
             dtype=how.wanted_dtype,
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the report names them
             local_files_only=True,
             **options,
         )

@@ -24,6 +24,7 @@ from vlq.workers.images import turn_of
 from vlq.workers.lens import Lens, Readings
 from vlq.workers.models.base import Answer, Encoded, LensModel, if_not_finite, prompt_ids
 from vlq.workers.models.prefix import Prefix
+from vlq.workers.models.weights import first_line
 from vlq.workers.patches import chosen_patches
 from vlq.workers.ray_errors import reason
 from vlq.workers.transfer import mark, to_device, to_host
@@ -70,13 +71,15 @@ def prepare(model: LensModel, uri: str, prompt: str | None = None) -> Prepared:
         digest = hashlib.sha256(data).hexdigest()
         with turn_of(data):
             image = decode(data)
-            try:
-                with naming([uri]):
+            with naming([uri]):
+                try:
                     encoded = model.encode(image, prompt)
-            except ModelError as error:
-                if prompt is None:
-                    raise
-                raise BadImage(error.message) from error  # the model's own prompt was read when it was loaded
+                except ModelError as error:
+                    if prompt is None:
+                        raise
+                    raise BadImage(error.message) from error  # the model's own prompt was read when it was loaded
+                except ValueError as error:  # what processors raise of what they do not take, others being taken
+                    raise BadImage(f"the model's processor does not take it: {first_line(error)}") from error
             own = None if prompt is None else prompt_ids(encoded)
             return Prepared(digest, image.size, encoded.grid, encoded.transform, encoded=encoded, prompt_ids=own)
     except BadImage as bad:
@@ -89,7 +92,7 @@ def naming(images: Sequence[str]) -> Iterator[None]:
     nothing of them."""
     try:
         yield
-    except (VlqError, OSError, torch.cuda.OutOfMemoryError):
+    except (VlqError, BadImage, OSError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
         which = images[0] if len(images) == 1 else f"one of {images[0]} to {images[-1]} ({len(images)} images)"

@@ -22,13 +22,15 @@ from vlq.query.errors import RunError
 from vlq.query.schema import IMAGE_COLUMNS, Run, array_specs
 from vlq.workers.corpus import list_images
 from vlq.workers.encode import encode_group
-from vlq.workers.extract import read_shard
+from vlq.workers.extract import prepare, read_shard
 from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.worker import Setup, describe_run
 
 from .conftest import save_images
+from .models import checks
+from .models.zoo import llava_pixtral
 
 PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
 
@@ -311,9 +313,12 @@ def test_a_model_that_raises_names_the_images(
     def fails(*_: object) -> None:
         raise ValueError("this shape is not mine\nand more of it")
 
+    def lacks(*_: object) -> None:
+        raise AttributeError("no such part\nand more of it")
+
     with monkeypatch.context() as patch:
-        patch.setattr(model, "encode", fails)
-        with pytest.raises(RuntimeError, match=r"^the model fails on .*0000\.png: ValueError: this shape is not mine$"):
+        patch.setattr(model, "encode", lacks)
+        with pytest.raises(RuntimeError, match=r"^the model fails on .*0000\.png: AttributeError: no such part$"):
             read(model, run, corpus, decoders)
     handle = model.blocks[-1].register_forward_pre_hook(fails)
     try:
@@ -325,6 +330,18 @@ def test_a_model_that_raises_names_the_images(
     finally:
         handle.remove()
     assert read(model, run, corpus, decoders)[1].num_rows == 21
+
+
+def test_an_image_that_the_processor_does_not_take_is_its_own_error(tmp_path: Path) -> None:
+    """Pixtral's scales the longer side to its 64 pixels, which leaves a hairline none of the other."""
+    model = checks.loaded(llava_pixtral(tmp_path / "model"))
+    for name, size in (("0.png", (60, 40)), ("1.png", (100, 1)), ("2.png", (40, 60))):
+        checks.noise(*size).save(tmp_path / name)
+    uris = [f"file://{tmp_path}/{i}.png" for i in range(3)]
+    prepared = [prepare(model, uri) for uri in uris]
+    assert [image.error is None for image in prepared] == [True, False, True]
+    assert str(prepared[1].error).startswith("the model's processor does not take it: Size must contain")
+    assert prepared[1].sha256 is not None
 
 
 def test_an_unreadable_file_is_no_image_error(

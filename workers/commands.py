@@ -29,6 +29,9 @@ from vlq.workers.options import (
     WorkersOption,
 )
 
+MOST_LAYERS = 2**16
+"""No model has as many: a window that goes on to such a one is kept as that alone, to be refused beside the model."""
+
 SHOWN_ERRORS = 5
 """How many failed images are listed at the end."""
 
@@ -234,7 +237,8 @@ def parse_layers(text: str) -> tuple[int, ...]:
                 f"--layers are numbers from 0 (the embedding), and windows with both their ends. Got '{part}'.",
                 "Such as --layers 0,8,16:32",
             )
-        found.update(range(int(ends[0]), int(ends[-1]) + 1))
+        last = int(ends[-1])
+        found.update(range(int(ends[0]), last + 1) if last < MOST_LAYERS else [last])
     return tuple(sorted(found))
 
 
@@ -242,7 +246,7 @@ def parse_track(text: str) -> tuple[str, ...]:
     """'dog,ear' or the lines of a file, in which # begins a comment -> the words. Raises BadArgument."""
     if os.path.isfile(text):
         try:
-            with open(text, encoding="utf-8") as file:
+            with open(text, encoding="utf-8-sig") as file:  # which some editors begin with a mark
                 parts = [line.partition("#")[0] for line in file]
         except (OSError, UnicodeDecodeError) as error:
             raise BadArgument(

@@ -287,6 +287,7 @@ def test_layers() -> None:
     assert parse_layers("") == ()
     assert parse_layers("0,8,16:18") == (0, 8, 16, 17, 18)
     assert parse_layers("3, 1:2 ,2") == (1, 2, 3)
+    assert parse_layers("2,0:99999999999") == (2, 99999999999)  # which is no layer of any model
     for wrong in ("-1", "3:1", "1:2:3", "one", "1,,2", ":4", "1.5"):
         with pytest.raises(BadArgument, match="--layers are numbers from 0"):
             parse_layers(wrong)
@@ -304,6 +305,8 @@ def test_words_to_track(tmp_path: Path) -> None:
     words = tmp_path / "words"
     words.write_text("# animals\ndog\n\nDog  # the same\n ▁cat\n")
     assert parse_track(str(words)) == ("dog", "Dog", "▁cat")
+    words.write_text("dog\ncat\n", encoding="utf-8-sig")  # as Notepad and Excel write it
+    assert parse_track(str(words)) == ("dog", "cat")
     for wrong, message in (
         (" , ", "there is no word in it"),
         ("words.txt", "there is no file"),

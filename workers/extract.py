@@ -15,6 +15,7 @@ from operator import is_not
 import numpy as np
 import pyarrow as pa
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vlq.query.errors import ModelError, RunError, VlqError
@@ -73,17 +74,24 @@ def prepare(model: LensModel, uri: str, prompt: str | None = None) -> Prepared:
             image = decode(data)
             with naming([uri]):
                 try:
-                    encoded = model.encode(image, prompt)
+                    encoded = taken(model, image, prompt)
                 except ModelError as error:
                     if prompt is None:
                         raise
                     raise BadImage(error.message) from error  # the model's own prompt was read when it was loaded
-                except ValueError as error:  # what processors raise of what they do not take, others being taken
-                    raise BadImage(f"the model's processor does not take it: {first_line(error)}") from error
             own = None if prompt is None else prompt_ids(encoded)
             return Prepared(digest, image.size, encoded.grid, encoded.transform, encoded=encoded, prompt_ids=own)
     except BadImage as bad:
         return Prepared(sha256=digest, error=str(bad))
+
+
+def taken(model: LensModel, image: Image.Image, prompt: str | None = None) -> Encoded:
+    """The model's input for an upright RGB image, as `LensModel.encode` gives it. Raises BadImage if the model's
+    processor, which took others when the model was loaded, does not take this one; ModelError."""
+    try:
+        return model.encode(image, prompt)
+    except ValueError as error:
+        raise BadImage(f"the model's processor does not take it: {first_line(error)}") from error
 
 
 @contextmanager

@@ -18,12 +18,13 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
-from vlq.query.errors import RunError
+from vlq.query.errors import InputError, RunError
 from vlq.query.schema import IMAGE_COLUMNS, Run, array_specs
 from vlq.workers.corpus import list_images
 from vlq.workers.encode import encode_group
 from vlq.workers.extract import prepare, read_shard
 from vlq.workers.lenses import lens_of
+from vlq.workers.look.corpus import look
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.worker import Setup, describe_run
@@ -342,6 +343,8 @@ def test_an_image_that_the_processor_does_not_take_is_its_own_error(tmp_path: Pa
     assert [image.error is None for image in prepared] == [True, False, True]
     assert str(prepared[1].error).startswith("the model's processor does not take it: Size must contain")
     assert prepared[1].sha256 is not None
+    with pytest.raises(InputError, match=r"^1\.png: the model's processor does not take it"):
+        look(tmp_path / "1.png", tmp_path / "model")
 
 
 def test_an_unreadable_file_is_no_image_error(

@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from vlq.query.errors import RunError
+from vlq.query.errors import InputError, RunError
+from vlq.query.pictures import BadImage
 from vlq.query.schema import Run, digest_of
 from vlq.query.store import Store
-from vlq.workers.extract import Prepared, read_decoded
+from vlq.workers.extract import Prepared, read_decoded, taken
 from vlq.workers.lenses import lens_of
 from vlq.workers.look.pictures import Picture
 from vlq.workers.models.base import LensModel
@@ -18,8 +19,12 @@ from vlq.workers.models.base import LensModel
 def read_picture(
     model: LensModel, run: Run, rows: pa.Table, picture: Picture, translators: Store | None
 ) -> tuple[dict[str, np.ndarray], pa.Table]:
-    """`read_decoded` of the one image of `rows`. `translators` holds a tuned lens'. Raises RunError, ModelError."""
-    encoded = model.encode(picture.pixels)
+    """`read_decoded` of the one image of `rows`. `translators` holds a tuned lens'. Raises InputError, RunError,
+    ModelError."""
+    try:
+        encoded = taken(model, picture.pixels)
+    except BadImage as bad:
+        raise InputError(f"{picture.name}: {bad}.") from bad
     size = picture.pixels.size
     prepared = Prepared(digest_of(picture.data), size, encoded.grid, encoded.transform, encoded=encoded)
     try:

@@ -48,7 +48,13 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _OF_SHARD = re.compile(r"(?:shards|images|postings)/(\d{8})-[0-9a-f]{16}[/.]")
 _OF_INDEX = re.compile(r"index/([0-9a-f]{16})[/.]")
 _OF_STUDY = re.compile(rf"{STUDIES}/([0-9a-f]{{16}})/")
-_HALF_PUT = re.compile(r".+#\d+")  # what a put that was killed leaves beside its object, on a disk
+_HALF_PUT = re.compile(r"(.+)#\d+")  # what a put that was killed leaves beside its object, on a disk
+_HASHED = "shards|images|postings|index|plans|annotations|studies|moments|lens"
+_OURS = re.compile(
+    r"(?:run|tokenizer)\.json|vocabulary\.parquet|commits/(?:head-)?\d{8}\.json|commits/index-\d{8}-[0-9a-f]{16}"
+    rf"|moments/\d{{8}}\.safetensors|(?:{_HASHED})/(?:\w+-)?[0-9a-f]{{16}}[./-].*"
+)
+"""Keys as VLQ's objects have them. A cache may lie in a folder of somebody's own, which has its annotations/, too."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def leftovers(cache: Cache, grace: float = GRACE) -> list[Leftover]:
     found = [
         Leftover(entry.key, entry.size, why)
         for entry in entries
-        if old[entry.key] and (why := named.unwanted(entry, store)) is not None
+        if _OURS.fullmatch(entry.key) and old[entry.key] and (why := named.unwanted(entry, store)) is not None
     ]
     return sorted([*found, *_half_put(store, now - grace)], key=lambda leftover: leftover.key)
 
@@ -237,5 +243,7 @@ def _half_put(store: Store, before: float) -> Iterator[Leftover]:
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
-            if _HALF_PUT.fullmatch(name) and (status := path.stat()).st_mtime < before:
-                yield Leftover(path.relative_to(root).as_posix(), status.st_size, "a put that was cut off")
+            key = path.relative_to(root).as_posix()
+            half = _HALF_PUT.fullmatch(key)
+            if half and _OURS.fullmatch(half[1]) and (status := path.stat()).st_mtime < before:
+                yield Leftover(key, status.st_size, "a put that was cut off")

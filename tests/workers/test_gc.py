@@ -177,13 +177,16 @@ def test_an_annotation_that_is_named_anew_meanwhile_is_put_back(tmp_path: Path) 
 
 def test_half_puts_and_foreign_files(tmp_path: Path) -> None:
     make_cache(tmp_path)
-    for name in ("postings/half#1", "index/x/half.parquet#12", "README.md", "shards/notes#a", "index/note"):
+    half = "postings/00000000-0123456789abcdef/patch_topk.parquet#1", "index/0123456789abcdef.json#12"
+    # As in the folder of a data set, where somebody put a cache: COCO's has images/ and annotations/.
+    own = "README.md", "annotations/instances.json", "plans/plan.parquet", "lens/50mm.json", "images/photo#1", "a#2"
+    for name in (*half, *own, "index/note", "studies/notes.txt", "moments/best.safetensors", "shards/notes#a"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x" * 7)
     assert collected(tmp_path) == []
     age(tmp_path, 2 * DAY)
-    assert collected(tmp_path) == ["index/x/half.parquet#12", "postings/half#1"]
+    assert collected(tmp_path) == sorted(half)
 
 
 def test_a_store_that_does_not_tell_times_keeps_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,13 +130,14 @@ class Service:
                     failure = self._error(response, (body or {}).get("query") or (body or {}).get("statement"))
                 finally:
                     response.close()
+            except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+                said = str(error).rstrip(".")
+                raise ServiceError(f"{self.url} is no URL: {said}.", "Such as http://127.0.0.1:8765/demo") from error
             except httpx2.RequestError as error:
-                if attempt == ATTEMPTS or isinstance(error, httpx2.ReadTimeout | httpx2.UnsupportedProtocol):
+                if attempt == ATTEMPTS or isinstance(error, httpx2.ReadTimeout):
                     reason = str(error).rstrip(".") or type(error).__name__
                     message = f"{self.url} cannot be reached: {reason}."
                     raise ServiceError(message, "Is `vlq serve` running there?") from error
-            except httpx2.InvalidURL as error:
-                raise ServiceError(f"{self.url} is no URL: {error}.") from error
             else:
                 if attempt == ATTEMPTS or not isinstance(failure, Busy):
                     raise failure

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vlq.query.errors import CorruptCache, InputError
+from vlq.query.errors import CorruptCache, InputError, VlqError
 from vlq.query.schema import Study, digest_of, plan_key
 from vlq.query.store import Store
 from vlq.query.stores.location import kind_of, refuse_secrets
@@ -145,6 +145,12 @@ def read_table(source: str) -> pa.Table:
         raise InputError(f"{source} cannot be read: its byte {error.start:,} is not UTF-8.", LOOKS[suffix]) from error
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{source} cannot be read: {reason(error)}.", LOOKS[suffix]) from error
+    except VlqError:
+        raise
+    except Exception as error:  # file systems of fsspec raise what their libraries do
+        raise InputError(
+            f"{source} cannot be read: {reason(error)}.", "Check the URL and your access to it."
+        ) from error
     return plain(table.replace_schema_metadata(None)).combine_chunks()
 
 
@@ -215,7 +221,7 @@ def file_system(source: str) -> tuple[Any, str]:
         return bucket_files(source)
     try:
         fs, path = fsspec.core.url_to_fs(source)
-    except (ImportError, ValueError, OSError) as error:
+    except Exception as error:  # some connect already, and raise what their libraries do
         raise InputError(f"{source} cannot be opened: {reason(error)}.", "Check the URL.") from error
     return fs, path
 

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-from vlq.query.errors import InputError
+from vlq.query.errors import InputError, VlqError
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.stores.location import kind_of, refuse_secrets, without_options
 from vlq.query.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_table, reason
@@ -127,7 +127,9 @@ def _from_files(source: str, say: Callable[[str], None]) -> tuple[list[str], lis
             paths, folder = [root], root.rpartition("/")[0]
         else:
             raise InputError(f"There is nothing at {source}.", "Give a folder, a glob, an image, or a manifest.")
-    except (OSError, ValueError) as error:
+    except VlqError:
+        raise
+    except Exception as error:  # file systems of fsspec raise what their libraries do
         where = getattr(error, "filename", None) or source  # which folder below it
         raise InputError(
             f"{where} cannot be listed: {reason(error)}.", "Check the path and its permissions."

@@ -397,6 +397,13 @@ def test_questions_share_a_connection(site: Site) -> None:
     assert connect.call_count == 1
 
 
+@pytest.mark.parametrize("url", ["https://", "http://[::1"])
+def test_no_url(url: str) -> None:
+    with pytest.raises(ServiceError, match="is no URL: ") as caught:
+        vlq.open(url)
+    assert caught.value.hint == "Such as http://127.0.0.1:8765/demo"
+
+
 # --- the command's options -------------------------------------------------------------------------------------
 
 

@@ -267,6 +267,9 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         open_store(str(tmp_path / "file"), create=True)
     with pytest.raises(StoreError, match="Cannot open nosuch://x"):
         open_store("nosuch://x")
+    for url in ("ftp://127.0.0.1:1/x", "github://x"):  # what libraries raise: OSError, TypeError
+        with pytest.raises(StoreError, match=f"Cannot open {url}: .+"):
+            open_store(url)
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,28 @@ def list_asked(source: str, column: str, limit: int | None = None) -> tuple[pa.T
     return table, options.prompt_column
 
 
+class Unreachable(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """As of a hub without a network: what its library raises is no OSError."""
+
+    protocol = "unreachable"
+
+    def isdir(self, path: str) -> bool:
+        raise RuntimeError("Name or service not known")
+
+    def _open(self, path: str, **options: Any) -> Any:
+        raise RuntimeError("Name or service not known")
+
+
+def test_libraries_that_raise_errors_of_their_own() -> None:
+    fsspec.register_implementation("unreachable", Unreachable, clobber=True)
+    with pytest.raises(InputError, match=r"^unreachable://a/b cannot be listed: Name or service not known\."):
+        list_images("unreachable://a/b")
+    with pytest.raises(InputError, match=r"^unreachable://a/b.csv cannot be read: Name or service not known\."):
+        list_images("unreachable://a/b.csv")
+    with pytest.raises(InputError, match=r"^github://a/b cannot be opened: .*missing"):  # its organisation
+        list_images("github://a/b")
+
+
 @pytest.mark.parametrize(
     ("url", "why"), [("htpp://host/a.png", "Protocol not known: htpp"), ("FILE:///a.png", "Protocol not known: FILE")]
 )

@@ -153,4 +153,7 @@ def test_a_run_records_the_commit_and_goes_on_with_it(hub: Hub, commits: list[Pa
 def test_a_folder_has_no_revisions(tiny_model: Path) -> None:
     with pytest.raises(ModelError, match="is a folder here, which has no revision v1") as caught:
         resolve(str(tiny_model), revision="v1")
+    for path in ("./none", "../none"):
+        with pytest.raises(ModelError, match="There is no model folder"):
+            resolve(path)
     assert "Leave --revision out" in str(caught.value.hint)

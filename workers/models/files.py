@@ -12,7 +12,7 @@ from pathlib import Path
 from vlq.query.errors import ModelError
 from vlq.query.schema import digest_of
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # ./model and ../model are folders
 
 CONFIGURATION = ("*.json", "*.jinja", "*.model", "*.txt")
 

@@ -20,12 +20,20 @@ def plot_form(path: str) -> str:
 
 
 def write_whole(path: str, data: bytes, option: str) -> None:
-    """Write a file, whole or not at all. `option` is where another one is chosen. Raises StoreError."""
-    partial = f"{path}.partial"
+    """Write a file, whole or not at all. `option` is where another one is chosen. Raises StoreError.
+
+    A link stays one, and so does what is no file: a pipe, or /dev/null.
+    """
+    whole = os.path.realpath(path) if os.path.islink(path) else path
+    partial = f"{whole}.partial"
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "wb") as there:
+                there.write(data)
+            return
         with open(partial, "wb") as file:
             file.write(data)
-        os.replace(partial, path)
+        os.replace(partial, whole)
     except OSError as error:
         with suppress(OSError):
             os.remove(partial)

@@ -39,7 +39,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 
 def form_of(form: str | None, output: str | None) -> str:
     """The format that was asked for, else what the output's name says, else a table. Raises QueryError."""
-    ending = os.path.splitext(output or "")[1].lstrip(".")
+    ending = os.path.splitext(output or "")[1].lstrip(".").lower()
     chosen = form or (ending if ending in FORMATS else "table")
     if not form and chosen != ending and ending not in TEXT_ENDINGS:
         raise ENDING.error(got=output, ending=ending)

@@ -6,6 +6,7 @@ import csv
 import datetime
 import io
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -298,6 +299,27 @@ def test_files_hold_the_rows(corpus: Corpus, tmp_path: Path, form: str) -> None:
 def test_a_file_that_cannot_be_written(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"Cannot write .*answer\.json: No such file or directory\."):
         save(corpus.first_layer("cat"), "json", str(tmp_path / "none" / "answer.json"))
+
+
+def test_what_is_no_file_stays(corpus: Corpus, tmp_path: Path) -> None:
+    """As root, /dev/null and /dev/stdout would be files afterwards."""
+    answer = corpus.first_layer("cat")
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link.csv", tmp_path / "file.csv"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        save(answer, "csv", str(pipe))
+        assert os.read(reader, 1 << 20).decode() == f"{render(answer, 'csv')}\n"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    link.symlink_to(file.name)
+    save(answer, "csv", str(link))
+    assert link.is_symlink()
+    assert file.read_text() == f"{render(answer, 'csv')}\n"
+    assert sorted(tmp_path.iterdir()) == [file, link, pipe]
+    with pytest.raises(StoreError, match="Is a directory"):
+        save(answer, "csv", str(tmp_path))
 
 
 def test_columns_that_json_does_not_know(tmp_path: Path) -> None:

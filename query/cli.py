@@ -16,12 +16,13 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from vlq.query.errors import VlqError
 from vlq.query.extras import missing_extra
-from vlq.query.mistakes.elsewhere import NO_COMMAND
+from vlq.query.mistakes import elsewhere, syntax
 
 if TYPE_CHECKING:
     import typer
@@ -38,6 +39,9 @@ ORDER = (
     *("index", "compact", "verify", "repair", "gc"),
 )
 """Commands in the order in which one comes to need them; others stand behind."""
+
+ROOT = ("--help", "-h", "--version", "--install-completion", "--show-completion")
+"""Options that need no command."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk or somebody's part of it is full."""
@@ -63,13 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             code = ended.code
         print(end="", flush=True)  # at Python's own end nobody would be told of what that meets
     except VlqError as error:
-        width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else None
-        print(f"vlq: {error.told(width)}", file=sys.stderr)
+        width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr and sys.stderr.isatty() else None
+        _complain(error.told(width))
         sys.exit(2)
     except ModuleNotFoundError as error:
         if (missing := missing_extra(error)) is None:
             raise
-        print(f"vlq: {missing}", file=sys.stderr)
+        _complain(str(missing))
         sys.exit(2)
     except BrokenPipeError:
         _let_go_of_stdout()  # who reads it went away (`| head`): no error
@@ -78,11 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         _let_go_of_stdout()
         where = error.filename or "what is printed, or what is worked with in $TMPDIR, finds no room"
-        print(f"vlq: {error.strerror}: {where}.\nFree some, and do the same again.", file=sys.stderr)
+        _complain(f"{error.strerror}: {where}.\nFree some, and do the same again.")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(code)
+
+
+def _complain(text: str) -> None:
+    """Say on stderr what is wrong. That it is closed or full changes no exit code."""
+    with suppress(OSError):
+        print(f"vlq: {text}", file=sys.stderr, flush=True)
 
 
 def _let_go_of_stdout() -> None:
@@ -100,8 +110,13 @@ def is_query(arguments: Sequence[str]) -> bool:
     return any("(" in argument or ")" in argument for argument in arguments)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise elsewhere.NO_OPTION_VALUE.error(said=message)
+
+
 def _query(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="vlq", description="Ask a cache a question.", allow_abbrev=False)
+    parser = _Parser(prog="vlq", description="Ask a cache a question.", allow_abbrev=False)
     parser.add_argument("query", help="such as \"first_layer(token='dog')\"")
     parser.add_argument("--cache", help="URL of the cache; default $VLQ_CACHE, else the demo's")
     parser.add_argument("--format", help="table (the default), json, jsonl, csv, parquet or arrow")
@@ -111,7 +126,12 @@ def _query(arguments: Sequence[str]) -> None:
     # A query may begin with a minus, which argparse takes for an option.
     signed = [part for part in arguments if part.startswith("-") and not part.startswith("--") and "(" in part]
     others = [part for part in arguments if part not in signed]
-    options = parser.parse_args([*others, "--", *signed] if signed else others)
+    options, more = parser.parse_known_args([*others, "--", *signed] if signed else others)
+    if more:
+        raise _too_much(more)
+    beside = next((name for name in ("output", "plot", "format") if options.explain and getattr(options, name)), None)
+    if beside:
+        raise elsewhere.EXPLAIN.error(option=f"--{beside}")
 
     from vlq.query.client import ask
     from vlq.query.files import plot_form
@@ -130,6 +150,18 @@ def _query(arguments: Sequence[str]) -> None:
         # A format that was asked for goes to the screen, with nothing beside it, if no file takes it.
         drawn = [f"Drawn to {options.plot}"] if options.output or not options.format else []
     deliver(result, form, options.output, drawn)
+
+
+def _too_much(more: Sequence[str]) -> VlqError:
+    """The mistake of a query with more behind it than a query has."""
+    from difflib import get_close_matches
+
+    known = ("--cache", "--format", "--output", "--plot", "--explain")
+    option = next((part for part in more if part.startswith("-")), None)
+    if option is None:
+        return elsewhere.ONE_QUERY.error(got=more[0])
+    near = get_close_matches(option, known, 1, 0.75)
+    return elsewhere.NO_OPTION.error(name=option, known=", ".join(known), near="".join(near))
 
 
 def _commands() -> dict[str, Load]:
@@ -172,12 +204,26 @@ def _about(load: Load) -> str:
 
 def _command(arguments: Sequence[str]) -> None:
     commands = {} if arguments == ["--version"] else _commands()
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
-        from difflib import get_close_matches
-
-        near = get_close_matches(arguments[0], commands, 1)
-        raise NO_COMMAND.error(name=arguments[0], near="".join(near))
+    if arguments and arguments[0] not in (*commands, *ROOT):
+        raise _no_command(arguments[0], commands)
+    if len(arguments) == 2 and arguments[0] == "help" and arguments[1] in commands:
+        arguments = [arguments[1], "--help"]
     _run(commands, arguments)
+
+
+def _no_command(name: str, commands: Mapping[str, Load]) -> VlqError:
+    """The mistake of a first argument that is no command."""
+    from difflib import get_close_matches
+
+    from vlq.query.registry import functions
+
+    if name.startswith("-"):
+        return elsewhere.OPTION_FIRST.error(name=name, near="".join(get_close_matches(name, ROOT, 1, 0.75)))
+    if name in functions():
+        return elsewhere.NO_COMMAND_BUT_FUNCTION.error(name=name, example=functions()[name].example)
+    if name.lower().startswith(("select ", "with ")):
+        return syntax.SQL.error()
+    return elsewhere.NO_COMMAND.error(name=name, near="".join(get_close_matches(name.lower(), commands, 1)))
 
 
 def _run(commands: Mapping[str, Load], arguments: Sequence[str]) -> None:
@@ -191,6 +237,7 @@ def _run(commands: Mapping[str, Load], arguments: Sequence[str]) -> None:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
         help="Ask a corpus of images what a vision-language model reads, patch by patch and layer by layer.",
         epilog=f'A query has parentheses: {EXAMPLE}. Its functions: vlq help. Its options: vlq "images()" --help.',
     )

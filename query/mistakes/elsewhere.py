@@ -19,6 +19,82 @@ NO_COMMAND = Mistake(
     ),
     near="Did you mean `vlq {near}`? All commands: vlq --help",
 )
+NO_COMMAND_BUT_FUNCTION = Mistake(
+    QueryError,
+    "{name} is no command: it is a function, which a query has with parentheses.",
+    'Such as vlq "{example}" All about it: vlq help {name}',
+    (
+        Example(
+            "$ vlq tokens dog",
+            "tokens is no command: it is a function, which a query has with parentheses.",
+            "Such as vlq \"tokens('dog')\" All about it: vlq help tokens",
+        ),
+    ),
+)
+OPTION_FIRST = Mistake(
+    QueryError,
+    "There is no option {name} before a command.",
+    "Options stand behind it: vlq info --cache URL",
+    (
+        Example(
+            "$ vlq --cache demo info",
+            "There is no option --cache before a command.",
+            "Options stand behind it: vlq info --cache URL",
+        ),
+        Example("$ vlq --verison", "There is no option --verison before a command.", "Did you mean --version?"),
+    ),
+    near="Did you mean {near}?",
+)
+NO_OPTION = Mistake(
+    QueryError,
+    "A query has no option {name}.",
+    "It has {known}.",
+    (
+        Example(
+            '$ vlq "images()" -o answer.csv',
+            "A query has no option -o.",
+            "It has --cache, --format, --output, --plot, --explain.",
+        ),
+        Example('$ vlq "images()" --explian', "A query has no option --explian.", "Did you mean --explain?"),
+    ),
+    near="Did you mean {near}?",
+)
+NO_OPTION_VALUE = Mistake(
+    QueryError,
+    "{said}.",
+    "An option's value stands behind it: --format json",
+    (
+        Example(
+            '$ vlq "images()" --format',
+            "argument --format: expected one argument.",
+            "An option's value stands behind it: --format json",
+        ),
+    ),
+)
+ONE_QUERY = Mistake(
+    QueryError,
+    "A query is one argument, and {got} is another one.",
+    "Put the whole query in double quotes, with single ones within: vlq \"first_layer(token='dog')\"",
+    (
+        Example(
+            "$ vlq 'first_layer(token='fire truck')'",
+            "A query is one argument, and truck) is another one.",
+            "Put the whole query in double quotes, with single ones within: vlq \"first_layer(token='dog')\"",
+        ),
+    ),
+)
+EXPLAIN = Mistake(
+    QueryError,
+    "--explain shows how an answer comes about, and {option} is for the answer.",
+    "Leave one of them out. What --explain prints goes to a file by > FILE.",
+    (
+        Example(
+            '$ vlq "images()" --explain --output answer.csv',
+            "--explain shows how an answer comes about, and --output is for the answer.",
+            "Leave one of them out. What --explain prints goes to a file by > FILE.",
+        ),
+    ),
+)
 TOO_MANY = Mistake(
     QueryError,
     "`vlq {command}` was given too many arguments: from {first} on.",

@@ -115,11 +115,21 @@ SINGLE_EQUALS = Mistake(
         Example("first_layer('dog').where(layer < 5 and label ⟦=⟧ 'beach')"),
     ),
 )
+HYPHEN = Mistake(
+    SyntaxMistake,
+    "A hyphen is no part of a name.",
+    "Names have _ instead, as in min_prob=0.5",
+    (Example("first_layer('dog', ⟦min-prob⟧=0.5)"),),
+)
+PIECE = Mistake(
+    SyntaxMistake, "A piece is not quoted.", "Write it as in first_layer('▁dog')", (Example("first_layer(⟦▁dog⟧)"),)
+)
 OTHER_LANGUAGE = Mistake(
     SyntaxMistake,
     "This operator is written in another way.",
     "VLQ has <= >= == != and the words and, or, not.",
     (
+        Example("images(label == 'beach' ⟦AND⟧ width > 100)"),
         Example("first_layer('dog').where(layer ⟦=>⟧ 5)"),
         Example("first_layer('dog').where(layer < 5 ⟦&&⟧ label == 'beach')"),
         Example("first_layer('dog', images=⟦!⟧(label == 'beach'))"),

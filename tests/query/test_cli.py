@@ -69,6 +69,21 @@ def test_an_output_file(cache: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "--output answer.arrow" in capsys.readouterr().err
 
 
+def test_help_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("help", "run"), ("run", "--help"), ("run", "-h")):
+        assert run(*words) == 0
+        assert capsys.readouterr().out.startswith("Usage: vlq run ")
+    assert run("help", "top") == 0
+    assert capsys.readouterr().out.startswith("top(image")
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("arguments", ["'foo()'", "info --cache none"])
+def test_a_mistake_that_cannot_be_told(arguments: str, stderr: str) -> None:
+    command = f"{sys.executable} -m vlq.query.cli {arguments} {stderr}"
+    assert subprocess.run(["sh", "-c", command], stdout=subprocess.DEVNULL, check=False).returncode == 2
+
+
 def test_the_cache_of_the_environment(
     cache: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -139,7 +138,7 @@ def run(
     if format and not dry_run:
         raise BadArgument("--format is for what --dry-run says.", "Add --dry-run, or leave --format out.")
 
-    from vlq.workers.job import Terminated, run_job
+    from vlq.workers.job import end_stopped, run_job
     from vlq.workers.plan import RunOptions
     from vlq.workers.progress import printing_said, tracker
 
@@ -155,8 +154,7 @@ def run(
         with tracker(as_json=form == "json") as shown, printing_said(shown):
             outcome = run_job(asked, shown)
     except KeyboardInterrupt as stop:
-        print("Stopped. What is done is kept; the same command goes on from here.", file=sys.stderr)
-        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
+        end_stopped(stop)
     if len(outcome.errors) == outcome.images:
         raise none_read(asked.cache, outcome.errors)
     some = None if outcome.run.patches_column is None else patches_read_in(asked.cache)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from vlq.query.cache import Cache, committed, missing_shards
 from vlq.query.errors import RunError, StoreStopped
@@ -56,25 +57,43 @@ class Outcome:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
+    """Another signal came than Ctrl-C's: that of this number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def end_stopped(stop: KeyboardInterrupt, again: str = "the same command") -> NoReturn:
+    """End this process, whose run was stopped, with a message and the exit code of its signal.
+
+    At once: where Ray was stopped while it did something, a thread of its may still be at work, and when Python tidies
+    up beneath it the process ends by SIGSEGV.
+    """
+    with suppress(OSError):  # the terminal may be gone
+        print(f"Stopped. What is done is kept; {again} goes on from here.", file=sys.stderr, flush=True)
+    os._exit(128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT))
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does, within a second even while Ray waits. Raises Terminated then.
+    """SIGTERM, and SIGHUP of a terminal that is closed, end a run as Ctrl-C does, within a second even while Ray waits.
+    Raises Terminated then.
 
     Ray sets handlers of its own when it starts, and what they raise is taken for SIGTERM's, too; once it has started,
     this is entered anew.
     """
-    came = False
+    came: int | None = None
 
     def stop(number: int, frame: object) -> None:
         nonlocal came
-        came = True
+        came = number
         raise KeyboardInterrupt
 
+    heard = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        heard.append(signal.SIGHUP)
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        before = {number: signal.signal(number, stop) for number in heard}
     except ValueError:  # not the main thread: whoever started this one looks after signals
         yield
         return
@@ -82,11 +101,12 @@ def interruptible() -> Iterator[None]:
         yield
     except KeyboardInterrupt as stopped:
         # Ray, where it waits, makes its own of what a handler raises.
-        raise (Terminated() if came else stopped) from None
+        raise (Terminated(came) if came else stopped) from None
     except SystemExit as ended:
-        raise Terminated from ended
+        raise Terminated(signal.SIGTERM) from ended
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @interruptible()

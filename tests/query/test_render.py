@@ -156,6 +156,7 @@ def test_no_rows_are_no_lines_of_json(corpus: Corpus, tmp_path: Path, capsys: py
         (None, "answer", "table"),
         (None, "answer.txt", "table"),
         (None, "answer.csv", "csv"),
+        (None, "ANSWER.CSV", "csv"),
         ("csv", "answer.tsv", "csv"),
         ("table", "answer.log", "table"),
     ],

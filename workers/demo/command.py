@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from vlq.query.cache import demo_url
 from vlq.query.errors import CacheMismatch, OlderFormat, StoreError
 from vlq.query.schema import STORED_SITES
@@ -43,9 +41,10 @@ def demo() -> None:
     url = demo_url()
     try:
         make_cache(url)
-    except KeyboardInterrupt:
-        print("Stopped. What is done is kept; `vlq demo` goes on from here.", file=sys.stderr)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        from vlq.workers.job import end_stopped
+
+        end_stopped(stop, "`vlq demo`")
     except OSError as error:
         raise StoreError(
             f"The demo cannot be put into {Path(url).parent}: {error.strerror or error}.",

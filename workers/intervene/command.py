@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -126,15 +125,14 @@ def ablate(
 def carried_out(options: Any) -> Any:
     """The outcome of a study that is asked for (`asked.Asked`). Ends the command where it is stopped."""
     from vlq.workers.intervene.job import run_study
-    from vlq.workers.job import Terminated
+    from vlq.workers.job import end_stopped
     from vlq.workers.progress import printing_said, tracker
 
     try:
         with tracker() as shown, printing_said(shown):
             return run_study(options, shown)
     except KeyboardInterrupt as stop:
-        print("Stopped. What is done is kept; the same command goes on from here.", file=sys.stderr)
-        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
+        end_stopped(stop)
 
 
 def _asked(query: str, objects: str, patches: str) -> Any:

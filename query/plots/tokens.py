@@ -39,8 +39,11 @@ def read(answer: Answer) -> Plot:
 def _ranks(answer: Answer) -> Plot:
     """A table of the tokens of one position: a line for each layer, the best ones first."""
     layers = sorted({row["layer"] for row in answer.rows})
-    ranks = sorted({row["rank"] for row in answer.rows})[:MOST_RANKS]
-    plot = figure(answer.title, 2.4 + 1.05 * len(ranks), 1.7 + 0.27 * len(layers))
+    all_ranks = sorted({row["rank"] for row in answer.rows})
+    ranks = all_ranks[:MOST_RANKS]
+    note = f"the first {len(ranks)} of {len(all_ranks)} ranks" if len(ranks) < len(all_ranks) else ""
+    # The axis' own name takes as much room as four layers.
+    plot = figure(answer.title, 2.4 + 1.05 * len(ranks), 1.7 + 0.27 * max(4, len(layers)), note)
     axes = plot.add_subplot()
     scale = _scale()
     for row in answer.rows:

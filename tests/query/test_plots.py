@@ -537,6 +537,14 @@ def test_one_patch_is_a_table_of_layers_and_ranks(cases: dict[str, Case]) -> Non
     assert len(axes_of(case.corpus.top(1, at="last").plot()).texts) == 5
 
 
+def test_ranks_that_are_not_drawn_are_told(tmp_path: Path) -> None:
+    make_cache(tmp_path, make_run(k=12), images=1)
+    for rank, note in ((10, False), (12, True)):
+        figure = vlq.open(str(tmp_path)).top(0, patch=0, rank=rank).plot()
+        assert len(axes_of(figure).get_xticks()) == 10
+        assert ("(the first 10 of 12 ranks)" in figure.get_suptitle()) is note
+
+
 def test_one_layer_is_drawn_over_the_image(cases: dict[str, Case]) -> None:
     case = cases["only the best"]
     result = case.corpus.top(1, layers=3)
@@ -592,6 +600,7 @@ QUERIES = [
     "defaults(at='patch', unit='position')",
     "neighbours('dog')",
     "top(0, patch=5, rank=3)",
+    "top(0, patch=5, layers=8, rank=3)",
     "top(0, layers=12)",
     "top(0)",
     "first_layer('dog').group(label).median()",

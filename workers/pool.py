@@ -8,6 +8,7 @@ to be read, up to a bound that may grow while machines join; those without a pla
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 import time
@@ -39,6 +40,9 @@ TICK = 1.0
 
 LOOK_EVERY = 5.0
 """Seconds between two looks for machines that joined."""
+
+LEAST_ROOM = 10 * 2**20
+"""Bytes of a disk below which Ray's logs and sockets find no place."""
 
 OBJECT_STORE = 100 * 2**20
 """Bytes of Ray's shared memory on this machine: records only."""
@@ -121,10 +125,7 @@ class Pool:
             text = str(error).strip().splitlines()
             said = text[0] if text else type(error).__name__
             if cluster is None:
-                raise RunError(
-                    f"Ray does not start on this machine: {said}",
-                    "Run the same command again; if the machine has much else to do, when it has less.",
-                ) from error
+                raise RunError(f"Ray does not start on this machine: {said}", _what_helps(said)) from error
             raise RunError(
                 f"Ray cannot be reached ({cluster}): {said}",
                 "Check --ray-address, or leave it out to run on this machine. A cluster that asks for a token wants "
@@ -423,6 +424,17 @@ class Pool:
                 f"A worker holds another model than the others: {', '.join(differing)} differ.",
                 f"Make sure that {run.model} is the same on every machine of the cluster.",
             )
+
+
+def _what_helps(said: str) -> str:
+    """What to do where Ray does not start. Folders of a cluster's jobs have long names, and may have little room."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if "AF_UNIX" in said:
+        return f"Its sockets are in {folder}, a name too long for that. Set $RAY_TMPDIR to a shorter one, such as /tmp"
+    with suppress(OSError):
+        if shutil.disk_usage(folder).free < LEAST_ROOM:
+            return f"{folder} is full. Free some room there, or set $RAY_TMPDIR to another folder."
+    return "Run the same command again; if the machine has much else to do, when it has less."
 
 
 def _knock(address: str) -> None:

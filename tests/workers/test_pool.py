@@ -6,11 +6,14 @@ import gc
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +24,7 @@ import vlq.workers.pool as pool_module
 import vlq.workers.queue as queue_module
 from vlq.query.errors import ModelError, RunError
 from vlq.query.schema import Run
-from vlq.workers.pool import Pool, Worker
+from vlq.workers.pool import Pool, Worker, _what_helps
 from vlq.workers.queue import ATTEMPTS, Failure, Queue
 from vlq.workers.ray_errors import reason
 from vlq.workers.worker import Description, Done, Setup, unpacked
@@ -386,3 +389,22 @@ def test_a_model_that_no_worker_can_load(pool: Pool) -> None:
 def test_workers_that_die_while_they_load(pool: Pool) -> None:
     with pytest.raises(RunError, match="again and again: a worker died"):
         pool.start(replace(SETUP, model="deadly"), lambda: 1)
+
+
+def test_what_helps_where_ray_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own folder is too long for sockets, or full."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    code = "from vlq.workers.pool import Pool\nPool('local').__enter__()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"TMPDIR": str(long)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"Its sockets are in {long}, a name too long for that. Set $RAY_TMPDIR to a shorter one" in ended.stderr
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert _what_helps("Timed out").startswith("Run the same command again")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    assert _what_helps("Timed out").startswith(f"{tmp_path} is full.")

@@ -4,6 +4,7 @@ need no service."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -61,6 +62,10 @@ def export(
     `tell` is told what is being written. The folder must be new or empty: it is written whole, or not at all. Raises
     QueryError, StoreError, NotFound if there is no such image, and InputError if the folder holds something.
     """
+    if re.match(r"\w+:/", os.fspath(out)):
+        raise InputError(f"{out} is a URL, and pages are written to this machine.", "Give a new folder: --out FOLDER")
+    if out.exists() and out.samefile("."):
+        raise InputError(f"{out} is the folder that you are in, and is replaced.", "Give another one: --out FOLDER")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already.", "Give a new or an empty folder: --out FOLDER")
     if isinstance(asked, str):

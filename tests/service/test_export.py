@@ -157,6 +157,14 @@ def test_mistakes_leave_nothing_behind(corpus: LocalCorpus, tmp_path: Path, monk
     (tmp_path / "full" / "mine").write_text("x")
     with pytest.raises(InputError, match="is there already"):
         export(corpus, "images()", tmp_path / "full")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for here in (Path("."), tmp_path / "empty"):
+        with pytest.raises(InputError, match="is the folder that you are in"):
+            export(corpus, "images()", here)
+    with pytest.raises(InputError, match="s3:/bucket/site is a URL"):
+        export(corpus, "images()", Path("s3://bucket/site"))
+    assert not [*(tmp_path / "empty").iterdir()]
     with pytest.raises(QueryError):
         export(corpus, "images(", tmp_path / "site")
     with pytest.raises(NotFound, match="no image 3, 77 with readings"):  # the one could not be read
@@ -171,7 +179,7 @@ def test_mistakes_leave_nothing_behind(corpus: LocalCorpus, tmp_path: Path, monk
     monkeypatch.setattr("vlq.service.folder.write_static", lambda folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export(corpus, "images()", tmp_path / "site", most_tokens=0)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["full"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "full"]
 
 
 def test_the_command(corpus: LocalCorpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ FOUND: tuple[tuple[Find, Mistake], ...] = (
     (_has("[‘’“”„«»`´]"), syntax.TYPOGRAPHIC_QUOTES),
     (_has("[（）［］，＝＜＞；：]"), syntax.WIDE),
     (_has(r"(?i)^\s*(select|with)\s"), syntax.SQL),
-    (_has(r"▁\w*"), syntax.PIECE),
+    (_between("invalid character", r"▁\w*"), syntax.PIECE),
     (_has(r"\d\s*(%)\s*[,)]"), syntax.PER_CENT),
     (_says("unterminated"), syntax.OPEN_QUOTE),
     (_says("was never closed"), syntax.OPEN_PARENTHESIS),

@@ -64,7 +64,7 @@ OPEN_QUOTE = Mistake(
     SyntaxMistake,
     "This quote is never closed.",
     f"Close it, as in {EXAMPLE}",
-    (Example("first_layer(token=⟦'⟧dog)"),),
+    (Example("first_layer(token=⟦'⟧dog)"), Example("first_layer(token=⟦'⟧▁dog)")),
 )
 OPEN_PARENTHESIS = Mistake(
     SyntaxMistake, "This parenthesis is never closed.", "Add the missing one.", (Example("first_layer⟦(⟧token='dog'"),)

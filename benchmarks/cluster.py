@@ -113,7 +113,7 @@ def main() -> None:
     import pyarrow as pa
     import ray
 
-    import vlq.workers.compactor
+    import vlq.workers.indexing.compactor
     import vlq.workers.pool
     from benchmarks.cluster import IdleWorker  # by a name that workers can import it under
     from vlq.workers.job import dispatch
@@ -130,7 +130,7 @@ def main() -> None:
     corpus = pa.table({"image_id": pa.array(range(count), pa.uint32()), "image": names, "uri": uris})
 
     vlq.workers.pool.ShardWorker = IdleWorker  # type: ignore[assignment, misc]
-    vlq.workers.compactor.FIRST = shards + 1
+    vlq.workers.indexing.compactor.FIRST = shards + 1
     ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     with Pool() as pool:
         pool.start(Setup("none", None, 20, ("patch",), "cpu", "float16", 1, 8, SHARD_SIZE), lambda: workers)

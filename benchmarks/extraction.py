@@ -16,7 +16,7 @@ from benchmarks.bare import Task, bare_loop
 from benchmarks.inputs import PROMPT, Case, small, wide
 from benchmarks.measure import Figure, faster, in_turns, rate, spread
 from benchmarks.timed_run import timed_run
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 from vlq.workers.machine import cpu_count
 
 LEAST = 0.85

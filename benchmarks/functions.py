@@ -36,7 +36,7 @@ from benchmarks.query import (
 )
 from benchmarks.readings import OBJECTS, World
 from benchmarks.synthetic import RUN_OF, make
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 
 FIRST, MORE = 250, 2000
 RARE_MS, EVERYWHERE_MS = 100, 1000

@@ -24,12 +24,12 @@ import pyarrow.parquet as pq
 from benchmarks.measure import Figure, at_most, figures_of
 from benchmarks.memory import memory
 from benchmarks.synthetic import RUN_OF, make
-from vlq.query.cache import Cache, committed, latest_head
+from vlq.query.cache.reader import Cache, committed, latest_head
+from vlq.query.cache.tables import parquet_bytes
 from vlq.query.schema import RUN, VOCABULARY, Commit, Head, head_key, plan_key
 from vlq.query.store import Store, open_store, put
-from vlq.query.tables import parquet_bytes
-from vlq.workers.index import compact, postings_from_arrays, rebuild
-from vlq.workers.postings import postings_bytes
+from vlq.workers.indexing.index import compact, postings_from_arrays, rebuild
+from vlq.workers.indexing.postings import postings_bytes
 from vlq.workers.shard import commit, put_postings
 
 SHARDS = (8, 32, 125)

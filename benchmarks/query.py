@@ -28,7 +28,7 @@ from benchmarks.readings import COMMON, OBJECTS, World
 from benchmarks.synthetic import RUN_OF, make
 from benchmarks.timed_run import timed_run
 from vlq.query import resident
-from vlq.query.cache import Cache, committed
+from vlq.query.cache.reader import Cache, committed
 
 TIMES_FASTER = 100
 WARM_MS = 10
@@ -140,10 +140,10 @@ def arguments(cache: Path, words: list[str], rounds: int) -> Iterator[Figure]:
 # --- cold ------------------------------------------------------------------------------------------------------
 
 COLD_QUERY = """
-import sys, time, duckdb, pyarrow, obstore, vlq.query.client, vlq.query.functions
-from vlq.query.result import Result
+import sys, time, duckdb, pyarrow, obstore, vlq.query.client.local, vlq.query.functions
+from vlq.query.answers.result import Result
 start = time.perf_counter()
-_ = vlq.query.client.open(sys.argv[1]).query(sys.argv[2]).rows
+_ = vlq.query.client.local.open(sys.argv[1]).query(sys.argv[2]).rows
 print((time.perf_counter() - start) * 1000)
 """
 COLD_SCAN = """

@@ -18,20 +18,20 @@ from time import perf_counter
 import pyarrow as pa
 
 import vlq.query.schema
-import vlq.workers.counts
 import vlq.workers.encode
-import vlq.workers.index
-import vlq.workers.postings
+import vlq.workers.indexing.counts
+import vlq.workers.indexing.index
+import vlq.workers.indexing.postings
 from benchmarks import readings
 from benchmarks.inputs import made
 from benchmarks.measure import Figure, at_most
 from benchmarks.readings import World, shard_readings
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.tables import parquet_bytes
 from vlq.query.schema import RUN, VOCABULARY, Head, Run, digest_of, head_key, plan_key
 from vlq.query.store import Store, open_store
-from vlq.query.tables import parquet_bytes
 from vlq.workers.extract import GRID, TRANSFORM
-from vlq.workers.index import compact
+from vlq.workers.indexing.index import compact
 from vlq.workers.machine import cpu_count
 from vlq.workers.models.vocabulary import vocabulary_hash
 from vlq.workers.plan import Plan, first_plan
@@ -65,7 +65,12 @@ def run(work: Path, *, quick: bool = False, images: int = 500) -> Iterator[Figur
 
 def make(work: Path, images: int, ends: int | None = None) -> Path:
     """The cache's folder. Images from the number `ends` on show no object of the first kind."""
-    workers = (vlq.workers.counts, vlq.workers.encode, vlq.workers.index, vlq.workers.postings)
+    workers = (
+        vlq.workers.indexing.counts,
+        vlq.workers.encode,
+        vlq.workers.indexing.index,
+        vlq.workers.indexing.postings,
+    )
     modules = (readings, vlq.query.schema, *workers)
     sources = [Path(str(module.__file__)).read_bytes() for module in modules] + [Path(__file__).read_bytes()]
     digest = hashlib.sha256(b"".join(sources)).hexdigest()[:12]

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from vlq.query.cache import demo_url
+from vlq.query.cache.reader import demo_url
 from vlq.service.app import create_app
 from vlq.service.server import server
 from vlq.service.settings import Settings

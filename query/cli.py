@@ -133,9 +133,9 @@ def _query(arguments: Sequence[str]) -> None:
     if beside:
         raise elsewhere.EXPLAIN.error(option=f"--{beside}")
 
-    from vlq.query.client import ask
-    from vlq.query.files import plot_form
-    from vlq.query.render import deliver, form_of
+    from vlq.query.answers.files import plot_form
+    from vlq.query.answers.render import deliver, form_of
+    from vlq.query.client.local import ask
 
     form = form_of(options.format, options.output)
     if options.plot:
@@ -178,8 +178,8 @@ def _commands() -> dict[str, Load]:
 
 def _complete(instruction: str) -> None:
     """Prints how the words in the environment may go on, for a shell's script."""
-    from vlq.query import completion
-    from vlq.query.answer import FORMATS
+    from vlq.query.answers.answer import FORMATS
+    from vlq.query.language import completion
 
     what, _, shell = instruction.partition("_")
     commands = _commands()
@@ -215,7 +215,7 @@ def _no_command(name: str, commands: Mapping[str, Load]) -> VlqError:
     """The mistake of a first argument that is no command."""
     from difflib import get_close_matches
 
-    from vlq.query.registry import functions
+    from vlq.query.language.registry import functions
 
     if name.startswith("-"):
         return elsewhere.OPTION_FIRST.error(name=name, near="".join(get_close_matches(name, ROOT, 1, 0.75)))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from vlq.query.answer import FORMATS
+from vlq.query.answers.answer import FORMATS
 from vlq.query.limits import Limits
 from vlq.query.mistakes.elsewhere import FORMAT, TOO_MANY
 
@@ -63,7 +63,7 @@ def root(
 
 def entries(begun: str) -> list[tuple[str, str]]:
     """The functions and methods whose names begin so, for completion."""
-    from vlq.query.registry import functions, methods
+    from vlq.query.language.registry import functions, methods
 
     found = (*functions().values(), *methods().values())
     return [(entry.name, entry.documentation) for entry in found if entry.name.startswith(begun)]
@@ -82,7 +82,7 @@ def info(
 
     Model, prompt, layers, grid, k, images, errors, size and state of its index.
     """
-    from vlq.query.client import open as open_corpus
+    from vlq.query.client.local import open as open_corpus
     from vlq.query.info import as_text
 
     _tell(format, lambda: open_corpus(cache or None).info(), as_text)
@@ -96,7 +96,7 @@ def status(
 
     By the cache's own records: shards, images, errors, bytes, and what is missing.
     """
-    from vlq.query.cache import Cache, default_url
+    from vlq.query.cache.reader import Cache, default_url
     from vlq.query.status import as_text, status_of
 
     _tell(format, lambda: status_of(Cache.open(cache or default_url())), as_text)
@@ -116,7 +116,7 @@ def help_of(
     ] = "",
 ) -> None:
     """The functions of the query language, or all about one of them."""
-    from vlq.query.reference import help_text
+    from vlq.query.language.reference import help_text
 
     print(help_text(name))
 
@@ -138,8 +138,8 @@ def annotate(
 
     The images are not read again.
     """
-    from vlq.query.annotate import annotate
-    from vlq.query.cache import Cache, default_url
+    from vlq.query.cache.annotate import annotate
+    from vlq.query.cache.reader import Cache, default_url
 
     print(annotate(Cache.open(cache or default_url()), table, on=on, replace=replace))
 
@@ -166,8 +166,8 @@ def sql(
     threads: Annotated[int | None, typer.Option(help="Default: one for each core.")] = Limits.threads,
 ) -> None:
     """Ask in SQL, read only, what the query language cannot say."""
-    from vlq.query.client import open as open_corpus
-    from vlq.query.render import deliver, form_of
+    from vlq.query.answers.render import deliver, form_of
+    from vlq.query.client.local import open as open_corpus
 
     corpus = open_corpus(cache or None)
     if not statement:

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import duckdb
 
 from vlq.query.arrow import named_rows, rows_of
-from vlq.query.cache import Cache, Snapshot
-from vlq.query.compile import VOCABULARY, Derived, Keys, Statement
+from vlq.query.cache.reader import Cache, Snapshot
 from vlq.query.deadline import Deadline
 from vlq.query.errors import CorruptCache, VlqError
 from vlq.query.forks import check_process
+from vlq.query.language.compile import VOCABULARY, Derived, Keys, Statement
+from vlq.query.language.tokens import Vocabulary
+from vlq.query.language.truth import labels_sql
 from vlq.query.mistakes.values import EMPTY_CACHE, OVERFLOW
 from vlq.query.resident import Resident
 from vlq.query.summary import Rows
-from vlq.query.tokens import Vocabulary
-from vlq.query.truth import labels_sql
 
 if TYPE_CHECKING:
     import pyarrow

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.effects import done_in, measured
 from vlq.query.errors import printable
-from vlq.query.geometry import READ
+from vlq.query.image.geometry import READ
+from vlq.query.language.effects import done_in, measured
 from vlq.query.schema import READ_COLUMNS, LensSpec, layers_phrase
 
 if TYPE_CHECKING:
-    from vlq.query.cache import Cache, Snapshot
+    from vlq.query.cache.reader import Cache, Snapshot
     from vlq.query.schema import Finished
 
 

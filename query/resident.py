@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from vlq.query.compile import Keys
+from vlq.query.language.compile import Keys
 
 if TYPE_CHECKING:
-    from vlq.query.cache import Snapshot
+    from vlq.query.cache.reader import Snapshot
 
 MOST = 64 * 2**20
 """Bytes of memory that all rows take."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vlq.query.cache import Cache, committed_shards
-from vlq.query.effects import done_in, measured
+from vlq.query.cache.reader import Cache, committed_shards
+from vlq.query.cache.studies import Underway, underway
 from vlq.query.info import as_bytes
-from vlq.query.studies import Underway, underway
+from vlq.query.language.effects import done_in, measured
 
 SHOWN_RANGES = 12
 """How many stretches of missing shards are named."""
@@ -79,8 +79,8 @@ def _commands(cache: Cache, studies: Sequence[Underway]) -> list[str | None]:
     """What goes on with each study."""
     if not studies:
         return []  # without a database
-    from vlq.query.chosen import gone_on_with
-    from vlq.query.client import LocalCorpus
+    from vlq.query.client.local import LocalCorpus
+    from vlq.query.studies.chosen import gone_on_with
 
     corpus = LocalCorpus(cache)
     return [gone_on_with(corpus, one.study, one.plan) for one in studies]

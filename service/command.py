@@ -79,7 +79,7 @@ def serve(
     if intervene:
         check_workers()
     check_models(model or [], intervene)
-    from vlq.query.cache import default_url
+    from vlq.query.cache.reader import default_url
     from vlq.query.limits import size_of
     from vlq.service.app import create_app
     from vlq.service.names import named
@@ -131,8 +131,8 @@ def export(
     An image takes as much as its readings, packed, and its picture: some 2 MB of LLaVA-1.5's size. A token takes up to
     0.2 MB and pictures of its examples, 384 pixels wide. The last line says how large the folder is.
     """
-    from vlq.query.cache import Cache, default_url
-    from vlq.query.client import LocalCorpus
+    from vlq.query.cache.reader import Cache, default_url
+    from vlq.query.client.local import LocalCorpus
     from vlq.query.info import as_bytes
     from vlq.service.export import export
     from vlq.service.pages.files import INDEX

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from propcache.api import cached_property
 
-from vlq.query.client import LocalCorpus
-from vlq.query.portrait import read_of
+from vlq.query.client.local import LocalCorpus
+from vlq.query.language.tokens import Token, Vocabulary
 from vlq.query.schema import COUNTS
-from vlq.query.tokens import Token, Vocabulary
+from vlq.query.statistics.portrait import read_of
 from vlq.service.numbers import whole
 
 

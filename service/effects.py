@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from vlq.query.ablated import REPLACEMENTS, taken
 from vlq.query.arrow import named_rows
-from vlq.query.cache import EFFECTS
-from vlq.query.client import LocalCorpus
-from vlq.query.compile import Statement
-from vlq.query.effects import CHOSEN, done_in, measured, question
+from vlq.query.cache.reader import EFFECTS
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import VlqError
 from vlq.query.functions.effect import layers_said, nats
+from vlq.query.language.compile import Statement
+from vlq.query.language.effects import CHOSEN, done_in, measured, question
 from vlq.query.schema import RANDOM, Study
+from vlq.query.studies.ablated import REPLACEMENTS, taken
 from vlq.query.summary import Rows
 
 MOST_STUDIES = 20

@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vlq.query.client import LocalCorpus
-from vlq.query.depth import SITES
+from vlq.query.answers.result import Result
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import InputError, NotFound, StoreError
-from vlq.query.nodes import Name
-from vlq.query.result import Result
+from vlq.query.language.nodes import Name
+from vlq.query.statistics.depth import SITES
 from vlq.query.summary import count
 from vlq.service.counts import counted
-from vlq.service.folder import Folder
 from vlq.service.names import name_of
 from vlq.service.narrow import unselected
 from vlq.service.pages.exported import answer_page, compare_page, image_pages, layers_page, token_pages
 from vlq.service.pages.files import INDEX
+from vlq.service.pages.folder import Folder
 
 MOST_ROWS = 100_000
 """Rows of an answer in which images and tokens are looked for."""

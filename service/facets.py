@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 from propcache.api import cached_property
 
-from vlq.query.client import LocalCorpus
+from vlq.query.answers.result import Result, rows_together
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import QueryError
-from vlq.query.nodes import INTEGERS, Call, Comparison, Literal, Name, Node, node_of
-from vlq.query.predicates import Column
-from vlq.query.registry import call
-from vlq.query.result import Result, rows_together
+from vlq.query.language.nodes import INTEGERS, Call, Comparison, Literal, Name, Node, node_of
+from vlq.query.language.predicates import Column
+from vlq.query.language.registry import call
+from vlq.query.language.shown import Shown
 from vlq.query.schema import READ_COLUMNS
-from vlq.query.shown import Shown
 from vlq.query.summary import Rows
 from vlq.service.narrow import (
     GROUPS,

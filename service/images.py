@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from vlq.query.client import LocalCorpus
-from vlq.query.compile import Statement
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.one import OneImage, image_of, one_image
 from vlq.query.errors import NotFound
-from vlq.query.geometry import READ
-from vlq.query.one import OneImage, image_of, one_image
+from vlq.query.image.geometry import READ
+from vlq.query.language.compile import Statement
 from vlq.query.schema import FOLDER_HERE, READ_COLUMNS
 
 SHOWN_K = 5

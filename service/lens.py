@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from vlq.query.client import LocalCorpus
-from vlq.query.one import OneImage
-from vlq.query.tokens import Token, Vocabulary
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.one import OneImage
+from vlq.query.language.tokens import Token, Vocabulary
 from vlq.service.answers import Part, Parts
 
 DTYPES = {"uint16": "U16", "uint32": "U32", "float16": "F16"}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from fastapi import Request
 
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import Busy, CacheMismatch, LimitReached, ModelError
 from vlq.service.settings import Settings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from vlq.query.nodes import Call, Comparison, Literal, Logic, Method, Name, Node, logic, node_of, walk
-from vlq.query.registry import call, functions, method
+from vlq.query.language.nodes import Call, Comparison, Literal, Logic, Method, Name, Node, logic, node_of, walk
+from vlq.query.language.registry import call, functions, method
 
 CUTS = ("sort", "limit", "select", "sample")
 """Methods that show an answer otherwise: conditions are put before those that a query ends with."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from functools import lru_cache
 
-from vlq.query.one import OneImage
-from vlq.query.pictures import pixels
+from vlq.query.client.one import OneImage
+from vlq.query.image.pictures import pixels
 
 LARGEST = 4096
 """Pixels of the longer side at most."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 from vlq.query.errors import NoCache, NotFound, ServiceError, VlqError
 from vlq.query.status import status_of
 

@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeVar
 import duckdb
 from fastapi import Request
 
-from vlq.query.cache import Cache
-from vlq.query.client import LocalCorpus
-from vlq.query.copies import local_files
+from vlq.query.cache.copies import local_files
+from vlq.query.cache.reader import Cache
+from vlq.query.client.local import LocalCorpus
 from vlq.query.deadline import Deadline
 from vlq.query.errors import Busy, NotFound, VlqError
 from vlq.service.answers import Answers
@@ -43,7 +43,7 @@ def load_libraries() -> None:
     import numpy as np
     import pyarrow as pa
 
-    for name in ("arrays", "bootstrap", "cells", "contrast", "masks"):
+    for name in ("cache.arrays", "cache.cells", "image.masks", "statistics.bootstrap", "statistics.contrast"):
         import_module(f"vlq.query.{name}")
     # Where pandas is installed, pyarrow loads it together with the first array of NumPy that it is given.
     pa.array(np.zeros(1))

@@ -13,15 +13,15 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-import vlq.query.client
+import vlq.query.client.local
 import vlq.service.served
-from vlq.query.asked import Asked, question
-from vlq.query.cache import Cache
-from vlq.query.client import LocalCorpus
-from vlq.query.corpus import Corpus
+from vlq.query.answers.asked import Asked, question
+from vlq.query.cache.reader import Cache
+from vlq.query.client.corpus import Corpus
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.remote import RemoteCorpus, RemoteResult, Service
+from vlq.query.language.nodes import Node
 from vlq.query.limits import Limits, size_of
-from vlq.query.nodes import Node
-from vlq.query.remote import RemoteCorpus, RemoteResult, Service
 from vlq.service.app import create_app
 from vlq.service.server import server
 from vlq.service.settings import Settings
@@ -89,7 +89,7 @@ class ThroughResult(RemoteResult):
 def through_http() -> Iterator[None]:
     """While it lasts, `vlq.open` opens what a server of the tests' own serves."""
     numbers = itertools.count()
-    usual, patience = vlq.query.client.open, vlq.service.served.LOOK_AGAIN
+    usual, patience = vlq.query.client.local.open, vlq.service.served.LOOK_AGAIN
     vlq.service.served.LOOK_AGAIN = -1.0  # tests write to caches that are open
     app: FastAPI | None = None
     service: Service | None = None
@@ -109,10 +109,10 @@ def through_http() -> Iterator[None]:
         app.state.served.corpora[name] = LocalCorpus(Cache.open(local.url))
         return Through(service, name, local)
 
-    vlq.query.client.open = open
+    vlq.query.client.local.open = open
     try:
         yield
     finally:
-        vlq.query.client.open, vlq.service.served.LOOK_AGAIN = usual, patience
+        vlq.query.client.local.open, vlq.service.served.LOOK_AGAIN = usual, patience
         if ending is not None:
             ending.__exit__(None, None, None)

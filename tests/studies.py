@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vlq.query.heads import name_study
+from vlq.query.cache.heads import name_study
+from vlq.query.cache.studies import columns_of
+from vlq.query.cache.tables import parquet_bytes
 from vlq.query.schema import Finished, Run, Study, digest_of
 from vlq.query.store import Store, put
-from vlq.query.studies import columns_of
-from vlq.query.tables import parquet_bytes
 
 from .synthetic import WORDS
 

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
+from vlq.query.cache.tables import parquet_bytes
+from vlq.query.cache.unembed import METADATA, Recipe
 from vlq.query.schema import (
     RUN,
     VOCABULARY,
@@ -32,9 +34,7 @@ from vlq.query.schema import (
     unembed_key,
 )
 from vlq.query.store import Store, open_store
-from vlq.query.tables import parquet_bytes
-from vlq.query.unembed import METADATA, Recipe
-from vlq.workers.index import compact
+from vlq.workers.indexing.index import compact
 from vlq.workers.models.vocabulary import vocabulary_hash
 from vlq.workers.shard import write_shard
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,30 +20,22 @@ HEAVY = {"torch", "ray", "transformers", "fastapi"}
 MAY_IMPORT = {"query": set(), "workers": {"torch", "ray", "transformers"}, "service": {"fastapi"}}
 """Of what is heavy, what each room may import."""
 
-FOR_WORKERS = {
+FOR_WORKERS = (
     "schema",
-    "store",
-    "arrays",
-    "cache",
-    "collector",
-    "sums",
-    "errors",
-    "geometry",
-    "heads",
-    "info",
-    "pictures",
-    "shell",
-    "status",
-    "studies",
-    "tables",
-    "tokens",
-    "chunks",
-    "truth",
     "stores",
-    "unembed",
-}
-"""Of query: its schema, its reader, with what that says of a run, what words mean and objects cover, its errors,
-how commands are typed, and the pause of Python's collector."""
+    "store",
+    "cache",
+    "image",
+    "errors",
+    "info",
+    "status",
+    "collector",
+    "shell",
+    "language.tokens",
+    "language.truth",
+)
+"""Of query: its schema, its reader, with what that says of a run, its images, what words mean and objects cover, its
+errors, how commands are typed, and the pause of Python's collector."""
 
 
 def imports(file: Path) -> set[str]:
@@ -54,6 +48,11 @@ def imports(file: Path) -> set[str]:
             assert node.level == 0, f"{file}: absolute imports only"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def within(module: str, names: Iterable[str]) -> bool:
+    """Whether a module, or something in it, is one of those named, or lies in one."""
+    return any(f"{module}.".startswith(f"{name}.") for name in names)
 
 
 FILES = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
@@ -70,7 +69,33 @@ def test_rooms_import_what_they_may(file: Path) -> None:
         assert rooms <= {"query"}
     if room == "workers" and not {"demo", "intervene", "look"} & {*file.parts}:  # which ask of what they read
         assert rooms <= {"query", "workers"}
-        assert {parts[1] for parts in own if parts[0] == "query"} <= FOR_WORKERS
+        assert all(within(".".join(parts[1:]), FOR_WORKERS) for parts in own if parts[0] == "query")
+
+
+def at_first(tree: ast.Module) -> Iterator[str]:
+    """Every module of this package that is imported as soon as a file is, and not where something in it is used."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("vlq."):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("room", ["query", "workers"])
+def test_there_is_an_order_in_which_rooms_import_one_another(room: str) -> None:
+    """What lies in one folder of a room counts as one."""
+    graph: dict[str, set[str]] = {}
+    for file in (ROOT / room).rglob("*.py"):
+        place = file.relative_to(ROOT).with_suffix("").parts[1]
+        named = (name.split(".") for name in at_first(ast.parse(file.read_text())))
+        graph.setdefault(place, set()).update(parts[2] for parts in named if parts[1] == room)
+    for place, others in graph.items():
+        others.discard(place)
+    graphlib.TopologicalSorter(graph).prepare()  # or it raises a CycleError that names the circle
+
+
+def test_the_documentation_says_what_every_folder_holds() -> None:
+    said = (ROOT / "docs" / "architecture.md").read_text()
+    folders = {file.parent.relative_to(ROOT) for file in FILES if file.name == "__init__.py"}
+    assert [folder for folder in sorted(folders) if f"{folder}/" not in said] == []
 
 
 def loaded_by(code: str) -> set[str]:
@@ -93,7 +118,9 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_commands_are_listed_without_what_they_run_on() -> None:
-    code = "import vlq.workers.commands, vlq.workers.lenses.command, vlq.workers.look.command, vlq.workers.upkeep"
+    code = (
+        "import vlq.workers.commands, vlq.workers.lenses.command, vlq.workers.look.command, vlq.workers.upkeep.commands"
+    )
     assert not loaded_by(code) & {*HEAVY, "duckdb", "zarr"}
 
 
@@ -103,15 +130,15 @@ def test_looking_is_imported_where_its_name_is_used() -> None:
 
 def test_info_needs_no_workers(tmp_path: Path) -> None:
     make_cache(tmp_path)
-    code = f"from vlq.query.cache import Cache; Cache.open({str(tmp_path)!r}).info()"
+    code = f"from vlq.query.cache.reader import Cache; Cache.open({str(tmp_path)!r}).info()"
     assert not loaded_by(code) & {*HEAVY, "zarr", "PIL"}
 
 
 def test_an_index_is_made_without_zarr(tmp_path: Path) -> None:
     make_cache(tmp_path)
     code = (
-        "from vlq.query.cache import Cache; from vlq.query.heads import planned\n"
-        "from vlq.workers.index import compact\n"
+        "from vlq.query.cache.reader import Cache; from vlq.query.cache.heads import planned\n"
+        "from vlq.workers.indexing.index import compact\n"
         f"cache = Cache.open({str(tmp_path)!r})\n"
         "assert 'divergence' in compact(cache.store, cache.run, planned(cache.store))[1].tables"
     )

@@ -11,8 +11,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlq.query.asked import Asked
-    from vlq.query.builders import (
+    from vlq.query.answers.asked import Asked
+    from vlq.query.answers.result import Result
+    from vlq.query.client.corpus import Corpus
+    from vlq.query.client.local import open
+    from vlq.query.errors import VlqError
+    from vlq.query.language.builders import (
         answer,
         compare,
         defaults,
@@ -37,12 +41,8 @@ if TYPE_CHECKING:
         tokens,
         top,
     )
-    from vlq.query.client import open
-    from vlq.query.corpus import Corpus
-    from vlq.query.errors import VlqError
-    from vlq.query.nodes import col
-    from vlq.query.parse import parse
-    from vlq.query.result import Result
+    from vlq.query.language.nodes import col
+    from vlq.query.language.parse import parse
     from vlq.service.pages.image_file import image_file as image_file
     from vlq.workers.intervene.lab import Lab
     from vlq.workers.look.corpus import look
@@ -50,39 +50,39 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Asked": "query.asked",
-    "Corpus": "query.corpus",
+    "Asked": "query.answers.asked",
+    "Corpus": "query.client.corpus",
     "Lab": "workers.intervene.lab",
-    "Result": "query.result",
+    "Result": "query.answers.result",
     "VlqError": "query.errors",
-    "col": "query.nodes",
-    "answer": "query.builders",
-    "compare": "query.builders",
-    "defaults": "query.builders",
-    "divergence": "query.builders",
-    "divergence_layer": "query.builders",
-    "effect": "query.builders",
-    "emergence": "query.builders",
-    "first_layer": "query.builders",
+    "col": "query.language.nodes",
+    "answer": "query.language.builders",
+    "compare": "query.language.builders",
+    "defaults": "query.language.builders",
+    "divergence": "query.language.builders",
+    "divergence_layer": "query.language.builders",
+    "effect": "query.language.builders",
+    "emergence": "query.language.builders",
+    "first_layer": "query.language.builders",
     "image_file": "service.pages.image_file",  # which a corpus here asks for: its room may import no other
-    "images": "query.builders",
-    "last_layer": "query.builders",
-    "locate": "query.builders",
+    "images": "query.language.builders",
+    "last_layer": "query.language.builders",
+    "locate": "query.language.builders",
     "look": "workers.look.corpus",
-    "matching": "query.builders",
-    "neighbours": "query.builders",
-    "open": "query.client",
-    "overlap": "query.builders",
-    "parse": "query.parse",
-    "peak_layer": "query.builders",
-    "precursors": "query.builders",
-    "prefix": "query.builders",
-    "prob": "query.builders",
-    "prominence": "query.builders",
-    "rank": "query.builders",
-    "readings": "query.builders",
-    "tokens": "query.builders",
-    "top": "query.builders",
+    "matching": "query.language.builders",
+    "neighbours": "query.language.builders",
+    "open": "query.client.local",
+    "overlap": "query.language.builders",
+    "parse": "query.language.parse",
+    "peak_layer": "query.language.builders",
+    "precursors": "query.language.builders",
+    "prefix": "query.language.builders",
+    "prob": "query.language.builders",
+    "prominence": "query.language.builders",
+    "rank": "query.language.builders",
+    "readings": "query.language.builders",
+    "tokens": "query.language.builders",
+    "top": "query.language.builders",
 }
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vlq.query.cache import SERVICES
+from vlq.query.cache.reader import SERVICES
 from vlq.query.errors import BadArgument, InputError, MissingExtra, NoCache, printable
 from vlq.query.schema import KEEP
 from vlq.query.shell import shell
@@ -205,7 +205,7 @@ def _reasons(cache: str, errors: Errors) -> list[str]:
 
 def patches_read_in(cache: str) -> str:
     """How many patches were read, for a run that does not read all of them."""
-    from vlq.query.cache import Cache
+    from vlq.query.cache.reader import Cache
     from vlq.query.info import patches_read
 
     found = patches_read(Cache.open(cache).snapshot())

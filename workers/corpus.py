@@ -12,10 +12,10 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
+from vlq.query.cache.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_table, reason
 from vlq.query.errors import InputError, VlqError
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.stores.location import kind_of, refuse_secrets, without_options
-from vlq.query.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_table, reason
 from vlq.workers.models import PLACEHOLDER
 
 EXTENSIONS = (

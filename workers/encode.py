@@ -19,7 +19,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from vlq.query.chunks import NO_CHUNK
+from vlq.query.cache.chunks import NO_CHUNK
 from vlq.query.schema import RUN, ArraySpec, Run, array_specs
 
 LEVEL = 3

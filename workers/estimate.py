@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from math import ceil, log, prod
 from typing import Any, NamedTuple
 
-from vlq.query.cache import missing_shards
+from vlq.query.cache.reader import missing_shards
+from vlq.query.cache.tables import parquet_bytes
 from vlq.query.errors import printable
 from vlq.query.info import as_bytes, kept
 from vlq.query.schema import LENS, LensSpec, Run, layers_phrase
 from vlq.query.store import Store
-from vlq.query.tables import parquet_bytes
 from vlq.workers.beginning import beginning_of
-from vlq.workers.compactor import FIRST
+from vlq.workers.indexing.compactor import FIRST
+from vlq.workers.indexing.merge import FAN_IN
 from vlq.workers.job import arrange
 from vlq.workers.lenses import lens_of
 from vlq.workers.machine import Here, memory, resident
-from vlq.workers.merge import FAN_IN
 from vlq.workers.plan import (
     Plan,
     RunOptions,

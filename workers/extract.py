@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlq.query.errors import ModelError, RunError, VlqError
-from vlq.query.pictures import BadImage, decode, fetch
+from vlq.query.image.pictures import BadImage, decode, fetch
 from vlq.query.schema import READ_COLUMNS, Run, Transform, array_specs, sum_of
 from vlq.workers.images import turn_of
 from vlq.workers.lens import Lens, Readings

@@ -9,7 +9,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from vlq.query.pictures import FORMATS
+from vlq.query.image.pictures import FORMATS
 
 LARGE = 2**24
 """Pixels beyond which an image is large. A process has one such in memory at a time, however many threads decode."""

@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
 
-from vlq.query.cache import Cache, committed, missing_shards
+from vlq.query.cache.reader import Cache, committed, missing_shards
 from vlq.query.errors import RunError, StoreStopped
 from vlq.query.schema import Head, Run
 from vlq.query.store import Store, open_store
 from vlq.workers.beginning import beginning_of
-from vlq.workers.compactor import Compactor
-from vlq.workers.index import compact, publish
+from vlq.workers.indexing.compactor import Compactor
+from vlq.workers.indexing.index import compact, publish
 from vlq.workers.lenses.choice import Choice
 from vlq.workers.machine import cpu_count, fitting_workers, memory
 from vlq.workers.models.files import resolve, weight_bytes

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vlq.query.errors import InputError
+from vlq.query.language.truth import OBJECTS, covered_in, named, objects_in
 from vlq.query.schema import Run
-from vlq.query.truth import OBJECTS, covered_in, named, objects_in
 from vlq.workers.corpus import column_called
 
 if TYPE_CHECKING:

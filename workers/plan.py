@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from propcache.api import cached_property
 
-from vlq.query.cache import committed, latest_head, read_run
+from vlq.query.cache.reader import committed, latest_head, read_run
+from vlq.query.cache.tables import parquet_bytes, read_plan
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.schema import (
     RUN,
@@ -27,7 +28,6 @@ from vlq.query.schema import (
     plan_key,
 )
 from vlq.query.store import Store, put
-from vlq.query.tables import parquet_bytes, read_plan
 from vlq.workers.corpus import check_prompts, column_called, list_images, list_manifest
 from vlq.workers.models.files import may_be_elsewhere, model_hash, resolve
 from vlq.workers.patches import choice_of

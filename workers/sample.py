@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.sums import entropies, summed_sites
+from vlq.query.cache.tables import reason
 from vlq.query.errors import InputError
 from vlq.query.schema import Commit, Run
 from vlq.query.stores.objects import ObstoreStore
-from vlq.query.sums import entropies, summed_sites
-from vlq.query.tables import reason
 from vlq.workers.machine import forget_most, resident
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _read(model: LensModel, lens: Lens, run: Run, rows: pa.Table, prepared: Sequ
     from obstore.store import MemoryStore
 
     from vlq.workers.extract import read_decoded
-    from vlq.workers.postings import postings_bytes, postings_of
+    from vlq.workers.indexing.postings import postings_bytes, postings_of
     from vlq.workers.shard import commit, put_shard
     from vlq.workers.worker import fitting_batches
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from vlq.query.cache import read_commit
+from vlq.query.cache.reader import read_commit
+from vlq.query.cache.tables import parquet_bytes
 from vlq.query.errors import RunError
 from vlq.query.schema import (
     Commit,
@@ -25,9 +26,8 @@ from vlq.query.schema import (
     shard_prefix,
 )
 from vlq.query.store import Store, put
-from vlq.query.tables import parquet_bytes
 from vlq.workers.encode import encode_group
-from vlq.workers.postings import postings_bytes, postings_of
+from vlq.workers.indexing.postings import postings_bytes, postings_of
 
 
 def write_shard(

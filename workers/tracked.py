@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vlq.query.tokens import Token, Vocabulary, tokens_of
+from vlq.query.language.tokens import Token, Vocabulary, tokens_of
 from vlq.workers.scratch import scratch
 
 

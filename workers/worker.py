@@ -33,7 +33,7 @@ from vlq.query.schema import (
 from vlq.query.store import Store, open_store
 
 if TYPE_CHECKING:
-    from vlq.query.tokens import Token
+    from vlq.query.language.tokens import Token
     from vlq.workers.lens import Lens
     from vlq.workers.models.base import LensModel
 
@@ -349,7 +349,7 @@ def _by_another_run(found: Commit) -> Done:
 def describe(setup: Setup, model: Any) -> Description:
     """What a loaded `LensModel` says of itself and of the run that it would begin. Raises ModelError if states are to
     be kept, and the lens is none that makes logits of them by NumPy."""
-    from vlq.query.tables import parquet_bytes
+    from vlq.query.cache.tables import parquet_bytes
     from vlq.workers.lenses import unembed_of, unembedding
     from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
     from vlq.workers.tracked import tracked_tokens

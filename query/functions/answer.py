@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from statistics import median
 
-from vlq.query.bind import Bound, Scope
-from vlq.query.compile import Compiler, Relation, quoted
 from vlq.query.functions.phrases import qualified
 from vlq.query.functions.shared import IMAGES, PIECES
 from vlq.query.functions.sources import check_site
-from vlq.query.parameters import Optional, Parameter, Tokens
-from vlq.query.registry import Function
+from vlq.query.language.bind import Bound, Scope
+from vlq.query.language.compile import Compiler, Relation, quoted
+from vlq.query.language.parameters import Optional, Parameter, Tokens
+from vlq.query.language.registry import Function
 from vlq.query.summary import Rows, Summary, count
 
 

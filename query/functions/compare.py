@@ -8,11 +8,16 @@ from statistics import median
 
 from propcache.api import cached_property
 
-from vlq.query.bind import Counts, Scope, Table, bind
-from vlq.query.bounds import LOW
-from vlq.query.combine import key_kinds
-from vlq.query.compile import Compiler, Relation, indented, quoted
 from vlq.query.errors import VlqError
+from vlq.query.language.bind import Counts, Scope, Table, bind
+from vlq.query.language.bounds import LOW
+from vlq.query.language.combine import key_kinds
+from vlq.query.language.compile import Compiler, Relation, indented, quoted
+from vlq.query.language.nodes import Call, Literal, Node, walk
+from vlq.query.language.parameters import Parameter, Query, Text
+from vlq.query.language.predicates import Predicate
+from vlq.query.language.registry import Function
+from vlq.query.language.tokens import Token, TokenSet
 from vlq.query.mistakes.combined import (
     AGAINST_COMPARED,
     COMPARISON_COMPARED,
@@ -23,13 +28,8 @@ from vlq.query.mistakes.combined import (
     PROMPTS,
     VOCABULARIES,
 )
-from vlq.query.nodes import Call, Literal, Node, walk
-from vlq.query.parameters import Parameter, Query, Text
-from vlq.query.predicates import Predicate
-from vlq.query.registry import Function
 from vlq.query.schema import layers_phrase
 from vlq.query.summary import Rows, Summary, count, figure, unit
-from vlq.query.tokens import Token, TokenSet
 
 DIFFERENCE = "difference"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vlq.query.bind import Bound
-from vlq.query.compile import Compiler, indented
-from vlq.query.parameters import Choice, Parameter
-from vlq.query.patches import POSITIONS_INSIDE
+from vlq.query.language.bind import Bound
+from vlq.query.language.compile import Compiler, indented
+from vlq.query.language.parameters import Choice, Parameter
+from vlq.query.language.patches import POSITIONS_INSIDE
 from vlq.query.schema import COUNTS
 
 if TYPE_CHECKING:
-    from vlq.query.cache import Snapshot
+    from vlq.query.cache.reader import Snapshot
 
 UNIT = Parameter(
     "unit",

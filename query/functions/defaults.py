@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import median
 
-from vlq.query.bind import Bound
-from vlq.query.compile import VOCABULARY, Compiler, Relation, indented
 from vlq.query.functions.counts import UNIT, counted_in, majority_note, token_counts
 from vlq.query.functions.phrases import PLACE, named, qualified
 from vlq.query.functions.shared import AT, IMAGES, LAYERS, PATCHES
 from vlq.query.functions.sources import check_site
-from vlq.query.parameters import Parameter, Share
-from vlq.query.registry import Function
+from vlq.query.language.bind import Bound
+from vlq.query.language.compile import VOCABULARY, Compiler, Relation, indented
+from vlq.query.language.parameters import Parameter, Share
+from vlq.query.language.registry import Function
 from vlq.query.summary import Rows, Summary, count, placed
 
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 from functools import partial
 from statistics import median
 
-from vlq.query.bind import Bound
-from vlq.query.compile import VOCABULARY, Compiler, Relation, indented
+from vlq.query.cache.sums import SUMMED, entropies_at
 from vlq.query.functions.counts import UNIT, counted_in, majority_note, token_counts
 from vlq.query.functions.phrases import PLACE, qualified
 from vlq.query.functions.shared import AT, IMAGES, LAYERS
 from vlq.query.functions.sources import check_site
-from vlq.query.registry import Function
+from vlq.query.language.bind import Bound
+from vlq.query.language.compile import VOCABULARY, Compiler, Relation, indented
+from vlq.query.language.registry import Function
 from vlq.query.schema import DIVERGENCE as ENTROPIES
 from vlq.query.summary import Rows, Summary, as_seen, count
-from vlq.query.sums import SUMMED, entropies_at
 
 
 def is_summed(bound: Bound) -> bool:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from vlq.query.bind import Bound, Scope
-from vlq.query.compile import VOCABULARY, Compiler, Relation, indented
 from vlq.query.functions.counts import image_tokens, majority_note
 from vlq.query.functions.divergence import mean_divergences, rise_phrase, unsummed_note
 from vlq.query.functions.phrases import PLACE, named, qualified
 from vlq.query.functions.shared import AT, IMAGES, LAYERS
 from vlq.query.functions.sources import check_site
+from vlq.query.language.bind import Bound, Scope
+from vlq.query.language.compile import VOCABULARY, Compiler, Relation, indented
+from vlq.query.language.parameters import Choice, Optional, Parameter, Share
+from vlq.query.language.registry import Function
 from vlq.query.mistakes.values import MISSING_BY
-from vlq.query.parameters import Choice, Optional, Parameter, Share
-from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, as_seen, count, figure, layer_summary, one_layer_each
 
 

@@ -7,14 +7,14 @@ from math import fsum
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.against import percent, unknown
-from vlq.query.bind import Bound, Others
-from vlq.query.compile import Compiler, Relation
-from vlq.query.effects import KINDS, SEEING, made_by, window_phrase
 from vlq.query.functions.measured import check, done, fitting, strengths_of, study_of, windows_of
 from vlq.query.functions.phrases import qualified
 from vlq.query.functions.shared import AGAINST, IMAGES, PIECES
-from vlq.query.parameters import (
+from vlq.query.language.against import percent, unknown
+from vlq.query.language.bind import Bound, Others
+from vlq.query.language.compile import Compiler, Relation
+from vlq.query.language.effects import KINDS, SEEING, made_by, window_phrase
+from vlq.query.language.parameters import (
     Choice,
     Count,
     Flag,
@@ -27,8 +27,8 @@ from vlq.query.parameters import (
     Text,
     Tokens,
 )
-from vlq.query.patches import Patches, PatchSet, Places
-from vlq.query.registry import Function
+from vlq.query.language.patches import Patches, PatchSet, Places
+from vlq.query.language.registry import Function
 from vlq.query.schema import COMBINATIONS, MODES, TO
 from vlq.query.summary import Rows, Summary, count
 
@@ -122,7 +122,7 @@ def _where(conditions: list[str]) -> str:
 def figures(effects: list[float], gone: list[float]) -> Summary:
     """Of images that have one effect each the median, and the share of the answers that lose the word, of those that
     had it: of each image whether it does, or the share of its sets that do it. Both with intervals."""
-    from vlq.query.bootstrap import mean_interval, median_interval
+    from vlq.query.statistics.bootstrap import mean_interval, median_interval
 
     total = fsum(gone)
     return {
@@ -173,7 +173,7 @@ def of_images(rows: Rows) -> Summary:
         "random": figures(random, known(row.get("random_gone") for row in rows)) if random else None,
     }
     if rows and "share" in rows[0]:
-        from vlq.query.bootstrap import median_interval
+        from vlq.query.statistics.bootstrap import median_interval
 
         shares = known(row["share"] for row in rows)
         found["median_share"] = median(shares) if shares else None
@@ -208,7 +208,7 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 
 def contrast(bound: Bound, summary: Summary, rows: Rows, others: Others) -> Summary:
     """What `against=` adds: the others' figures, and by how much these ones are larger."""
-    from vlq.query import bootstrap
+    from vlq.query.statistics import bootstrap
 
     against = summarise(bound, others.rows, others.images)
     if bound["by"] != "image":

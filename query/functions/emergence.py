@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vlq.query.against import Split, matched_share, share_intervals_sql, unknown
-from vlq.query.bind import Bound, Others, Scope
-from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import WHERE, qualified, unstored
 from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK
 from vlq.query.functions.sources import check_min_patches, check_site, token_counts
-from vlq.query.parameters import Parameter, TokenSets
-from vlq.query.registry import Function
+from vlq.query.language.against import Split, matched_share, share_intervals_sql, unknown
+from vlq.query.language.bind import Bound, Others, Scope
+from vlq.query.language.compile import Compiler, Relation, indented
+from vlq.query.language.parameters import Parameter, TokenSets
+from vlq.query.language.registry import Function
+from vlq.query.language.tokens import TokenSet
 from vlq.query.summary import Rows, Summary, count, placed
-from vlq.query.tokens import TokenSet
 
 NAMED = 6
 """So many tokens are named in the sentence."""
@@ -126,7 +126,7 @@ def _tokens(bound: Bound, rows: Rows, so_far: str) -> dict[str, Summary]:
 
 def contrast(bound: Bound, summary: Summary, rows: Rows, others: Others) -> Summary:
     """For each token the others' figures, the shares of images that come to read it, and their difference."""
-    from vlq.query import bootstrap
+    from vlq.query.statistics import bootstrap
 
     tokens, against = {}, {}
     for label, other in _tokens(bound, rows, "against_so_far").items():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vlq.query.bind import Bound
-from vlq.query.compile import Compiler, Relation, quoted
-from vlq.query.parameters import Images, Parameter
-from vlq.query.predicates import image_columns
-from vlq.query.registry import Function
+from vlq.query.language.bind import Bound
+from vlq.query.language.compile import Compiler, Relation, quoted
+from vlq.query.language.parameters import Images, Parameter
+from vlq.query.language.predicates import image_columns
+from vlq.query.language.registry import Function
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.summary import Rows, Summary, count
 

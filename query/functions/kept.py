@@ -3,9 +3,9 @@ residual stream, of which they follow."""
 
 from __future__ import annotations
 
-from vlq.query.bind import Bound
-from vlq.query.compile import Compiler, Derived, Statement
-from vlq.query.patches import Numbered
+from vlq.query.language.bind import Bound
+from vlq.query.language.compile import Compiler, Derived, Statement
+from vlq.query.language.patches import Numbered
 
 KEPT = {"all": "all kept", "residual": "residuals kept"}
 """What tells of any token, by what a run keeps."""
@@ -28,7 +28,7 @@ def known_readings(bound: Bound, compiler: Compiler, *, ranks: bool, among: int 
     source = source_of(bound)
     if source == "tracked":
         return compiler.table(f"{bound['at']}_tracked", bound.token.ids)
-    from vlq.query.any_token import Kept, Projected  # which need NumPy
+    from vlq.query.cache.any_token import Kept, Projected  # which need NumPy
 
     site, ids = bound["at"], bound.token.ids
     asked = _of_images(bound) if among is None else _of_layers(bound, among)

@@ -6,17 +6,17 @@ from dataclasses import replace
 from functools import partial
 from statistics import median
 
-from vlq.query.against import contrast_layers, held_against
-from vlq.query.bind import Bound, Others
-from vlq.query.bounds import HIGH, LOW
-from vlq.query.compile import Compiler, Relation, Rest, indented
 from vlq.query.functions.kept import known_readings, source_of
 from vlq.query.functions.phrases import WHERE, qualified
 from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, PATCHES, PIECES, PLACE, TOKEN
 from vlq.query.functions.sources import asked, check_site, token_positions
-from vlq.query.parameters import Choice, Optional, Parameter
-from vlq.query.patches import INSIDE, Numbered, not_all
-from vlq.query.registry import Function
+from vlq.query.language.against import contrast_layers, held_against
+from vlq.query.language.bind import Bound, Others
+from vlq.query.language.bounds import HIGH, LOW
+from vlq.query.language.compile import Compiler, Relation, Rest, indented
+from vlq.query.language.parameters import Choice, Optional, Parameter
+from vlq.query.language.patches import INSIDE, Numbered, not_all
+from vlq.query.language.registry import Function
 from vlq.query.summary import (
     Rows,
     Summary,

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vlq.query.against import contrast_layers, held_against
-from vlq.query.bind import Bound, Scope
-from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import WHERE, asked, qualified, unstored
 from vlq.query.functions.shared import (
     AGAINST,
@@ -26,8 +23,11 @@ from vlq.query.functions.shared import (
     TOKEN,
 )
 from vlq.query.functions.sources import check_min_patches, check_site, token_layers, token_positions
+from vlq.query.language.against import contrast_layers, held_against
+from vlq.query.language.bind import Bound, Scope
+from vlq.query.language.compile import Compiler, Relation, indented
+from vlq.query.language.registry import Function
 from vlq.query.mistakes.values import BY_PATCH_OF_TEXT, MISSING_BY, RUN_TOO_LONG
-from vlq.query.registry import Function
 from vlq.query.summary import (
     Rows,
     Summary,

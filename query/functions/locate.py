@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from vlq.query.bind import Bound
-from vlq.query.compile import Compiler, Derived, Relation, Statement, indented
 from vlq.query.functions.phrases import qualified, unstored
 from vlq.query.functions.shared import IMAGES, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_patches, token_layers
-from vlq.query.geometry import COLUMNS, ROWS, edges, geometries, grids
-from vlq.query.parameters import OneLayer, Parameter, every_layer
-from vlq.query.registry import Function
+from vlq.query.image.geometry import COLUMNS, ROWS, edges, geometries, grids
+from vlq.query.language.bind import Bound
+from vlq.query.language.compile import Compiler, Derived, Relation, Statement, indented
+from vlq.query.language.parameters import OneLayer, Parameter, every_layer
+from vlq.query.language.registry import Function
+from vlq.query.language.truth import OBJECTS, labelled_sql, masks_sql, named, truth_of
 from vlq.query.summary import Rows, Summary, count, placed
-from vlq.query.truth import OBJECTS, labelled_sql, masks_sql, named, truth_of
 
 if TYPE_CHECKING:
     import pyarrow
 
-    from vlq.query.cache import Snapshot
+    from vlq.query.cache.reader import Snapshot
 
 
 EDGES = ("x0", "y0", "x1", "y1")
@@ -94,7 +94,7 @@ def with_regions(snapshot: Snapshot, found: pyarrow.Table) -> pyarrow.Table:
     """The same with the number of regions: pieces of which the patches lie apart, corners not touching."""
     import pyarrow as pa
 
-    from vlq.query.masks import grids_of, masks_of, regions
+    from vlq.query.image.masks import grids_of, masks_of, regions
 
     masks = masks_of(found["positions"].combine_chunks(), grids_of(found))
     return found.append_column("regions", pa.array(regions(masks)))
@@ -143,7 +143,7 @@ FROM (
 
 
 def judged_by_masks(snapshot: Snapshot, objects: pyarrow.Table) -> pyarrow.Table:
-    from vlq.query.rle import judged
+    from vlq.query.image.rle import judged
 
     return judged(objects)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.bind import Bound, Scope
-from vlq.query.effects import (
+from vlq.query.language.bind import Bound, Scope
+from vlq.query.language.effects import (
     PARTS,
     USUAL,
     kinds_of,
@@ -14,9 +14,9 @@ from vlq.query.effects import (
     typed,
     window_phrase,
 )
+from vlq.query.language.nodes import Literal, Node
 from vlq.query.mistakes.calls import MISSING
 from vlq.query.mistakes.values import KIND_BY, NO_STUDY, NOT_THERE, ONE_DONE, SEVERAL_STEPS
-from vlq.query.nodes import Literal, Node
 from vlq.query.schema import COMBINATIONS, INTERVENTIONS, LAST, RANDOM
 from vlq.query.summary import count
 

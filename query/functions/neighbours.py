@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vlq.query.bind import Bound
-from vlq.query.compile import Compiler, Derived, Relation, indented
 from vlq.query.functions.phrases import named, qualified, unstored
 from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_patches, token_layers
-from vlq.query.geometry import COLUMNS, ROWS, geometries
-from vlq.query.parameters import Count, Parameter
-from vlq.query.registry import Function
+from vlq.query.image.geometry import COLUMNS, ROWS, geometries
+from vlq.query.language.bind import Bound
+from vlq.query.language.compile import Compiler, Derived, Relation, indented
+from vlq.query.language.parameters import Count, Parameter
+from vlq.query.language.registry import Function
 from vlq.query.schema import PATCH_CELLS
 from vlq.query.summary import Rows, Summary, count, placed
 
 if TYPE_CHECKING:
     import pyarrow
 
-    from vlq.query.cache import Snapshot
+    from vlq.query.cache.reader import Snapshot
 
 AT_ONCE = 2**20
 """Cells of images' layers that are looked at together."""
@@ -45,8 +45,8 @@ def count_around(snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
     import numpy as np
     import pyarrow as pa
 
-    from vlq.query.cells import Cells, numbered, read_by
-    from vlq.query.masks import around, cells_of, grids_of, masks_of
+    from vlq.query.cache.cells import Cells, numbered, read_by
+    from vlq.query.image.masks import around, cells_of, grids_of, masks_of
 
     run = snapshot.cache.run
     image, layer = (reading[name].to_numpy() for name in ("image", "layer"))

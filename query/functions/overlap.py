@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import median
 
-from vlq.query.against import contrast_layers, held_against
-from vlq.query.bind import Bound
-from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import qualified, unstored
 from vlq.query.functions.shared import AGAINST, IMAGES, LAYERS, MIN_PATCHES, MIN_PROB, PATCHES, PIECES, RANK
 from vlq.query.functions.sources import check_patches, token_layers
-from vlq.query.geometry import COLUMNS, geometries
-from vlq.query.parameters import Parameter, StoredRank, Tokens
-from vlq.query.registry import Function
+from vlq.query.image.geometry import COLUMNS, geometries
+from vlq.query.language.against import contrast_layers, held_against
+from vlq.query.language.bind import Bound
+from vlq.query.language.compile import Compiler, Relation, indented
+from vlq.query.language.parameters import Parameter, StoredRank, Tokens
+from vlq.query.language.registry import Function
 from vlq.query.summary import Rows, Summary, count, layer_summary, layer_totals, placed
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vlq.query.bind import Bound
 from vlq.query.functions.kept import source_of
-from vlq.query.parameters import LayerSet
+from vlq.query.language.bind import Bound
+from vlq.query.language.parameters import LayerSet
 from vlq.query.schema import layers_phrase
 
 PLACE = {

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vlq.query.bind import Bound, Scope
-from vlq.query.compile import Compiler, Derived, Relation, Statement, indented
 from vlq.query.functions.phrases import named, qualified, unstored
 from vlq.query.functions.shared import IMAGES, LAYERS, MIN_PROB, PIECES, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_cells
-from vlq.query.geometry import POSITIONS, geometries
-from vlq.query.parameters import Count, Parameter, every_layer
-from vlq.query.registry import Function
+from vlq.query.image.geometry import POSITIONS, geometries
+from vlq.query.language.bind import Bound, Scope
+from vlq.query.language.compile import Compiler, Derived, Relation, Statement, indented
+from vlq.query.language.parameters import Count, Parameter, every_layer
+from vlq.query.language.registry import Function
 from vlq.query.schema import PATCH_CELLS
 from vlq.query.summary import Rows, Summary, count
 
 if TYPE_CHECKING:
     import pyarrow
 
-    from vlq.query.cache import Snapshot
+    from vlq.query.cache.reader import Snapshot
 
 
 def check(bound: Bound, scope: Scope) -> None:
@@ -59,8 +59,8 @@ class Contrasted:
     def __call__(self, snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
         import numpy as np
 
-        from vlq.query.cells import Cells, numbered
-        from vlq.query.contrast import Contrast
+        from vlq.query.cache.cells import Cells, numbered
+        from vlq.query.statistics.contrast import Contrast
 
         bound, run = self.bound, self.bound.run
         image, patch, layer = (reading[name].to_numpy() for name in ("image", "patch", "layer"))
@@ -113,7 +113,7 @@ def headline(bound: Bound, summary: Summary) -> str:
 
 
 def notes(bound: Bound) -> list[str]:
-    from vlq.query.bootstrap import RESAMPLES
+    from vlq.query.statistics.bootstrap import RESAMPLES
 
     return [
         *unstored(bound),

@@ -6,28 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlq.query.against import percent
-from vlq.query.bind import Bound, Scope
-from vlq.query.compile import Compiler, Derived, Relation, Statement, indented
-from vlq.query.effects import asked_of, typed
 from vlq.query.errors import VlqError
 from vlq.query.functions.phrases import qualified
 from vlq.query.functions.shared import IMAGES, LAYERS, PIECES
 from vlq.query.functions.sources import asked, check_site
+from vlq.query.language.against import percent
+from vlq.query.language.bind import Bound, Scope
+from vlq.query.language.compile import Compiler, Derived, Relation, Statement, indented
+from vlq.query.language.effects import asked_of, typed
+from vlq.query.language.nodes import Literal
+from vlq.query.language.parameters import Optional, Parameter, TokenSets
+from vlq.query.language.parse import parse
+from vlq.query.language.patches import Asked, Labelled, Patches
+from vlq.query.language.registry import Function
+from vlq.query.language.tokens import TokenSet
+from vlq.query.language.truth import OBJECTS, named, truth_of
 from vlq.query.mistakes.values import NO_WORDS
-from vlq.query.nodes import Literal
-from vlq.query.parameters import Optional, Parameter, TokenSets
-from vlq.query.parse import parse
-from vlq.query.patches import Asked, Labelled, Patches
-from vlq.query.registry import Function
 from vlq.query.summary import Rows, Summary, count
-from vlq.query.tokens import TokenSet
-from vlq.query.truth import OBJECTS, named, truth_of
 
 if TYPE_CHECKING:
     import pyarrow
 
-    from vlq.query.cache import Snapshot
+    from vlq.query.cache.reader import Snapshot
     from vlq.query.schema import Study
 
 NAMED = 3
@@ -132,7 +132,7 @@ ORDER BY image_id, object""")
 
 def areas(snapshot: Snapshot, objects: pyarrow.Table) -> pyarrow.Table:
     """image, object, area: of `placed_objects`."""
-    from vlq.query.rle import areas
+    from vlq.query.image.rle import areas
 
     return areas(objects)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from vlq.query.against import contrast_layers, held_against
-from vlq.query.bind import Bound
-from vlq.query.compile import Compiler, Relation, indented
 from vlq.query.functions.phrases import WHERE, asked, qualified, unstored
 from vlq.query.functions.shared import AGAINST, AT, IMAGES, LAYERS, MIN_PROB, PATCHES, PIECES, PLACE, RANK, TOKEN
 from vlq.query.functions.sources import check_site, token_positions
-from vlq.query.geometry import edges, grids
-from vlq.query.registry import Function
+from vlq.query.image.geometry import edges, grids
+from vlq.query.language.against import contrast_layers, held_against
+from vlq.query.language.bind import Bound
+from vlq.query.language.compile import Compiler, Relation, indented
+from vlq.query.language.registry import Function
 from vlq.query.summary import (
     Rows,
     Summary,

@@ -1,7 +1,18 @@
 """Parameters that functions share."""
 
-from vlq.query.parameters import Choice, Count, Flag, Images, Layers, Optional, Parameter, Probability, Rank, Tokens
-from vlq.query.patches import Patches
+from vlq.query.language.parameters import (
+    Choice,
+    Count,
+    Flag,
+    Images,
+    Layers,
+    Optional,
+    Parameter,
+    Probability,
+    Rank,
+    Tokens,
+)
+from vlq.query.language.patches import Patches
 from vlq.query.schema import SITES
 
 TOKEN = Parameter("token", Tokens(), "what is looked for; of a set the best rank counts and the probabilities add up")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vlq.query.bind import Bound, Scope
-from vlq.query.compile import LISTED_TOKENS, Compiler, indented
 from vlq.query.functions.kept import known_readings, source_of
+from vlq.query.language.bind import Bound, Scope
+from vlq.query.language.compile import LISTED_TOKENS, Compiler, indented
+from vlq.query.language.patches import INSIDE, POSITIONS_INSIDE, Numbered, PatchSet
 from vlq.query.mistakes.values import NO_SITE, PATCHES_OF_TEXT, TOO_FEW_PATCHES
-from vlq.query.patches import INSIDE, POSITIONS_INSIDE, Numbered, PatchSet
 from vlq.query.summary import count
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vlq.query.parameters import Parameter, Text
-from vlq.query.registry import Function
-from vlq.query.tokens import matching, prefix
+from vlq.query.language.parameters import Parameter, Text
+from vlq.query.language.registry import Function
+from vlq.query.language.tokens import matching, prefix
 
 MATCHING = Function(
     name="matching",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from vlq.query.bind import Bound
-from vlq.query.compile import VOCABULARY, Compiler, Relation, indented
 from vlq.query.functions.counts import reads
 from vlq.query.functions.phrases import WHERE
 from vlq.query.functions.shared import AT
 from vlq.query.functions.sources import check_site
-from vlq.query.parameters import Parameter, Text
-from vlq.query.registry import Function
+from vlq.query.language.bind import Bound
+from vlq.query.language.compile import VOCABULARY, Compiler, Relation, indented
+from vlq.query.language.parameters import Parameter, Text
+from vlq.query.language.registry import Function
 from vlq.query.summary import Rows, Summary, count
 
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlq.query.bind import Bound, Scope
-from vlq.query.compile import Compiler, Relation
 from vlq.query.functions.shared import AT, LAYERS, PATCHES, PLACE
 from vlq.query.functions.sources import check_site
-from vlq.query.geometry import POSITIONS
+from vlq.query.image.geometry import POSITIONS
+from vlq.query.language.bind import Bound, Scope
+from vlq.query.language.compile import Compiler, Relation
+from vlq.query.language.parameters import ImageReference, Parameter, Position, Rank
+from vlq.query.language.patches import INSIDE
+from vlq.query.language.registry import Function
 from vlq.query.mistakes.values import NO_POSITION
-from vlq.query.parameters import ImageReference, Parameter, Position, Rank
-from vlq.query.patches import INSIDE
-from vlq.query.registry import Function
 from vlq.query.schema import Run
 from vlq.query.summary import Rows, Summary, count
 
 if TYPE_CHECKING:
     import pyarrow
 
-    from vlq.query.cache import Snapshot
+    from vlq.query.cache.reader import Snapshot
 
 
 def check(bound: Bound, scope: Scope) -> None:

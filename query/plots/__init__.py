@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vlq.query.bind import Bound
-from vlq.query.groups import OfGroups
-from vlq.query.histogram import Histogram
+from vlq.query.answers.result import Result
+from vlq.query.language.bind import Bound
+from vlq.query.language.groups import OfGroups
+from vlq.query.language.histogram import Histogram
 from vlq.query.plots import charts, images, tokens
 from vlq.query.plots.answer import Answer
 from vlq.query.plots.style import Plot, styled
-from vlq.query.result import Result
 
 
 def draw(result: Result) -> Plot:

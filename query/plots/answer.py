@@ -9,15 +9,15 @@ from typing import Any
 
 from propcache.api import cached_property
 
-from vlq.query.bind import Bound, Table
-from vlq.query.combine import Calculated, Compared
-from vlq.query.compile import Relation
-from vlq.query.groups import OfGroups, group_name
-from vlq.query.histogram import Histogram
+from vlq.query.answers.result import Result
+from vlq.query.language.bind import Bound, Table
+from vlq.query.language.combine import Calculated, Compared
+from vlq.query.language.compile import Relation
+from vlq.query.language.groups import OfGroups, group_name
+from vlq.query.language.histogram import Histogram
+from vlq.query.language.shown import Shown
 from vlq.query.plots.style import LAYER, chip, shown
-from vlq.query.result import Result
 from vlq.query.schema import READ_COLUMNS
-from vlq.query.shown import Shown
 from vlq.query.summary import Rows, as_seen, is_difference
 
 NAMES = ("image_id", "token", "patch", "position")

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vlq.query.against import percent
-from vlq.query.bootstrap import median_interval
-from vlq.query.effects import window_phrase
+from vlq.query.language.against import percent
+from vlq.query.language.effects import window_phrase
 from vlq.query.mistakes.elsewhere import NOTHING_TO_DRAW
 from vlq.query.plots.answer import Answer
 from vlq.query.plots.style import (
@@ -29,6 +28,7 @@ from vlq.query.plots.style import (
     on,
     whole_axis,
 )
+from vlq.query.statistics.bootstrap import median_interval
 from vlq.query.summary import Rows
 
 MOST_BARS = 40

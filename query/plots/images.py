@@ -16,9 +16,9 @@ from matplotlib.colors import BoundaryNorm, Normalize
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 
-from vlq.query.compile import Statement
-from vlq.query.geometry import patch_box
-from vlq.query.pictures import pixels
+from vlq.query.image.geometry import patch_box
+from vlq.query.image.pictures import pixels
+from vlq.query.language.compile import Statement
 from vlq.query.plots.answer import Answer
 from vlq.query.plots.style import COLOURS, LAYER, SHADES, Plot, figure, inside, shown
 from vlq.query.schema import Transform

@@ -11,7 +11,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
-from vlq.query.geometry import patch_box
+from vlq.query.image.geometry import patch_box
 from vlq.query.plots.answer import Answer
 from vlq.query.plots.images import pictures
 from vlq.query.plots.style import LAYER, SHADES, Plot, chip, colour, figure, inside, on

@@ -3,7 +3,7 @@
     run.json                          who made it: model, prompt, lens, k, axes (create-only: decides what the cache is)
     vocabulary.parquet                id -> piece and text; tokenizer.json beside it where the lens has a tokenizer
     lens/<layer>-<hash>.safetensors   a tuned lens' translator for a layer, where the run reads with one
-    lens/unembed-<hash>.safetensors   what makes logits of states, where these are kept (`vlq.query.unembed`)
+    lens/unembed-<hash>.safetensors   what makes logits of states, where these are kept (`vlq.query.cache.unembed`)
     plans/<hash>.parquet              every image, its shard, its user columns
     shards/<shard>-<hash>/zarr.json   a Zarr v3 group: one shard's readings
     images/<shard>-<hash>.parquet     its images: names, sizes, geometry, errors, user columns
@@ -16,7 +16,7 @@
     index/<hash>/<table>-<part>.parquet     compacted postings, beside each where its blocks lie (.blocks);
                                       index/<hash>.json is their manifest
     annotations/<hash>.parquet        columns that were joined to the images later
-    studies/<hash>/                   interventions on the images, and their effects: `vlq.query.studies`
+    studies/<hash>/                   interventions on the images, and their effects: `vlq.query.cache.studies`
 
 Layers: 0 is the embedding that enters the decoder, l the residual stream after block l. `layers` counts them all
 (LLaVA-1.5-7B: 33). Positions: `patch` is row-major over the grid; `prompt` counts the prompt's text tokens without

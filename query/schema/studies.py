@@ -48,7 +48,7 @@ Window = tuple[int, int]
 class Study:
     """`studies/<digest>/study.json`: an intervention on the images, all that decides its effects.
 
-    Its digest names it, so that the same is done once. See `vlq.query.studies`.
+    Its digest names it, so that the same is done once. See `vlq.query.cache.studies`.
     """
 
     LATER: ClassVar = ("intervention", "windows", "to", "others", "token", "token_ids", "strengths", "source", "prompt")
@@ -78,7 +78,7 @@ class Study:
     token: str = ""  # what is added, as the language writes it
     token_ids: tuple[int, ...] = ()
     strengths: tuple[float, ...] = ()  # of what is added, in lengths of the states: each an effect of its own
-    source: str = ""  # whose states are put in: see `vlq.query.partners`
+    source: str = ""  # whose states are put in: see `vlq.query.studies.partners`
     prompt: str | None = None  # what images are asked instead of the run's prompt: a question, or a whole prompt
 
     @cached_property

@@ -1,0 +1,1 @@
+"""Stores: where the bytes of a cache lie, behind one contract."""

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from vlq.query.chosen import Written, tokens_of
 from vlq.query.errors import BadRequest, Forbidden, NotFound
-from vlq.query.tokens import Token
+from vlq.query.language.tokens import Token
+from vlq.query.studies.chosen import Written, tokens_of
 from vlq.service.api.images import Number
 from vlq.service.api.shared import ServedHere, json_response
 from vlq.service.errors import RESPONSES, Told

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from vlq.query.completion import candidates, columns_in
-from vlq.query.registry import REQUIRED, Function, Signature, functions, methods
+from vlq.query.language.completion import candidates, columns_in
+from vlq.query.language.registry import REQUIRED, Function, Signature, functions, methods
 from vlq.query.summary import count
 from vlq.service.api.shared import CorpusHere, ServedHere, json_response
 from vlq.service.counts import Counts, counted

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from vlq.query.depth import agreement_of_last, agreement_of_patches, changes
+from vlq.query.statistics.depth import agreement_of_last, agreement_of_patches, changes
 from vlq.service.api.shared import CorpusHere, ServedHere, answered, check_layer, check_site
 from vlq.service.errors import RESPONSES
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from vlq.query.parse import parse
+from vlq.query.language.parse import parse
 from vlq.service.api.shared import ServedHere, json_response
 from vlq.service.errors import RESPONSES
 from vlq.service.facets import facets

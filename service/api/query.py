@@ -16,16 +16,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from vlq.query.answer import Answer
+from vlq.query.answers.answer import Answer
+from vlq.query.answers.render import as_json, csv_rows, jsonl_rows, plain
+from vlq.query.answers.result import Result
 from vlq.query.arrow import rows_of
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadRequest, LimitReached
-from vlq.query.groups import Grouped
+from vlq.query.language.groups import Grouped
+from vlq.query.language.typed import check_typed
 from vlq.query.limits import shown_size
-from vlq.query.render import as_json, csv_rows, jsonl_rows, plain
-from vlq.query.result import Result
 from vlq.query.schema import digest_of, to_json
-from vlq.query.typed import check_typed
 from vlq.service.answers import Kept, Packed, beginning_of
 from vlq.service.api.shared import CorpusHere, ServedHere, headers_of, json_response, sent, tag_of, unchanged
 from vlq.service.errors import RESPONSES

@@ -10,9 +10,9 @@ from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 
 from vlq import __version__
-from vlq.query.client import LocalCorpus
+from vlq.query.answers.render import as_json
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadRequest
-from vlq.query.render import as_json
 from vlq.service.answers import Kept, Parts
 from vlq.service.served import Kind, Served
 

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadRequest, NotFound
-from vlq.query.portrait import BINS, Beside, Wanted, by_probability, examples, labels, position_map, together
+from vlq.query.statistics.portrait import BINS, Beside, Wanted, by_probability, examples, labels, position_map, together
 from vlq.service.api.shared import CorpusHere, ServedHere, answered, check_layer
 from vlq.service.counts import Counted, counted
 from vlq.service.errors import RESPONSES

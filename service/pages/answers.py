@@ -9,17 +9,17 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 
-from vlq.query.against import both_sides
-from vlq.query.client import LocalCorpus
+from vlq.query.answers.render import decimal, shown_columns
+from vlq.query.answers.result import Result
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.one import one_image
 from vlq.query.errors import VlqError
-from vlq.query.nodes import Call, Name, Node
-from vlq.query.one import one_image
-from vlq.query.registry import call, functions
-from vlq.query.render import decimal, shown_columns
-from vlq.query.result import Result
+from vlq.query.language.against import both_sides
+from vlq.query.language.nodes import Call, Name, Node
+from vlq.query.language.registry import call, functions
+from vlq.query.language.tokens import Token
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.summary import as_seen, count
-from vlq.query.tokens import Token
 from vlq.service.api.query import Cursor, identity
 from vlq.service.facets import columns_of, is_grouped
 from vlq.service.narrow import chosen, grouped, listed_in, of_set, order, ordered, steps, unselected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlq.query.tokens import Token
+from vlq.query.language.tokens import Token
 from vlq.service.lens import shown
 
 

@@ -11,15 +11,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.datastructures import QueryParams
 
-from vlq.query import sets
-from vlq.query.bootstrap import Interval
-from vlq.query.client import LocalCorpus
-from vlq.query.compile import Statement
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.one import OneImage
 from vlq.query.errors import BadRequest, NotFound
-from vlq.query.one import OneImage
-from vlq.query.sets import Counted, ImageSet, image_set
+from vlq.query.language.compile import Statement
+from vlq.query.language.tokens import Token
+from vlq.query.statistics import sets
+from vlq.query.statistics.bootstrap import Interval
+from vlq.query.statistics.sets import Counted, ImageSet, image_set
 from vlq.query.summary import count
-from vlq.query.tokens import Token
 from vlq.service.api.shared import ServedHere
 from vlq.service.counts import counted
 from vlq.service.images import found_image

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import CacheError, QueryError, VlqError
 from vlq.service.api.shared import ServedHere
 from vlq.service.counts import counted

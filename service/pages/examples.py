@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from vlq.query.client import LocalCorpus
-from vlq.query.effects import asked_of, question_of
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import VlqError
-from vlq.query.nodes import Call, Comparison, Name, node_of
-from vlq.query.parse import parse
-from vlq.query.portrait import has_objects
-from vlq.query.registry import call
+from vlq.query.language.effects import asked_of, question_of
+from vlq.query.language.nodes import Call, Comparison, Name, node_of
+from vlq.query.language.parse import parse
+from vlq.query.language.registry import call
+from vlq.query.statistics.portrait import has_objects
 from vlq.service.counts import Counts
 
 COMMON = 0.6

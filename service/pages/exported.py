@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from vlq.query.client import LocalCorpus
-from vlq.query.depth import changes
+from vlq.query.answers.render import as_json
+from vlq.query.answers.result import Result
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.one import one_image
 from vlq.query.errors import VlqError
-from vlq.query.one import one_image
-from vlq.query.render import as_json
-from vlq.query.result import Result
+from vlq.query.statistics.depth import changes
 from vlq.service.api.layers import AGREEMENTS
 from vlq.service.api.query import drawn
 from vlq.service.counts import Counts
 from vlq.service.facets import Facet, facets
-from vlq.service.folder import Folder, asked_at
 from vlq.service.pages import compare, layers, token
 from vlq.service.pages.answers import Shown, answer, clean
 from vlq.service.pages.chips import Chip
 from vlq.service.pages.corpus import VIEWS, AnswerPart, CorpusPage, unread_of
 from vlq.service.pages.files import INDEX
+from vlq.service.pages.folder import Folder, asked_at
 from vlq.service.pages.image_file import held
 from vlq.service.pages.panels import Panel, rendered_panel
 from vlq.service.pages.rendering import rendered

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vlq.query.client import LocalCorpus
-from vlq.query.one import one_image
-from vlq.query.render import as_json
+from vlq.query.answers.render import as_json
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.one import one_image
 from vlq.service.images import described, found_image
 from vlq.service.lens import lens_bytes
 from vlq.service.pages.files import answer_path

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vlq.query.client import LocalCorpus
-from vlq.query.one import one_image
-from vlq.query.render import plain
+from vlq.query.answers.render import plain
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.one import one_image
 from vlq.query.schema import STORED_SITES, layers_phrase
 from vlq.service.effects import Found, found_in
 from vlq.service.images import described, found_image

@@ -9,9 +9,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from vlq.query.client import LocalCorpus
-from vlq.query.depth import SITES, Agreement, Changes, changes
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import NotFound
+from vlq.query.statistics.depth import SITES, Agreement, Changes, changes
 from vlq.query.summary import Rows, as_seen, count
 from vlq.service.api.layers import AGREEMENTS
 from vlq.service.api.shared import ServedHere

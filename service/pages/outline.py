@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from vlq.query.geometry import Edges
+from vlq.query.image.geometry import Edges
 
 
 def outline(edges: Edges, grid: tuple[int, int], patches: Collection[int]) -> str:

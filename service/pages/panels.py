@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from markupsafe import Markup
 from starlette.datastructures import QueryParams
 
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 from vlq.service.api.shared import answered
 from vlq.service.numbers import whole
 from vlq.service.pages.chips import Chip

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vlq.query.cache import model_name
+from vlq.query.cache.reader import model_name
 
 
 @dataclass(frozen=True)

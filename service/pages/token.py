@@ -12,9 +12,9 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import NotFound
-from vlq.query.portrait import (
+from vlq.query.statistics.portrait import (
     BINS,
     Beside,
     Example,

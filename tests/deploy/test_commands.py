@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from vlq.query.commands import COMMANDS
-from vlq.query.parse import parse
+from vlq.query.language.parse import parse
 
 from .manifests import DEPLOY, KUBERNETES, ROOT
 

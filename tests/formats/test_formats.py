@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import vlq
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 from vlq.query.cli import main
 from vlq.query.errors import NewerFormat, OlderFormat
 from vlq.query.schema import FORMAT, record_bytes
-from vlq.workers.verify import verify
+from vlq.workers.upkeep.verify import verify
 
 from ..brute import picked_layers, read_site
 from .make import FAILED, HERE, IMAGES

@@ -14,10 +14,10 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 import vlq
-from vlq.query.compile import Derived, Statement
-from vlq.query.corpus import Corpus
-from vlq.query.geometry import patch_box
-from vlq.query.result import Result
+from vlq.query.answers.result import Result
+from vlq.query.client.corpus import Corpus
+from vlq.query.image.geometry import patch_box
+from vlq.query.language.compile import Derived, Statement
 from vlq.query.schema import Run, Transform
 
 from ..brute import Site, read_site

@@ -12,7 +12,7 @@ import pytest
 
 import vlq
 from vlq.query.cli import is_query, main
-from vlq.query.registry import functions, methods
+from vlq.query.language.registry import functions, methods
 
 from ..synthetic import make_cache, make_run
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlq.query.reference import reference
+from vlq.query.language.reference import reference
 
 pytestmark = pytest.mark.here("the language's page")
 

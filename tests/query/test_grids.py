@@ -10,7 +10,7 @@ import pytest
 
 import vlq
 from vlq.query.errors import QueryError
-from vlq.query.geometry import patch_box
+from vlq.query.image.geometry import patch_box
 from vlq.query.info import as_text
 
 from ..synthetic import make_cache, make_run

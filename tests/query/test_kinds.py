@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 
 import vlq
-from vlq.query.client import LocalCorpus
-from vlq.query.corpus import Corpus
+from vlq.query.client.corpus import Corpus
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadArgument, VlqError
 
 from ..synthetic import make_cache

@@ -19,11 +19,11 @@ import vlq
 from vlq.query import errors
 from vlq.query.cli import is_query, main
 from vlq.query.errors import QueryError, SqlMistake, VlqError
+from vlq.query.language.parse import FOUND, parse
+from vlq.query.language.reference import mistakes_page as page
 from vlq.query.mistakes import CHAPTERS
 from vlq.query.mistakes.table import DEMO, Example, Mistake
-from vlq.query.parse import FOUND, parse
 from vlq.query.pointed import pointed
-from vlq.query.reference import mistakes_page as page
 from vlq.query.schema import RUN, TOKENIZER, VOCABULARY, digest_of
 from vlq.query.store import open_store
 from vlq.workers.models.vocabulary import vocabulary_hash
@@ -138,7 +138,7 @@ def test_an_example(
 ) -> None:
     monkeypatch.chdir(caches)
     if example.cache == "limited":
-        monkeypatch.setattr("vlq.query.result.LISTED_CELLS", 1000)
+        monkeypatch.setattr("vlq.query.answers.result.LISTED_CELLS", 1000)
     monkeypatch.setenv("VLQ_CACHE", example.cache)
     message, hint = mistake.said(example)
     if example.text.startswith("$ vlq "):

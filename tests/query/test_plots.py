@@ -26,10 +26,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 import vlq
-from vlq.query.corpus import Corpus
+from vlq.query.client.corpus import Corpus
 from vlq.query.errors import BadArgument, MissingExtra, QueryError, StoreError
-from vlq.query.geometry import patch_box
-from vlq.query.pictures import pixels
+from vlq.query.image.geometry import patch_box
+from vlq.query.image.pictures import pixels
 from vlq.query.plots import images
 from vlq.query.plots.style import chip, shown
 

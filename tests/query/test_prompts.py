@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import vlq
-from vlq.query.cache import Cache
-from vlq.query.corpus import Corpus
+from vlq.query.cache.reader import Cache
+from vlq.query.client.corpus import Corpus
+from vlq.query.client.one import one_image
 from vlq.query.errors import BadArgument
 from vlq.query.info import as_text
-from vlq.query.one import one_image
 from vlq.query.schema import Run
 
 from ..synthetic import make_cache, make_run

@@ -11,7 +11,7 @@ import pytest
 
 import vlq
 from vlq.query import resident
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 from vlq.query.resident import Resident
 
 from ..synthetic import WORDS

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import vlq
-from vlq.query.client import Corpus
+from vlq.query.client.local import Corpus
+from vlq.query.client.one import one_image
 from vlq.query.errors import QueryError
 from vlq.query.info import as_text
-from vlq.query.one import one_image
 
 from .. import synthetic
 from ..synthetic import make_cache, make_run

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from vlq.query.answer import SHOWN_ROWS
-from vlq.query.bind import compile_rows
-from vlq.query.compile import Statement
+from vlq.query.answers.answer import SHOWN_ROWS
+from vlq.query.answers.result import Result
 from vlq.query.engine import Engine
-from vlq.query.result import Result
+from vlq.query.language.bind import compile_rows
+from vlq.query.language.compile import Statement
 
 from ..synthetic import WORDS
 from .corpora import Case

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import vlq
-from vlq.query.corpus import Corpus
+from vlq.query.client.corpus import Corpus
 
 from ..synthetic import WORDS, make_cache, make_run
 

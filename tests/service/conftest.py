@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from PIL import Image
 
 import vlq
-from vlq.query.cache import Cache
-from vlq.query.client import LocalCorpus
+from vlq.query.cache.reader import Cache
+from vlq.query.client.local import LocalCorpus
 from vlq.service.app import create_app
 from vlq.service.settings import Settings
 

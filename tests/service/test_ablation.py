@@ -19,8 +19,8 @@ from PIL import Image
 
 import vlq
 import vlq.workers.intervene.single as single
-from vlq.query.cache import Cache
-from vlq.query.client import LocalCorpus
+from vlq.query.cache.reader import Cache
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadArgument, MissingExtra, ModelError
 from vlq.query.schema import RUN
 from vlq.service.app import create_app

@@ -26,14 +26,14 @@ from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 
 import vlq
-from vlq.query.client import ask
+from vlq.query.answers.render import to_csv, to_jsonl
+from vlq.query.client.local import ask
+from vlq.query.client.one import one_image
+from vlq.query.client.remote import RemoteCorpus
 from vlq.query.engine import Engine
 from vlq.query.errors import LimitReached, NotFound, ServiceError, UnknownToken, VlqError
-from vlq.query.one import one_image
-from vlq.query.portrait import read_of
-from vlq.query.remote import RemoteCorpus
-from vlq.query.render import to_csv, to_jsonl
 from vlq.query.schema import COUNTS
+from vlq.query.statistics.portrait import read_of
 from vlq.service.answers import Answers, Kept, Packed, Part, Parts
 from vlq.service.app import create_app
 from vlq.service.command import serve
@@ -41,7 +41,7 @@ from vlq.service.counts import counted
 from vlq.service.images import _found
 from vlq.service.served import Served
 from vlq.service.settings import Settings
-from vlq.workers.index import WHOLE_TABLES
+from vlq.workers.indexing.index import WHOLE_TABLES
 
 from ..doors import running
 from ..synthetic import make_cache, make_run, vocabulary_table
@@ -280,7 +280,7 @@ def test_a_mistake_has_one_shape(site: Site) -> None:
 
 
 def test_a_query_that_is_typed_may_be_unfinished(site: Site) -> None:
-    """tests/query/test_typed.py has what is unfinished and what is not."""
+    """tests/query/language/test_typed.py has what is unfinished and what is not."""
 
     def checked(query: str, **values: object) -> dict[str, Any]:
         return dict(site.client.post("/v1/check", json={"query": query, **values}).json())
@@ -501,7 +501,7 @@ def test_tokens(site: Site) -> None:
 
 
 def test_where_a_token_is_read(site: Site) -> None:
-    """What is computed is held against brute force in tests/query/test_portrait.py; here by way of the service."""
+    """What is computed, tests/query/statistics/test_portrait.py holds against brute force; here it is served."""
     get = lambda name, **more: site.client.get(f"/v1/tokens/0/{name}", params=more).json()  # noqa: E731
     tokens, logprobs = site.arrays["patch/token"], site.arrays["patch/logprob"]
     for layer in (None, 3):
@@ -530,7 +530,7 @@ def test_where_a_token_is_read(site: Site) -> None:
 
 
 def test_from_layer_to_layer(site: Site) -> None:
-    """By way of the service; tests/query/test_depth.py has the figures of all kinds of corpora."""
+    """By way of the service; tests/query/statistics/test_depth.py has the figures of all kinds of corpora."""
     good = np.arange(12) != 1
     for where in ("patch", "last"):
         read = site.arrays["patch/top1"] if where == "patch" else site.arrays["prompt/top1"][:, :, -1:]
@@ -800,7 +800,7 @@ from vlq.service.app import create_app
 from vlq.service.pages import token
 from vlq.service.served import Served, load_libraries
 from vlq.service.settings import Settings
-from vlq.query.portrait import Wanted
+from vlq.query.statistics.portrait import Wanted
 
 corpus = Served(Settings({{"one": {str(tmp_path / "cache")!r}}})).corpus("one")
 load_libraries()

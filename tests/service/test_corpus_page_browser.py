@@ -18,8 +18,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 import vlq
-from vlq.query.cache import Cache
-from vlq.query.client import LocalCorpus
+from vlq.query.cache.reader import Cache
+from vlq.query.client.local import LocalCorpus
 from vlq.query.schema import Transform
 from vlq.service.app import create_app
 from vlq.service.settings import Settings

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import vlq
-from vlq.query.render import render
+from vlq.query.answers.render import render
 from vlq.service.app import create_app
 from vlq.service.settings import Settings
 

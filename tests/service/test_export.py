@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 from vlq.query.cli import main
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import InputError, NotFound, QueryError, StoreError
 from vlq.service.export import export
 from vlq.service.pages.exported import PAIRS, pairs
@@ -173,10 +173,10 @@ def test_mistakes_leave_nothing_behind(corpus: LocalCorpus, tmp_path: Path, monk
     def fail(folder: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vlq.service.folder.write_static", fail)
+    monkeypatch.setattr("vlq.service.pages.folder.write_static", fail)
     with pytest.raises(StoreError, match="No space left"):
         export(corpus, "images()", tmp_path / "site", most_tokens=0)
-    monkeypatch.setattr("vlq.service.folder.write_static", lambda folder: 1 / 0)
+    monkeypatch.setattr("vlq.service.pages.folder.write_static", lambda folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export(corpus, "images()", tmp_path / "site", most_tokens=0)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "full"]

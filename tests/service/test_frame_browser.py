@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from vlq.query.cache import model_name
+from vlq.query.cache.reader import model_name
 
 from .browser import accessible, watched
 from .conftest import Site

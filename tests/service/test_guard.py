@@ -257,8 +257,8 @@ def test_a_question_has_its_time(folder: Path) -> None:
 
 def test_a_query_is_stopped(site: Site) -> None:
     """In the engine that serves: one that would take days ends after its time."""
-    from vlq.query.compile import Statement
     from vlq.query.deadline import Deadline
+    from vlq.query.language.compile import Statement
 
     corpus = site.corpus
     endless = Statement("SELECT count(*) AS n FROM range(1000000000) a, range(1000) b", {}, {})
@@ -277,7 +277,7 @@ def test_too_many_questions_are_sent_away(folder: Path, monkeypatch: pytest.Monk
         return usual(query)
 
     monkeypatch.setattr(served.corpora["one"], "query", slow)
-    monkeypatch.setattr("vlq.query.remote.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("vlq.query.client.remote.FIRST_WAIT", 0.01)
     with running(app) as url:
         statuses: list[int] = []
 
@@ -327,7 +327,7 @@ def test_images_and_look_ups_do_not_wait_for_questions(folder: Path, monkeypatch
 
 def test_a_busy_service_is_asked_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(Settings({"one": str(folder)}, at_once=1, waiting=0))
-    monkeypatch.setattr("vlq.query.remote.LONGEST_WAIT", 0.05)
+    monkeypatch.setattr("vlq.query.client.remote.LONGEST_WAIT", 0.05)
     with running(app) as url:
         corpus = vlq.open(url)
         app.state.served.waiting = 1
@@ -343,7 +343,7 @@ def test_who_is_gone_is_not_answered(folder: Path) -> None:
     corpus = app.state.served.corpora["one"]
 
     def query(text: str) -> Any:
-        from vlq.query.compile import Statement
+        from vlq.query.language.compile import Statement
 
         corpus.engine.rows(Statement(endless, {}, {}), corpus.cache.snapshot())
 
@@ -368,7 +368,7 @@ def test_nobody_there() -> None:
 
 
 def test_what_is_lost_on_the_way_is_asked_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlq.query.remote.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("vlq.query.client.remote.FIRST_WAIT", 0.01)
     expected = site.corpus.readings("dog")
     faults = Faults(kinds=("reset", "cut short", "answer lost", "503"), seed=3)
     with faulty(site.url, faults) as url:

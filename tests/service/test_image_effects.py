@@ -12,8 +12,8 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, expect
 
-from vlq.query.cache import Cache
-from vlq.query.client import LocalCorpus
+from vlq.query.cache.reader import Cache
+from vlq.query.client.local import LocalCorpus
 from vlq.service.app import create_app
 from vlq.service.effects import MOST_SETS
 from vlq.service.settings import Settings

@@ -21,12 +21,12 @@ from PIL import Image
 from playwright.sync_api import Browser, FrameLocator, Page
 from safetensors.numpy import load
 
-from vlq.query.cache import Cache
-from vlq.query.client import LocalCorpus
+from vlq.query.cache.reader import Cache
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.one import one_image
+from vlq.query.client.remote import RemoteCorpus
 from vlq.query.errors import NotFound
-from vlq.query.geometry import patch_box
-from vlq.query.one import one_image
-from vlq.query.remote import RemoteCorpus
+from vlq.query.image.geometry import patch_box
 from vlq.query.schema import Transform
 from vlq.service.app import create_app
 from vlq.service.pages.image_file import image_file

@@ -17,10 +17,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 import vlq.service.pictures
-from vlq.query.cache import Cache
-from vlq.query.client import LocalCorpus
-from vlq.query.one import one_image
-from vlq.query.parse import parse
+from vlq.query.cache.reader import Cache
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.one import one_image
+from vlq.query.language.parse import parse
 from vlq.query.schema import Run, Transform
 from vlq.service.app import create_app
 from vlq.service.settings import Settings

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 import vlq
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 from vlq.query.engine import Engine
-from vlq.query.parse import parse
+from vlq.query.language.parse import parse
 from vlq.service import narrow
 from vlq.service.facets import facets
 

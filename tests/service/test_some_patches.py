@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from vlq.query.cache import Cache
-from vlq.query.client import LocalCorpus
-from vlq.query.one import one_image
+from vlq.query.cache.reader import Cache
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.one import one_image
 from vlq.service.images import described
 from vlq.service.lens import lens_bytes
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from vlq.query.geometry import patch_box
+from vlq.query.image.geometry import patch_box
 from vlq.service.app import create_app
 from vlq.service.settings import Settings
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vlq.query.cache.tables import read_table
 from vlq.query.errors import InputError, StoreError
-from vlq.query.pictures import BadImage, fetch
-from vlq.query.tables import read_table
+from vlq.query.image.pictures import BadImage, fetch
 from vlq.workers.corpus import list_images
 
 from ..s3 import SECRET, client, environment, new_bucket
@@ -72,7 +72,7 @@ def test_names_that_are_no_paths(bucket: str, moto: str) -> None:
 
 
 def test_files_that_are_too_large_for_an_image(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlq.query.pictures.MAX_BYTES", 2)
+    monkeypatch.setattr("vlq.query.image.pictures.MAX_BYTES", 2)
     for size, uri in ((2, tmp_path / "two.png"), (3, tmp_path / "three.png")):
         uri.write_bytes(b"x" * size)
         put(bucket, uri.name, b"x" * size, environment(os.environ["AWS_ENDPOINT_URL"]))

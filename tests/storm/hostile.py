@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 
 from ..workers.conftest import make_model
 from ..workers.runs import commits, start, workers_of

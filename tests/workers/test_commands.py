@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 from vlq.query.errors import BadArgument
 from vlq.query.store import open_store
 from vlq.workers.commands import parse_layers, parse_sites, parse_track, report

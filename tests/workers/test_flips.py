@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from vlq.query.annotate import annotate
-from vlq.query.cache import Cache
+from vlq.query.cache.annotate import annotate
+from vlq.query.cache.reader import Cache
 from vlq.query.errors import CorruptCache
-from vlq.workers.verify import verify
+from vlq.workers.upkeep.verify import verify
 
 from ..synthetic import make_cache
 

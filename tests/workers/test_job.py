@@ -16,14 +16,14 @@ from urllib.request import urlopen
 
 import pytest
 
-import vlq.workers.compactor as compactor_module
-from vlq.query.cache import Cache, latest_head
+import vlq.workers.indexing.compactor as compactor_module
+from vlq.query.cache.reader import Cache, latest_head
+from vlq.query.cache.tables import read_plan
 from vlq.query.errors import BadArgument, CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.store import open_store
-from vlq.query.tables import read_plan
 from vlq.workers.job import run_job
 from vlq.workers.plan import RunOptions
-from vlq.workers.repair import Mended, repair, unread
+from vlq.workers.upkeep.repair import Mended, repair, unread
 from vlq.workers.worker import Setup
 
 from .conftest import IMAGES, make_model, save_images

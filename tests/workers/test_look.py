@@ -160,8 +160,8 @@ def test_images_in_memory(tiny_model: Path, picture: Path) -> None:
     found = [vlq.look(image, tiny_model, prompt=PROMPT) for image in (gray, gray[..., None], Image.fromarray(gray))]
     assert len({corpus.zarr["patch/logprob"][0].tobytes() for corpus in found}) == 1
     # The pixels are kept beside the cache, so that plots are over the image.
-    from vlq.query.one import one_image
-    from vlq.query.pictures import pixels
+    from vlq.query.client.one import one_image
+    from vlq.query.image.pictures import pixels
 
     one = one_image(corpus)
     shown = pixels(one.uri, one.sha256, one.size)

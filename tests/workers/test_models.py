@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from vlq.query.errors import ModelError
-from vlq.query.pictures import decode
+from vlq.query.image.pictures import decode
 from vlq.workers.lenses import logit_lens
 from vlq.workers.models import load, load_processor
 from vlq.workers.models.base import LensModel, check, compile_blocks

@@ -17,9 +17,9 @@ import pytest
 import zarr
 from PIL import Image
 
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 from vlq.query.errors import InputError
-from vlq.query.geometry import patch_box
+from vlq.query.image.geometry import patch_box
 from vlq.query.schema import Run, Transform, array_specs
 from vlq.workers.corpus import list_images
 from vlq.workers.extract import read_shard
@@ -27,9 +27,9 @@ from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.patches import check_grid
-from vlq.workers.repair import command_of, repair
-from vlq.workers.rerun import rerun
-from vlq.workers.verify import verify
+from vlq.workers.upkeep.repair import command_of, repair
+from vlq.workers.upkeep.rerun import rerun
+from vlq.workers.upkeep.verify import verify
 from vlq.workers.worker import Setup, describe_run
 
 from .conftest import save_images

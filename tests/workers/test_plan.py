@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from vlq.query.cache.tables import parquet_bytes
 from vlq.query.errors import InputError
 from vlq.query.store import open_store
-from vlq.query.tables import parquet_bytes
 from vlq.workers.plan import extended, first_plan, not_given, settle
 from vlq.workers.worker import packed, unpacked
 

@@ -14,11 +14,11 @@ import zarr
 from PIL import Image
 
 import vlq
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 from vlq.query.cli import main
-from vlq.workers.repair import command_of, repair
-from vlq.workers.rerun import rerun
-from vlq.workers.verify import verify
+from vlq.workers.upkeep.repair import command_of, repair
+from vlq.workers.upkeep.rerun import rerun
+from vlq.workers.upkeep.verify import verify
 
 from .conftest import save_images
 from .here import printed

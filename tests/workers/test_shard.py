@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 from vlq.query.errors import RunError
 from vlq.query.schema import Commit, Run, array_specs, commit_key, digest_of
 from vlq.query.store import ObstoreStore, Store, open_store

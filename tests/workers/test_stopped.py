@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 
 from ..storm.kills import Job, kill_indexing
 from .conftest import IMAGES

@@ -14,14 +14,14 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 import vlq
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.sums import entropies
+from vlq.query.cache.tables import parquet_bytes
 from vlq.query.schema import VOCABULARY, Head, digest_of, head_key
 from vlq.query.store import open_store
-from vlq.query.sums import entropies
-from vlq.query.tables import parquet_bytes
 from vlq.workers.corpus import list_images
 from vlq.workers.extract import read_shard
-from vlq.workers.index import compact
+from vlq.workers.indexing.index import compact
 from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table

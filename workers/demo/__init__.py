@@ -1,0 +1,1 @@
+"""The demo: scenes, the model that is trained on them, and `vlq demo`."""

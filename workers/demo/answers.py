@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlq.query.masks import around
+from vlq.query.image.masks import around
 from vlq.workers.demo.dialogues import (
     BACKGROUND_QUESTION,
     CAPTION_QUESTION,

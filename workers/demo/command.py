@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlq.query.cache import demo_url
+from vlq.query.cache.reader import demo_url
 from vlq.query.errors import CacheMismatch, OlderFormat, StoreError
 from vlq.query.schema import STORED_SITES
 from vlq.query.shell import shell
@@ -51,8 +51,8 @@ def demo() -> None:
             "Set $VLQ_HOME to a folder that may be written to and has room.",
         ) from error
 
-    from vlq.query.client import open as open_corpus
-    from vlq.query.render import render
+    from vlq.query.answers.render import render
+    from vlq.query.client.local import open as open_corpus
 
     corpus = open_corpus(url)
     for question, query in QUERIES:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from vlq.query.chosen import Written, chosen, placed, tokens_of
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadArgument
-from vlq.query.partners import paired
+from vlq.query.language.tokens import TokenSet
 from vlq.query.schema import LAST, RANDOM, REPEATS, TO, Study, Window
-from vlq.query.tokens import TokenSet
+from vlq.query.studies.chosen import Written, chosen, placed, tokens_of
+from vlq.query.studies.partners import paired
 from vlq.workers.intervene.knockout import windows
 from vlq.workers.intervene.patching import lengths
 

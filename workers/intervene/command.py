@@ -87,7 +87,7 @@ def ablate(
     need_target(target)
     baselines, question = parse_baselines(baseline), prompt_of(prompt)
 
-    from vlq.query.chosen import Written
+    from vlq.query.studies.chosen import Written
     from vlq.workers.intervene.asked import Ablation
     from vlq.workers.intervene.foreseen import foresee
     from vlq.workers.intervene.job import begin
@@ -137,7 +137,7 @@ def carried_out(options: Any) -> Any:
 
 def _asked(query: str, objects: str, patches: str) -> Any:
     """What chooses the patches. Raises BadArgument unless it is one of them, QueryError."""
-    from vlq.query.chosen import Written, labelled, numbered
+    from vlq.query.studies.chosen import Written, labelled, numbered
 
     given = [text for text in (query, objects, patches) if text.strip()]
     if len(given) != 1:
@@ -192,9 +192,9 @@ def foreseen_as(found: Any, format: str) -> str:
 
 def shown_as(outcome: Any, cache: str, format: str) -> str:
     """A finished study as it is printed: in figures, or row by row."""
-    from vlq.query.ablated import COLUMNS, as_text, rows_of, summary_of
-    from vlq.query.render import csv_rows, plain
+    from vlq.query.answers.render import csv_rows, plain
     from vlq.query.shell import shell
+    from vlq.query.studies.ablated import COLUMNS, as_text, rows_of, summary_of
 
     if format == "csv":
         rows = (row.values() for row in rows_of(outcome.effects, outcome.names))

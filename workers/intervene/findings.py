@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.answer import Answer
+from vlq.query.answers.answer import Answer
 from vlq.query.summary import Rows, Summary
 
 if TYPE_CHECKING:

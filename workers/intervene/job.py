@@ -11,19 +11,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlq.query.cache import Cache, committed_shards
-from vlq.query.chosen import PROMPT
-from vlq.query.client import LocalCorpus
-from vlq.query.compile import Statement, quoted
-from vlq.query.effects import usual_answer
+from vlq.query.cache.heads import name_study
+from vlq.query.cache.reader import Cache, committed_shards
+from vlq.query.cache.studies import (
+    StudyCommit,
+    columns_of,
+    commit_key,
+    commits_prefix,
+    effects_key,
+    plan_key,
+    study_key,
+)
+from vlq.query.cache.tables import parquet_bytes, parquet_table
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError, RunError, StoreStopped
-from vlq.query.heads import name_study
-from vlq.query.pictures import as_cached
+from vlq.query.image.pictures import as_cached
+from vlq.query.language.compile import Statement, quoted
+from vlq.query.language.effects import usual_answer
+from vlq.query.language.tokens import TokenSet
 from vlq.query.schema import LOGIT_LENS, Finished, Run, Study, digest_of
 from vlq.query.store import Store, at_once, put
-from vlq.query.studies import StudyCommit, columns_of, commit_key, commits_prefix, effects_key, plan_key, study_key
-from vlq.query.tables import parquet_bytes, parquet_table
-from vlq.query.tokens import TokenSet
+from vlq.query.studies.chosen import PROMPT
 from vlq.workers.beginning import absolute
 from vlq.workers.intervene.asked import Asked
 from vlq.workers.intervene.moments import known_moments, put_moments
@@ -34,7 +42,7 @@ from vlq.workers.models.files import may_be_elsewhere, resolve
 from vlq.workers.plan import Plan, RunOptions, revision_for
 from vlq.workers.pool import Pool
 from vlq.workers.progress import Tracker
-from vlq.workers.rerun import check_hash
+from vlq.workers.upkeep.rerun import check_hash
 from vlq.workers.watch import RunWatch
 from vlq.workers.worker import Description, Errors, packed
 

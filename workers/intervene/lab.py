@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from propcache.api import cached_property
 
-from vlq.query.chosen import Written, chosen, numbered, tokens_of
-from vlq.query.client import LocalCorpus
-from vlq.query.effects import SEEING, usual_answer, window_phrase
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.one import OneImage, one_image
 from vlq.query.errors import BadArgument, NotFound, ServiceError
-from vlq.query.nodes import col
-from vlq.query.one import OneImage, one_image
+from vlq.query.language.effects import SEEING, usual_answer, window_phrase
+from vlq.query.language.nodes import col
+from vlq.query.language.tokens import TokenSet
 from vlq.query.schema import TO
-from vlq.query.tokens import TokenSet
+from vlq.query.studies.chosen import Written, chosen, numbered, tokens_of
 from vlq.workers.intervene.asked import SAME_SHAPE, other_grid
 from vlq.workers.intervene.attribution import attribution
 from vlq.workers.intervene.changes import Change
@@ -25,10 +25,10 @@ from vlq.workers.intervene.patching import lengths, patched, positions_of, steer
 from vlq.workers.intervene.prompted import Outcome, Prompted, Target
 from vlq.workers.intervene.shards import text_of
 from vlq.workers.intervene.single import Changed, Source, read_again
-from vlq.workers.rerun import model_of
+from vlq.workers.upkeep.rerun import model_of
 
 if TYPE_CHECKING:
-    from vlq.query.corpus import Corpus
+    from vlq.query.client.corpus import Corpus
     from vlq.workers.models.base import LensModel
 
 STRENGTHS = (0.0, 0.5, 1.0, 2.0)

@@ -37,9 +37,9 @@ from vlq.workers.options import (
 )
 
 if TYPE_CHECKING:
-    from vlq.query.chosen import Written
-    from vlq.query.client import LocalCorpus
+    from vlq.query.client.local import LocalCorpus
     from vlq.query.schema import Window
+    from vlq.query.studies.chosen import Written
     from vlq.workers.intervene.asked import Asked
 
 TargetOption = Annotated[
@@ -94,8 +94,8 @@ def knockout(
     An image in front of the query: that one alone is looked at. Without one it is a study of all images in which the
     query names patches, or of --images: its effects are kept in the cache.
     """
+    from vlq.query.answers.render import form_of
     from vlq.query.errors import BadArgument
-    from vlq.query.render import form_of
     from vlq.query.schema import COMBINATIONS
     from vlq.workers.commands import one_of
     from vlq.workers.intervene.command import parse_baselines
@@ -128,7 +128,7 @@ def knockout(
         )
         return
 
-    from vlq.query.chosen import Written
+    from vlq.query.studies.chosen import Written
     from vlq.workers.intervene.asked import Knockout
 
     options = Knockout(
@@ -187,8 +187,8 @@ def patch(
     with a partner: its effects are kept in the cache, and what is measured is the first token of the partner's own
     answer, unless --target says another word.
     """
+    from vlq.query.answers.render import form_of
     from vlq.query.errors import BadArgument
-    from vlq.query.render import form_of
 
     chosen, question = form_of(form, output), prompt_of(prompt)
     if bool(source) == bool(source_of_each) or (image and source_of_each):
@@ -205,7 +205,7 @@ def patch(
         _deliver(result, chosen, output)
         return
 
-    from vlq.query.chosen import Written
+    from vlq.query.studies.chosen import Written
     from vlq.workers.intervene.asked import Patching
 
     options = Patching(
@@ -256,8 +256,8 @@ def steer(
     An image in front of the word: that one alone is looked at. Without one it is a study of all images, or of --images:
     its effects are kept in the cache.
     """
+    from vlq.query.answers.render import form_of
     from vlq.query.errors import BadArgument
-    from vlq.query.render import form_of
 
     chosen, question = form_of(form, output), prompt_of(prompt)
     try:
@@ -275,7 +275,7 @@ def steer(
         _deliver(result, chosen, output)
         return
 
-    from vlq.query.chosen import Written
+    from vlq.query.studies.chosen import Written
     from vlq.workers.intervene.asked import Steering
 
     options = Steering(
@@ -306,7 +306,7 @@ def attribute(
 
     In logits towards it, above the mean of the vocabulary's, in one image.
     """
-    from vlq.query.render import form_of
+    from vlq.query.answers.render import form_of
 
     chosen = form_of(form, output)
     _deliver(
@@ -412,9 +412,9 @@ def findings_of(outcome: Any, cache: str) -> Any:
     """A finished study's curve: a row for each window of layers, or strength."""
     from dataclasses import asdict
 
-    from vlq.query.curves import headline, query_of, rows_of, steps_of, summary_of
     from vlq.query.errors import printable
     from vlq.query.shell import shell
+    from vlq.query.studies.curves import headline, query_of, rows_of, steps_of, summary_of
     from vlq.workers.commands import SHOWN_ERRORS
     from vlq.workers.intervene.findings import Findings
 
@@ -434,7 +434,7 @@ def findings_of(outcome: Any, cache: str) -> Any:
 
 
 def _deliver(result: Any, form: str, output: str | None) -> None:
-    from vlq.query.render import deliver
+    from vlq.query.answers.render import deliver
 
     deliver(result, form, output)
 

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from vlq.query.cache.studies import AGAIN, MOMENTS, moments_of, moments_prefix, sums_key
 from vlq.query.errors import CorruptCache, InputError
 from vlq.query.schema import digest_of
 from vlq.query.store import Store, put
-from vlq.query.studies import AGAIN, MOMENTS, moments_of, moments_prefix, sums_key
 from vlq.workers.intervene.ablation import Moments, MomentSums
 
 

@@ -9,8 +9,8 @@ import typer
 from vlq.query.errors import BadArgument
 
 if TYPE_CHECKING:
-    from vlq.query.chosen import Written
-    from vlq.query.client import LocalCorpus
+    from vlq.query.client.local import LocalCorpus
+    from vlq.query.studies.chosen import Written
 
 PromptOption = Annotated[
     str | None,
@@ -48,15 +48,15 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say how many
 
 def corpus_at(cache: str) -> LocalCorpus:
     """The cache that `--cache` says, opened here. Raises NoCache."""
-    from vlq.query.cache import Cache, default_url
-    from vlq.query.client import LocalCorpus
+    from vlq.query.cache.reader import Cache, default_url
+    from vlq.query.client.local import LocalCorpus
 
     return LocalCorpus(Cache.open(cache or default_url()))
 
 
 def is_image(corpus: LocalCorpus, text: str) -> bool:
     """Whether a text is an image's number, or the name of one."""
-    from vlq.query.nodes import col
+    from vlq.query.language.nodes import col
 
     return text.isdecimal() or bool(corpus.images(col("image") == text).rows)
 
@@ -66,7 +66,7 @@ def condition(corpus: LocalCorpus, images: str) -> Written | None:
 
     Raises NotFound if it is the name of no image, QueryError if it is none of these.
     """
-    from vlq.query.chosen import Written
+    from vlq.query.studies.chosen import Written
     from vlq.workers.corpus import EXTENSIONS
 
     named = images.strip()

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vlq.query.masks import around, labels
+from vlq.query.image.masks import around, labels
 
 MOST_REGIONS = 4
 """Regions whose combinations are all tried: 15 sets. Of more, each one alone, and each one left out."""

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from vlq.query.chosen import PROMPT
+from vlq.query.cache.studies import StudyCommit, columns_of, commit_key, shard_effects_key
+from vlq.query.cache.tables import parquet_bytes
 from vlq.query.errors import RunError
 from vlq.query.schema import Stored, Study, digest_of
 from vlq.query.store import Store, put
-from vlq.query.studies import StudyCommit, columns_of, commit_key, shard_effects_key
+from vlq.query.studies.chosen import PROMPT
 from vlq.query.summary import count
-from vlq.query.tables import parquet_bytes
 from vlq.workers.extract import Prepared, prepare
 from vlq.workers.intervene.ablation import Moments, MomentSums
 from vlq.workers.intervene.changes import Change

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlq.query.effects import usual_answer
 from vlq.query.errors import InputError, RunError
+from vlq.query.language.effects import usual_answer
 from vlq.query.schema import Run
 from vlq.query.store import Store
 from vlq.workers.extract import prepare
@@ -20,7 +20,7 @@ from vlq.workers.intervene.prompted import Outcome, Prompted, Target
 from vlq.workers.intervene.sets import sets_of
 from vlq.workers.intervene.shards import is_gone, text_of
 from vlq.workers.models.base import Encoded, LensModel
-from vlq.workers.rerun import found_among, model_of
+from vlq.workers.upkeep.rerun import found_among, model_of
 
 MeanOf = Literal["corpus", "image"]
 

@@ -21,7 +21,7 @@ from vlq.workers.options import (
 )
 
 if TYPE_CHECKING:
-    from vlq.query.cache import Cache
+    from vlq.query.cache.reader import Cache
     from vlq.workers.lenses.files import TunedLens
     from vlq.workers.lenses.train import Options, Trained
     from vlq.workers.models.base import LensModel
@@ -80,7 +80,7 @@ def train(
     from vlq.workers.models import load
     from vlq.workers.models.files import commit_of, model_hash, resolve
     from vlq.workers.progress import steps as shown_steps
-    from vlq.workers.rerun import model_of
+    from vlq.workers.upkeep.rerun import model_of
 
     kept = None if cache is None else cache_with_states(cache, sites)
     if kept is None:
@@ -171,7 +171,7 @@ def check_source(images: str | None, model: str | None, cache: str | None, asked
 
 def cache_with_states(url: str, sites: Sequence[str]) -> Cache:
     """A cache that keeps the states of every layer at these sites. Raises BadArgument, NoCache."""
-    from vlq.query.cache import Cache
+    from vlq.query.cache.reader import Cache
     from vlq.query.schema import layers_phrase
 
     cache = Cache.open(url)

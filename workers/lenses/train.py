@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlq.query.arrays import values
-from vlq.query.cache import Cache
+from vlq.query.cache.arrays import values
+from vlq.query.cache.reader import Cache
 from vlq.query.errors import InputError
 from vlq.workers.extract import prepare
 from vlq.workers.lenses import tuned

@@ -1,5 +1,5 @@
 """What a cache needs beside the residual stream that it keeps: the run's lens as weights and a recipe, by which
-`vlq.query.unembed` makes logits without the model.
+`vlq.query.cache.unembed` makes logits without the model.
 
 Models differ in what their norms round, and configurations name steps that some models leave out: what a module does is
 found by trying. In the end NumPy's logits are held against the lens' own, or there is no such cache.
@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from vlq.query.cache.unembed import METADATA, Recipe, Unembedding, tensors_in
 from vlq.query.errors import CorruptCache, ModelError
 from vlq.query.schema import Run, digest_of
 from vlq.query.store import Store, put
-from vlq.query.unembed import METADATA, Recipe, Unembedding, tensors_in
 from vlq.workers.lenses import plain, tuned
 from vlq.workers.models.base import LensModel, product
 

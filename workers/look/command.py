@@ -48,8 +48,8 @@ def look(
     import transformers
     from rich.console import Console
 
-    from vlq.query.files import write_whole
-    from vlq.query.one import one_image
+    from vlq.query.answers.files import write_whole
+    from vlq.query.client.one import one_image
     from vlq.query.shell import shell
     from vlq.workers.look.corpus import STORED_K, kept, read
     from vlq.workers.look.shown import Look, head, layers_of, places_of

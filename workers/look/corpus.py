@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlq.query.cache import Cache
-from vlq.query.client import LocalCorpus
+from vlq.query.cache.reader import Cache
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadArgument, StoreError
 from vlq.query.extras import missing_extra
 
@@ -195,7 +195,7 @@ def _write(
     import pyarrow as pa
 
     from vlq.query.store import open_store
-    from vlq.workers.index import compact, publish
+    from vlq.workers.indexing.index import compact, publish
     from vlq.workers.look import held
     from vlq.workers.look.reading import read_picture
     from vlq.workers.plan import begin, settle

@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 
 from vlq.query.errors import InputError, RunError
-from vlq.query.pictures import BadImage
+from vlq.query.image.pictures import BadImage
 from vlq.query.schema import Run, digest_of
 from vlq.query.store import Store
 from vlq.workers.extract import Prepared, read_decoded, taken

@@ -11,13 +11,13 @@ import numpy as np
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from vlq.query.client import LocalCorpus
+from vlq.query.answers.heat import heat_maps, layout, legend, most_maps, spread
+from vlq.query.answers.render import aligned
+from vlq.query.client.local import LocalCorpus
+from vlq.query.client.one import OneImage
 from vlq.query.errors import BadArgument, printable
-from vlq.query.heat import heat_maps, layout, legend, most_maps, spread
-from vlq.query.nodes import Call, Node
-from vlq.query.one import OneImage
-from vlq.query.parse import parse
-from vlq.query.render import aligned
+from vlq.query.language.nodes import Call, Node
+from vlq.query.language.parse import parse
 
 LAST = "last"
 """The last prompt token, among places; the others are patches, by their numbers."""

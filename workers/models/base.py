@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from vlq.query.errors import ModelError
-from vlq.query.geometry import patch_edges
+from vlq.query.image.geometry import patch_edges
 from vlq.query.schema import MOST_POSITIONS, Transform
 from vlq.workers.models import PLACEHOLDER
 from vlq.workers.models.prefix import Prefix

@@ -18,7 +18,7 @@ from propcache.api import cached_property
 from torch import Tensor, nn
 
 from vlq.query.errors import ModelError
-from vlq.query.geometry import patch_box
+from vlq.query.image.geometry import patch_box
 from vlq.workers.models.base import SAMPLES, Encoded, Layout, LensModel, decoder_in, noise, product, soft_capped
 from vlq.workers.models.llava import processor_transform
 from vlq.workers.models.merged import Merged

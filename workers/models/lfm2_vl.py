@@ -7,7 +7,7 @@ import math
 import torch
 from PIL import Image
 
-from vlq.query.pictures import BadImage
+from vlq.query.image.pictures import BadImage
 from vlq.workers.models.base import Encoded, Layout, View, stretched
 from vlq.workers.models.merged import most_resized
 from vlq.workers.models.tiles import Tiled

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlq.query.pictures import BadImage
+from vlq.query.image.pictures import BadImage
 from vlq.workers.models.base import Encoded, Layout, View, hook_once, stretched
 from vlq.workers.models.tiles import Tiled
 

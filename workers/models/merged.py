@@ -10,7 +10,7 @@ from inspect import signature
 from torch import Tensor
 
 from vlq.query.errors import ModelError
-from vlq.query.pictures import MAX_ASPECT
+from vlq.query.image.pictures import MAX_ASPECT
 from vlq.workers.models.base import Layout, LensModel, stretched
 
 

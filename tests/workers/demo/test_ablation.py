@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import vlq
-from vlq.query.chosen import Written, chosen, labelled, numbered, tokens_of
 from vlq.query.schema import Study
+from vlq.query.studies.chosen import Written, chosen, labelled, numbered, tokens_of
 from vlq.workers.demo.dialogues import CAPTION_QUESTION, prompt_of
 from vlq.workers.intervene.ablation import Moments
 from vlq.workers.intervene.shards import effects_of, encode_ahead, sums_of

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import vlq
-from vlq.query.corpus import Corpus
+from vlq.query.client.corpus import Corpus
 
 from ...brute import Site, picked_layers, read_site
 

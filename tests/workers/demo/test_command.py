@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from vlq.query.cache import Cache
-from vlq.query.client import open as open_corpus
+from vlq.query.cache.reader import Cache
+from vlq.query.client.local import open as open_corpus
 from vlq.query.errors import StoreError
 from vlq.query.schema import FORMAT
 from vlq.workers.demo import command

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vlq
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadArgument, NotFound, QueryError, UnknownToken
 from vlq.workers.intervene.changes import Block, Change
 from vlq.workers.intervene.lab import Lab

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import vlq
-from vlq.query.corpus import Corpus
+from vlq.query.client.corpus import Corpus
 from vlq.workers.demo.dialogues import MAIN_PROMPT
 
 SCENE = "scene-010.png"

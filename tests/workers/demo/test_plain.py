@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 import vlq
-from vlq.query.client import LocalCorpus
+from vlq.query.client.local import LocalCorpus
 
 from ...brute import Site, read_site
 from ..here import printed, without_ray

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import ImageDraw
 
-from vlq.query.geometry import patch_box
+from vlq.query.image.geometry import patch_box
 from vlq.workers.intervene.ablation import Moments, MomentSums, ablated, baseline_sets, integrated_gradients, measure
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.prompted import Prompted, Target

@@ -11,16 +11,16 @@ import pyarrow as pa
 import pytest
 
 import vlq.workers.intervene.job as job
-from vlq.query.cache import Cache
-from vlq.query.chosen import Written
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.studies import EFFECTS, plan_key, study_key
+from vlq.query.cache.tables import parquet_bytes
 from vlq.query.errors import BadArgument
-from vlq.query.parse import parse
+from vlq.query.language.parse import parse
+from vlq.query.language.tokens import Token, TokenSet
 from vlq.query.schema import RUN, VOCABULARY
 from vlq.query.status import status_of
 from vlq.query.store import open_store
-from vlq.query.studies import EFFECTS, plan_key, study_key
-from vlq.query.tables import parquet_bytes
-from vlq.query.tokens import Token, TokenSet
+from vlq.query.studies.chosen import Written
 from vlq.workers.intervene.asked import Ablation
 from vlq.workers.intervene.command import parse_baselines
 from vlq.workers.intervene.job import Outcome

@@ -17,18 +17,18 @@ import torch
 
 import vlq as package
 import vlq.workers.intervene.job as job
-from vlq.query.cache import Cache
-from vlq.query.chosen import Written
+from vlq.query.cache.reader import Cache
 from vlq.query.errors import BadArgument
-from vlq.query.pictures import decode, fetch
+from vlq.query.image.pictures import decode, fetch
+from vlq.query.studies.chosen import Written
 from vlq.workers.intervene.asked import Asked, Knockout, Patching, Steering
 from vlq.workers.intervene.foreseen import foresee
 from vlq.workers.intervene.job import begin, run_study
 from vlq.workers.intervene.lab_commands import findings_of
 from vlq.workers.intervene.shards import effects_of, encode_ahead, sources_ahead
 from vlq.workers.models import load
-from vlq.workers.rerun import model_of
-from vlq.workers.verify import verify
+from vlq.workers.upkeep.rerun import model_of
+from vlq.workers.upkeep.verify import verify
 
 from ...synthetic import make_cache, make_run
 from ..conftest import save_images

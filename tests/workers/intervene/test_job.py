@@ -15,21 +15,21 @@ import pytest
 
 import vlq
 import vlq.workers.intervene.job as job
-from vlq.query.cache import Cache, latest_head
-from vlq.query.chosen import Written, numbered
+from vlq.query.cache.reader import Cache, latest_head
 from vlq.query.errors import BadArgument, CacheMismatch, InputError, ModelError, RunError
 from vlq.query.info import as_text as info_text
 from vlq.query.schema import head_key
 from vlq.query.status import as_text as status_text
 from vlq.query.status import status_of
+from vlq.query.studies.chosen import Written, numbered
 from vlq.workers.intervene.asked import Ablation
 from vlq.workers.intervene.foreseen import foresee
 from vlq.workers.intervene.job import Outcome, begin, run_study
 from vlq.workers.intervene.moments import moments_at
 from vlq.workers.intervene.shards import CHANGED, effects_of, encode_ahead
 from vlq.workers.models import load
-from vlq.workers.rerun import model_of
-from vlq.workers.verify import STUDY_AGAIN, verify
+from vlq.workers.upkeep.rerun import model_of
+from vlq.workers.upkeep.verify import STUDY_AGAIN, verify
 
 from ..conftest import IMAGES, make_model, save_images
 from ..here import printed, without_ray

@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vlq.query.chosen import CHOSEN
+from vlq.query.cache.studies import EFFECTS, commit_key, sums_key
 from vlq.query.errors import CorruptCache, InputError
 from vlq.query.schema import Study
 from vlq.query.store import Store, open_store
-from vlq.query.studies import EFFECTS, commit_key, sums_key
+from vlq.query.studies.chosen import CHOSEN
 from vlq.workers.intervene.ablation import Moments, MomentSums
 from vlq.workers.intervene.moments import find_sums, known_moments, moments_at, put_moments, put_sums
 from vlq.workers.intervene.prompted import Prompted, Target

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vlq.query.partners import PAIRED
+from vlq.query.cache.studies import IN_LAYERS
 from vlq.query.schema import Study
-from vlq.query.studies import IN_LAYERS
+from vlq.query.studies.partners import PAIRED
 from vlq.workers.intervene.prompted import Target
 from vlq.workers.intervene.shards import CHANGED, effects_of, encode_ahead, sources_ahead
 from vlq.workers.models.base import Encoded, LensModel

@@ -11,20 +11,20 @@ import pyarrow as pa
 import pytest
 import torch
 
-from vlq.query.annotate import annotate
-from vlq.query.cache import Cache, latest_head
+from vlq.query.cache.annotate import annotate
+from vlq.query.cache.reader import Cache, latest_head
+from vlq.query.cache.studies import StudyCommit, commit_key, plan_key, shard_effects_key, study_key, underway
+from vlq.query.cache.tables import parquet_bytes
 from vlq.query.info import as_text as info_text
 from vlq.query.schema import Run, Study, digest_of
 from vlq.query.status import as_text as status_text
 from vlq.query.status import status_of
 from vlq.query.store import Store, put
-from vlq.query.studies import StudyCommit, commit_key, plan_key, shard_effects_key, study_key, underway
-from vlq.query.tables import parquet_bytes
-from vlq.workers import gc
 from vlq.workers.intervene.ablation import MomentSums
 from vlq.workers.intervene.moments import put_moments, put_sums
-from vlq.workers.repair import repair
-from vlq.workers.verify import STUDY_AGAIN, Finding, verify
+from vlq.workers.upkeep import gc
+from vlq.workers.upkeep.repair import repair
+from vlq.workers.upkeep.verify import STUDY_AGAIN, Finding, verify
 
 from ...studies import finish, make_study, random_effects
 from ...synthetic import make_cache

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 from vlq.query.cli import main
 from vlq.workers.corpus import list_images
 from vlq.workers.job import run_job
@@ -18,7 +18,7 @@ from vlq.workers.lenses.train import Options, train
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.files import model_hash
 from vlq.workers.plan import RunOptions
-from vlq.workers.verify import Finding, verify
+from vlq.workers.upkeep.verify import Finding, verify
 
 from ..here import without_ray
 from ..runs import PROMPT, Silent

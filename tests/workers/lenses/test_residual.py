@@ -14,19 +14,19 @@ import torch
 from safetensors.numpy import load_file
 
 import vlq
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 from vlq.query.errors import CacheMismatch, VlqError
 from vlq.query.info import as_text as info_text
 from vlq.query.info import info
 from vlq.query.store import open_store
 from vlq.workers.estimate import as_text, as_values, estimate
-from vlq.workers.gc import leftovers
-from vlq.workers.index import rebuild
+from vlq.workers.indexing.index import rebuild
 from vlq.workers.job import run_job
 from vlq.workers.lenses import train
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
-from vlq.workers.repair import Finding, Mended, command_of, repair
+from vlq.workers.upkeep.gc import leftovers
+from vlq.workers.upkeep.repair import Finding, Mended, command_of, repair
 
 from ...synthetic import make_cache, make_run
 from ..here import without_ray

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 
 import vlq
-from vlq.query.cache import Cache
+from vlq.query.cache.reader import Cache
 from vlq.query.errors import CacheMismatch, ModelError
 from vlq.query.info import info
 from vlq.query.store import open_store
 from vlq.workers.estimate import as_text, as_values, estimate
-from vlq.workers.gc import collect, leftovers
 from vlq.workers.job import run_job
 from vlq.workers.lenses import tuned
 from vlq.workers.lenses.files import Found
 from vlq.workers.look import held
 from vlq.workers.models.base import LensModel
-from vlq.workers.repair import Mended, command_of, repair
-from vlq.workers.verify import Finding
+from vlq.workers.upkeep.gc import collect, leftovers
+from vlq.workers.upkeep.repair import Mended, command_of, repair
+from vlq.workers.upkeep.verify import Finding
 
 from ...brute import picked_layers, read_site
 from ..conftest import make_model

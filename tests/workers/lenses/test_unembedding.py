@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vlq.query.cache.unembed import Recipe, Unembedding, rounded, tensors_in
 from vlq.query.errors import CorruptCache, ModelError
 from vlq.query.schema import LENSES, LensSpec, Run, digest_of, unembed_key
 from vlq.query.store import open_store
-from vlq.query.unembed import Recipe, Unembedding, rounded, tensors_in
 from vlq.workers.lenses import on, unembed_of, unembedding
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
@@ -225,7 +225,7 @@ def test_ranks_are_counted_block_by_block(monkeypatch: pytest.MonkeyPatch) -> No
     order = np.argsort(-(states @ head.T), axis=1, kind="stable")
     ranks = np.argsort(order, axis=1) + 1
     for block in (1, 40, 300, 2**23):
-        monkeypatch.setattr("vlq.query.unembed.BLOCK", block)
+        monkeypatch.setattr("vlq.query.cache.unembed.BLOCK", block)
         found = Unembedding(Recipe("float32"), {"head.weight": head}).ranks(states, range(0, 203, 7))
         assert np.array_equal(found, ranks[:, ::7])
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from vlq.query.geometry import patch_box
+from vlq.query.image.geometry import patch_box
 from vlq.workers.lenses import logit_lens
 from vlq.workers.models import load
 from vlq.workers.models.base import Encoded, LensModel

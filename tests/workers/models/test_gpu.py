@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from vlq.query.unembed import Unembedding
+from vlq.query.cache.unembed import Unembedding
 from vlq.workers.extract import read_shard
 from vlq.workers.lenses import lens_of, logit_lens, plain, tuned, unembedding
 from vlq.workers.lenses import unembed_of as lens_unembed

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vlq.query.errors import ModelError
-from vlq.query.pictures import MAX_ASPECT
+from vlq.query.image.pictures import MAX_ASPECT
 from vlq.workers.models.base import LensModel
 
 from ..conftest import PADDED

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vlq.query.errors import ModelError
-from vlq.query.geometry import patch_box
+from vlq.query.image.geometry import patch_box
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.worker import Setup, describe_run

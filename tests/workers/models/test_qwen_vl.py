@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlq.query.errors import ModelError
-from vlq.query.pictures import MAX_ASPECT
+from vlq.query.image.pictures import MAX_ASPECT
 from vlq.workers.models.base import LensModel
 
 from ..conftest import PADDED

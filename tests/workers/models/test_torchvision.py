@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vlq.query.errors import ModelError
-from vlq.query.pictures import BadImage
+from vlq.query.image.pictures import BadImage
 from vlq.workers.models import FAMILIES, load
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.generic import GenericMerged

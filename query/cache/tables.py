@@ -1,0 +1,235 @@
+"""Tables as Arrow has them: read from a user's file, written as Parquet, joined to the images'."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vlq.query.errors import CorruptCache, InputError, VlqError
+from vlq.query.schema import Study, digest_of, plan_key
+from vlq.query.store import Store
+from vlq.query.stores.location import kind_of, refuse_secrets
+
+FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
+
+LOOKS = {
+    ".parquet": "Write it again, or give a .csv or .jsonl file.",
+    ".csv": "A CSV is UTF-8, with commas, and its first line names the columns.",
+    ".jsonl": "A .jsonl file has a JSON object in each line, and a column holds values of one type.",
+}
+LOOKS[".ndjson"] = LOOKS[".jsonl"]
+"""What a user's table looks like, for who has one that cannot be read."""
+
+LARGEST_BLOCK = 2**31 - 1
+"""Bytes that Arrow parses at once, at most."""
+
+IMAGE_NAMES = ("image", "image_path", "path", "file", "file_name", "uri", "url", "filename")
+"""Columns of a user's table that can name the image, the first one there is."""
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """The table as Parquet: the same rows give the same bytes, however they came in chunks, or if they were read from
+    such bytes before."""
+    data = _written(table)
+    # What Arrow calls the items of a list, Parquet calls otherwise, and so they are called when they are read.
+    if str(pq.read_schema(pa.BufferReader(data))) != str(table.schema):
+        data = _written(parquet_table(data))
+    return data
+
+
+def parquet_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table of a Parquet file's bytes.
+
+    Not by `pq.read_table`: threads of its scanner let go of Python's bytes some time later, and where the program is
+    ending by then, they abort it.
+    """
+    return pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)
+
+
+def _written(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table.combine_chunks(), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_plan(store: Store, key: str) -> pa.Table:
+    """The table of all images: image_id, shard, image, uri, and the columns that came with them.
+
+    Raises CorruptCache if the plan is missing, or not what was written.
+    """
+    try:
+        data = store.read(key)
+    except FileNotFoundError as error:
+        raise CorruptCache(f"The plan {key} is missing from {store.url}.", "Run: vlq repair") from error
+    if plan_key(digest_of(data)[:16]) != key:
+        raise CorruptCache(f"The plan {key} in {store.url} is not what was written.", "Run: vlq repair")
+    return parquet_table(data)
+
+
+def annotated(images: str, annotations: Iterable[tuple[str, Sequence[str]]]) -> bytes:
+    """The Parquet file of an image table with the columns of others behind its own, which they may replace.
+
+    Rows belong together by their `image_id`. Raises CorruptCache if a file is none of these.
+    """
+    table = _read(images)
+    for path, columns in annotations:
+        other = _read(path)
+        try:
+            rows = pc.index_in(table["image_id"], value_set=other["image_id"])
+            replaced = {name.lower() for name in columns}
+            table = table.drop_columns([name for name in table.column_names if name.lower() in replaced])
+            for name in columns:
+                table = table.append_column(name, other[name].combine_chunks().take(rows))
+        except (KeyError, pa.ArrowException) as error:
+            raise CorruptCache(f"{path} is no annotation of images: {reason(error)}.", "Run: vlq verify") from error
+    return parquet_bytes(table)
+
+
+def effects(studies: Iterable[tuple[Study, str]]) -> bytes:
+    """The Parquet file of the effects of several studies (`studies.IN_LAYERS`), each row with what was done
+    in its study (`studies.DONE`).
+
+    Raises CorruptCache if a file is none of these.
+    """
+    from vlq.query.cache.studies import DONE, IN_LAYERS, columns_of, done_by
+
+    schema = pa.schema([*DONE, *IN_LAYERS])
+    parts = [schema.empty_table()]
+    for study, path in studies:
+        rows, own, done = _read(path), columns_of(study).names, done_by(study)
+        try:
+            columns = {
+                column.name: rows[column.name]
+                if column.name in own
+                else pa.repeat(pa.scalar(done.get(column.name), column.type), rows.num_rows)
+                for column in schema
+            }
+            parts.append(pa.table(columns, schema))
+        except (KeyError, pa.ArrowException) as error:
+            raise CorruptCache(f"{path} holds no effects: {reason(error)}.", "Run: vlq verify") from error
+    return parquet_bytes(pa.concat_tables(parts))
+
+
+def _read(path: str) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptCache(f"{path} cannot be read: {reason(error)}.", "Run: vlq verify") from error
+
+
+# --- a user's files --------------------------------------------------------------------------------------------
+
+
+def read_table(source: str) -> pa.Table:
+    """The rows of a .parquet, .csv or .jsonl file at a path or URL, each column in one chunk. Raises InputError."""
+    fs, path = file_system(source)
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"{source} is no table.", f"Give one of {', '.join(FORMATS)}.")
+    try:
+        with fs.open(path, "rb") as file:
+            # Not `read_table`, which knows no two columns of one name.
+            table = pq.ParquetFile(file).read() if suffix == ".parquet" else _read_text(suffix, file.read())
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {source}.", "Give a .parquet, .csv or .jsonl file.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source} cannot be read: its byte {error.start:,} is not UTF-8.", LOOKS[suffix]) from error
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{source} cannot be read: {reason(error)}.", LOOKS[suffix]) from error
+    except VlqError:
+        raise
+    except Exception as error:  # file systems of fsspec raise what their libraries do
+        raise InputError(
+            f"{source} cannot be read: {reason(error)}.", "Check the URL and your access to it."
+        ) from error
+    return plain(table.replace_schema_metadata(None)).combine_chunks()
+
+
+def _read_text(suffix: str, data: bytes) -> pa.Table:
+    """The rows of a CSV or of JSON lines.
+
+    In one block: in several Arrow refuses a row that is longer than one, and objects where the first block has empty
+    lists of them alone.
+    """
+    import pyarrow.csv
+    import pyarrow.json
+
+    data.decode()  # of what is no UTF-8 Arrow makes columns of bytes
+    block = min(max(1, len(data)), LARGEST_BLOCK)
+    if suffix == ".csv":
+        table = pyarrow.csv.read_csv(pa.BufferReader(data), pyarrow.csv.ReadOptions(block_size=block))
+        if table.num_columns == 1 and (mark := re.search(r"[;\t|]", table.column_names[0])):
+            raise pa.ArrowInvalid(f"its columns seem to be parted by {mark[0]!r}")
+        return table
+    return pyarrow.json.read_json(pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=block))
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """The table with its texts as such where they were numbered, as pandas' categories are, or views, as polars has
+    them: Arrow cannot do all things with these."""
+    for at, field in enumerate(table.schema):
+        column, kind = table.column(at), field.type
+        if pa.types.is_dictionary(kind) and is_text(kind.value_type):
+            texts = [chunk.dictionary.cast(_plain(kind.value_type)).take(chunk.indices) for chunk in column.chunks]
+            column = pa.chunked_array(texts, _plain(kind.value_type))
+        elif _plain(kind) != kind:
+            column = column.cast(_plain(kind))
+        table = table.set_column(at, field.name, column)
+    return table
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """A type without views in it."""
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_plain(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    return kind
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def file_system(source: str) -> tuple[Any, str]:
+    """fsspec's file system of a path or URL, and the path on it. Raises InputError, StoreError."""
+    import fsspec
+
+    from vlq.query.stores.files import bucket_files
+
+    local = "::" not in source and urlsplit(source).scheme.lower() in ("", "file")
+    if local:
+        path = os.path.abspath(os.path.expanduser(source.removeprefix("file://")))
+        return fsspec.filesystem("file"), path.replace(os.sep, "/")
+    refuse_secrets(source)
+    if kind_of(source) and "::" not in source:
+        return bucket_files(source)
+    try:
+        fs, path = fsspec.core.url_to_fs(source)
+    except Exception as error:  # some connect already, and raise what their libraries do
+        raise InputError(f"{source} cannot be opened: {reason(error)}.", "Check the URL.") from error
+    return fs, path
+
+
+def reason(error: Exception) -> str:
+    """Why, in a few words and without the full stop."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # What Arrow cannot make of a data frame it says in two texts: what, and of which column.
+    text = "; ".join(map(str, error.args)).strip() if isinstance(error, pa.ArrowException) else str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

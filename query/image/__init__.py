@@ -1,0 +1,1 @@
+"""An image: where its patches lie, masks of them, its pixels."""

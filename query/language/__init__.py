@@ -1,0 +1,1 @@
+"""The language: text -> nodes -> bound tables -> one statement of SQL."""

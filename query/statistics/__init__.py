@@ -1,0 +1,1 @@
+"""Figures over a whole corpus, and how sure they are."""

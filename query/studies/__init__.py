@@ -1,0 +1,1 @@
+"""Studies of interventions: what they are of, and finished ones as tables."""

@@ -1,0 +1,1 @@
+"""From shards' readings to the index: postings, counts, and how they are merged."""

@@ -1,0 +1,1 @@
+"""A cache that is there: indexed anew, verified, repaired, cleared of leftovers."""

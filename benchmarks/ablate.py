@@ -23,7 +23,8 @@ from vlq.workers.intervene.ablation import MomentSums, ablated
 from vlq.workers.intervene.prompted import Prompted, Target
 from vlq.workers.intervene.sets import PatchSet
 from vlq.workers.models import load
-from vlq.workers.models.base import Encoded, LensModel
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.encoded import Encoded
 
 SETS = 100
 TAKEN = 5

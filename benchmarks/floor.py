@@ -34,7 +34,8 @@ from vlq.workers.corpus import list_images
 from vlq.workers.extract import BatchReader
 from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
-from vlq.workers.models.base import Encoded, LensModel, compile_blocks
+from vlq.workers.models.base import LensModel, compile_blocks
+from vlq.workers.models.encoded import Encoded
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
 from vlq.workers.plan import first_plan
 from vlq.workers.worker import Setup, ShardWorker, describe_run, packed

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from benchmarks.measure import Figure, at_most, figures_of
 from benchmarks.memory import memory
 from benchmarks.synthetic import RUN_OF, make
-from vlq.query.cache.reader import Cache, committed, latest_head
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import committed, latest_head
 from vlq.query.cache.tables import parquet_bytes
 from vlq.query.schema import RUN, VOCABULARY, Commit, Head, head_key, plan_key
 from vlq.query.store import Store, open_store, put

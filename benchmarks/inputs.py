@@ -112,7 +112,7 @@ def llava_7b(device: str, dtype: torch.dtype) -> LensModel:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     from vlq.workers.demo.tokenizer import make_tokenizer
-    from vlq.workers.models.base import check
+    from vlq.workers.models.checks import check
     from vlq.workers.models.llava import Llava
 
     tokenizer = make_tokenizer()

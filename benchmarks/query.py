@@ -28,7 +28,8 @@ from benchmarks.readings import COMMON, OBJECTS, World
 from benchmarks.synthetic import RUN_OF, make
 from benchmarks.timed_run import timed_run
 from vlq.query import resident
-from vlq.query.cache.reader import Cache, committed
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import committed
 
 TIMES_FASTER = 100
 WARM_MS = 10

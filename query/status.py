@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vlq.query.cache.reader import Cache, committed_shards
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import committed_shards
 from vlq.query.cache.studies import Underway, underway
 from vlq.query.info import as_bytes
 from vlq.query.language.effects import done_in, measured

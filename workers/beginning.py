@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from vlq.query.cache.reader import read_run
+from vlq.query.cache.records import read_run
 from vlq.query.errors import ModelError, StoreError
 from vlq.query.schema import Run
 from vlq.query.store import Store, open_store

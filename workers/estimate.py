@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil, log, prod
 from typing import Any, NamedTuple
 
-from vlq.query.cache.reader import missing_shards
+from vlq.query.cache.records import missing_shards
 from vlq.query.cache.tables import parquet_bytes
 from vlq.query.errors import printable
 from vlq.query.info import as_bytes, kept

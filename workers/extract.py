@@ -23,7 +23,8 @@ from vlq.query.image.pictures import BadImage, decode, fetch
 from vlq.query.schema import READ_COLUMNS, Run, Transform, array_specs, sum_of
 from vlq.workers.images import turn_of
 from vlq.workers.lens import Lens, Readings
-from vlq.workers.models.base import Answer, Encoded, LensModel, if_not_finite, prompt_ids
+from vlq.workers.models.base import LensModel, if_not_finite
+from vlq.workers.models.encoded import Answer, Encoded, prompt_ids
 from vlq.workers.models.prefix import Prefix
 from vlq.workers.models.weights import first_line
 from vlq.workers.patches import chosen_patches

@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
 
-from vlq.query.cache.reader import Cache, committed, missing_shards
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import committed, missing_shards
 from vlq.query.errors import RunError, StoreStopped
 from vlq.query.schema import Head, Run
 from vlq.query.store import Store, open_store

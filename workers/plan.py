@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from propcache.api import cached_property
 
-from vlq.query.cache.reader import committed, latest_head, read_run
+from vlq.query.cache.records import committed, latest_head, read_run
 from vlq.query.cache.tables import parquet_bytes, read_plan
 from vlq.query.errors import CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.schema import (

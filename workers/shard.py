@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from vlq.query.cache.reader import read_commit
+from vlq.query.cache.records import read_commit
 from vlq.query.cache.tables import parquet_bytes
 from vlq.query.errors import RunError
 from vlq.query.schema import (

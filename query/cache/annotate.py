@@ -17,7 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from vlq.query.cache.heads import renew
-from vlq.query.cache.reader import Cache, latest_head
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import latest_head
 from vlq.query.cache.tables import IMAGE_NAMES, is_text, parquet_bytes, plain, read_plan, read_table, reason
 from vlq.query.errors import CacheError, InputError, printable
 from vlq.query.schema import READ_COLUMNS, Annotation, Head, annotation_key, digest_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from vlq.query.cache.reader import latest_head
+from vlq.query.cache.records import latest_head
 from vlq.query.errors import CacheError
 from vlq.query.schema import Finished, Head, head_key
 from vlq.query.store import Store

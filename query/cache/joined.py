@@ -10,7 +10,8 @@ import zarr
 from propcache.api import cached_property
 
 from vlq.query.cache.arrays import values
-from vlq.query.cache.reader import Cache, committed
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import committed
 from vlq.query.schema import Commit, array_specs
 
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlq.query.cache.reader import latest_head
+from vlq.query.cache.records import latest_head
 from vlq.query.schema import head_key
 from vlq.query.store import open_store
 

@@ -17,7 +17,8 @@ from urllib.request import urlopen
 import pytest
 
 import vlq.workers.indexing.compactor as compactor_module
-from vlq.query.cache.reader import Cache, latest_head
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import latest_head
 from vlq.query.cache.tables import read_plan
 from vlq.query.errors import BadArgument, CacheMismatch, CorruptCache, InputError, ModelError
 from vlq.query.store import open_store

@@ -19,7 +19,8 @@ from vlq.query.errors import ModelError
 from vlq.query.image.pictures import decode
 from vlq.workers.lenses import logit_lens
 from vlq.workers.models import load, load_processor
-from vlq.workers.models.base import LensModel, check, compile_blocks
+from vlq.workers.models.base import LensModel, compile_blocks
+from vlq.workers.models.checks import check
 from vlq.workers.models.files import model_hash
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
 from vlq.workers.models.weights import first_line

@@ -8,7 +8,8 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 
-from vlq.query.cache.reader import Cache, records
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import records
 from vlq.query.schema import HEADS, Head, Run
 from vlq.query.store import Store
 

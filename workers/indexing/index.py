@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlq.query.cache.heads import name_index, planned
-from vlq.query.cache.reader import Cache, committed, read_commit
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import committed, read_commit
 from vlq.query.cache.sums import entropies, summed_sites
 from vlq.query.cache.tables import parquet_bytes
 from vlq.query.schema import (

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vlq.query.cache.heads import name_study
-from vlq.query.cache.reader import Cache, committed_shards
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import committed_shards
 from vlq.query.cache.studies import (
     StudyCommit,
     columns_of,

@@ -19,7 +19,8 @@ from transformers import DynamicCache
 from vlq.query.errors import ModelError
 from vlq.query.schema import Study
 from vlq.workers.intervene.changes import Change, rows_of
-from vlq.workers.models.base import Encoded, LensModel, product
+from vlq.workers.models.base import LensModel, product
+from vlq.workers.models.encoded import Encoded
 from vlq.workers.models.prefix import beside_keys, cache_name, entering_decoder, for_rows
 
 MASKED = ("sdpa", "eager")

@@ -26,7 +26,8 @@ from vlq.workers.intervene.ablation import Moments, MomentSums
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.prompted import Outcome, Prompted, Target
 from vlq.workers.intervene.studied import Made, Source, changes_of, source_of
-from vlq.workers.models.base import Encoded, LensModel
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.encoded import Encoded
 from vlq.workers.worker import Errors
 
 NO_ANSWER = "the model answers nothing to it"

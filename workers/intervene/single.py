@@ -19,7 +19,8 @@ from vlq.workers.intervene.moments import known_moments, moments_at
 from vlq.workers.intervene.prompted import Outcome, Prompted, Target
 from vlq.workers.intervene.sets import sets_of
 from vlq.workers.intervene.shards import is_gone, text_of
-from vlq.workers.models.base import Encoded, LensModel
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.encoded import Encoded
 from vlq.workers.upkeep.rerun import found_among, model_of
 
 MeanOf = Literal["corpus", "image"]

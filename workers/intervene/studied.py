@@ -16,7 +16,8 @@ from vlq.workers.intervene.knockout import knocked_out
 from vlq.workers.intervene.patching import patched, positions_of, steered
 from vlq.workers.intervene.prompted import Prompted, Target
 from vlq.workers.intervene.sets import PatchSet, sets_of
-from vlq.workers.models.base import Encoded, LensModel
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.encoded import Encoded
 
 
 @dataclass(frozen=True)

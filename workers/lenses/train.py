@@ -26,7 +26,8 @@ from vlq.query.errors import InputError
 from vlq.workers.extract import prepare
 from vlq.workers.lenses import tuned
 from vlq.workers.lenses.tuned import Translator
-from vlq.workers.models.base import Encoded, LensModel
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.encoded import Encoded
 from vlq.workers.worker import DECODERS
 
 MOMENTUM = 0.9

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vlq.workers.lenses import on
-from vlq.workers.models.base import LensModel, check
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.checks import check
 from vlq.workers.models.files import CONFIGURATION, resolve, weight_files
 from vlq.workers.worker import Description, Setup, describe, loaded
 

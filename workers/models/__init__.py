@@ -147,7 +147,8 @@ def _checked(
 ) -> LensModel:
     import torch
 
-    from vlq.workers.models.base import check, compile_blocks, share_prefix
+    from vlq.workers.models.base import compile_blocks
+    from vlq.workers.models.checks import check, share_prefix
     from vlq.workers.models.generic import Generic, fits
 
     adapter = adapter_of(model, folder)

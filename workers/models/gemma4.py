@@ -9,7 +9,8 @@ import torch
 from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
 
 from vlq.query.errors import ModelError
-from vlq.workers.models.base import Layout, LensModel, stretched
+from vlq.workers.models.base import LensModel, stretched
+from vlq.workers.models.encoded import Layout
 from vlq.workers.models.paligemma import PaliGemma
 
 

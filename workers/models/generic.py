@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from vlq.query.errors import ModelError
 from vlq.query.image.geometry import patch_box
-from vlq.workers.models.base import SAMPLES, Encoded, Layout, LensModel, decoder_in, noise, product, soft_capped
+from vlq.workers.models.base import SAMPLES, LensModel, decoder_in, product, soft_capped
+from vlq.workers.models.checks import noise
+from vlq.workers.models.encoded import Encoded, Layout
 from vlq.workers.models.llava import processor_transform
 from vlq.workers.models.merged import Merged
 

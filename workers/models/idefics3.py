@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.idefics3.image_processing_pil_idefics3 import MAX_IMAGE_SIZE, get_resize_output_image_size
 
-from vlq.workers.models.base import Layout, LensModel, View, longest_edge, stretched
+from vlq.workers.models.base import LensModel, longest_edge, stretched
+from vlq.workers.models.encoded import Layout, View
 
 
 class Idefics3(LensModel):

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from vlq.workers.models.base import LensModel, noise
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.checks import noise
 
 SIDES = tuple(64 * 2**power for power in range(8))
 """Pixels of the longer side of images that are tried for most patches, up to 8,192."""

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from vlq.query.image.pictures import BadImage
-from vlq.workers.models.base import Encoded, Layout, View, stretched
+from vlq.workers.models.base import stretched
+from vlq.workers.models.encoded import Encoded, Layout, View
 from vlq.workers.models.merged import most_resized
 from vlq.workers.models.tiles import Tiled
 

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlq.query.image.pictures import BadImage
-from vlq.workers.models.base import Encoded, Layout, View, hook_once, stretched
+from vlq.workers.models.base import hook_once, stretched
+from vlq.workers.models.encoded import Encoded, Layout, View
 from vlq.workers.models.tiles import Tiled
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from vlq.query.schema import Transform
-from vlq.workers.models.base import Layout, LensModel
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.encoded import Layout
 
 
 class Llava(LensModel):

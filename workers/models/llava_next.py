@@ -9,7 +9,8 @@ import torch
 
 from vlq.query.errors import ModelError
 from vlq.query.schema import Transform
-from vlq.workers.models.base import Layout, LensModel, View
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.encoded import Layout, View
 
 
 class LlavaNext(LensModel):

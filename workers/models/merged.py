@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vlq.query.errors import ModelError
 from vlq.query.image.pictures import MAX_ASPECT
-from vlq.workers.models.base import Layout, LensModel, stretched
+from vlq.workers.models.base import LensModel, stretched
+from vlq.workers.models.encoded import Layout
 
 
 class Merged(LensModel):

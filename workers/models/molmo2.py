@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vlq.query.schema import Transform
-from vlq.workers.models.base import Encoded, Layout, LensModel, View
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.encoded import Encoded, Layout, View
 
 
 class Molmo2(LensModel):

@@ -19,7 +19,8 @@ from transformers import Cache, DynamicCache, DynamicLayer
 from vlq.workers.transfer import to_device
 
 if TYPE_CHECKING:
-    from vlq.workers.models.base import Encoded, LensModel, Visit
+    from vlq.workers.models.base import LensModel, Visit
+    from vlq.workers.models.encoded import Encoded
 
 PER_POSITION = {"inputs_embeds": 1, "position_ids": -1, "visual_pos_masks": -1, "cache_position": -1}
 """Of a decoder's arguments those that have a place for each position, and on which axis."""

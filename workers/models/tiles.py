@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vlq.query.errors import ModelError
 from vlq.workers.models import PLACEHOLDER
-from vlq.workers.models.base import Encoded, Layout, LensModel, View, stretched
+from vlq.workers.models.base import LensModel, stretched
+from vlq.workers.models.encoded import Encoded, Layout, View
 from vlq.workers.models.generic import found_finish
 
 

@@ -35,7 +35,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlq.query.cache.heads import planned
-from vlq.query.cache.reader import Cache, committed, latest_head
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import committed, latest_head
 from vlq.query.cache.studies import StudyCommit, commits_prefix, moments_of, plan_key, study_key
 from vlq.query.errors import BadArgument, CorruptCache
 from vlq.query.schema import HEADS, INTERIMS, LENS, STUDIES, Commit, Head, IndexManifest, Study, head_key, manifest_key

@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vlq.query.cache.reader import (
-    Cache,
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import (
     committed,
     committed_shards,
     latest_head,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlq.query.cache.reader import Cache, committed_shards, latest_head, read_commit, read_head, records
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import committed_shards, latest_head, read_commit, read_head, records
 from vlq.query.cache.studies import StudyCommit, commits_prefix, moments_of, study_key
 from vlq.query.cache.studies import plan_key as plan_key_of
 from vlq.query.cache.tables import parquet_bytes

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 import vlq
 from vlq.query.cache.annotate import annotate
 from vlq.query.cache.heads import name_index
-from vlq.query.cache.reader import Cache, latest_head
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import latest_head
 from vlq.query.cli import main
 from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import CacheError, CorruptCache, InputError

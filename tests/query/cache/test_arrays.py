@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from vlq.query.cache.arrays import open_group
-from vlq.query.cache.reader import Cache, read_run
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import read_run
 from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import CorruptCache
 from vlq.query.schema import array_specs

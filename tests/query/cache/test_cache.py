@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlq.query.cache.heads import name_index
-from vlq.query.cache.reader import Cache, committed_shards, default_url, latest_head, near
+from vlq.query.cache.reader import Cache, default_url, near
+from vlq.query.cache.records import committed_shards, latest_head
 from vlq.query.errors import CacheError, CorruptCache, NewerFormat, NoCache, VlqError
 from vlq.query.schema import HEADS, Head, IndexFile, Stored, head_key
 from vlq.query.store import Entry, Store, open_store

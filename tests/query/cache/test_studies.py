@@ -10,7 +10,8 @@ import pytest
 import vlq
 from vlq.query.cache.annotate import annotate
 from vlq.query.cache.heads import name_study
-from vlq.query.cache.reader import Cache, latest_head
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import latest_head
 from vlq.query.errors import CorruptCache
 from vlq.query.schema import Finished, Head, Run, Stored, Study, digest_of, head_key
 from vlq.query.store import Store

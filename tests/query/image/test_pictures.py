@@ -30,7 +30,7 @@ from vlq.query.image.pictures import BAND, BadImage, decode, fetch, pixels
 from vlq.query.schema import Transform
 from vlq.workers.extract import prepare
 from vlq.workers.images import LARGE, turn_of
-from vlq.workers.models.base import Encoded
+from vlq.workers.models.encoded import Encoded
 
 # Pillow warns of what it then copes with, or of what is judged here.
 pytestmark = [

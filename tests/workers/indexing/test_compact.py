@@ -17,7 +17,8 @@ import pytest
 
 import vlq
 import vlq.workers.indexing.compactor as compactor_module
-from vlq.query.cache.reader import Cache, latest_head
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import latest_head
 from vlq.query.cli import main
 from vlq.query.schema import Head, Run
 from vlq.query.store import Store, open_store

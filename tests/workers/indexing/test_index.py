@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vlq.workers.indexing.index as index_module
-from vlq.query.cache.reader import Cache, latest_head
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import latest_head
 from vlq.query.errors import CorruptCache, StoreError
 from vlq.query.schema import Head, Run
 from vlq.query.store import open_store

@@ -15,7 +15,8 @@ import pytest
 
 import vlq
 import vlq.workers.intervene.job as job
-from vlq.query.cache.reader import Cache, latest_head
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import latest_head
 from vlq.query.errors import BadArgument, CacheMismatch, InputError, ModelError, RunError
 from vlq.query.info import as_text as info_text
 from vlq.query.schema import head_key

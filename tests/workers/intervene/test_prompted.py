@@ -17,7 +17,8 @@ from torch import Tensor
 from vlq.workers.intervene.changes import Block, Change
 from vlq.workers.intervene.prompted import Outcome, Prompted, Target, sees_backwards
 from vlq.workers.models import load
-from vlq.workers.models.base import Encoded, LensModel
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.encoded import Encoded
 
 from ..models import checks
 from ..models.test_answers import MAKERS

@@ -25,7 +25,8 @@ from vlq.workers.intervene.ablation import Moments, MomentSums
 from vlq.workers.intervene.moments import find_sums, known_moments, moments_at, put_moments, put_sums
 from vlq.workers.intervene.prompted import Prompted, Target
 from vlq.workers.intervene.shards import CHANGED, commit, effects_of, encode_ahead, find_commit, sums_of
-from vlq.workers.models.base import Encoded, LensModel
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.encoded import Encoded
 
 from ..models import checks
 from .test_prompted import Plain, expected, model_of

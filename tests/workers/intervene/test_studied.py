@@ -15,7 +15,8 @@ from vlq.query.schema import Study
 from vlq.query.studies.partners import PAIRED
 from vlq.workers.intervene.prompted import Target
 from vlq.workers.intervene.shards import CHANGED, effects_of, encode_ahead, sources_ahead
-from vlq.workers.models.base import Encoded, LensModel
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.encoded import Encoded
 
 from .test_prompted import Plain, expected, model_of
 from .test_shards import encoded, moments_of, rows, study

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from vlq.query.cache.annotate import annotate
-from vlq.query.cache.reader import Cache, latest_head
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import latest_head
 from vlq.query.cache.studies import StudyCommit, commit_key, plan_key, shard_effects_key, study_key, underway
 from vlq.query.cache.tables import parquet_bytes
 from vlq.query.info import as_text as info_text

@@ -14,7 +14,8 @@ from torch import Tensor
 from vlq.query.image.geometry import patch_box
 from vlq.workers.lenses import logit_lens
 from vlq.workers.models import load
-from vlq.workers.models.base import Encoded, LensModel
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.encoded import Encoded
 
 SITES = ("patch", "prompt")
 K = 6

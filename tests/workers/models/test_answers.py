@@ -13,7 +13,9 @@ import torch
 
 from vlq.query.errors import ModelError
 from vlq.workers.models import load
-from vlq.workers.models.base import Answer, LensModel, check_answers
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.checks import check_answers
+from vlq.workers.models.encoded import Answer
 
 from ..conftest import make_model
 from . import checks, test_idefics3, test_qwen_vl, tiny

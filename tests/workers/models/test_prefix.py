@@ -19,7 +19,9 @@ from vlq.workers.extract import BatchReader, Read
 from vlq.workers.lens import Lens
 from vlq.workers.lenses import lens_of
 from vlq.workers.models import load, prefix
-from vlq.workers.models.base import Encoded, LensModel, share_prefix
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.checks import share_prefix
+from vlq.workers.models.encoded import Encoded
 from vlq.workers.models.prefix import Prefix
 from vlq.workers.worker import Setup, describe_run
 

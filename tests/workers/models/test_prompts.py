@@ -19,7 +19,8 @@ from vlq.workers.corpus import list_images
 from vlq.workers.extract import read_shard
 from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
-from vlq.workers.models.base import LensModel, check
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.checks import check
 from vlq.workers.worker import Setup, describe_run
 
 from ..conftest import save_images

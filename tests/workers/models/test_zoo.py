@@ -24,7 +24,8 @@ from vlq.query.errors import MissingExtra, ModelError
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.prompted import Prompted, Target
 from vlq.workers.models import FAMILIES, REFUSED, load, processors
-from vlq.workers.models.base import LensModel, check
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.checks import check
 from vlq.workers.models.generic import GenericMerged
 from vlq.workers.models.merged import Glm4v
 

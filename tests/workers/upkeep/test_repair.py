@@ -18,7 +18,8 @@ import pytest
 
 import vlq
 from vlq.query.cache.annotate import annotate
-from vlq.query.cache.reader import Cache, latest_head
+from vlq.query.cache.reader import Cache
+from vlq.query.cache.records import latest_head
 from vlq.query.cache.tables import parquet_bytes
 from vlq.query.cli import main
 from vlq.query.errors import CacheError, CacheMismatch, CorruptCache

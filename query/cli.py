@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,8 @@ from vlq.query.mistakes import elsewhere, syntax
 
 if TYPE_CHECKING:
     import typer
+
+    from vlq.query.answers.asked import Asked
 
     Load = Callable[[], Callable[..., None] | typer.Typer]
     """What loads a command, or a group of them."""
@@ -42,6 +45,9 @@ ORDER = (
 
 ROOT = ("--help", "-h", "--version", "--install-completion", "--show-completion")
 """Options that need no command."""
+
+EXPLAINED = ("table", "json")
+"""In which formats --explain says how an answer comes about."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk or somebody's part of it is full."""
@@ -129,20 +135,19 @@ def _query(arguments: Sequence[str]) -> None:
     options, more = parser.parse_known_args([*others, "--", *signed] if signed else others)
     if more:
         raise _too_much(more)
-    beside = next((name for name in ("output", "plot", "format") if options.explain and getattr(options, name)), None)
-    if beside:
-        raise elsewhere.EXPLAIN.error(option=f"--{beside}")
 
     from vlq.query.answers.files import plot_form
     from vlq.query.answers.render import deliver, form_of
     from vlq.query.client.local import ask
 
     form = form_of(options.format, options.output)
+    if options.explain and (options.plot or form not in EXPLAINED):
+        raise elsewhere.EXPLAIN.error(asked="--plot" if options.plot else form)
     if options.plot:
         plot_form(options.plot)  # its mistakes show before anything is asked
     result = ask(options.query, options.cache)
     if options.explain:
-        print(result.explain())
+        _explain(result, form, options.output)
         return
     drawn = []
     if options.plot:
@@ -150,6 +155,19 @@ def _query(arguments: Sequence[str]) -> None:
         # A format that was asked for goes to the screen, with nothing beside it, if no file takes it.
         drawn = [f"Drawn to {options.plot}"] if options.output or not options.format else []
     deliver(result, form, options.output, drawn)
+
+
+def _explain(result: Asked, form: str, output: str | None) -> None:
+    """Print how the answer comes about, as text or JSON, or write it to a file and say so."""
+    from vlq.query.answers.files import write_whole
+
+    text = result.explain()
+    if form == "json":
+        text = json.dumps({"query": str(result.node), "text": text}, ensure_ascii=False, indent=2)
+    if output:
+        write_whole(output, f"{text}\n".encode(), "--output")
+        text = f"Written to {output}"
+    print(text)
 
 
 def _too_much(more: Sequence[str]) -> VlqError:

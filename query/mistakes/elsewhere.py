@@ -85,13 +85,18 @@ ONE_QUERY = Mistake(
 )
 EXPLAIN = Mistake(
     QueryError,
-    "--explain shows how an answer comes about, and {option} is for the answer.",
-    "Leave one of them out. What --explain prints goes to a file by > FILE.",
+    "--explain says how an answer comes about, and that is not for {asked}.",
+    "It is text, or JSON with --format json.",
     (
         Example(
-            '$ vlq "images()" --explain --output answer.csv',
-            "--explain shows how an answer comes about, and --output is for the answer.",
-            "Leave one of them out. What --explain prints goes to a file by > FILE.",
+            '$ vlq "images()" --explain --format csv',
+            "--explain says how an answer comes about, and that is not for csv.",
+            "It is text, or JSON with --format json.",
+        ),
+        Example(
+            '$ vlq "images()" --explain --plot answer.png',
+            "--explain says how an answer comes about, and that is not for --plot.",
+            "It is text, or JSON with --format json.",
         ),
     ),
 )

@@ -58,6 +58,21 @@ def test_a_query(cache: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "read_parquet($patch_topk)" in capsys.readouterr().out
 
 
+def test_an_explanation_as_json_and_as_a_file(cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "why.txt"
+    asked = ("first_layer('dog')", "--explain", "--cache", cache)
+    assert run(*asked) == 0
+    text = capsys.readouterr().out
+    assert run(*asked, "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"query", "text"}
+    assert found["query"] == "first_layer('dog')"
+    assert found["text"].partition("\n\n")[0] == text.partition("\n\n")[0]  # behind it DuckDB says how long it took
+    assert run(*asked, "--output", str(path)) == 0
+    assert capsys.readouterr().out == f"Written to {path}\n"
+    assert path.read_text().startswith("query       first_layer('dog')\n")
+
+
 def test_an_output_file(cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "answer.parquet"
     assert run("first_layer(token='dog')", "--cache", cache, "--output", str(path)) == 0

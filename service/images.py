@@ -47,7 +47,7 @@ def described(corpus: LocalCorpus, id: int) -> dict[str, Any]:
     return {
         "id": id,
         **{name: row[name] for name in ("image", "sha256", "width", "height", "transform", "error")},
-        "uri": re.sub(FOLDER_HERE, "", row["uri"]),
+        "uri": re.sub(FOLDER_HERE, r"\1", row["uri"]),
         "grid": None if grid is None else (grid["rows"], grid["columns"]),
         "x": x,
         "y": y,

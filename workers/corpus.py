@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from vlq.query.cache.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_table, reason
 from vlq.query.errors import InputError, VlqError
+from vlq.query.image.embedded import has_images, uri_of
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.stores.location import kind_of, refuse_secrets, without_options
 from vlq.workers.models import PLACEHOLDER
@@ -41,7 +42,7 @@ RESERVED = (*READ_COLUMNS, "shard")
 DATA = "data:"
 """What a URL begins with that is its image itself: longer than any name should be."""
 
-TO_FILES = "Images inside a manifest cannot be read: write them to files."
+TO_FILES = "Images inside of a manifest are read of a .parquet file's column of bytes: else write them to files."
 
 NAMED = 3
 """So many images without a prompt are named."""
@@ -94,7 +95,11 @@ def _numbered(table: pa.Table) -> pa.Table:
 
 
 def _is_manifest(source: str) -> bool:
-    return not _has_magic(source) and PurePosixPath(without_options(source).split("::")[0]).suffix.lower() in FORMATS
+    return not _has_magic(source) and _ending(source) in FORMATS
+
+
+def _ending(source: str) -> str:
+    return PurePosixPath(without_options(source).split("::")[0]).suffix.lower()
 
 
 def _has_magic(path: str) -> bool:
@@ -234,23 +239,12 @@ def _from_manifest(source: str, limit: int | None) -> tuple[pa.Table, dict[str, 
     at = table.column_names.index(column)
     kind = table.schema.field(at).type
     if not is_text(kind):
-        is_inside = pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
         raise InputError(
-            f"The column {column} of {source} is of type {kind}; expected paths or URLs.",
-            TO_FILES if is_inside else "Give a path or URL a row.",
+            f"The column {column} of {source} is of type {kind}; expected paths or URLs.", "Give a path or URL a row."
         )
-    names = table.column(at).to_pylist()
-    empty = next((row for row, name in enumerate(names) if name is None or not name.strip()), None)
-    if empty is not None:
-        raise InputError(f"Row {empty} of {source} has no {column}.", "Leave such rows out.")
-    inside = next((row for row, name in enumerate(names) if name.startswith(DATA)), None)
-    if inside is not None:
-        raise InputError(f"Row {inside} of {source} has an image's own data as its {column}.", TO_FILES)
-    _check_schemes(names, source)
-    columns = {
-        "image": pa.array(names, pa.string()),
-        "uri": pa.array(map(_resolver(source), names), pa.string()),
-    }
+    given = table.column(at).to_pylist()
+    names, uris = (_inside if _holds_images(source, column) else _named)(given, column, source)
+    columns = {"image": pa.array(names, pa.string()), "uri": pa.array(uris, pa.string())}
     taken = {name.lower() for name in RESERVED}
     called: dict[str, str] = {}
     for i, name in enumerate(table.column_names):
@@ -264,6 +258,34 @@ def _from_manifest(source: str, limit: int | None) -> tuple[pa.Table, dict[str, 
         columns[free] = table.column(i)
         called.setdefault(name, free)
     return pa.table(columns), called
+
+
+def _holds_images(source: str, column: str) -> bool:
+    """Whether a manifest's column holds the images themselves."""
+    return _ending(source) == ".parquet" and has_images(source, column)
+
+
+def _inside(paths: Sequence[str | None], column: str, source: str) -> tuple[list[str], list[str]]:
+    """Names and URIs of images that a Parquet file's column holds, some with a path."""
+    fs, path = file_system(source)
+    table, stem = _uri(fs, path, source), PurePosixPath(path).stem
+    return (
+        [path or f"{stem}/{row}" for row, path in enumerate(paths)],
+        [uri_of(table, column, row) for row in range(len(paths))],
+    )
+
+
+def _named(named: Sequence[str | None], column: str, source: str) -> tuple[list[str], list[str]]:
+    """Names and URIs of images that a manifest names. Raises InputError."""
+    names = [name or "" for name in named]
+    empty = next((row for row, name in enumerate(names) if not name.strip()), None)
+    if empty is not None:
+        raise InputError(f"Row {empty} of {source} has no {column}.", "Leave such rows out.")
+    inside = next((row for row, name in enumerate(names) if name.startswith(DATA)), None)
+    if inside is not None:
+        raise InputError(f"Row {inside} of {source} has an image's own data as its {column}.", TO_FILES)
+    _check_schemes(names, source)
+    return names, list(map(_resolver(source), names))
 
 
 def _check_schemes(names: list[str], source: str) -> None:

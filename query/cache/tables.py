@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vlq.query.errors import CorruptCache, InputError, VlqError
+from vlq.query.image.embedded import PATH, columns_of_images
 from vlq.query.schema import Study, digest_of, plan_key
 from vlq.query.store import Store
 from vlq.query.stores.location import kind_of, refuse_secrets
@@ -130,15 +131,17 @@ def _read(path: str) -> pa.Table:
 
 
 def read_table(source: str) -> pa.Table:
-    """The rows of a .parquet, .csv or .jsonl file at a path or URL, each column in one chunk. Raises InputError."""
+    """The rows of a .parquet, .csv or .jsonl file at a path or URL, each column in one chunk.
+
+    Of columns that hold images (`embedded.columns_of_images`) the paths that stand in them. Raises InputError.
+    """
     fs, path = file_system(source)
     suffix = PurePosixPath(path).suffix.lower()
     if suffix not in FORMATS:
         raise InputError(f"{source} is no table.", f"Give one of {', '.join(FORMATS)}.")
     try:
         with fs.open(path, "rb") as file:
-            # Not `read_table`, which knows no two columns of one name.
-            table = pq.ParquetFile(file).read() if suffix == ".parquet" else _read_text(suffix, file.read())
+            table = _read_parquet(file) if suffix == ".parquet" else _read_text(suffix, file.read())
     except FileNotFoundError as error:
         raise InputError(f"There is no file {source}.", "Give a .parquet, .csv or .jsonl file.") from error
     except UnicodeDecodeError as error:
@@ -152,6 +155,24 @@ def read_table(source: str) -> pa.Table:
             f"{source} cannot be read: {reason(error)}.", "Check the URL and your access to it."
         ) from error
     return plain(table.replace_schema_metadata(None)).combine_chunks()
+
+
+def _read_parquet(file: Any) -> pa.Table:
+    parquet = pq.ParquetFile(file)  # not `pq.read_table`, which knows no two columns of one name
+    schema = parquet.schema_arrow
+    if not (pictures := columns_of_images(schema, IMAGE_NAMES)):
+        return parquet.read()
+    table = parquet.read(
+        [name if name not in pictures else f"{name}.{PATH}" for name in schema.names if pictures.get(name, True)]
+    )
+    for at, name in enumerate(schema.names):
+        if name in pictures:
+            paths = pa.nulls(parquet.metadata.num_rows, pa.string())
+            if pictures[name]:
+                paths = pc.struct_field(table.column(at), PATH).cast(pa.string())  # of nulls alone, too
+                table = table.remove_column(at)
+            table = table.add_column(at, name, paths)
+    return table
 
 
 def _read_text(suffix: str, data: bytes) -> pa.Table:

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vlq.query.image.embedded import SCHEME, embedded
 from vlq.query.stores.files import read_object
 from vlq.query.stores.location import kind_of
 
@@ -74,6 +75,8 @@ def fetch(uri: str) -> bytes:
     """
     if uri.startswith("file://"):
         return _fetch_local(uri[len("file://") :].removeprefix("localhost"))
+    if uri.startswith(SCHEME):
+        return _fetch_embedded(uri)
     if not kind_of(uri):
         return _fetch_elsewhere(uri)
     try:
@@ -110,6 +113,20 @@ def _fetch_local(path: str) -> bytes:
 
 NO_FILE = (errno.ELOOP, errno.ENAMETOOLONG)
 """What the system says of names behind which there can be no file, however often one asks."""
+
+
+def _fetch_embedded(uri: str) -> bytes:
+    """From a row of a Parquet file. That this is gone, or no such file any more, says nothing about its images."""
+    try:
+        data = embedded(uri)
+    except IndexError as error:
+        raise BadImage(f"not in its table: {error}") from error
+    except Exception as error:  # of Arrow, of file systems, and what their libraries raise
+        raise _unreadable(uri, error) from error
+    if data is None:
+        raise BadImage("no image in its row")
+    check_bytes(len(data))
+    return data
 
 
 def _fetch_elsewhere(uri: str) -> bytes:

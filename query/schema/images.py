@@ -17,9 +17,9 @@ IMAGE_COLUMNS = {
 }
 """The image table's first columns."""
 
-FOLDER_HERE = "^file://.*/"
+FOLDER_HERE = "(^|::)file://.*/"
 
-PUBLIC_URI = f"regexp_replace({{}}, '{FOLDER_HERE}', '')"
+PUBLIC_URI = f"regexp_replace({{}}, '{FOLDER_HERE}', '\\1')"
 """A URI in SQL as a service tells it: of a file on its machine the name alone."""
 
 ANSWER_COLUMNS = {

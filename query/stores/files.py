@@ -95,7 +95,44 @@ class BucketFiles(fsspec.AbstractFileSystem):  # type: ignore[misc]
         found = self.find(path, maxdepth=1, withdirs=True, detail=True)
         return list(found.values()) if detail else sorted(found)
 
-    def _open(self, path: str, mode: str = "rb", **options: Any) -> io.BytesIO:
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> _Object:
         if mode != "rb":
             raise ValueError("for reading only")
-        return io.BytesIO(self._store.read(self._key(path)))
+        return _Object(self._store, self._key(path))
+
+
+class _Object(io.RawIOBase):
+    """An object of a bucket as a file, of which only what is read is fetched."""
+
+    def __init__(self, store: ObstoreStore, key: str) -> None:
+        """Raises FileNotFoundError, StoreError."""
+        self._store, self._key, self._at = store, key, 0
+        self._size, _ = store.read_at_most(key, 0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        wanted = left if size is None or size < 0 else min(size, left)
+        data = self._store.read_range(self._key, self._at, wanted) if wanted else b""
+        self._at += len(data)
+        return data
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from unittest.mock import patch
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vlq.query.cache.tables import read_table
 from vlq.query.errors import InputError, StoreError
 from vlq.query.image.pictures import BadImage, fetch
+from vlq.query.stores.objects import ObstoreStore
 from vlq.workers.corpus import list_images
 
 from ..s3 import SECRET, client, environment, new_bucket
@@ -91,6 +96,20 @@ def test_options_go_with_every_image(bucket: str, moto: str, monkeypatch: pytest
     assert uris[0] == f"s3://{bucket}/set/b.png{options}"
     assert fetch(uris[0]) == b"2"
     assert list_images(f"s3://{bucket}/set/*.png{options}")["image"].to_pylist() == ["b.png"]
+
+
+def test_images_inside_a_parquet_file(bucket: str, moto: str) -> None:
+    data = [os.urandom(50_000) for _ in range(20)]
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"image": [{"bytes": one, "path": None} for one in data]}), sink, row_group_size=5)
+    put(bucket, "lists/train.parquet", sink.getvalue(), environment(moto))
+    for url in (f"s3://{bucket}/lists/train.parquet", f"s3://{bucket}/lists/train.parquet?region=us-east-1"):
+        with patch.object(ObstoreStore, "read_range", autospec=True, side_effect=ObstoreStore.read_range) as read:
+            uris = list_images(url)["uri"].to_pylist()
+            assert [fetch(uris[row]) for row in (17, 3)] == [data[17], data[3]]
+        assert sum(call.args[3] for call in read.call_args_list) < 0.7 * len(sink.getvalue())  # two groups of the four
+        assert [fetch(uri) for uri in uris] == data
+    assert uris[0] == f"parquet://image/0::s3://{bucket}/lists/train.parquet?region=us-east-1"
 
 
 def test_manifests(bucket: str, moto: str, tmp_path: Path) -> None:

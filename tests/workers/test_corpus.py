@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlq.query.errors import InputError
+from vlq.query.image.pictures import fetch
 from vlq.workers.corpus import list_images
 from vlq.workers.plan import RunOptions, corpus_of
 
@@ -234,7 +235,7 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     for nothing in ("", " "):  # an empty variable of a shell's, which would be this folder
         with pytest.raises(InputError, match="IMAGES is empty"):
             list_images(nothing)
-    pq.write_table(pa.table({"image": [{"bytes": b"1", "path": "x"}]}), tmp_path / "inside.parquet")
+    pq.write_table(pa.table({"image": [{"data": b"1", "path": "x"}]}), tmp_path / "inside.parquet")
     with pytest.raises(InputError, match="expected paths or URLs"):
         list_images(str(tmp_path / "inside.parquet"))
     (tmp_path / "data.csv").write_text('image\na.png\n"data:image/png;base64,iVBORw0KGgo="\n')
@@ -242,6 +243,38 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
         list_images(str(tmp_path / "data.csv"))
     with pytest.raises(InputError, match="IMAGES is an image's own data"):
         list_images("data:image/png;base64,iVBORw0KGgo=")
+
+
+def test_images_inside_a_parquet_file(tmp_path: Path) -> None:
+    """As Hugging Face's datasets are: bytes with or without a path. Of other pictures the paths travel along."""
+    image = [{"bytes": b"1", "path": "a.png"}, {"bytes": b"2", "path": None}, {"bytes": b"3", "path": "a.png"}]
+    mask = [{"bytes": b"m", "path": name} for name in ("1.png", None, "3.png")]
+    table = pa.table({"label": ["x", "y", "z"], "image": image, "mask": mask, "hash": [b"\0", b"\1", b"\2"]})
+    pq.write_table(table, tmp_path / "train-0.parquet", row_group_size=2)
+    found = list_images(str(tmp_path / "train-0.parquet"))
+    assert found.column_names == ["image_id", "image", "uri", "label", "mask", "hash"]
+    assert found["image"].to_pylist() == ["a.png", "train-0/1", "a.png"]
+    assert [fetch(uri) for uri in found["uri"].to_pylist()] == [b"1", b"2", b"3"]
+    assert found["label"].to_pylist() == ["x", "y", "z"]
+    assert found["mask"].to_pylist() == ["1.png", None, "3.png"]
+    assert found["hash"].to_pylist() == [b"\0", b"\1", b"\2"]
+    assert list_images(str(tmp_path / "train-0.parquet"), 2)["image"].to_pylist() == ["a.png", "train-0/1"]
+
+    pq.write_table(pa.table({"image": [b"1", b"2"]}), tmp_path / "bytes.parquet")
+    found = list_images(str(tmp_path / "bytes.parquet"))
+    assert found["image"].to_pylist() == ["bytes/0", "bytes/1"]
+    assert [fetch(uri) for uri in found["uri"].to_pylist()] == [b"1", b"2"]
+
+
+def test_a_column_of_images_that_has_their_paths_alone(tmp_path: Path) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    image = pa.array([{"bytes": None, "path": "a.png"}, {"bytes": None, "path": "/b.png"}], kind)
+    pq.write_table(pa.table({"image": image}), tmp_path / "paths.parquet")
+    found = list_images(str(tmp_path / "paths.parquet"))
+    assert found["uri"].to_pylist() == [f"file://{tmp_path}/a.png", "file:///b.png"]
+    pq.write_table(pa.table({"image": pa.array([None], kind)}), tmp_path / "none.parquet")
+    with pytest.raises(InputError, match=r"Row 0 of \S+ has no image\."):
+        list_images(str(tmp_path / "none.parquet"))
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from vlq.query.image import embedded
 from vlq.query.image.embedded import holds_images, uri_of
 from vlq.query.image.pictures import BadImage, as_cached, fetch
+from vlq.query.schema import FOLDER_HERE, PUBLIC_URI
 
 ROWS = 200
 BYTES = [f"image {row}".encode() for row in range(ROWS)]
@@ -104,3 +107,12 @@ def test_which_columns_hold_images() -> None:
         pa.struct([("x", pa.int8())]),
     ):
         assert not holds_images(kind)
+
+
+def test_a_service_tells_no_folder_of_its_machine() -> None:
+    """Neither in Python nor in SQL."""
+    private = [uri_of("file:///home/me/train 0.parquet", "image", 7), "file:///home/me/a.png", "s3://bucket/file/a.png"]
+    public = ["parquet://image/7::train 0.parquet", "a.png", "s3://bucket/file/a.png"]
+    assert [re.sub(FOLDER_HERE, r"\1", uri) for uri in private] == public
+    told = duckdb.sql(f"SELECT {PUBLIC_URI.format('uri')} FROM (SELECT unnest(?) AS uri)", params=[private]).fetchall()
+    assert [uri for (uri,) in told] == public

@@ -50,10 +50,8 @@ def columns_of_images(schema: pa.Schema, names: Sequence[str]) -> dict[str, bool
     """
     import pyarrow as pa
 
-    structs = {
-        field.name: field.type for field in schema if pa.types.is_struct(field.type) and holds_images(field.type)
-    }
-    found = {name: kind.get_field_index(PATH) >= 0 for name, kind in structs.items()}
+    structs = [field for field in schema if pa.types.is_struct(field.type) and holds_images(field.type)]
+    found = {field.name: field.type.get_field_index(PATH) >= 0 for field in structs}
     column = next((name for name in names if name in schema.names), None)
     if column is not None and column not in found and holds_images(schema.field(column).type):
         found[column] = False
@@ -73,11 +71,9 @@ def has_images(source: str, column: str) -> bool:
             return False
         groups = (parquet.metadata.row_group(group) for group in range(parquet.num_row_groups))
         chunks = (group.column(at) for group in groups for at in range(group.num_columns))
-        return any(
-            chunk.statistics is None or chunk.statistics.null_count < chunk.num_values
-            for chunk in chunks
-            if chunk.path_in_schema in (column, f"{column}.{BYTES}")
-        )
+        of_bytes = [chunk for chunk in chunks if chunk.path_in_schema in (column, f"{column}.{BYTES}")]
+        nulls = [chunk.statistics and chunk.statistics.null_count for chunk in of_bytes]  # None: not counted
+    return any(known is None or known < chunk.num_values for known, chunk in zip(nulls, of_bytes, strict=True))
 
 
 def uri_of(table: str, column: str, row: int) -> str:

@@ -77,7 +77,7 @@ def count(n: float, noun: str) -> str:
 
 def unit(keys: Sequence[str]) -> str:
     """What rows with these keys are called: by an only key, or by patches; images' layers are not so many layers."""
-    return keys[-1] if len(keys) == 1 or keys[-1] in ("patch", "position") else "row"
+    return keys[-1] if keys and (len(keys) == 1 or keys[-1] in ("patch", "position")) else "row"
 
 
 def placed(summary: Summary) -> str:

@@ -60,6 +60,15 @@ def waits_for_lease(pid: int) -> bool:
     return False
 
 
+@pytest.fixture
+def on_a_terminal() -> Iterator[None]:
+    """Processes that are begun are told when their terminal is closed, also where these tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("on_a_terminal")
 def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
     tiny_model: Path, images: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

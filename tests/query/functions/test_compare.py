@@ -313,7 +313,9 @@ def test_rows_of_no_image_count_what_each_cache_has(caches: dict[str, Made], pai
 
 def test_tables_of_one_row_and_of_no_value(caches: dict[str, Made]) -> None:
     a, b = caches["small"], caches["deep"]
-    (row,) = a.corpus.compare(b.url, vlq.first_layer("dog", by="corpus")).rows
+    whole = a.corpus.compare(b.url, vlq.first_layer("dog", by="corpus"))
+    assert "a has 1 row, b 1, both 1" in whole.headline
+    (row,) = whole.rows
     for side, made in (("a", a), ("b", b)):
         (alone,) = made.corpus.first_layer("dog", by="corpus").rows
         assert {name: row[f"{name}_{side}"] for name in alone} == alone

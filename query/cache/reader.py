@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
     from vlq.query.cache.unembed import Tensors, Unembedding
 
-
 EFFECTS = "effects"
 """What the table of all studies' effects is called."""
 

@@ -9,7 +9,6 @@ from vlq.query.schema import COMMITS, HEADS, INTERIMS, RUN, Commit, Head, Run, c
 from vlq.query.store import Store, at_once
 
 HEAD = HEADS.removeprefix(f"{COMMITS}/")
-
 INTERIM = INTERIMS.removeprefix(f"{COMMITS}/")
 
 

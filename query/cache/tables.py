@@ -166,12 +166,11 @@ def _read_parquet(file: Any) -> pa.Table:
         [name if name not in pictures else f"{name}.{PATH}" for name in schema.names if pictures.get(name, True)]
     )
     for at, name in enumerate(schema.names):
-        if name in pictures:
-            paths = pa.nulls(parquet.metadata.num_rows, pa.string())
-            if pictures[name]:
-                paths = pc.struct_field(table.column(at), PATH).cast(pa.string())  # of nulls alone, too
-                table = table.remove_column(at)
-            table = table.add_column(at, name, paths)
+        if pictures.get(name):
+            paths = pc.struct_field(table.column(at), PATH).cast(pa.string())  # of nulls alone, too
+            table = table.set_column(at, name, paths)
+        elif name in pictures:
+            table = table.add_column(at, name, pa.nulls(parquet.metadata.num_rows, pa.string()))
     return table
 
 

@@ -108,8 +108,7 @@ def truth_sql(bound: Bound, compiler: Compiler) -> str:
     truth = truth_of(bound.scope)
     if not truth:
         return ""
-    words = [token.text.strip() for token in bound.token.tokens if token.text is not None]
-    labels = named(words, bound.scope.labels())
+    labels = named(bound.token.words, bound.scope.labels())
     parts = []
     if truth.masks:
         masks = compiler.load("masks", Derived(found_masks(bound, labels), judged_by_masks))

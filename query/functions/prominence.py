@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,16 +50,12 @@ def words_of(bound: Bound) -> list[Word]:
     known = bound.scope.labels() if truth_of(bound.scope) else []
     if given is None:
         vocabulary, pieces = bound.scope.vocabulary, bound["pieces"]
-        alike = {label.casefold(): label.lower() for label in known}
-        return [
-            Word(name, tuple(sorted(vocabulary.by_word(name, pieces))), tuple(named([name], known)))
-            for name in sorted(alike.values())
-        ]
-    found = []
-    for tokens in given:
-        texts = [token.text.strip() for token in tokens.tokens if token.text is not None]
-        found.append(Word(tokens.label, tokens.ids, tuple(named(texts, known))))
-    return found
+        alike = defaultdict[str, list[str]](list)
+        for label in known:
+            alike[label.casefold()].append(label)
+        words = {labels[-1].lower(): tuple(labels) for labels in alike.values()}
+        return [Word(name, tuple(sorted(vocabulary.by_word(name, pieces))), words[name]) for name in sorted(words)]
+    return [Word(tokens.label, tokens.ids, tuple(named(tokens.words, known))) for tokens in given]
 
 
 def check(bound: Bound, scope: Scope) -> None:

@@ -74,6 +74,11 @@ class TokenSet:
     def ids(self) -> tuple[int, ...]:
         return tuple(token.id for token in self.tokens)
 
+    @property
+    def words(self) -> list[str]:
+        """What the tokens spell, without the spaces around it; of those that have a text."""
+        return [token.text.strip() for token in self.tokens if token.text is not None]
+
     def with_ids(self) -> TokenSet:
         """The same, also called by its ids."""
         return replace(self, label=f"{self.label} ({', '.join(map(str, self.ids))})")

@@ -284,7 +284,7 @@ def files_of(snapshot: Snapshot, table: str, keys: Keys = None) -> list[str]:
 
 
 def _answered(statement: Statement, snapshot: Snapshot, ask: Callable[[], T]) -> T:
-    """What is answered. If copies of the caches' files are to blame that it is not, it is asked again of new ones."""
+    """What is answered. Where files cannot be read, the caches' copies are checked and it is asked once more."""
     for attempt in (1, 2):
         try:
             return ask()
@@ -294,8 +294,8 @@ def _answered(statement: Statement, snapshot: Snapshot, ask: Callable[[], T]) ->
             if not isinstance(error, UNREADABLE) and "TProtocolException" not in str(error):
                 raise
             asked = {snapshot.cache, *(of.cache for of, _, _ in statement.others.values())}
-            discarded = [cache.copies.discard() for cache in asked]
-            if attempt == 2 or not any(discarded):
+            distrusted = [cache.copies.distrust() for cache in asked]
+            if attempt == 2 or not any(distrusted):
                 reason = str(error).splitlines()[0]
                 message = f"The index of {snapshot.cache.called} cannot be read: {reason}"
                 raise CorruptCache(message, "Run: vlq index") from error

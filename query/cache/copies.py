@@ -2,7 +2,7 @@
 
 What is fetched is kept in `$VLQ_HOME`, named by its content, so that it is never stale and any number of processes may
 share it. Beyond $VLQ_LOCAL_SIZE what was not used for longest goes. A file that is being read may go, too: whoever
-finds one missing or damaged says so (`discard`) and asks again.
+finds one missing or damaged says so (`distrust`) and asks again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Copies:
         self._store = store
         self._sound: set[str | tuple[str, int]] = set()  # objects and blocks that this process has checked
         self._blocks: dict[str, Blocks] = {}
-        self._used: set[Path] = set()
+        self._made: set[Path] = set()
 
     def whole(self, stored: Stored) -> str:
         """Path of an object."""
@@ -65,7 +65,6 @@ class Copies:
         if not kept:
             keep(copy, self.read(stored))
             self._sound.add(stored.sha256)
-        self._used.add(copy)
         return str(copy)
 
     def read(self, stored: Stored) -> bytes:
@@ -107,27 +106,29 @@ class Copies:
         if not copy.exists():
             keep(copy, make())
         _touch(copy)
-        self._used.add(copy)
+        self._made.add(copy)
         return str(copy)
 
-    def discard(self) -> bool:
-        """Remove the copies that were used: one was found damaged or gone. False if there are none."""
-        discarded = bool(self._used)
-        for path in self._used:
+    def distrust(self) -> bool:
+        """Check what was used anew when it is used again: a file was found damaged or gone. False if nothing was used.
+
+        Copies stay, as others may be reading them. Only what was made here goes: no record says what it should be.
+        """
+        distrusted = bool(self._sound or self._made)
+        for path in self._made:
             path.unlink(missing_ok=True)
-        self._used.clear()
+        self._made.clear()
         self._sound.clear()
         self._blocks.clear()
-        return discarded
+        return distrusted
 
     # --- blocks ------------------------------------------------------------------------------------------------
 
     def _with(self, file: IndexFile, blocks: Blocks, wanted: Sequence[int]) -> str:
-        unchecked = [number for number in wanted if (file.sha256, number) not in self._sound]
         path = self._store.local_path(file.key)
         if path is not None:
             try:
-                sound = self._is_framed(path, file, blocks) and not self._unsound(path, file, blocks, unchecked)
+                sound = self._is_framed(path, file, blocks) and not self._unsound(path, file, blocks, wanted)
             except FileNotFoundError as error:
                 raise missing(self._store, file.key) from error
             if not sound:
@@ -136,17 +137,20 @@ class Copies:
         copy = folder() / f"{file.sha256}.blocks.parquet"
         while True:
             with suppress(FileNotFoundError):  # another process may remove the copy meanwhile
-                if not copy.exists() or not self._is_framed(copy, file, blocks):
+                if copy.exists() and not self._is_framed(copy, file, blocks):
+                    with _kept(copy):
+                        copy.unlink()
+                if not copy.exists():
+                    self._sound.difference_update((file.sha256, number) for number in wanted)
                     _begin(copy, file, blocks)
                 # What was never fetched is empty there, which is not sound either.
-                absent = self._unsound(copy, file, blocks, unchecked)
+                absent = self._unsound(copy, file, blocks, wanted)
                 for run in blocks.runs(absent, GAP):
                     self._fetch(copy, file, blocks, run)
                 _touch(copy)
                 break
         if absent:
             trim()
-        self._used.add(copy)
         return str(copy)
 
     def _is_framed(self, path: str | Path, file: IndexFile, blocks: Blocks) -> bool:
@@ -164,10 +168,11 @@ class Copies:
 
     def _unsound(self, path: str | Path, file: IndexFile, blocks: Blocks, numbers: Sequence[int]) -> list[int]:
         """Those blocks that a file does not hold as they were written."""
+        unchecked = [number for number in numbers if (file.sha256, number) not in self._sound]
         unsound: list[int] = []
-        if numbers:
+        if unchecked:
             with open(path, "rb") as opened:
-                for number in numbers:
+                for number in unchecked:
                     block = blocks.blocks[number]
                     opened.seek(block.start)
                     if block.is_sound(opened.read(block.length)):
@@ -229,8 +234,9 @@ def folder() -> Path:
 
 def keep(path: Path, data: bytes) -> None:
     """Keep content under a name of its own. Several processes may do so at once: each its own file, then a rename."""
-    with _written(path) as whole:
+    with _kept(path), _beside(path) as whole:
         whole.write_bytes(data)
+        os.replace(whole, path)
     trim()
 
 
@@ -258,11 +264,21 @@ def size_limit() -> int:
 
 
 def _begin(copy: Path, file: IndexFile, blocks: Blocks) -> None:
-    """The file without its blocks: of its size, but they take no space on the disk yet."""
-    with _written(copy) as whole, open(whole, "wb") as opened:
-        opened.write(MAGIC)
-        opened.seek(file.size - len(blocks.footer))
-        opened.write(blocks.footer)
+    """The file without its blocks: of its size, but they take no space on the disk yet.
+
+    One that is there meanwhile stays: another may have put blocks into it.
+    """
+    with _kept(copy), _beside(copy) as whole:
+        with open(whole, "wb") as opened:
+            opened.write(MAGIC)
+            opened.seek(file.size - len(blocks.footer))
+            opened.write(blocks.footer)
+        try:
+            os.link(whole, copy)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.replace(whole, copy)
 
 
 def _touch(path: Path) -> None:
@@ -271,14 +287,11 @@ def _touch(path: Path) -> None:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """A file to write, which then takes its place whole."""
-    with _kept(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            whole = Path(scratch, path.name)
-            yield whole
-            os.replace(whole, path)
+def _beside(path: Path) -> Iterator[Path]:
+    """A file to write, from which it may take its place whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        yield Path(scratch, path.name)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 import vlq
 import vlq.workers.indexing.merge
 import vlq.workers.indexing.postings
+from vlq.query.cache import copies
 from vlq.query.cache.copies import folder
 from vlq.query.cache.reader import Cache
 from vlq.query.client.local import LocalCorpus
@@ -249,6 +251,39 @@ def test_many_ask_at_once(elsewhere: str) -> None:
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda query: vlq.open(elsewhere).query(query).rows, QUERIES * 4))
     assert answers == expected * 4
+
+
+@fetching
+def test_who_begins_a_copy_leaves_what_another_fetched(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = vlq.open(elsewhere).query(QUERIES[0]).rows
+    for path in folder().iterdir():
+        path.unlink()
+    begin = copies._begin
+    others: list[Rows] = []
+
+    def late(*args: Any) -> None:
+        monkeypatch.setattr(copies, "_begin", begin)
+        others.append(vlq.open(elsewhere).query(QUERIES[0]).rows)  # while this one is about to begin
+        monkeypatch.setattr(copies, "_begin", late)
+        begin(*args)
+
+    monkeypatch.setattr(copies, "_begin", late)
+    monkeypatch.setattr(copies.Copies, "distrust", lambda _: False)  # nothing comes to harm
+    assert vlq.open(elsewhere).query(QUERIES[0]).rows == expected
+    assert others
+    assert all(rows == expected for rows in others)
+
+
+@fetching
+def test_who_finds_harm_takes_nothing_from_others(elsewhere: str) -> None:
+    corpus, store = counted(elsewhere)
+    ask(corpus, QUERIES[0])
+    before = {path: path.stat().st_ino for path in folder().iterdir()}
+    assert corpus.cache.copies.distrust()
+    store.reset()
+    ask(corpus, QUERIES[0])
+    assert {path: path.stat().st_ino for path in folder().iterdir()} == before
+    assert store.calls == []
 
 
 @fetching

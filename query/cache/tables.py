@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vlq.query.errors import CorruptCache, InputError, VlqError
-from vlq.query.image.embedded import PATH, columns_of_images
+from vlq.query.image.embedded import PATH, columns_of_images, is_list
 from vlq.query.schema import Study, digest_of, plan_key
 from vlq.query.store import Store
 from vlq.query.stores.location import kind_of, refuse_secrets
@@ -160,17 +162,50 @@ def read_table(source: str) -> pa.Table:
 def _read_parquet(file: Any) -> pa.Table:
     parquet = pq.ParquetFile(file)  # not `pq.read_table`, which knows no two columns of one name
     schema = parquet.schema_arrow
-    if not (pictures := columns_of_images(schema, IMAGE_NAMES)):
-        return parquet.read()
-    table = parquet.read(
-        [name if name not in pictures else f"{name}.{PATH}" for name in schema.names if pictures.get(name, True)]
-    )
+    pictures = columns_of_images(schema, IMAGE_NAMES)
+    if pictures:
+        leaves = (parquet.schema.column(at).path for at in range(len(parquet.schema)))
+        table = parquet.read([leaf for leaf in leaves if _is_read(leaf, pictures)])
+    else:
+        table = parquet.read()
     for at, name in enumerate(schema.names):
         if pictures.get(name):
-            paths = pc.struct_field(table.column(at), PATH).cast(pa.string())  # of nulls alone, too
-            table = table.set_column(at, name, paths)
+            table = table.set_column(at, name, _paths(table.column(at)))
         elif name in pictures:
             table = table.add_column(at, name, pa.nulls(parquet.metadata.num_rows, pa.string()))
+    return _labelled(table, schema.metadata or {})
+
+
+def _is_read(leaf: str, pictures: Mapping[str, bool]) -> bool:
+    """Whether a Parquet file's column is read: all but the images' bytes, and what else stands beside their paths."""
+    name = next((name for name in pictures if f"{leaf}.".startswith(f"{name}.")), None)
+    return name is None or (pictures[name] and leaf.endswith(f".{PATH}"))
+
+
+def _paths(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The paths of structs that hold images, or of lists of them."""
+    if not is_list(column.type):
+        return pc.struct_field(column, PATH).cast(pa.string())  # of nulls alone, too
+    paths = pc.struct_field(pc.list_flatten(column), PATH).cast(pa.string()).combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(column), 0).cast(pa.int64()).to_numpy()
+    return pa.chunked_array([pa.LargeListArray.from_arrays(pa.array(np.append(0, lengths.cumsum())), paths)])
+
+
+def _labelled(table: pa.Table, metadata: Mapping[bytes, bytes]) -> pa.Table:
+    """The table with names in place of their numbers, in columns of classes: Hugging Face's datasets tell the names in
+    the file's metadata. -1 stands for no label."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        classes = {name: about["names"] for name, about in features.items() if about.get("_type") == "ClassLabel"}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return table
+    for at, name in enumerate(table.column_names):
+        numbers = table.column(at)
+        if name not in classes or not pa.types.is_integer(numbers.type):
+            continue
+        known = pc.if_else(pc.less(numbers, 0), None, numbers)
+        if (pc.max(known).as_py() or 0) < len(classes[name]):
+            table = table.set_column(at, name, pc.take(pa.array(classes[name], pa.string()), known))
     return table
 
 

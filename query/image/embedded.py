@@ -1,12 +1,13 @@
 """Images inside a column of a Parquet file, as Hugging Face's datasets are kept: a URI for each, and its bytes.
 
-The column is of bytes, or of structs of `bytes` and `path`. A URI is `parquet://COLUMN/ROW::URL`, written as fsspec
-chains them.
+The column is of bytes, of structs of `bytes` and `path`, or of lists of such structs. A URI is
+`parquet://COLUMN/ROW::URL`, written as fsspec chains them, and of lists `parquet://COLUMN/ROW/ITEM::URL`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -38,9 +39,18 @@ def holds_images(kind: pa.DataType) -> bool:
     """Whether a column of this type may have images in it."""
     import pyarrow as pa
 
+    if is_list(kind) and pa.types.is_struct(kind.value_type):
+        kind = kind.value_type
     if pa.types.is_struct(kind) and kind.get_field_index(BYTES) >= 0:
         kind = kind.field(BYTES).type
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of this type has lists."""
+    import pyarrow as pa
+
+    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
 
 def columns_of_images(schema: pa.Schema, names: Sequence[str]) -> dict[str, bool]:
@@ -50,8 +60,11 @@ def columns_of_images(schema: pa.Schema, names: Sequence[str]) -> dict[str, bool
     """
     import pyarrow as pa
 
-    structs = [field for field in schema if pa.types.is_struct(field.type) and holds_images(field.type)]
-    found = {field.name: field.type.get_field_index(PATH) >= 0 for field in structs}
+    found = {}
+    for field in schema:
+        kind = field.type.value_type if is_list(field.type) else field.type
+        if pa.types.is_struct(kind) and holds_images(kind):
+            found[field.name] = kind.get_field_index(PATH) >= 0
     column = next((name for name in names if name in schema.names), None)
     if column is not None and column not in found and holds_images(schema.field(column).type):
         found[column] = False
@@ -71,27 +84,35 @@ def has_images(source: str, column: str) -> bool:
             return False
         groups = (parquet.metadata.row_group(group) for group in range(parquet.num_row_groups))
         chunks = (group.column(at) for group in groups for at in range(group.num_columns))
-        of_bytes = [chunk for chunk in chunks if chunk.path_in_schema in (column, f"{column}.{BYTES}")]
+        # Of lists it has two words between, which differ with what wrote it.
+        named = re.compile(rf"{re.escape(column)}((\.\w+\.\w+)?\.{BYTES})?")
+        of_bytes = [chunk for chunk in chunks if named.fullmatch(chunk.path_in_schema)]
         nulls = [chunk.statistics and chunk.statistics.null_count for chunk in of_bytes]  # None: not counted
     return any(known is None or known < chunk.num_values for known, chunk in zip(nulls, of_bytes, strict=True))
 
 
-def uri_of(table: str, column: str, row: int) -> str:
-    """The URI of the image in a row of a column, of a Parquet file at a URL."""
-    return f"{SCHEME}{quote(column, safe='')}/{row}::{table}"
+def uri_of(table: str, column: str, row: int, item: int | None = None) -> str:
+    """The URI of the image in a row of a column of a Parquet file at a URL, or of an item of the list that is there."""
+    return f"{SCHEME}{quote(column, safe='')}/{row}{'' if item is None else f'/{item}'}::{table}"
 
 
 def embedded(uri: str) -> bytes | None:
     """The bytes of the image at such a URI; None if its row has none.
 
-    Raises IndexError if there is no such row or column; whatever keeps the file from being read.
+    Raises IndexError if there is no such row, item or column; whatever keeps the file from being read.
     """
     place, _, table = uri.removeprefix(SCHEME).partition("::")
-    column, _, row = place.partition("/")
+    column, row, *item = place.split("/")
     # A file that is written anew is another one.
     path = table.removeprefix("file://")
     version = os.stat(path).st_mtime_ns if table.startswith("file://") else 0
-    return _opened(table, unquote(column), version).value(int(row))
+    value = _opened(table, unquote(column), version).value(int(row))
+    for at in item:
+        if int(at) >= len(value or ()):
+            raise IndexError(f"there is no item {at} in row {row}")
+        value = value[int(at)]
+    data: bytes | None = value[BYTES] if isinstance(value, dict) else value
+    return data
 
 
 @lru_cache(OPEN)
@@ -120,15 +141,14 @@ class _Column:
         self._kept: deque[tuple[int, Any]] = deque(maxlen=KEPT)  # those read last, and their first rows
         self._next = 0  # the row behind them
 
-    def value(self, row: int) -> bytes | None:
+    def value(self, row: int) -> Any:
         if not 0 <= row < (self._ends[-1] if self._ends else 0):
             raise IndexError(f"there is no row {row}")
         with self._lock:
             while (found := self._at(row)) is None:
                 self._read_on(row)
             first, batch = found
-            value = batch.column(0)[row - first].as_py()
-        return value[BYTES] if isinstance(value, dict) else value  # type: ignore[no-any-return]
+            return batch.column(0)[row - first].as_py()
 
     def _at(self, row: int) -> tuple[int, Any] | None:
         return next(((first, batch) for first, batch in self._kept if first <= row < first + batch.num_rows), None)

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlq.query.errors import InputError
-from vlq.query.image.pictures import fetch
-from vlq.workers.corpus import list_images
+from vlq.query.image.pictures import BadImage, fetch
+from vlq.workers.corpus import list_images, list_manifest
 from vlq.workers.plan import RunOptions, corpus_of
 
 
@@ -275,6 +275,102 @@ def test_a_column_of_images_that_has_their_paths_alone(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([None], kind)}), tmp_path / "none.parquet")
     with pytest.raises(InputError, match=r"Row 0 of \S+ has no image\."):
         list_images(str(tmp_path / "none.parquet"))
+
+
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def pictures(*images: bytes, path: str | None = None) -> list[dict[str, Any]]:
+    return [{"bytes": image, "path": path} for image in images]
+
+
+def test_several_manifests_are_one(tmp_path: Path) -> None:
+    """As Hugging Face's datasets lie in files: one behind another in the order of their names."""
+    for folder in ("test", "train"):
+        (tmp_path / folder).mkdir()
+    tables = {
+        "train/0001.parquet": {"image": pa.array(pictures(b"4"), PICTURE), "label": ["z"], "wide": [4.5]},
+        "train/0000.parquet": {"image": pa.array(pictures(b"2", b"3"), PICTURE), "label": ["x", "y"], "wide": [2, 3]},
+        "train/.0002.parquet": {"image": pa.array(pictures(b"hidden"), PICTURE)},
+        "train/0003.parquet": {"image": pa.array([], PICTURE), "label": pa.array([], pa.string())},
+        "test/0000.parquet": {"image": pa.array(pictures(b"1", path="a.png"), PICTURE), "Caption": ["c"]},
+    }
+    for name, columns in tables.items():
+        pq.write_table(pa.table(columns), tmp_path / name)
+    found = list_images(str(tmp_path / "*/*.parquet"))
+    assert found["image"].to_pylist() == ["a.png", "train/0000/0", "train/0000/1", "train/0001/0"]
+    assert [fetch(uri) for uri in found["uri"].to_pylist()] == [b"1", b"2", b"3", b"4"]
+    assert found["label"].to_pylist() == [None, "x", "y", "z"]
+    assert found["Caption"].to_pylist() == ["c", None, None, None]
+    assert found["wide"].to_pylist() == [None, 2, 3, 4.5]
+    for limit in range(1, 6):
+        first = list_images(str(tmp_path / "*/*.parquet"), limit)
+        assert first["uri"].to_pylist() == found["uri"].to_pylist()[:limit]
+    alone = list_images(str(tmp_path / "train/0000.parquet"))
+    assert alone["uri"].to_pylist() == found["uri"].to_pylist()[1:3]  # so that the others may be added later
+
+    corpus, called = list_manifest(str(tmp_path / "*/*.parquet"), "--prompt-column")
+    assert corpus.num_rows == 4
+    assert sorted(called) == ["Caption", "label", "wide"]
+
+
+def test_manifests_that_are_none_together(tmp_path: Path) -> None:
+    for name, column in (("a", [1]), ("b", ["x"]), ("c", None)):
+        columns = {"image": ["a.png"], "n": column} if column else {"picture": ["a.png"]}
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match=r"The tables of \S+ do not fit together: .*\bn\b"):
+        list_images(str(tmp_path / "[ab].parquet"))
+    with pytest.raises(InputError, match=r"c\.parquet has no image column"):
+        list_images(str(tmp_path / "*.parquet"))
+    with pytest.raises(InputError, match="There is nothing at"):
+        list_images(str(tmp_path / "x*.parquet"))
+    with pytest.raises(InputError, match="There are no images in") as caught:
+        list_images(str(tmp_path))
+    assert "several by a glob: 'data/*.parquet'" in (caught.value.hint or "")
+
+
+def test_lists_of_images_in_a_row(tmp_path: Path) -> None:
+    """Each image is a row of its own with what its row says; a row may have none."""
+    lists = [pictures(b"1", path="a.png"), pictures(b"2", b"3"), [], None, pictures(b"4")]
+    for kind in (pa.list_(PICTURE), pa.large_list(PICTURE)):
+        table = pa.table({"n": range(5), "images": pa.array(lists, kind)})
+        pq.write_table(table, tmp_path / "m.parquet", row_group_size=2)
+        found = list_images(str(tmp_path / "m.parquet"))
+        assert found["image"].to_pylist() == ["a.png", "m/1/0", "m/1/1", "m/4"]
+        assert found["n"].to_pylist() == [0, 1, 1, 4]
+        assert [fetch(uri) for uri in found["uri"].to_pylist()] == [b"1", b"2", b"3", b"4"]
+    uri = found["uri"][1].as_py()
+    for other in (uri.replace("/1/0", "/1/2"), uri.replace("/1/0", "/3/0")):
+        with pytest.raises(BadImage, match="not in its table: there is no item"):
+            fetch(other)
+    assert list_images(str(tmp_path / "m.parquet"), 2)["n"].to_pylist() == [0, 1]
+
+    (tmp_path / "m.jsonl").write_text('{"images": ["a.png", "b.png"], "n": 1}\n{"images": [], "n": 2}\n')
+    found = list_images(str(tmp_path / "m.jsonl"))
+    assert found["uri"].to_pylist() == [f"file://{tmp_path}/a.png", f"file://{tmp_path}/b.png"]
+    assert found["n"].to_pylist() == [1, 1]
+    (tmp_path / "none.jsonl").write_text('{"images": [], "n": 2}\n')
+    with pytest.raises(InputError, match="has no rows"):
+        list_images(str(tmp_path / "none.jsonl"))
+    (tmp_path / "empty.jsonl").write_text('{"images": ["a.png"]}\n{"images": ["b.png", ""]}\n')
+    with pytest.raises(InputError, match=r"Row 1 of \S+ has no images"):
+        list_images(str(tmp_path / "empty.jsonl"))
+
+
+def test_numbers_of_classes_are_told_by_name(tmp_path: Path) -> None:
+    """Hugging Face's datasets keep numbers, and their names beside the schema."""
+    classes = {"names": ["cat", "dog"], "_type": "ClassLabel"}
+    features = {"label": classes, "more": classes, "n": {"dtype": "int64", "_type": "Value"}, "text": classes}
+    rows = {"image": ["a.png", "b.png", "c.png"], "label": [1, -1, None], "more": [0, 1, 2], "n": [0, 1, 1]}
+    table = pa.table({**rows, "text": ["x", "y", "z"]})
+    for metadata in (json.dumps({"info": {"features": features}}), "{}", "no JSON", '{"info": []}'):
+        pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), tmp_path / "m.parquet")
+        found = list_images(str(tmp_path / "m.parquet"))
+        named = "features" in metadata
+        assert found["label"].to_pylist() == (["dog", None, None] if named else [1, -1, None])
+        assert found["more"].to_pylist() == [0, 1, 2]  # which has a number without a name
+        assert found["n"].to_pylist() == [0, 1, 1]
+        assert found["text"].to_pylist() == ["x", "y", "z"]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def condition(corpus: LocalCorpus, images: str) -> Written | None:
     Raises NotFound if it is the name of no image, QueryError if it is none of these.
     """
     from vlq.query.studies.chosen import Written
-    from vlq.workers.corpus import EXTENSIONS
+    from vlq.workers.files import EXTENSIONS
 
     named = images.strip()
     if not named:

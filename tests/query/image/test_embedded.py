@@ -99,7 +99,9 @@ def test_a_file_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
 def test_which_columns_hold_images() -> None:
     assert holds_images(pa.binary())
     assert holds_images(pa.large_binary())
-    assert holds_images(pa.struct([("path", pa.string()), ("bytes", pa.binary())]))
+    picture = pa.struct([("path", pa.string()), ("bytes", pa.binary())])
+    for kind in (picture, pa.list_(picture), pa.large_list(picture)):
+        assert holds_images(kind)
     for kind in (
         pa.string(),
         pa.list_(pa.binary()),
@@ -111,8 +113,13 @@ def test_which_columns_hold_images() -> None:
 
 def test_a_service_tells_no_folder_of_its_machine() -> None:
     """Neither in Python nor in SQL."""
-    private = [uri_of("file:///home/me/train 0.parquet", "image", 7), "file:///home/me/a.png", "s3://bucket/file/a.png"]
-    public = ["parquet://image/7::train 0.parquet", "a.png", "s3://bucket/file/a.png"]
+    private = [
+        uri_of("file:///home/me/train 0.parquet", "image", 7),
+        uri_of("file:///me/a.parquet", "x", 7, 1),
+        "file:///home/me/a.png",
+        "s3://bucket/file/a.png",
+    ]
+    public = ["parquet://image/7::train 0.parquet", "parquet://x/7/1::a.parquet", "a.png", "s3://bucket/file/a.png"]
     assert [re.sub(FOLDER_HERE, r"\1", uri) for uri in private] == public
     told = duckdb.sql(f"SELECT {PUBLIC_URI.format('uri')} FROM (SELECT unnest(?) AS uri)", params=[private]).fetchall()
     assert [uri for (uri,) in told] == public

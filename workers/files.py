@@ -1,0 +1,162 @@
+"""Images as files: those of a folder, of a glob, or one, on any file system that fsspec knows."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from vlq.query.cache.tables import FORMATS, file_system, reason
+from vlq.query.errors import InputError, VlqError
+from vlq.query.stores.location import without_options
+
+EXTENSIONS = (
+    ".avif", ".bmp", ".dib", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pcx", ".pgm", ".png", ".ppm",
+    ".qoi", ".tga", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+"""What counts as an image when a folder is listed."""
+
+COMPANIONS = (
+    "", ".arrow", ".cfg", ".csv", ".html", ".json", ".jsonl", ".license", ".log", ".md", ".npy", ".npz", ".parquet",
+    ".pdf", ".pkl", ".py", ".rst", ".tsv", ".txt", ".xml", ".yaml", ".yml",
+)  # fmt: skip
+"""Endings of what often lies beside images: captions, labels, licences. Nobody takes these for images."""
+
+ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".gz": "tar"}
+"""Endings of files that hold others, and what fsspec calls the file system inside."""
+
+ENDINGS = 6
+"""So many endings of files that were passed over are named, those that most of them have."""
+
+
+def from_files(source: str, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
+    """Names below the listed folder, and URIs, in the order of the names. Raises InputError."""
+    fs, root = file_system(source)
+    others, below = list[str](), ""
+    try:
+        if has_magic(source):
+            found = matching(fs, root)
+            paths, others = _apart(found)
+            folder, below = common_folder(paths), common_folder(found)
+        elif fs.isdir(root):
+            paths, others = _apart(_walk(fs, root))
+            folder = below = root.rstrip("/")
+        elif fs.isfile(root) and (inside := ARCHIVES.get(PurePosixPath(root).suffix.lower())):
+            raise InputError(f"{source} is an archive.", f"The images in it are read so: {inside}://::{source}")
+        elif fs.isfile(root) and PurePosixPath(root).suffix.lower() in COMPANIONS[1:]:
+            raise InputError(
+                f"{source} is neither an image nor a manifest.",
+                f"A manifest is a table of a row per image: {', '.join(FORMATS)}.",
+            )
+        elif fs.isfile(root):
+            paths, folder = [root], root.rpartition("/")[0]
+        else:
+            raise InputError(f"There is nothing at {source}.", "Give a folder, a glob, an image, or a manifest.")
+    except VlqError:
+        raise
+    except Exception as error:  # file systems of fsspec raise what their libraries do
+        where = getattr(error, "filename", None) or source  # which folder below it
+        raise InputError(
+            f"{where} cannot be listed: {reason(error)}.", "Check the path and its permissions."
+        ) from error
+    named = sorted((path[len(folder) :].lstrip("/"), path) for path in paths)
+    named = [(name, path) for name, path in named if not is_hidden(name)]
+    passed_over = _counted(path[len(below) :] for path in others)
+    if not named:
+        raise InputError(
+            f"There are no images in {source}{f', but {passed_over}' if passed_over else ''}.",
+            f"Looked for {', '.join(EXTENSIONS)}. A manifest is given by its own path (.parquet, .csv, .jsonl), "
+            "several by a glob: 'data/*.parquet'.",
+        )
+    if passed_over:
+        say(f"Passed over in {source}, as no images that VLQ reads: {passed_over}.")
+    foreign = next((name for name, _ in named if any("\ud800" <= character <= "\udfff" for character in name)), None)
+    if foreign is not None:
+        raise InputError(f"The file name {foreign!a} in {source} is not UTF-8.", "Rename the file, or move it away.")
+    return [name for name, _ in named], [url_of(fs, path, source) for _, path in named]
+
+
+def matching(fs: Any, root: str) -> list[str]:
+    """The paths of the files that a glob means."""
+    return [path for path, about in fs.glob(root, detail=True).items() if about["type"] != "directory"]
+
+
+def _walk(fs: Any, root: str) -> Iterable[str]:
+    if not is_local(fs):
+        return list(fs.find(root))
+    found = []
+    # Linked folders are common in data sets. Those that lead into one that they are in are circles.
+    within = {root: frozenset([os.path.realpath(root)])}
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_raise):
+        around = within.pop(folder)
+        real = {name: os.path.realpath(os.path.join(folder, name)) for name in subfolders if not name.startswith(".")}
+        subfolders[:] = [name for name in real if real[name] not in around]
+        within |= {os.path.join(folder, name): around | {real[name]} for name in subfolders}
+        found += [os.path.join(folder, name).replace(os.sep, "/") for name in files]
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _apart(paths: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Those whose names end as images' do, and the others."""
+    images: list[str] = []
+    others: list[str] = []
+    for path in paths:
+        (images if path.lower().endswith(EXTENSIONS) else others).append(path)
+    return images, others
+
+
+def _counted(paths: Iterable[str]) -> str:
+    """'12 .heic, 1 .svg, 3 files of text or data, or hidden': how many of which kind these are."""
+    kinds: Counter[str] = Counter()
+    beside = 0
+    for path in paths:
+        ending = os.path.splitext(path)[1].lower()
+        if ending in COMPANIONS or is_hidden(path):
+            beside += 1
+        else:
+            kinds[ending] += 1
+    named = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+    parts = [f"{count:,} {ending}" for ending, count in named[:ENDINGS]]
+    if rest := sum(count for _, count in named[ENDINGS:]):
+        parts.append(f"{rest:,} of other kinds")
+    if beside:
+        parts.append(f"{beside:,} file{'' if beside == 1 else 's'} of text or data, or hidden")
+    return ", ".join(parts)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder that it is in, is hidden."""
+    return "/." in f"/{name}"
+
+
+def common_folder(paths: Sequence[str]) -> str:
+    """The folder that all of these lie in, or below; empty if they have none."""
+    folders = [path.rpartition("/")[0] for path in paths]
+    return os.path.commonpath(folders) if folders and all(folders) else ""
+
+
+def is_local(fs: Any) -> bool:
+    """Whether a file system of fsspec is this machine's."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    return isinstance(fs, LocalFileSystem)
+
+
+def url_of(fs: Any, path: str, source: str) -> str:
+    """The URL of a path on a source's file system."""
+    if is_local(fs):
+        return f"file://{path}"
+    # Of a chained URL (zip://...::s3://...) only the first link differs from file to file.
+    _, chain, rest = source.partition("::")
+    return f"{fs.unstrip_protocol(path)}{chain}{rest}"
+
+
+def has_magic(path: str) -> bool:
+    """Whether a source is a glob."""
+    return any(character in without_options(path) for character in "*?[") and not os.path.exists(path)

@@ -90,6 +90,10 @@ def run(
         ),
     ] = "",
     limit: LimitOption = None,
+    skip_dead_links: Annotated[
+        bool,
+        typer.Option("--skip-dead-links", help="Record images that web servers do not give, and read the others."),
+    ] = False,
     ray_address: RayOption = None,
     gpus_per_worker: GpusOption = 1.0,
     device_map: DeviceMapOption = None,
@@ -114,6 +118,7 @@ def run(
         "track": parse_track(track),
         "keep": one_of("--keep", keep, KEEP),
         "limit": limit,
+        "skip_dead_links": skip_dead_links,
         "shard_size": shard_size,
         "batch_size": batch_size,
         "workers": workers,

@@ -15,6 +15,7 @@ from vlq.query.info import as_bytes, kept
 from vlq.query.schema import LENS, LensSpec, Run, layers_phrase
 from vlq.query.store import Store
 from vlq.workers.beginning import beginning_of
+from vlq.workers.images import fetching
 from vlq.workers.indexing.compactor import FIRST
 from vlq.workers.indexing.merge import FAN_IN
 from vlq.workers.job import arrange
@@ -107,7 +108,7 @@ def estimate(options: RunOptions, tracker: Tracker) -> Estimate:
     reader = lens_of(model, run, store if translators is None else translators)
     loaded = resident()
     tracker.phase("reading a few images")
-    sample = read_sample(model, reader, run, rows, setup.calls)
+    sample = read_sample(model, reader, run, rows, setup.calls, fetching(options.skip_dead_links))
     workers, sizes = min(most(), len(missing)), sample.sizes
     need = None if loaded is None or sample.memory is None else loaded + round(sample.memory) + RAY
     image_bytes = sizes.arrays + sizes.postings + sizes.index + sizes.shard * len(missing) / rows.num_rows

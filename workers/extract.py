@@ -21,7 +21,7 @@ from torch import Tensor
 from vlq.query.errors import ModelError, RunError, VlqError
 from vlq.query.image.pictures import BadImage, decode, fetch
 from vlq.query.schema import READ_COLUMNS, Run, Transform, array_specs, sum_of
-from vlq.workers.images import turn_of
+from vlq.workers.images import DeadLink, Fetch, turn_of
 from vlq.workers.lens import Lens, Readings
 from vlq.workers.models.base import LensModel, if_not_finite
 from vlq.workers.models.encoded import Answer, Encoded, prompt_ids
@@ -53,6 +53,7 @@ class Prepared:
     grid: tuple[int, int] | None = None
     transform: Transform | None = None
     error: str | None = None
+    unanswered: bool = False  # as a web server that may be out of reach for all
     encoded: Encoded | None = None
     prompt_ids: tuple[int, ...] | None = None  # of a prompt of its own
     patches_read: tuple[int, ...] | None = None  # those of its patches that are read, where some are
@@ -62,14 +63,14 @@ class Prepared:
         return replace(self, encoded=None)
 
 
-def prepare(model: LensModel, uri: str, prompt: str | None = None) -> Prepared:
+def prepare(model: LensModel, uri: str, prompt: str | None = None, fetched: Fetch = fetch) -> Prepared:
     """Fetch, decode and preprocess one image, with a prompt of its own if it has one.
 
     Raises OSError if its bytes cannot be had.
     """
     digest = None
     try:
-        data = fetch(uri)
+        data = fetched(uri)
         digest = hashlib.sha256(data).hexdigest()
         with turn_of(data):
             image = decode(data)
@@ -83,7 +84,8 @@ def prepare(model: LensModel, uri: str, prompt: str | None = None) -> Prepared:
             own = None if prompt is None else prompt_ids(encoded)
             return Prepared(digest, image.size, encoded.grid, encoded.transform, encoded=encoded, prompt_ids=own)
     except BadImage as bad:
-        return Prepared(sha256=digest, error=str(bad))
+        unanswered = isinstance(bad, DeadLink) and not bad.was_answered
+        return Prepared(sha256=digest, error=str(bad), unanswered=unanswered)
 
 
 def taken(model: LensModel, image: Image.Image, prompt: str | None = None) -> Encoded:
@@ -115,9 +117,11 @@ def read_shard(
     return read_decoded(model, lens, run, rows, decode_ahead(model, run, rows, decoders))
 
 
-def decode_ahead(model: LensModel, run: Run, rows: pa.Table, decoders: Executor) -> Iterator[Prepared]:
+def decode_ahead(
+    model: LensModel, run: Run, rows: pa.Table, decoders: Executor, fetched: Fetch = fetch
+) -> Iterator[Prepared]:
     """The images of the plan's rows, in their order. All are begun at once: a shard's fit into memory."""
-    return decoders.map(partial(prepare, model), rows["uri"].to_pylist(), prompts_of(run, rows))
+    return decoders.map(partial(prepare, model, fetched=fetched), rows["uri"].to_pylist(), prompts_of(run, rows))
 
 
 def prompts_of(run: Run, rows: pa.Table) -> Sequence[str | None]:
@@ -184,6 +188,8 @@ def read_decoded(
         begin()
     while begun:
         finish()
+    if prepared and all(image.unanswered for image in prepared):
+        raise OSError(f"not one of {len(prepared)} web servers' images arrived; {names[0]}: {prepared[0].error}")
     arrays = filled(run, prepared, {row: read.arrays for row, read in found.items()})
     answers = [found[row].answer if row in found else None for row in range(rows.num_rows)]
     return arrays | reader.sums(), image_table(run, rows, prepared, answers)

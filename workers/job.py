@@ -194,6 +194,7 @@ def arrange(options: RunOptions, lens: Choice, run: Run | None, machines: Machin
         patches_column=options.patches_column,
         patches_label=options.patches_label,
         questions=options.questions,
+        skip_dead_links=options.skip_dead_links,
         k=options.k,
         at=options.at,
         answer=options.answer,

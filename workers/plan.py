@@ -55,6 +55,7 @@ class RunOptions:
     track: tuple[str, ...] = ()
     keep: str = "topk"
     limit: int | None = None
+    skip_dead_links: bool = False
     shard_size: int | None = None
     batch_size: int | None = None
     workers: int | None = None

@@ -21,6 +21,7 @@ from vlq.workers.machine import forget_most, resident
 
 if TYPE_CHECKING:
     from vlq.workers.extract import Prepared
+    from vlq.workers.images import Fetch
     from vlq.workers.lens import Lens
     from vlq.workers.models.base import LensModel
 
@@ -89,7 +90,7 @@ class Sample:
     gpu_memory: int | None  # bytes on the GPU, the model's included, at most; None on a CPU
 
 
-def read_sample(model: LensModel, lens: Lens, run: Run, rows: pa.Table, calls: int) -> Sample:
+def read_sample(model: LensModel, lens: Lens, run: Run, rows: pa.Table, calls: int, fetched: Fetch) -> Sample:
     """Read images of the plan's `rows`, at even distances: a batch to warm up, and TIMED more. A worker has so many
     `calls` under way at once.
 
@@ -97,7 +98,7 @@ def read_sample(model: LensModel, lens: Lens, run: Run, rows: pa.Table, calls: i
     """
     _forget_gpu_memory(model)
     rows = _spread(rows, (1 + TIMED) * run.batch_size)
-    prepared, preparing = _prepare(model, run, rows)
+    prepared, preparing = _prepare(model, run, rows, fetched)
     names = rows["image"].to_pylist()
     errors = tuple((name, image.error) for name, image in zip(names, prepared, strict=True) if image.error is not None)
     good = [row for row, image in enumerate(prepared) if image.error is None]
@@ -135,7 +136,7 @@ def _spread(rows: pa.Table, count: int) -> pa.Table:
     return rows.take(pa.array(places))
 
 
-def _prepare(model: LensModel, run: Run, rows: pa.Table) -> tuple[list[Prepared], Cost]:
+def _prepare(model: LensModel, run: Run, rows: pa.Table, fetched: Fetch) -> tuple[list[Prepared], Cost]:
     from vlq.workers.extract import prepare, prompts_of
 
     prepared = []
@@ -143,11 +144,12 @@ def _prepare(model: LensModel, run: Run, rows: pa.Table) -> tuple[list[Prepared]
     with spent() as found:
         for name, uri, prompt in zip(names, uris, prompts_of(run, rows), strict=True):
             try:
-                prepared.append(prepare(model, uri, prompt))
+                prepared.append(prepare(model, uri, prompt, fetched))
             except OSError as error:
+                hint = getattr(error, "hint", None)
                 raise InputError(
                     f"{name} cannot be fetched: {reason(error)}.",
-                    "A run would try its shard four times, and give it up then.",
+                    " ".join(["A run would try its shard four times, and give it up then.", *([hint] if hint else [])]),
                 ) from error
     return prepared, Cost(found.seconds / len(prepared), found.cpu / len(prepared))
 

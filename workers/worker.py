@@ -74,6 +74,7 @@ class Setup:
     patches_column: str | None = None  # of the plan: which patches of each image are read
     patches_label: str | None = None
     questions: tuple[str, ...] = ()  # some of these, the longest last
+    skip_dead_links: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,13 +209,14 @@ class ShardWorker:
         import torch
 
         from vlq.workers.extract import decode_ahead, read_decoded
+        from vlq.workers.images import fetching
         from vlq.workers.shard import commit, find_commit, put_shard
 
         run, rows = run_of(run_record), unpacked(packed_rows)
         store = open_store(url)
         if found := find_commit(store, run, shard):
             return _by_another_run(found)
-        images = decode_ahead(self._model, run, rows, self._decoders)
+        images = decode_ahead(self._model, run, rows, self._decoders, fetching(self._setup.skip_dead_links))
         start = time.perf_counter()
         busy = Stopwatch()
         with self._using_model:

@@ -16,6 +16,7 @@ import struct
 import zlib
 from http import HTTPStatus
 from io import BytesIO
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -61,8 +62,29 @@ FORMATS = tuple(
 """Raster formats only, as far as this Pillow was built with them: it would hand EPS to Ghostscript."""
 
 
+WEB = ("http://", "https://")
+
+PATIENCE = {"total": 300, "sock_connect": 30, "sock_read": 60}
+"""Seconds that a web server has for an image, to be reached, and to send anything more of it."""
+
+PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+"""What a web server says that may answer otherwise a moment later, as with all that begins with 5."""
+
+
 class BadImage(Exception):
     """The bytes are there and are no usable image. The message is the reason, short."""
+
+
+class Unfetched(OSError):
+    """An image's bytes did not arrive."""
+
+    said = ""
+    """Why, in a few words."""
+
+    is_refusal = False
+    """Whether a web server said that it will not give them, and would say the same again."""
+
+    hint: str | None = None
 
 
 def fetch(uri: str) -> bytes:
@@ -138,24 +160,43 @@ def _fetch_elsewhere(uri: str) -> bytes:
     except Exception as error:
         raise _unreadable(uri, error) from error
     try:
-        # One GET of a web server. To open it as a file would ask for its size first, and whatever kept the answer away
-        # would be called a file that is not there.
-        return bytes(files.cat_file(path))
+        return _of_server(files, path) if uri.startswith(WEB) else bytes(files.cat_file(path))
+    except BadImage:
+        raise
     except Exception as error:
         if isinstance(error, FileNotFoundError) or getattr(error, "status", None) == HTTPStatus.GONE:
             raise BadImage("file not found") from error
         raise _unreadable(uri, error) from error
 
 
-def _unreadable(uri: str, error: Exception) -> OSError:
+def _of_server(files: Any, url: str) -> bytes:
+    """By one GET of a web server, until it is larger than any image: it may have no end."""
+    import aiohttp
+
+    patience = files.client_kwargs.get("timeout") or aiohttp.ClientTimeout(**PATIENCE)
+    data = bytearray()
+    # Without its size and blocks it is a stream, for which nothing is asked before.
+    with files.open(url, size=1, block_size=0, timeout=patience) as stream:
+        while part := stream.read(MAX_BYTES):
+            data += part
+            check_bytes(len(data))
+    return bytes(data)
+
+
+def _unreadable(uri: str, error: Exception) -> Unfetched:
     status = getattr(error, "status", None)
     if status is not None:  # 0 where a server sends one from address to address
         said = f"{status or type(error).__name__} {getattr(error, 'message', '')}".rstrip()
+    elif (cause := getattr(error, "os_error", None)) is not None:
+        said = f"Cannot connect to {error.host}: {cause.strerror or cause}"  # type: ignore[attr-defined]
     elif isinstance(error, TimeoutError):
         said = "the server did not answer in time"
     else:
         said = str(error) or type(error).__name__
-    return OSError(f"{uri} cannot be read: {said}")
+    found = Unfetched(f"{uri} cannot be read: {said}")
+    found.said = said
+    found.is_refusal = status is not None and status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in PASSING
+    return found
 
 
 def decode(data: bytes) -> Image.Image:

@@ -123,7 +123,8 @@ def help_of(
 
 def annotate(
     table: Annotated[
-        str, typer.Argument(help="A .parquet, .csv or .jsonl file with a row per image; a path or a URL.")
+        str,
+        typer.Argument(help="A .parquet, .csv, .jsonl or .json file, or COCO's; a path or a URL."),
     ],
     cache: CacheOption = "",
     on: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vlq.query.errors import MissingExtra
 
 EXTRAS = {
+    "coco": {"pycocotools"},
     "workers": {"ray", "torch", "transformers", "safetensors"},
     "service": {"fastapi", "prometheus_client", "pydantic", "uvicorn"},
 }

@@ -67,7 +67,7 @@ def from_files(source: str, say: Callable[[str], None]) -> tuple[list[str], list
     if not named:
         raise InputError(
             f"There are no images in {source}{f', but {passed_over}' if passed_over else ''}.",
-            f"Looked for {', '.join(EXTENSIONS)}. A manifest is given by its own path (.parquet, .csv, .jsonl), "
+            f"Looked for {', '.join(EXTENSIONS)}. A manifest is given by its own path (.parquet, .csv, .json), "
             "several by a glob: 'data/*.parquet'.",
         )
     if passed_over:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-ImagesArgument = typer.Argument(help="Folder, glob, image or manifest (.parquet, .csv, .jsonl); a path or a URL.")
+ImagesArgument = typer.Argument(help="Folder, glob, image or manifest (.parquet, .csv, .json, .jsonl).")
 
 MODEL = "Folder of a saved model, or a Hugging Face hub id"
 

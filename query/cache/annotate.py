@@ -57,9 +57,9 @@ class Annotated:
 def annotate(cache: Cache, table: Any, *, on: str | None = None, replace: bool = False) -> Annotated:
     """Join a table's columns to the images: who opens the cache from now on has them.
 
-    `table` is the path or URL of a .parquet, .csv or .jsonl file, or a table in memory (Arrow, pandas, polars). Its
-    column `on`, by default the first of KEYS that it has, says which image a row is of: by its number (`image_id`), its
-    name, its URI or path, or its file name alone. Where images have prompts of their own, a row is of all questions
+    `table` is the path or URL of a .parquet, .csv, .jsonl or .json file, or a table in memory (Arrow, pandas, polars).
+    Its column `on`, by default the first of KEYS that it has, says which image a row is of: by its number (`image_id`),
+    its name, its URI or path, or its file name alone. Where images have prompts of their own, a row is of all questions
     about its image, or of the one that it has in their column. Columns that the images have already are refused unless
     `replace`. Raises InputError if the table does not fit, CacheError if no images are planned yet.
     """

@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vlq.query.errors import CorruptCache, InputError, VlqError
+from vlq.query.image import coco
 from vlq.query.image.embedded import PATH, columns_of_images, is_list
 from vlq.query.schema import Study, digest_of, plan_key
 from vlq.query.store import Store
 from vlq.query.stores.location import kind_of, refuse_secrets
 
-FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
+FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson", ".json")
 
 LOOKS = {
     ".parquet": "Write it again, or give a .csv or .jsonl file.",
@@ -30,6 +31,10 @@ LOOKS = {
     ".jsonl": "A .jsonl file has a JSON object in each line, and a column holds values of one type.",
 }
 LOOKS[".ndjson"] = LOOKS[".jsonl"]
+LOOKS[".json"] = (
+    "A .json file has a list of JSON objects, an object in each line, or what COCO's annotation files have: images, "
+    "annotations, categories."
+)
 """What a user's table looks like, for who has one that cannot be read."""
 
 LARGEST_BLOCK = 2**31 - 1
@@ -133,7 +138,7 @@ def _read(path: str) -> pa.Table:
 
 
 def read_table(source: str) -> pa.Table:
-    """The rows of a .parquet, .csv or .jsonl file at a path or URL, each column in one chunk.
+    """The rows of a table, one of FORMATS, at a path or URL, each column in one chunk.
 
     Of columns that hold images (`embedded.columns_of_images`) the paths that stand in them. Raises InputError.
     """
@@ -145,7 +150,7 @@ def read_table(source: str) -> pa.Table:
         with fs.open(path, "rb") as file:
             table = _read_parquet(file) if suffix == ".parquet" else _read_text(suffix, file.read())
     except FileNotFoundError as error:
-        raise InputError(f"There is no file {source}.", "Give a .parquet, .csv or .jsonl file.") from error
+        raise InputError(f"There is no file {source}.", f"Give one of {', '.join(FORMATS)}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{source} cannot be read: its byte {error.start:,} is not UTF-8.", LOOKS[suffix]) from error
     except (OSError, pa.ArrowException) as error:
@@ -225,7 +230,29 @@ def _read_text(suffix: str, data: bytes) -> pa.Table:
         if table.num_columns == 1 and (mark := re.search(r"[;\t|]", table.column_names[0])):
             raise pa.ArrowInvalid(f"its columns seem to be parted by {mark[0]!r}")
         return table
+    if suffix == ".json" and (whole := _whole_json(data)) is not None:
+        return _table_of_json(whole)
     return pyarrow.json.read_json(pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=block))
+
+
+def _whole_json(data: bytes) -> Any:
+    """The one value of a JSON file; None of lines of values."""
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError as error:
+        if data.lstrip()[:1] == b"{":
+            return None
+        raise pa.ArrowInvalid(f"it is no JSON: {error}") from error
+
+
+def _table_of_json(value: Any) -> pa.Table:
+    if coco.is_coco(value):
+        try:
+            return coco.table_of(value)
+        except ValueError as error:
+            raise pa.ArrowInvalid(str(error)) from error
+    rows = value if isinstance(value, list) else [value]
+    return _read_text(".jsonl", "\n".join(map(json.dumps, rows)).encode())
 
 
 def plain(table: pa.Table) -> pa.Table:

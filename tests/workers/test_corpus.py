@@ -209,10 +209,11 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "numbers.csv").write_text("image\n1\n")
     (tmp_path / "phone").mkdir()
     (tmp_path / "phone" / "1.HEIC").write_bytes(b"x")
-    for name in ("captions.json", "captions.TSV"):
+    for name in ("captions.json", "captions.TSV", "captions.yaml"):
         (tmp_path / name).write_text("image\ta.png\n")
     expected = {
-        "captions.json": "is neither an image nor a manifest",
+        "captions.json": "it is no JSON",
+        "captions.yaml": "is neither an image nor a manifest",
         "captions.TSV": "is neither an image nor a manifest",
         "empty": r"There are no images in \S+/empty\.$",
         "phone": r"There are no images in \S+/phone, but 1 \.heic\.$",

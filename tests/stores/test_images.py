@@ -112,6 +112,24 @@ def test_images_inside_a_parquet_file(bucket: str, moto: str) -> None:
     assert uris[0] == f"parquet://image/0::s3://{bucket}/lists/train.parquet?region=us-east-1"
 
 
+def test_several_manifests_are_one(bucket: str, moto: str) -> None:
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for number in range(3):
+        lists = [[{"bytes": f"{number}{at}".encode(), "path": None} for at in range(number)]]
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"images": pa.array(lists, pa.list_(picture)), "n": [number]}), sink)
+        put(bucket, f"data/train/{number}.parquet", sink.getvalue(), environment(moto))
+    for options in ("", "?region=us-east-1"):
+        table = list_images(f"s3://{bucket}/data/*/*.parquet{options}")
+        assert table["image"].to_pylist() == ["1/0", "2/0/0", "2/0/1"]
+        assert table["n"].to_pylist() == [1, 2, 2]
+        assert table["uri"][2].as_py() == f"parquet://images/0/1::s3://{bucket}/data/train/2.parquet{options}"
+        assert [fetch(uri) for uri in table["uri"].to_pylist()] == [b"10", b"20", b"21"]
+    put(bucket, "data/coco.json", b'{"images": [{"id": 1, "file_name": "../set/b.png"}]}', environment(moto))
+    (uri,) = list_images(f"s3://{bucket}/data/coco.json")["uri"].to_pylist()
+    assert fetch(uri) == b"2"
+
+
 def test_manifests(bucket: str, moto: str, tmp_path: Path) -> None:
     environ = environment(moto)
     put(bucket, "lists/all.csv", f"image,label\n../x.png,1\nb.png,2\ns3://{bucket}/set/b.png,3\n".encode(), environ)

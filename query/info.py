@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from vlq.query.cache.records import check_there
 from vlq.query.errors import printable
 from vlq.query.image.geometry import READ
 from vlq.query.language.effects import done_in, measured
@@ -22,6 +23,8 @@ def info(cache: Cache) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
     for entry in cache.store.list():
         sizes[entry.key.split("/")[0]] += entry.size
+    if not sizes:
+        check_there(cache.store)
     return {
         "cache": cache.called,
         "model": cache.model,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vlq.query.cache.records import check_there
 from vlq.query.errors import CorruptCache, StoreError
 from vlq.query.limits import size_of
 from vlq.query.schema import MAGIC, Blocks, IndexFile, Stored, digest_of
@@ -210,7 +211,8 @@ class Copies:
 
 
 def missing(store: Store, key: str) -> CorruptCache:
-    """The error of an object that a record names and that is not there."""
+    """The error of an object that a record names and that is not there. Raises NoCache if nothing of the cache is."""
+    check_there(store)
     return CorruptCache(f"{key} is missing from {store.url}.", _mend(key))
 
 

@@ -11,7 +11,7 @@ from propcache.api import cached_property
 
 from vlq.query.cache.arrays import values
 from vlq.query.cache.reader import Cache
-from vlq.query.cache.records import committed
+from vlq.query.cache.records import check_there, committed
 from vlq.query.schema import Commit, array_specs
 
 
@@ -24,6 +24,8 @@ class JoinedArrays(Mapping[str, "JoinedArray"]):
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self._commits = list(committed(cache.store).values())
+        if not self._commits:
+            check_there(cache.store)
 
     @cached_property
     def images(self) -> np.ndarray:

@@ -19,6 +19,7 @@ from propcache.api import cached_property
 from vlq.query.cache.copies import Copies, local_files
 from vlq.query.cache.records import (
     Records,
+    check_there,
     read_commit,
     read_head,
     read_run,
@@ -292,6 +293,8 @@ class Cache:
         last = self._snapshot
         head = None if last is None else last.head
         found = records(self.store, after=HEADS if last is None else _behind(last.manifest))
+        if not found.heads:
+            check_there(self.store)
         newest = max(found.heads, default=None)
         if newest is not None and (head is None or newest > head.number):  # a listing may lag behind the one before
             head = read_head(self.store, newest)
@@ -332,6 +335,7 @@ class Cache:
             try:
                 self._manifests[key] = IndexManifest.from_bytes(self.store.read(key), key)
             except FileNotFoundError as error:
+                check_there(self.store)
                 raise CorruptCache(f"The index {key} is missing from {self.called}.", "Run: vlq index") from error
         return self._manifests[key]
 
@@ -341,6 +345,7 @@ class Cache:
             try:
                 self._commits[shard] = read_commit(self.store, shard)
             except FileNotFoundError as error:
+                check_there(self.store)
                 raise CacheError(f"Shard {shard} is not committed in {self.called}.", "Run `vlq run` again.") from error
         return self._commits[shard]
 

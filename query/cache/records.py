@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
+from vlq.query.errors import NoCache
 from vlq.query.schema import COMMITS, HEADS, INTERIMS, RUN, Commit, Head, Run, commit_key, head_key, manifest_key
 from vlq.query.store import Store, at_once
 
@@ -18,6 +19,12 @@ def read_run(store: Store) -> Run | None:
         return Run.from_bytes(store.read(RUN), RUN)
     except FileNotFoundError:
         return None
+
+
+def check_there(store: Store) -> None:
+    """Raises NoCache if what was opened is no cache any more."""
+    if read_run(store) is None:
+        raise NoCache(f"The cache at {store.url} is gone: it was there when it was opened.", "Open it where it is now.")
 
 
 def latest_head(store: Store) -> Head | None:

@@ -96,7 +96,11 @@ def ask(cache: Cache, sql: str, limits: Limits) -> SqlAnswer:
     with TemporaryDirectory(prefix="vlq-sql-") as scratch:
         code, table, error = answered(request, scratch)
     if code or table is None:
-        raise failure(code, error, sql, limits, cache.called)
+        failed = failure(code, error, sql, limits, cache.called)
+        if isinstance(failed, CorruptCache) and cache.copies.distrust():
+            for view in views.values():
+                files_of(snapshot, view.table)  # raises what is wrong with them
+        raise failed
     return SqlAnswer(sql, whole_numbers(table), snapshot)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from vlq.query.cache.heads import name_index
 from vlq.query.cache.reader import Cache, default_url, near
 from vlq.query.cache.records import committed_shards, latest_head
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import CacheError, CorruptCache, NewerFormat, NoCache, VlqError
 from vlq.query.schema import HEADS, Head, IndexFile, Stored, head_key
 from vlq.query.store import Entry, Store, open_store
@@ -329,3 +330,28 @@ def test_the_files_that_are_near_some_keys_hold_all_their_rows(
 def test_files_that_do_not_tell_their_keys_are_all_near() -> None:
     files = [IndexFile("old", 1, ""), IndexFile("old", 2, "")]
     assert near(files, {3}) == files
+
+
+@pytest.mark.parametrize("seal", [True, False], ids=["sealed", "going on"])
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda corpus: corpus.zarr,
+        lambda corpus: corpus.zarr["patch/token"],
+        lambda corpus: [*corpus.first_layer("dog")],
+        lambda corpus: corpus.info(),
+        lambda corpus: corpus.sql("SELECT count(*) FROM images"),
+    ],
+    ids=["arrays", "array", "query", "info", "sql"],
+)
+def test_a_cache_that_is_removed_while_it_is_open(
+    tmp_path: Path, seal: bool, look: Callable[[LocalCorpus], object]
+) -> None:
+    make_cache(tmp_path / "cache", seal=seal)
+    corpus = LocalCorpus(Cache.open(str(tmp_path / "cache")))
+    assert len(corpus.images()) == 10
+    joined = corpus.zarr
+    shutil.rmtree(tmp_path / "cache")
+    for use in (look, lambda corpus: joined["patch/token"][0]):
+        with pytest.raises(NoCache, match="is gone: it was there when it was opened"):
+            use(corpus)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NoReturn
 from vlq.query.errors import VlqError
 from vlq.query.extras import missing_extra
 from vlq.query.mistakes import elsewhere, syntax
+from vlq.query.options import OPTIONS
 
 if TYPE_CHECKING:
     import typer
@@ -124,11 +125,11 @@ class _Parser(argparse.ArgumentParser):
 def _query(arguments: Sequence[str]) -> None:
     parser = _Parser(prog="vlq", description="Ask a cache a question.", allow_abbrev=False)
     parser.add_argument("query", help="such as \"first_layer(token='dog')\"")
-    parser.add_argument("--cache", help="URL of the cache; default $VLQ_CACHE, else the demo's")
-    parser.add_argument("--format", help="table (the default), json, jsonl, csv, parquet or arrow")
-    parser.add_argument("--output", help="write to this file; parquet and arrow are written to files only")
-    parser.add_argument("--plot", metavar="FILE", help="draw what suits the answer to a .png or .svg file")
-    parser.add_argument("--explain", action="store_true", help="show tokens, SQL, plan and files instead of rows")
+    for name, option in OPTIONS.items():
+        if option.value is None:
+            parser.add_argument(name, help=option.help, action="store_true")
+        else:
+            parser.add_argument(name, help=option.help, metavar=option.value)
     # A query may begin with a minus, which argparse takes for an option.
     signed = [part for part in arguments if part.startswith("-") and not part.startswith("--") and "(" in part]
     others = [part for part in arguments if part not in signed]
@@ -174,12 +175,11 @@ def _too_much(more: Sequence[str]) -> VlqError:
     """The mistake of a query with more behind it than a query has."""
     from difflib import get_close_matches
 
-    known = ("--cache", "--format", "--output", "--plot", "--explain")
     option = next((part for part in more if part.startswith("-")), None)
     if option is None:
         return elsewhere.ONE_QUERY.error(got=more[0])
-    near = get_close_matches(option, known, 1, 0.75)
-    return elsewhere.NO_OPTION.error(name=option, known=", ".join(known), near="".join(near))
+    near = get_close_matches(option, OPTIONS, 1, 0.75)
+    return elsewhere.NO_OPTION.error(name=option, known=", ".join(OPTIONS), near="".join(near))
 
 
 def _commands() -> dict[str, Load]:

@@ -12,9 +12,11 @@ from typer.core import TyperCommand
 
 from vlq.query.answers.answer import FORMATS
 from vlq.query.limits import Limits
-from vlq.query.mistakes.elsewhere import FORMAT, TOO_MANY
+from vlq.query.mistakes.elsewhere import FORMAT as NO_FORMAT
+from vlq.query.mistakes.elsewhere import TOO_MANY
+from vlq.query.options import CACHE, FORMAT, OUTPUT
 
-CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
+CacheOption = Annotated[str, typer.Option(help=CACHE)]
 
 
 class Command(TyperCommand):
@@ -104,7 +106,7 @@ def status(
 
 def _tell(format: str, values_of: Callable[[], dict[str, Any]], as_text: Callable[[dict[str, Any]], str]) -> None:
     if format not in ("table", "json"):
-        raise FORMAT.error(known="table or json", got=format)
+        raise NO_FORMAT.error(known="table or json", got=format)
     values = values_of()
     print(json.dumps(values, indent=2, ensure_ascii=False) if format == "json" else as_text(values))
 
@@ -153,11 +155,9 @@ def sql(
     cache: CacheOption = "",
     format: Annotated[
         str | None,
-        typer.Option(help=", ".join(FORMATS) + "; table is the default.", autocompletion=formats),
+        typer.Option(help=FORMAT, autocompletion=formats),
     ] = None,
-    output: Annotated[
-        str | None, typer.Option(help="Write to this file; parquet and arrow are written to files only.")
-    ] = None,
+    output: Annotated[str | None, typer.Option(help=OUTPUT)] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until it is stopped.")] = Limits.timeout,
     memory: Annotated[str, typer.Option(help="Memory that it may take.")] = str(Limits.memory),
     temp: Annotated[

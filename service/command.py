@@ -17,6 +17,7 @@ import typer
 
 from vlq.query.errors import BadArgument, InputError
 from vlq.query.extras import missing_extra
+from vlq.query.options import CACHE
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Addresses that only this machine reaches."""
@@ -117,7 +118,7 @@ def serve(
 def export(
     asked: Annotated[str, typer.Argument(metavar="QUERY|IMAGES", help="A query, or images by their numbers: 7,12.")],
     out: Annotated[Path, typer.Option(help="A new folder for the pages.")],
-    cache: Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")] = "",
+    cache: Annotated[str, typer.Option(help=CACHE)] = "",
     limit: Annotated[int, typer.Option(help="Pages of so many images at most.", min=0)] = 100,
     tokens: Annotated[
         int,

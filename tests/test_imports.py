@@ -30,12 +30,13 @@ FOR_WORKERS = (
     "info",
     "status",
     "collector",
+    "options",
     "shell",
     "language.tokens",
     "language.truth",
 )
 """Of query: its schema, its reader, with what that says of a run, its images, what words mean and objects cover, its
-errors, how commands are typed, and the pause of Python's collector."""
+errors, how commands and their options are typed, and the pause of Python's collector."""
 
 
 def imports(file: Path) -> set[str]:

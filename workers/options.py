@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from vlq.query.options import CACHE
+
 ImagesArgument = typer.Argument(help="Folder, glob, image or manifest (.parquet, .csv, .json, .jsonl).")
 
 MODEL = "Folder of a saved model, or a Hugging Face hub id"
@@ -21,7 +23,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 LimitOption = Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)]
 
-CacheOption = Annotated[str, typer.Option(help="URL of the cache; default $VLQ_CACHE, else the demo's.")]
+CacheOption = Annotated[str, typer.Option(help=CACHE)]
 """Of a cache that is there."""
 
 MovedOption = Annotated[str | None, typer.Option(help="Where the run's model is now; default as it was.")]

@@ -21,6 +21,7 @@ from vlq.query.language.parameters import Choice, Flag, Images, Optional, Parame
 from vlq.query.language.registry import REQUIRED, Signature, functions, methods
 from vlq.query.language.shown import Columns as ColumnNames
 from vlq.query.language.shown import OneColumn, Shown
+from vlq.query.options import OPTIONS
 
 if TYPE_CHECKING:
     from vlq.query.client.local import LocalCorpus
@@ -267,14 +268,6 @@ def following(text: str, quote: str) -> str:
 
 # --- what a shell asks -----------------------------------------------------------------------------------------
 
-OPTIONS = {
-    "--cache": "URL of the cache",
-    "--format": "how the answer is written",
-    "--output": "write it to this file",
-    "--explain": "show tokens, SQL, plan and files instead of rows",
-}
-"""A query's options."""
-
 
 def answer(shell: str, commands: Mapping[str, Callable[[], str]], formats: Sequence[str]) -> str | None:
     """What the shell's script prints for the words typed so far; None where that is for Typer to say.
@@ -285,16 +278,17 @@ def answer(shell: str, commands: Mapping[str, Callable[[], str]], formats: Seque
         return None
     *before, (raw, word) = typed(shell)
     earlier = [meant for _, meant in before]
-    if earlier and (earlier[0] in commands or earlier[-1] in ("--cache", "--output")):
+    if earlier and earlier[0] in commands:
         return None
     is_asked = any("(" in meant for meant in earlier)
     found: list[Candidate] = []
-    if earlier and earlier[-1] == "--format":
-        found = [Candidate(form, "") for form in formats if form.startswith(word)]
+    value = OPTIONS[earlier[-1]].value if earlier and earlier[-1] in OPTIONS else None
+    if value is not None:  # files a shell completes by itself
+        found = [Candidate(form, "") for form in formats if value == "FORMAT" and form.startswith(word)]
     elif word.startswith("-"):
         if not earlier:
             return None
-        found = [Candidate(name, meaning) for name, meaning in OPTIONS.items() if name.startswith(word)]
+        found = [Candidate(name, option.help) for name, option in OPTIONS.items() if name.startswith(word)]
     elif not is_asked:
         url = earlier[earlier.index("--cache") + 1] if "--cache" in earlier[:-1] else None
         found = candidates(word, '"' if raw.startswith("'") else "'", partial(columns_of, url))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlq.query.options import FORMAT, OUTPUT
 from vlq.query.schema import EVERY, LAST, RANDOM, REPEATS, Study
 from vlq.workers.intervene.options import (
     AnswerOption,
@@ -48,8 +49,8 @@ TargetOption = Annotated[
 PlaceOption = Annotated[str, typer.Option(help="Where: last, patches (all), or a query that names patches.")]
 LayersOption = Annotated[str, typer.Option(help="Layers such as 0,8,16:32 (both ends included); default all.")]
 WindowOption = Annotated[int | None, typer.Option(help="So many layers at a time, one window after another.")]
-FormatOption = Annotated[str | None, typer.Option("--format", help="table (the default), json, jsonl or csv.")]
-OutputOption = Annotated[str | None, typer.Option(help="Write to this file.")]
+FormatOption = Annotated[str | None, typer.Option("--format", help=FORMAT)]
+OutputOption = Annotated[str | None, typer.Option(help=OUTPUT)]
 
 
 def knockout(

@@ -221,6 +221,10 @@ def test_commands_options_and_functions(path: str) -> None:
     assert bash(path, '"fi') == ["first_layer(", "first_layer(token="]
     assert bash(path, '\'first_layer("dog", at=') == [f'first_layer("dog", at="{at}"' for at in AT]
     assert bash(path, "\"first_layer('dog')\"", "--f") == ["--format"]
+    options = ["--cache", "--format", "--output", "--plot", "--explain"]
+    assert bash(path, "\"first_layer('dog')\"", "--") == options
+    for option in ("--cache", "--output", "--plot"):  # what stands behind these the shell knows
+        assert bash(path, "\"first_layer('dog')\"", option, "") == []
     assert bash(path, "\"first_layer('dog')\"", "--format", "json") == ["json", "jsonl"]
     assert bash(path, "--format", "csv", '"fi') == ["first_layer(", "first_layer(token="]
     assert bash(path, "annotate", "--re") == ["--replace"]

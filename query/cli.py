@@ -160,12 +160,12 @@ def _query(arguments: Sequence[str]) -> None:
 
 def _explain(result: Asked, form: str, output: str | None) -> None:
     """Print how the answer comes about, as text or JSON, or write it to a file and say so."""
-    from vlq.query.answers.files import write_whole
+    from vlq.query.answers.files import STDOUT, write_whole
 
     text = result.explain()
     if form == "json":
         text = json.dumps({"query": str(result.node), "text": text}, ensure_ascii=False, indent=2)
-    if output:
+    if output and output != STDOUT:
         write_whole(output, f"{text}\n".encode(), "--output")
         text = f"Written to {output}"
     print(text)

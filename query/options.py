@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 CACHE = "URL of the cache; default $VLQ_CACHE, else the demo's."
 FORMAT = "table (the default), json, jsonl, csv, parquet or arrow."
-OUTPUT = "Write to this file; parquet and arrow are written to files only."
+OUTPUT = "Write to this file, or with - to stdout; parquet and arrow go to no terminal."
 
 
 class Option(NamedTuple):

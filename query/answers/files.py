@@ -10,6 +10,9 @@ from vlq.query.mistakes.elsewhere import PLOT_FORMAT
 
 PLOT_FORMS = ("png", "svg")
 
+STDOUT = "-"
+"""As a file's name: what a command prints to."""
+
 
 def plot_form(path: str) -> str:
     """png or svg, by a file's name. Raises QueryError."""

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from html import escape
@@ -14,7 +15,7 @@ from typing import Any
 
 from vlq.query.answers.answer import FORMATS, SHOWN_ROWS, Answer
 from vlq.query.answers.asked import Asked
-from vlq.query.answers.files import write_whole
+from vlq.query.answers.files import STDOUT, write_whole
 from vlq.query.errors import printable
 from vlq.query.language.against import both_sides
 from vlq.query.language.bounds import HIGH, LOW
@@ -31,6 +32,9 @@ SHOWN_TEXT = 100
 SHOWN_ITEMS = 8
 """Items of a list in a cell of a table."""
 
+BINARY = ("parquet", "arrow")
+"""Formats that are no text, and nothing for a terminal."""
+
 TEXT_ENDINGS = ("", "txt", "md")
 """Endings of files into which a table goes; what another one promises, such as .xlsx, a table would not be."""
 
@@ -45,15 +49,19 @@ def form_of(form: str | None, output: str | None) -> str:
         raise ENDING.error(got=output, ending=ending)
     if chosen not in FORMATS:
         raise FORMAT.error(known=f"one of {', '.join(FORMATS)}", got=chosen)
-    if chosen in ("parquet", "arrow") and not output:
+    if chosen in BINARY and (not output or (output == STDOUT and sys.stdout.isatty())):
         raise NO_TEXT.error(got=chosen)
     return chosen
 
 
 def deliver(result: Answer, form: str, output: str | None, drawn: Sequence[str] = ()) -> None:
-    """Print the result, or write it to a file and say so. What was `drawn` of it stands for the result, too."""
-    done = [*drawn]
-    if output:
+    """Print the result, or write it to a file and say so. What was `drawn` of it stands for the result, too, unless it
+    is to go to stdout."""
+    if output == STDOUT and form in BINARY:
+        sys.stdout.buffer.write(encoded(result, form))
+        return
+    done = [] if output == STDOUT else [*drawn]
+    if output and output != STDOUT:
         save(result, form, output)
         done.append(f"Written to {output}")
     text = "\n".join([result.headline, *done]) if done else render(result, form)
@@ -67,24 +75,25 @@ def render(result: Answer, form: str) -> str:
 
 def save(result: Answer, form: str, path: str) -> None:
     """Write the result to a file in one of the command line's formats, whole or not at all. Raises StoreError."""
+    write_whole(path, encoded(result, form), "--output")
+
+
+def encoded(result: Answer, form: str) -> bytes:
+    """The result as a file in one of the command line's formats."""
+    sink = io.BytesIO()
     if form == "parquet":
         import pyarrow.parquet as pq
 
-        sink = io.BytesIO()
         pq.write_table(result.arrow(), sink)
-        data = sink.getvalue()
     elif form == "arrow":
         import pyarrow as pa
 
         found = result.arrow()
-        sink = io.BytesIO()
         with pa.ipc.new_file(sink, found.schema) as writer:
             writer.write_table(found)
-        data = sink.getvalue()
-    else:
-        text = render(result, form)
-        data = f"{text}\n".encode() if text else b""
-    write_whole(path, data, "--output")
+    elif text := render(result, form):
+        sink.write(f"{text}\n".encode())
+    return sink.getvalue()
 
 
 def to_json(result: Answer) -> str:

@@ -144,12 +144,12 @@ ENDING = Mistake(
 NO_TEXT = Mistake(
     QueryError,
     "--format {got} is no text.",
-    "Say where it should go: --output answer.{got}",
+    "Say where it should go: --output answer.{got}, or --output - into a pipe",
     (
         Example(
             '$ vlq "images()" --format parquet',
             "--format parquet is no text.",
-            "Say where it should go: --output answer.parquet",
+            "Say where it should go: --output answer.parquet, or --output - into a pipe",
         ),
     ),
 )

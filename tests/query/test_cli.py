@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import vlq
@@ -82,6 +85,49 @@ def test_an_output_file(cache: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert path.read_bytes()[:4] == b"PAR1"
     assert run("first_layer(token='dog')", "--cache", cache, "--format", "arrow") == 2
     assert "--output answer.arrow" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [("images()",), ("sql", "SELECT image FROM images WHERE error IS NULL ORDER BY image")]
+)
+def test_a_dash_is_stdout(
+    command: tuple[str, ...],
+    cache: str,
+    tmp_path: Path,
+    capsysbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = (*command, "--cache", cache)
+    for form in ("table", "json", "jsonl", "csv"):
+        assert run(*asked, "--format", form) == 0
+        printed = capsysbinary.readouterr().out
+        assert run(*asked, "--format", form, "--output", "-") == 0
+        assert capsysbinary.readouterr().out == printed
+    images = [row["image"] for row in vlq.open(cache).images().rows]
+    assert run(*asked, "--format", "parquet", "--output", "-") == 0
+    found = pq.read_table(io.BytesIO(capsysbinary.readouterr().out))
+    assert found["image"].to_pylist() == images
+    assert run(*asked, "--format", "arrow", "--output", "-") == 0
+    assert pa.ipc.open_file(capsysbinary.readouterr().out).read_all()["image"].to_pylist() == images
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert run(*asked, "--format", "parquet", "--output", "-") == 2
+    assert capsysbinary.readouterr() == (
+        b"",
+        b"vlq: --format parquet is no text.\n"
+        b"Say where it should go: --output answer.parquet, or --output - into a pipe\n",
+    )
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_plot_and_a_dash(cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("first_layer('dog')", "--cache", cache)
+    assert run(*asked, "--output", "-") == 0
+    printed = capsys.readouterr().out
+    assert run(*asked, "--output", "-", "--plot", str(tmp_path / "dog.svg")) == 0
+    assert capsys.readouterr().out == printed
+    assert run(*asked, "--explain", "--output", "-") == 0
+    assert capsys.readouterr().out.startswith("query       first_layer('dog')\n")
 
 
 def test_help_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:

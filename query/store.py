@@ -12,12 +12,11 @@ import os
 from collections.abc import Callable, Sequence
 from stat import S_ISDIR
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from vlq.query.errors import StoreError
 from vlq.query.schema import Stored, digest_of
 from vlq.query.stores.contract import Entry, Store
-from vlq.query.stores.location import kind_of
+from vlq.query.stores.location import kind_of, path_here
 from vlq.query.stores.objects import ObstoreStore, open_objects
 from vlq.query.stores.other import FsspecStore
 
@@ -60,23 +59,19 @@ def open_store(url: str, *, create: bool = False) -> Store:
 
     Raises StoreError if the scheme is unknown, the URL says what it may not, or the folder cannot be made.
     """
-    scheme = urlsplit(url).scheme.lower()
-    if scheme in ("", "file") or (len(scheme) == 1 and os.name == "nt"):
-        return _open_local(url, create)
-    if scheme == "memory":
+    if (path := path_here(url)) is not None:
+        return _open_local(url, path, create)
+    if url.lower().startswith("memory://"):
         from obstore.store import MemoryStore
 
         return ObstoreStore(url, _MEMORY.setdefault(url, MemoryStore()))
     return open_objects(url) if kind_of(url) else FsspecStore(url)
 
 
-def _open_local(url: str, create: bool) -> Store:
+def _open_local(url: str, path: str, create: bool) -> Store:
     from obstore.store import LocalStore
 
-    path = url[len("file://") :].removeprefix("localhost") if url.startswith("file://") else url
     root = os.path.abspath(os.path.expanduser(path))
-    if path != url and not os.path.exists(root):  # a name as it is written comes first
-        root = os.path.abspath(os.path.expanduser(unquote(path)))
     if create:
         try:
             os.makedirs(root, exist_ok=True)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,7 @@ from vlq.query.image import coco
 from vlq.query.image.embedded import PATH, columns_of_images, is_list
 from vlq.query.schema import Study, digest_of, plan_key
 from vlq.query.store import Store
-from vlq.query.stores.location import kind_of, refuse_secrets
+from vlq.query.stores.location import kind_of, path_here, refuse_secrets
 
 FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson", ".json")
 
@@ -294,10 +293,8 @@ def file_system(source: str) -> tuple[Any, str]:
 
     from vlq.query.stores.files import bucket_files
 
-    local = "::" not in source and urlsplit(source).scheme.lower() in ("", "file")
-    if local:
-        path = os.path.abspath(os.path.expanduser(source.removeprefix("file://")))
-        return fsspec.filesystem("file"), path.replace(os.sep, "/")
+    if (path := path_here(source)) is not None:
+        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path)).replace(os.sep, "/")
     refuse_secrets(source)
     if kind_of(source) and "::" not in source:
         return bucket_files(source)

@@ -17,6 +17,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from vlq.query.stores.location import path_here
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -104,8 +106,8 @@ def embedded(uri: str) -> bytes | None:
     place, _, table = uri.removeprefix(SCHEME).partition("::")
     column, row, *item = place.split("/")
     # A file that is written anew is another one.
-    path = table.removeprefix("file://")
-    version = os.stat(path).st_mtime_ns if table.startswith("file://") else 0
+    path = path_here(table)
+    version = 0 if path is None else os.stat(path).st_mtime_ns
     value = _opened(table, unquote(column), version).value(int(row))
     for at in item:
         if int(at) >= len(value or ()):

@@ -17,14 +17,13 @@ import zlib
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vlq.query.image.embedded import SCHEME, embedded
 from vlq.query.stores.files import read_object
-from vlq.query.stores.location import kind_of
+from vlq.query.stores.location import kind_of, path_here
 
 MAX_PIXELS = 89_478_485
 """Images of more pixels are taken for decompression bombs: Pillow's own limit."""
@@ -95,8 +94,8 @@ def fetch(uri: str) -> bytes:
     or StoreError if it cannot be read, which a folder that is gone is taken for: a mount went away, and says nothing
     about its images.
     """
-    if uri.startswith("file://"):
-        return _fetch_local(uri[len("file://") :].removeprefix("localhost"))
+    if (path := path_here(uri)) is not None:
+        return _fetch_local(path)
     if uri.startswith(SCHEME):
         return _fetch_embedded(uri)
     if not kind_of(uri):
@@ -112,25 +111,23 @@ def fetch(uri: str) -> bytes:
 
 
 def _fetch_local(path: str) -> bytes:
-    for name in dict.fromkeys((path, unquote(path))):  # file:///a%20b.png is how URLs are written
-        try:
-            about = os.stat(name)
-            if not stat.S_ISREG(about.st_mode):  # reading a pipe would wait, and a device may have no end
-                raise BadImage("a folder, not a file" if os.path.isdir(name) else "not a regular file")
-            check_bytes(about.st_size)
-            with open(name, "rb") as file:
-                return file.read()
-        except FileNotFoundError as error:
-            missing = error
-        except ValueError as error:  # NUL
-            raise BadImage("file not found: that is no name of a file") from error
-        except OSError as error:
-            if error.errno not in NO_FILE:
-                raise
-            raise BadImage(f"file not found: {os.strerror(error.errno or 0).lower()}") from error
-    if not os.path.isdir(folder := os.path.dirname(path)):
-        raise FileNotFoundError(errno.ENOENT, "No such folder", folder) from missing
-    raise BadImage("file not found") from missing
+    try:
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):  # reading a pipe would wait, and a device may have no end
+            raise BadImage("a folder, not a file" if os.path.isdir(path) else "not a regular file")
+        check_bytes(about.st_size)
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        if not os.path.isdir(folder := os.path.dirname(path)):
+            raise FileNotFoundError(errno.ENOENT, "No such folder", folder) from error
+        raise BadImage("file not found") from error
+    except ValueError as error:  # NUL
+        raise BadImage("file not found: that is no name of a file") from error
+    except OSError as error:
+        if error.errno not in NO_FILE:
+            raise
+        raise BadImage(f"file not found: {os.strerror(error.errno or 0).lower()}") from error
 
 
 NO_FILE = (errno.ELOOP, errno.ENAMETOOLONG)

@@ -5,6 +5,7 @@ Secrets are not among them. A URL is printed, logged and stored with a plan; sec
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -68,6 +69,24 @@ class Location:
         if self.account is not None:
             configuration["account_name"] = self.account
         return configuration
+
+
+def path_here(url: str) -> str | None:
+    """The path on this machine that a path or a `file://` URL names; None of any other URL.
+
+    A URL may be percent-encoded, and need not be: what is there under the name as it is written comes first.
+    """
+    scheme, mark, path = url.partition("://")
+    if not mark:
+        return url
+    if scheme.lower() != "file":
+        return None
+    path = path.removeprefix("localhost")
+    decoded = unquote(path)
+    if decoded == path or os.path.lexists(path):
+        return path
+    is_as_written = os.path.isdir(os.path.dirname(path)) and not os.path.isdir(os.path.dirname(decoded))
+    return path if is_as_written else decoded
 
 
 def kind_of(url: str) -> str | None:

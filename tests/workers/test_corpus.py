@@ -41,12 +41,22 @@ def test_a_folder_with_its_subfolders_sorted(folder: Path) -> None:
 def test_other_ways_to_say_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list_images(str(folder))
     assert list_images(f"file://{folder}/") == whole
+    assert list_images(f"file://localhost{folder}") == whole
     monkeypatch.chdir(folder.parent)
     assert list_images("images") == whole
     assert list_images("images/*.png")["image"].to_pylist() == ["b.png"]
     assert list_images("images/**/*.*")["image"].to_pylist() == ["a.JPG", "b.png", "sub/c.webp"]
     assert list_images("images/b.png")["image"].to_pylist() == ["b.png"]
     assert list_images("images", limit=2)["image"].to_pylist() == ["a.JPG", "b.png"]
+
+
+def test_urls_of_files_may_be_encoded(tmp_path: Path) -> None:
+    folder = tmp_path / "my images"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"x")
+    (folder / "list.csv").write_text("image\na.png\n")
+    for source in (folder, folder / "a.png", folder / "list.csv"):
+        assert list_images(source.as_uri())["uri"].to_pylist() == [f"file://{folder}/a.png"]
 
 
 def test_linked_folders_are_followed_once(folder: Path) -> None:

@@ -325,6 +325,11 @@ def test_names_as_urls_have_them(tmp_path: Path) -> None:
     assert fetch(f"file://localhost{tmp_path}/a b.png") == b"1"
     (tmp_path / "a%20b.png").write_bytes(b"2")
     assert fetch(f"file://{tmp_path}/a%20b.png") == b"2"  # a name as it is written comes first
+    for folder in ("my images", "100%25"):
+        (tmp_path / folder).mkdir()
+        for url in ((tmp_path / folder / "gone.png").as_uri(), f"file://{tmp_path}/{folder}/gone.png"):
+            with pytest.raises(BadImage, match="file not found"):  # whose folder is there
+                fetch(url)
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ need no service."""
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import InputError, NotFound, StoreError
 from vlq.query.language.nodes import Name
 from vlq.query.statistics.depth import SITES
+from vlq.query.stores.location import is_url
 from vlq.query.summary import count
 from vlq.service.counts import counted
 from vlq.service.names import name_of
@@ -62,7 +62,7 @@ def export(
     `tell` is told what is being written. The folder must be new or empty: it is written whole, or not at all. Raises
     QueryError, StoreError, NotFound if there is no such image, and InputError if the folder holds something.
     """
-    if re.match(r"\w+:/", os.fspath(out)):
+    if is_url(os.fspath(out)):
         raise InputError(f"{out} is a URL, and pages are written to this machine.", "Give a new folder: --out FOLDER")
     if out.exists() and out.samefile("."):
         raise InputError(f"{out} is the folder that you are in, and is replaced.", "Give another one: --out FOLDER")

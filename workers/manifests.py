@@ -17,7 +17,7 @@ from vlq.query.cache.tables import FORMATS, IMAGE_NAMES, file_system, is_text, r
 from vlq.query.errors import InputError, VlqError
 from vlq.query.image.embedded import has_images, is_list, uri_of
 from vlq.query.schema import READ_COLUMNS
-from vlq.query.stores.location import kind_of, refuse_secrets, without_options
+from vlq.query.stores.location import ONE_SLASH, kind_of, refuse_secrets, with_slashes, without_options
 from vlq.workers.files import common_folder, has_magic, is_hidden, is_local, matching, url_of
 
 LISTS = "images"
@@ -209,6 +209,8 @@ def _check_schemes(names: Sequence[str], places: Places, source: str) -> None:
     """Raises InputError if a name is a URL that nothing here reads: a run would try it again and again."""
     firsts: dict[str, tuple[int, str]] = {}
     for row, name in zip(places.rows, names, strict=True):
+        if meant := with_slashes(name):
+            raise InputError(ONE_SLASH.format(f"{name} (row {row} of {source})"), f"Did you mean {meant}?")
         if "://" in name:
             firsts.setdefault(name.partition("::")[0].partition("://")[0], (row, name))
     for scheme, (row, name) in firsts.items():

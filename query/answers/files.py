@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from vlq.query.errors import StoreError
 from vlq.query.mistakes.elsewhere import PLOT_FORMAT
+from vlq.query.stores.location import is_url
 
 PLOT_FORMS = ("png", "svg")
 
@@ -27,6 +28,8 @@ def write_whole(path: str, data: bytes, option: str) -> None:
 
     A link stays one, and so does what is no file: a pipe, or /dev/null.
     """
+    if is_url(path):
+        raise StoreError(f"{path} is a URL, and files are written to this machine.", f"Choose another {option}.")
     whole = os.path.realpath(path) if os.path.islink(path) else path
     partial = f"{whole}.partial"
     try:

@@ -48,6 +48,8 @@ VARIABLES = {
 }
 """Where credentials are looked for first, by kind of server."""
 
+_URL = re.compile(r"([A-Za-z][\w+.-]+):/")
+
 SECRET = re.compile(r"key|secret|token|passw|credential|signature|^sig$|^sas", re.IGNORECASE)
 
 
@@ -71,13 +73,37 @@ class Location:
         return configuration
 
 
+ONE_SLASH = "{} has one slash behind its scheme."
+
+
+def is_url(text: str) -> bool:
+    """Whether a text looks like a URL, be it with one slash alone behind its scheme."""
+    return _URL.match(text) is not None
+
+
+def with_slashes(path: str) -> str | None:
+    """The URL that is meant by one which has a single slash behind its scheme, as paths of Python make it."""
+    found = _URL.match(path)
+    if found is None or path.startswith("//", found.end() - 1):
+        return None
+    import fsspec
+
+    scheme = found[1].lower()
+    if scheme not in SCHEMES and scheme not in fsspec.available_protocols():
+        return None
+    return f"{scheme}:{'//' if scheme == 'file' else '/'}{path[found.end() - 1 :]}"
+
+
 def path_here(url: str) -> str | None:
     """The path on this machine that a path or a `file://` URL names; None of any other URL.
 
-    A URL may be percent-encoded, and need not be: what is there under the name as it is written comes first.
+    A URL may be percent-encoded, and need not be: what is there under the name as it is written comes first. Raises
+    StoreError of a URL with one slash.
     """
     scheme, mark, path = url.partition("://")
     if not mark:
+        if meant := with_slashes(url):
+            raise StoreError(ONE_SLASH.format(url), f"Did you mean {meant}? A folder of that name is ./{url}")
         return url
     if scheme.lower() != "file":
         return None

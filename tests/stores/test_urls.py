@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 import vlq
-from vlq.query.errors import NoCache, StoreError
+from vlq.query.answers.files import write_whole
+from vlq.query.cache.tables import read_table
+from vlq.query.errors import NoCache, StoreError, VlqError
 from vlq.query.store import ObstoreStore, open_store
 from vlq.query.stores.location import OPTIONS, locate
+from vlq.workers.corpus import list_images
 
 from ..s3 import SECRET, client, environment, new_bucket
 from ..synthetic import make_cache
@@ -162,6 +165,47 @@ def test_what_is_not_there_or_no_archive_is_told(tmp_path: Path) -> None:
         vlq.open(f"zip://::{tmp_path}/none.zip")
     with pytest.raises(StoreError, match="Cannot open ftp://"):
         vlq.open("ftp://127.0.0.1:9/cache")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("s3:/bucket/cache", "s3://bucket/cache"),
+        ("GS:/bucket/cache", "gs://bucket/cache"),
+        ("abfss:/box@me.dfs.core.windows.net/a", "abfss://box@me.dfs.core.windows.net/a"),
+        ("file:/data/cache", "file:///data/cache"),
+        ("https:/host/corpus", "https://host/corpus"),
+        ("hf:/datasets/a/b", "hf://datasets/a/b"),
+    ],
+)
+def test_one_slash_is_no_folder(given: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a cache, as images, as a manifest, in one, and as what is annotated with."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / given).mkdir(parents=True)  # an older VLQ made one
+    (tmp_path / "list.csv").write_text(f"image\na.png\n{given}/b.png\n")
+    for take in (
+        lambda: open_store(given, create=True),
+        lambda: vlq.open(given),
+        lambda: vlq.open(Path(given)),
+        lambda: list_images(given),
+        lambda: list_images(f"{given}/list.csv"),
+        lambda: list_images("list.csv"),
+        lambda: read_table(f"{given}/list.csv"),
+    ):
+        with pytest.raises(VlqError) as caught:
+            take()
+        assert "has one slash behind its scheme" in caught.value.message
+        assert f"Did you mean {meant}" in str(caught.value.hint)
+    with pytest.raises(StoreError, match="is a URL, and files are written to this machine"):
+        write_whole(f"{given}/answer.csv", b"", "--output")
+    assert open_store(f"./{given}").list() is not None
+
+
+def test_other_names_with_colons_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("run:/cache", "a:b", "2026-11-27T10:/x", "x/s3:/b"):
+        assert open_store(name, create=True).create("key", b"1")
+        assert (tmp_path / name / "key").read_bytes() == b"1"
 
 
 def test_a_folders_url_may_be_encoded(tmp_path: Path) -> None:

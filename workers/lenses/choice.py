@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vlq.query.errors import ModelError
 from vlq.query.schema import LENSES, LensSpec, Run
+from vlq.query.stores.location import path_here
 from vlq.workers.lenses.files import TRAIN, Found
 
 HOW = "A lens is logit, head, nearest, or the folder or URL of a tuned lens."
@@ -47,9 +48,9 @@ def choose(name: str, run: Run | None) -> Choice:
 
 
 def _tuned(name: str) -> Found:
-    if "://" in name:
+    if (here := path_here(name)) is None:
         return Found.at(name)
-    path = os.path.abspath(os.path.expanduser(name))
+    path = os.path.abspath(os.path.expanduser(here))
     if os.sep not in name and not os.path.exists(path):
         raise ModelError(f"There is no lens {name}.", HOW)
     return Found.at(path)

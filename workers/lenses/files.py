@@ -13,6 +13,7 @@ from typing import Any
 from vlq.query.errors import BadArgument, CorruptCache, ModelError, StoreError
 from vlq.query.schema import LensSpec, digest_of, parse_json, to_json, translator_key
 from vlq.query.store import ObstoreStore, Store, open_store, put
+from vlq.query.stores.location import is_url
 
 RECORD = "lens.json"
 
@@ -133,7 +134,7 @@ class Found:
 
 def free_folder(out: str) -> Path:
     """A folder that is still to be made, or empty. Raises BadArgument, StoreError."""
-    if "://" in out:
+    if is_url(out):
         raise BadArgument(f"--out is a folder on this machine. Got {out}.", "Copy its files to a bucket afterwards.")
     folder = Path(out).expanduser().absolute()
     try:

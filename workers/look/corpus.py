@@ -14,6 +14,7 @@ from vlq.query.cache.reader import Cache
 from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadArgument, StoreError
 from vlq.query.extras import missing_extra
+from vlq.query.stores.location import is_url
 
 if TYPE_CHECKING:
     from vlq.workers.lenses.choice import Choice
@@ -137,7 +138,7 @@ def kept(save: str | os.PathLike[str] | None) -> Iterator[Path | None]:
 
 def _free_folder(save: str) -> Path:
     """The folder's full path. Raises BadArgument, StoreError."""
-    if "://" in save:
+    if is_url(save):
         raise BadArgument(f"save: expected a folder on this machine. Got {save}.", "vlq run writes caches to buckets.")
     folder = Path(save).expanduser().absolute()
     try:

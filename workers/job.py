@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
 
 from vlq.query.cache.reader import Cache
-from vlq.query.cache.records import committed, missing_shards
+from vlq.query.cache.records import check_writable, committed, missing_shards
 from vlq.query.errors import RunError, StoreStopped
 from vlq.query.schema import Head, Run
 from vlq.query.store import Store, open_store
@@ -133,6 +133,7 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
                 index_beside(store, run, head)
                 head = seal(store, run, head, tracker)
             return _outcome(store, run, head, 0)
+        check_writable(store, run)
     with Pool(options.ray_address) as pool, interruptible():  # Ray sets signal handlers of its own
         tracker.phase("loading the model")
         setup, room = arrange(options, lens, run, pool)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from vlq.query.cache.heads import renew
 from vlq.query.cache.reader import Cache
-from vlq.query.cache.records import latest_head
+from vlq.query.cache.records import check_writable, latest_head
 from vlq.query.cache.tables import IMAGE_NAMES, is_text, parquet_bytes, plain, read_plan, read_table, reason
 from vlq.query.errors import CacheError, InputError, printable
 from vlq.query.schema import READ_COLUMNS, Annotation, Head, annotation_key, digest_of
@@ -63,6 +63,7 @@ def annotate(cache: Cache, table: Any, *, on: str | None = None, replace: bool =
     about its image, or of the one that it has in their column. Columns that the images have already are refused unless
     `replace`. Raises InputError if the table does not fit, CacheError if no images are planned yet.
     """
+    check_writable(cache.store, cache.run)
     table = os.fspath(table) if isinstance(table, os.PathLike) else table
     source = table if isinstance(table, str) else "The table"
     rows = read_table(table) if isinstance(table, str) else in_memory(table)

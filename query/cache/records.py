@@ -27,6 +27,11 @@ def check_there(store: Store) -> None:
         raise NoCache(f"The cache at {store.url} is gone: it was there when it was opened.", "Open it where it is now.")
 
 
+def check_writable(store: Store, run: Run) -> None:
+    """Raises StoreError where a cache may only be read. What is put is there already, so that nothing changes."""
+    store.create(RUN, run.to_bytes())
+
+
 def latest_head(store: Store) -> Head | None:
     """The newest head, or None before the plan is made.
 

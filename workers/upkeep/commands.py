@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vlq.query.cache.reader import Cache, default_url
+from vlq.query.cache.records import check_writable
 from vlq.query.shell import shell
 from vlq.workers.options import CacheOption, MovedOption
 
@@ -21,6 +22,7 @@ def index(cache: CacheOption = "", processes: ProcessesOption = None) -> None:
     from vlq.workers.progress import steps
 
     opened = Cache.open(cache or default_url())
+    check_writable(opened.store, opened.run)
     with steps() as progress:
         key, manifest, changed = rebuild(opened.store, opened.run, progress, processes=processes)
     rows = sum(stored.size for files in manifest.tables.values() for stored in files)
@@ -41,6 +43,7 @@ def compact(
     from vlq.workers.progress import steps
 
     opened = Cache.open(cache or default_url())
+    check_writable(opened.store, opened.run)
     head = planned(opened.store)
     with steps() as progress:
         key, manifest = indexing.compact(opened.store, opened.run, head, progress, most=shards, processes=processes)
@@ -105,6 +108,7 @@ def repair(
     from vlq.workers.upkeep.verify import Finding
 
     opened = repairs.open_harmed(cache or default_url())
+    check_writable(opened.store, opened.run)
     mended, left = 0, 0
     with steps() as progress:
         for told in repairs.repair(opened, model or None, progress):
@@ -136,6 +140,8 @@ def gc(
 
     patience = collector.seconds(grace)
     opened = Cache.open(cache or default_url())
+    if not dry_run:
+        check_writable(opened.store, opened.run)
     found = collector.leftovers(opened, patience)
     count = total = 0
     for leftover in found if dry_run else collector.collect(opened, found):

@@ -10,7 +10,8 @@ from vlq.query.cache.records import check_there
 from vlq.query.errors import printable
 from vlq.query.image.geometry import READ
 from vlq.query.language.effects import done_in, measured
-from vlq.query.schema import READ_COLUMNS, LensSpec, layers_phrase
+from vlq.query.schema import READ_COLUMNS, LensSpec, is_ours, layers_phrase
+from vlq.query.summary import count as counted
 
 if TYPE_CHECKING:
     from vlq.query.cache.reader import Cache, Snapshot
@@ -21,8 +22,12 @@ def info(cache: Cache) -> dict[str, Any]:
     """Plain values: what was run, how far it is, what failed, how large it is, and the state of its index."""
     run, snapshot = cache.run, cache.snapshot()
     sizes: Counter[str] = Counter()
+    beside: list[int] = []
     for entry in cache.store.list():
-        sizes[entry.key.split("/")[0]] += entry.size
+        if is_ours(entry.key):
+            sizes[entry.key.split("/")[0]] += entry.size
+        else:
+            beside.append(entry.size)
     if not sizes:
         check_there(cache.store)
     return {
@@ -61,6 +66,7 @@ def info(cache: Cache) -> dict[str, Any]:
             "postings": sizes["postings"],
             "index": sizes["index"],
         },
+        "beside": {"files": len(beside), "bytes": sum(beside)},
         "index": {
             "state": index_state(snapshot),
             "shards": snapshot.manifest.shards if snapshot.manifest else 0,
@@ -156,6 +162,7 @@ def as_text(values: dict[str, Any]) -> str:
         ("images", f"{values['images']:,}, {progress}, {len(values['errors']):,} with errors"),
         ("columns", printable(", ".join(named)) or "none of your own"),
         ("size", sizes_as_text(values["size"], values["cached"])),
+        *([("beside", beside_as_text(values["beside"]))] if values["beside"]["files"] else []),
         ("index", f"{values['index']['state']}, {values['index']['files']} files"),
         *[("study", study_phrase(study)) for study in values["studies"]],
     ]
@@ -180,6 +187,10 @@ def sizes_as_text(size: dict[str, int], images: int) -> str:
     parts = ", ".join(f"{name} {as_bytes(size[name])}" for name in ("arrays", "postings", "index"))
     per_image = f"; {as_bytes(size['total'] // images)} an image" if images else ""
     return f"{as_bytes(size['total'])} ({parts}{per_image})"
+
+
+def beside_as_text(beside: Mapping[str, int]) -> str:
+    return f"{counted(beside['files'], 'file')} of {as_bytes(beside['bytes'])} that VLQ did not put there"
 
 
 def as_bytes(count: int) -> str:

@@ -79,3 +79,16 @@ STUDIES = "studies"
 
 def annotation_key(digest: str) -> str:
     return f"annotations/{digest}.parquet"
+
+
+_HASHED = "shards|images|postings|index|plans|annotations|studies|moments|lens"
+_OURS = re.compile(
+    r"(?:run|tokenizer)\.json|vocabulary\.parquet|commits/(?:head-)?\d{8}\.json|commits/index-\d{8}-[0-9a-f]{16}"
+    rf"|moments/\d{{8}}\.safetensors|(?:{_HASHED})/(?:\w+-)?[0-9a-f]{{16}}[./-].*"
+)
+
+
+def is_ours(key: str) -> bool:
+    """Whether a key is as those of VLQ's objects are. A cache may lie in a folder of somebody's own, which has its
+    annotations/, too."""
+    return _OURS.fullmatch(key) is not None

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 import vlq
+from vlq.query.cache.reader import Cache
+from vlq.query.client.local import LocalCorpus
 from vlq.query.info import as_bytes, as_text
+from vlq.query.status import status_of
+from vlq.workers.upkeep.gc import leftovers
 
 from ..synthetic import make_cache, make_run
 
@@ -36,6 +40,27 @@ def test_a_sealed_cache(tmp_path: Path) -> None:
     }
     assert info["index"]["state"] == "compacted"
     assert info["index"]["files"] == len(list((tmp_path / "index").glob("*/*.parquet"))) == 13
+
+
+@pytest.mark.here("the folder of a cache")
+def test_files_of_others_are_told_apart(tmp_path: Path) -> None:
+    make_cache(tmp_path, images=9)
+    corpus = LocalCorpus(Cache.open(str(tmp_path)))
+    before = corpus.info()
+    assert before["beside"] == {"files": 0, "bytes": 0}
+    assert "beside" not in as_text(before)
+    for name in ("README", "shards/notes.txt", "annotations/people.json", "index/old/a.parquet", "photos/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * 1000)
+    info = corpus.info()
+    assert info["beside"] == {"files": 5, "bytes": 5000}
+    assert info == {**before, "beside": info["beside"]}
+    assert "beside   5 files of 4.9 KiB that VLQ did not put there\n" in as_text(info)
+    # Those that gc leaves, and of a cache without leftovers what status says, too.
+    cache = Cache.open(str(tmp_path))
+    assert leftovers(cache, 0.0) == []
+    images = size_of(tmp_path / "images")
+    assert status_of(cache)["bytes"] == info["size"]["arrays"] + info["size"]["postings"] + images
 
 
 def test_a_cache_in_the_making(tmp_path: Path) -> None:

@@ -39,7 +39,19 @@ from vlq.query.cache.reader import Cache
 from vlq.query.cache.records import committed, latest_head
 from vlq.query.cache.studies import StudyCommit, commits_prefix, moments_of, plan_key, study_key
 from vlq.query.errors import BadArgument, CorruptCache
-from vlq.query.schema import HEADS, INTERIMS, LENS, STUDIES, Commit, Head, IndexManifest, Study, head_key, manifest_key
+from vlq.query.schema import (
+    HEADS,
+    INTERIMS,
+    LENS,
+    STUDIES,
+    Commit,
+    Head,
+    IndexManifest,
+    Study,
+    head_key,
+    is_ours,
+    manifest_key,
+)
 from vlq.query.store import Entry, Store
 
 GRACE = 24 * 3600.0
@@ -50,12 +62,6 @@ _OF_SHARD = re.compile(r"(?:shards|images|postings)/(\d{8})-[0-9a-f]{16}[/.]")
 _OF_INDEX = re.compile(r"index/([0-9a-f]{16})[/.]")
 _OF_STUDY = re.compile(rf"{STUDIES}/([0-9a-f]{{16}})/")
 _HALF_PUT = re.compile(r"(.+)#\d+")  # what a put that was killed leaves beside its object, on a disk
-_HASHED = "shards|images|postings|index|plans|annotations|studies|moments|lens"
-_OURS = re.compile(
-    r"(?:run|tokenizer)\.json|vocabulary\.parquet|commits/(?:head-)?\d{8}\.json|commits/index-\d{8}-[0-9a-f]{16}"
-    rf"|moments/\d{{8}}\.safetensors|(?:{_HASHED})/(?:\w+-)?[0-9a-f]{{16}}[./-].*"
-)
-"""Keys as VLQ's objects have them. A cache may lie in a folder of somebody's own, which has its annotations/, too."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def leftovers(cache: Cache, grace: float = GRACE) -> list[Leftover]:
     found = [
         Leftover(entry.key, entry.size, why)
         for entry in entries
-        if _OURS.fullmatch(entry.key) and old[entry.key] and (why := named.unwanted(entry, store)) is not None
+        if is_ours(entry.key) and old[entry.key] and (why := named.unwanted(entry, store)) is not None
     ]
     return sorted([*found, *_half_put(store, now - grace)], key=lambda leftover: leftover.key)
 
@@ -246,5 +252,5 @@ def _half_put(store: Store, before: float) -> Iterator[Leftover]:
             path = Path(folder, name)
             key = path.relative_to(root).as_posix()
             half = _HALF_PUT.fullmatch(key)
-            if half and _OURS.fullmatch(half[1]) and (status := path.stat()).st_mtime < before:
+            if half and is_ours(half[1]) and (status := path.stat()).st_mtime < before:
                 yield Leftover(key, status.st_size, "a put that was cut off")

@@ -13,9 +13,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlq.query.cache.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_table, reason
+from vlq.query.cache.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_manifest, reason
 from vlq.query.errors import InputError, VlqError
-from vlq.query.image.embedded import has_images, is_list, uri_of
+from vlq.query.image.embedded import is_list, uri_of
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.stores.location import ONE_SLASH, kind_of, refuse_secrets, with_slashes, without_options
 from vlq.workers.files import common_folder, has_magic, is_hidden, is_local, matching, url_of
@@ -109,7 +109,8 @@ def _read(manifest: Manifest, limit: int | None = None) -> tuple[pa.Table, dict[
     """Columns image, uri, then the others, of a manifest's first rows; and what these are called here, by their names
     in it."""
     source = manifest.source
-    table = read_table(source).slice(0, limit)
+    table, inside = read_manifest(source)
+    table = table.slice(0, limit)
     column = next((name for name in (*IMAGE_NAMES, LISTS) if name in table.column_names), None)
     if column is None:
         raise InputError(
@@ -127,7 +128,7 @@ def _read(manifest: Manifest, limit: int | None = None) -> tuple[pa.Table, dict[
             f"The column {column} of {source} is of type {given.type}; expected paths or URLs.",
             "Give a path or URL a row.",
         )
-    if table.num_rows and _holds_images(source, column):
+    if column in inside:
         names, uris = _inside(given.to_pylist(), places, column, manifest)
     else:
         names, uris = _named(given.to_pylist(), places, column, source)
@@ -172,11 +173,6 @@ class Places:
         counts = Counter(self.rows)
         for at, row in enumerate(self.rows):
             yield f"{row}/{self.items[at]}" if self.items is not None and counts[row] > 1 else str(row)
-
-
-def _holds_images(source: str, column: str) -> bool:
-    """Whether a manifest's column holds the images themselves."""
-    return _ending(source) == ".parquet" and has_images(source, column)
 
 
 def _inside(

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from vlq.query.errors import CorruptCache, InputError, VlqError
 from vlq.query.image import coco
-from vlq.query.image.embedded import PATH, columns_of_images, is_list
+from vlq.query.image.embedded import PATH, columns_of_images, has_images, is_list
 from vlq.query.schema import Study, digest_of, plan_key
 from vlq.query.store import Store
 from vlq.query.stores.location import kind_of, path_here, refuse_secrets
@@ -141,13 +141,20 @@ def read_table(source: str) -> pa.Table:
 
     Of columns that hold images (`embedded.columns_of_images`) the paths that stand in them. Raises InputError.
     """
+    return read_manifest(source)[0]
+
+
+def read_manifest(source: str) -> tuple[pa.Table, set[str]]:
+    """The same, and the columns of which there are images in the file."""
     fs, path = file_system(source)
     suffix = PurePosixPath(path).suffix.lower()
     if suffix not in FORMATS:
         raise InputError(f"{source} is no table.", f"Give one of {', '.join(FORMATS)}.")
     try:
         with fs.open(path, "rb") as file:
-            table = _read_parquet(file) if suffix == ".parquet" else _read_text(suffix, file.read())
+            table, inside = (
+                _read_parquet(file) if suffix == ".parquet" else (_read_text(suffix, file.read()), set[str]())
+            )
     except FileNotFoundError as error:
         raise InputError(f"There is no file {source}.", f"Give one of {', '.join(FORMATS)}.") from error
     except UnicodeDecodeError as error:
@@ -160,10 +167,10 @@ def read_table(source: str) -> pa.Table:
         raise InputError(
             f"{source} cannot be read: {reason(error)}.", "Check the URL and your access to it."
         ) from error
-    return plain(table.replace_schema_metadata(None)).combine_chunks()
+    return plain(table.replace_schema_metadata(None)).combine_chunks(), inside
 
 
-def _read_parquet(file: Any) -> pa.Table:
+def _read_parquet(file: Any) -> tuple[pa.Table, set[str]]:
     parquet = pq.ParquetFile(file)  # not `pq.read_table`, which knows no two columns of one name
     schema = parquet.schema_arrow
     pictures = columns_of_images(schema, IMAGE_NAMES)
@@ -177,7 +184,8 @@ def _read_parquet(file: Any) -> pa.Table:
             table = table.set_column(at, name, _paths(table.column(at)))
         elif name in pictures:
             table = table.add_column(at, name, pa.nulls(parquet.metadata.num_rows, pa.string()))
-    return _labelled(table, schema.metadata or {})
+    inside = {name for name in pictures if has_images(parquet, name)}
+    return _labelled(table, schema.metadata or {}), inside
 
 
 def _is_read(leaf: str, pictures: Mapping[str, bool]) -> bool:

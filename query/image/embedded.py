@@ -21,6 +21,7 @@ from vlq.query.stores.location import path_here
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 SCHEME = "parquet://"
 
@@ -73,23 +74,14 @@ def columns_of_images(schema: pa.Schema, names: Sequence[str]) -> dict[str, bool
     return found
 
 
-def has_images(source: str, column: str) -> bool:
-    """Whether a column of a Parquet file has any image's bytes in it."""
-    import pyarrow.parquet as pq
-
-    from vlq.query.cache.tables import file_system
-
-    files, path = file_system(source)
-    with files.open(path, "rb") as file:
-        parquet = pq.ParquetFile(file)
-        if not holds_images(parquet.schema_arrow.field(column).type):
-            return False
-        groups = (parquet.metadata.row_group(group) for group in range(parquet.num_row_groups))
-        chunks = (group.column(at) for group in groups for at in range(group.num_columns))
-        # Of lists it has two words between, which differ with what wrote it.
-        named = re.compile(rf"{re.escape(column)}((\.\w+\.\w+)?\.{BYTES})?")
-        of_bytes = [chunk for chunk in chunks if named.fullmatch(chunk.path_in_schema)]
-        nulls = [chunk.statistics and chunk.statistics.null_count for chunk in of_bytes]  # None: not counted
+def has_images(parquet: pq.ParquetFile, column: str) -> bool:
+    """Whether such a column has any image's bytes in it, as far as the file's footer tells."""
+    groups = (parquet.metadata.row_group(group) for group in range(parquet.num_row_groups))
+    chunks = (group.column(at) for group in groups for at in range(group.num_columns))
+    # Of lists it has two words between, which differ with what wrote it.
+    named = re.compile(rf"{re.escape(column)}((\.\w+\.\w+)?\.{BYTES})?")
+    of_bytes = [chunk for chunk in chunks if named.fullmatch(chunk.path_in_schema)]
+    nulls = [chunk.statistics and chunk.statistics.null_count for chunk in of_bytes]  # None: not counted
     return any(known is None or known < chunk.num_values for known, chunk in zip(nulls, of_bytes, strict=True))
 
 

@@ -9,6 +9,7 @@ import re
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import fsspec
 import pyarrow as pa
@@ -275,6 +276,14 @@ def test_images_inside_a_parquet_file(tmp_path: Path) -> None:
     found = list_images(str(tmp_path / "bytes.parquet"))
     assert found["image"].to_pylist() == ["bytes/0", "bytes/1"]
     assert [fetch(uri) for uri in found["uri"].to_pylist()] == [b"1", b"2"]
+
+
+def test_a_footer_is_read_once(tmp_path: Path) -> None:
+    for image in ([{"bytes": b"1", "path": None}], ["a.png"]):
+        pq.write_table(pa.table({"image": image}), tmp_path / "train.parquet")
+        with patch.object(pq, "ParquetFile", side_effect=pq.ParquetFile) as opened:
+            assert list_images(str(tmp_path / "train.parquet")).num_rows == 1
+        assert opened.call_count == 1
 
 
 def test_a_column_of_images_that_has_their_paths_alone(tmp_path: Path) -> None:

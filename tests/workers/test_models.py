@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -119,7 +120,11 @@ def test_a_chat_template_places_the_image(tiny_model: Path, tmp_path: Path) -> N
         "{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}<image> {% else %}{{ c.text }}"
         "{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
     )
-    assert load(str(folder), prompt="What is this?").prompt == "<image> What is this? ASSISTANT:"
+    model = load(str(folder), prompt="What is this?")
+    assert model.prompt == "<image> What is this? ASSISTANT:"
+    with patch.object(model.processor, "apply_chat_template", side_effect=model.processor.apply_chat_template) as fill:
+        model.prompt_length("Where is it?")
+    assert fill.call_count == 1  # of an image's own prompt, too
     # As those are that know of text alone.
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ 'USER: ' + m.content }}{% endfor %}")
     with pytest.raises(

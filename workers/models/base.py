@@ -497,6 +497,9 @@ def _in_template(processor: Any, question: str) -> str:
     except Exception as error:  # a template may do anything
         message = f"The model's chat template takes no image with a question: {first_line(error)}"
         raise ModelError(message, instead) from error
+    token = getattr(processor, "image_token", None)
+    if token is not None and token in prompt:  # a question names none
+        return prompt
     without = ""
     with suppress(Exception):
         without = filled(content[1:])

@@ -116,6 +116,11 @@ class OfGroups(Shown):
             raise self.scope.error(NO_NUMBER, node, got=name)
         return str(name)
 
+    @property
+    def lacking(self) -> str:
+        """What is said of rows of which no number is made."""
+        return "without a finite value" if self.known[self.value].type in FLOATS else "without a value"
+
     def notes(self) -> list[str]:
         lists = [f"By {name} a row counts once in the group of each of its items." for name in self.overlapping]
         return [*super().notes(), *lists]
@@ -196,6 +201,10 @@ class Aggregate(OfGroups):
         return self.node.method == "count"
 
     @property
+    def lacking(self) -> str:
+        return "without a value" if self.is_share else super().lacking
+
+    @property
     def is_share(self) -> bool:
         """A condition's mean is the share for which it holds, of the rows for which that can be said."""
         return self.grouped.holds is not None and self.node.method == "mean" and self.argument("column") is None
@@ -242,7 +251,7 @@ class Aggregate(OfGroups):
         if self.by and summary["rows"]:
             groups = count(summary["matched"], "group")
             counted = groups if self.overlapping else f"{counted} in {groups}"
-        left_out = f" ({summary['missing']:,} without a value left out)" if summary["missing"] else ""
+        left_out = f" ({summary['missing']:,} {self.lacking} left out)" if summary["missing"] else ""
         sentence = f"{self.subject}: {counted}{left_out}"
         if summary["low"] is None:
             return sentence
@@ -269,11 +278,15 @@ class Aggregate(OfGroups):
         return "share" if self.is_share else f"{self.number.word} {self.called(self.value)}"
 
 
+FLOATS = ("FLOAT", "DOUBLE")
+"""Types whose numbers may be infinite."""
+
+
 def as_number(column: Column) -> str:
     """The SQL of a column's numbers, which may be calculated with: truth is 1 or 0, what is not finite is missing."""
     if column.kind == "truth":
         return f"{column.sql}::INTEGER"
-    if column.type in ("FLOAT", "DOUBLE"):
+    if column.type in FLOATS:
         return f"CASE WHEN isfinite({column.sql}) THEN {column.sql} END"
     # Of numbers wider than 64 bits Arrow would make decimals.
     return column.sql if column.type == "UBIGINT" else column.signed

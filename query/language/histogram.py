@@ -152,7 +152,7 @@ spread AS (
         """How many rows there are, and where most of them are."""
         counted = count(summary["matched"], "group") if self.overlapping else self.counted(summary["rows"])
         if summary["missing"]:
-            counted += f", {summary['missing']:,} of them without a value"
+            counted += f", {summary['missing']:,} of them {self.lacking}"
         if summary["most"] is None:
             return f"{self.subject}: {counted}"
         bin, most = summary["most"]["bin"], summary["most"]["count"]

@@ -439,6 +439,23 @@ def test_sentences(corpus: Corpus, text: str, sentence: str) -> None:
     assert corpus.query(text).headline == sentence
 
 
+def test_what_is_infinite_is_in_no_bin_and_is_not_said_to_have_no_value(tmp_path: Path) -> None:
+    scores = [1.0, 2.0, math.inf, -math.inf, None, math.nan, 5.0, 9.0]
+    make_cache(tmp_path, images=8, columns={"score": scores})
+    images = vlq.open(str(tmp_path)).images()
+    found = images.histogram("score", bins=4)
+    finite = [score for score in scores if score is not None and math.isfinite(score)]
+    bins = [(row["low"], row["high"], row["count"]) for row in found.rows]
+    assert bins == [
+        (0, 5, sum(score < 5 for score in finite)),
+        (5, 10, sum(score >= 5 for score in finite)),
+        (None, None, 4),
+    ]
+    assert found.headline == "images(): 8 images, 4 of them without a finite value; score is most often 0 to 5 (2)"
+    mean = images.mean("score")
+    assert mean.headline == f"images(): 8 images (4 without a finite value left out), mean score {sum(finite) / 4:g}"
+
+
 def test_decimals_are_numbers(tmp_path: Path) -> None:
     """The middle of two has a digit more than either; the least and the greatest are what they were."""
     prices = [Decimal("1.10"), Decimal("2.25"), None, Decimal("-0.05")]

@@ -132,9 +132,23 @@ def in_memory(table: Any) -> pa.Table:
         return plain(pa.table(table).replace_schema_metadata(None)).combine_chunks()
     except pa.ArrowException as error:
         raise InputError(f"The table has a column that cannot be stored: {reason(error)}.") from error
+    except OverflowError as error:
+        wide = next(name for name in table if _overflows(table[name]))
+        raise InputError(
+            f"The column {wide} has whole numbers from 2^63 on as Python's objects.",
+            "Make it one of 64 bits without a sign, as .astype('uint64') of pandas does, or of texts.",
+        ) from error
     except (TypeError, ValueError) as error:
         expected = "Give a path, an Arrow table or a data frame."
         raise InputError(f"A {type(table).__name__} is no table.", expected) from error
+
+
+def _overflows(values: Any) -> bool:
+    try:
+        pa.array(values)
+    except OverflowError:
+        return True
+    return False
 
 
 def key_column(rows: pa.Table, on: str | None, source: str) -> str:

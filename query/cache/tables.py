@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -38,6 +39,9 @@ LOOKS[".json"] = (
 
 LARGEST_BLOCK = 2**31 - 1
 """Bytes that Arrow parses at once, at most."""
+
+BEYOND = 2.0**63
+"""Of whole numbers from there on, such as hashes of images, Arrow makes floats, which round them."""
 
 IMAGE_NAMES = ("image", "image_path", "path", "file", "file_name", "uri", "url", "filename")
 """Columns of a user's table that can name the image, the first one there is."""
@@ -232,14 +236,29 @@ def _read_text(suffix: str, data: bytes) -> pa.Table:
 
     data.decode()  # of what is no UTF-8 Arrow makes columns of bytes
     block = min(max(1, len(data)), LARGEST_BLOCK)
-    if suffix == ".csv":
-        table = pyarrow.csv.read_csv(pa.BufferReader(data), pyarrow.csv.ReadOptions(block_size=block))
-        if table.num_columns == 1 and (mark := re.search(r"[;\t|]", table.column_names[0])):
-            raise pa.ArrowInvalid(f"its columns seem to be parted by {mark[0]!r}")
-        return table
-    if suffix == ".json" and (whole := _whole_json(data)) is not None:
-        return _table_of_json(whole)
-    return pyarrow.json.read_json(pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=block))
+    if suffix == ".json" and (value := _whole_json(data)) is not None:
+        return _table_of_json(value)
+
+    def read(types: Mapping[str, pa.DataType]) -> pa.Table:
+        file = pa.BufferReader(data)
+        if suffix == ".csv":
+            options, convert = pyarrow.csv.ReadOptions(block_size=block), pyarrow.csv.ConvertOptions(column_types=types)
+            return pyarrow.csv.read_csv(file, options, convert_options=convert)
+        schema = pa.schema([*types.items()]) if types else None
+        parse = pyarrow.json.ParseOptions(explicit_schema=schema)
+        return pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=block), parse)
+
+    table = read({})
+    if suffix == ".csv" and table.num_columns == 1 and (mark := re.search(r"[;\t|]", table.column_names[0])):
+        raise pa.ArrowInvalid(f"its columns seem to be parted by {mark[0]!r}")
+    names = table.column_names
+    whole: dict[str, pa.DataType] = {}
+    for name, column in zip(names, table.columns, strict=True):
+        if pa.types.is_floating(column.type) and (pc.max(column).as_py() or 0) >= BEYOND:
+            with suppress(pa.ArrowException):
+                table = read({**whole, name: pa.uint64()})
+                whole[name] = pa.uint64()
+    return table.select(names) if suffix != ".csv" else table  # of JSON the columns of a schema come first
 
 
 def _whole_json(data: bytes) -> Any:

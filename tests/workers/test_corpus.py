@@ -197,6 +197,20 @@ def test_categories_are_texts(tmp_path: Path) -> None:
     assert (table.schema.field("split").type, table["split"].to_pylist()) == (pa.string(), splits.to_pylist())
 
 
+def test_whole_numbers_of_64_bits_are_exact(tmp_path: Path) -> None:
+    """As hashes of images are. Others beyond 2^63 are floats."""
+    hashes, sizes = [1, 2**63 + 1, 2**64 - 1], [1.5, 1e30, 2.0]
+    rows = [{"image": f"{i}.png", "size": sizes[i], "hash": hashes[i], "n": i} for i in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.csv").write_text("\n".join([",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]))
+    for name in ("a.csv", "a.jsonl"):
+        table = list_images(str(tmp_path / name))
+        assert table.column_names == ["image_id", "image", "uri", "size", "hash", "n"]
+        assert table["hash"].to_pylist() == hashes
+        assert table["size"].to_pylist() == sizes
+        assert table.schema.field("n").type == pa.int64()
+
+
 def test_names_that_collide(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("image,label,label,LABEL,,shard,uri\nx.png,1,2,3,4,5,6\n")
     (row,) = list_images(str(tmp_path / "m.csv")).to_pylist()

@@ -278,6 +278,18 @@ def test_a_column_of_several_kinds_is_named(folder: Path) -> None:
     )
 
 
+def test_numbers_beyond_all_of_64_bits_are_told_with_their_column(folder: Path) -> None:
+    for numbers in ([1, 2**64], [2**63, None]):
+        frame = pandas.DataFrame({"image": ["a/0.png", "b/0.png"], "hash": pandas.Series(numbers, dtype=object)})
+        with pytest.raises(InputError, match=r"The column hash has whole numbers from 2\^63 on") as caught:
+            vlq.open(str(folder)).annotate(frame)
+        assert "astype('uint64')" in str(caught.value.hint)
+    frame = pandas.DataFrame({"image": ["a/0.png", "b/0.png"], "hash": np.array([2**63, 2**64 - 1], "uint64")})
+    corpus = vlq.open(str(folder))
+    corpus.annotate(frame)
+    assert sorted(row["hash"] for row in corpus.images().rows if row["hash"]) == [2**63, 2**64 - 1]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -7,15 +7,23 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from vlq.query.cache.records import read_run
-from vlq.query.errors import ModelError, StoreError
-from vlq.query.schema import Run
+from vlq.query.cache.records import missing_shards, read_run
+from vlq.query.errors import CacheMismatch, ModelError, StoreError
+from vlq.query.schema import READING, Run
 from vlq.query.store import Store, open_store
 from vlq.workers.lenses.choice import Choice, choose
 from vlq.workers.models import decoder_config, family_of
 from vlq.workers.models.files import may_be_elsewhere, model_hash, resolve
 from vlq.workers.patches import check_grid
-from vlq.workers.plan import RunOptions, check_identity, check_options, check_words, corpus_of, pinned_notes
+from vlq.workers.plan import (
+    RunOptions,
+    check_identity,
+    check_options,
+    check_words,
+    corpus_of,
+    foreseen,
+    pinned_notes,
+)
 from vlq.workers.progress import Tracker
 from vlq.workers.worker import Description, read_layers
 
@@ -58,6 +66,7 @@ def beginning_of(options: RunOptions, tracker: Tracker) -> Beginning:
     else:
         check_options(options, lens.spec, run, store)
         check_grid(run, corpus)
+        _check_reading(run, store, corpus)
         for note in pinned_notes(run, options):
             tracker.say(note)
     return Beginning(options, corpus, store, run, lens)
@@ -81,6 +90,16 @@ def _existing(cache: str) -> Store | None:
         return None
     why = "may not be written to" if os.path.isdir(above) else "is no folder"
     raise StoreError(f"Cannot make the folder {folder}: {above} {why}.", "Choose another, or check your permission.")
+
+
+def _check_reading(run: Run, store: Store, corpus: pa.Table) -> None:
+    """Raises CacheMismatch if images are left to be read, and would be otherwise than those that are there."""
+    if run.reading != READING and missing_shards(store, foreseen(store, run, corpus).shards):
+        raise CacheMismatch(
+            f"{store.url} was begun by another VLQ, which puts images or prompts before the model otherwise: its "
+            f"readings are of revision {run.reading}, and these would be of {READING}.",
+            "Read all images into another --cache, or go on with that VLQ. What is there can be asked as before.",
+        )
 
 
 def _check_new(options: RunOptions, lens: Choice) -> None:

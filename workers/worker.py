@@ -20,6 +20,7 @@ from vlq.query.collector import collector_paused
 from vlq.query.errors import BadArgument, RunError
 from vlq.query.schema import (
     LOGIT_LENS,
+    READING,
     RUN,
     TOKENIZER,
     VOCABULARY,
@@ -420,6 +421,7 @@ def describe_run(setup: Setup, model: Any, vocabulary_hash: str, tracked: Sequen
         device=setup.device,
         attention=model.attention,
         compiled=setup.compiled,
+        reading=READING,
         versions={name: version(name) for name in packages} | {"python": platform.python_version()},
     )
     positions = dict(run.positions)

@@ -65,6 +65,11 @@ KEEP = ("topk", "residual", "all")
 token follows; or the logits of every token."""
 
 
+READING = 2
+"""How images and prompts become what a model is given: a number that is another one wherever the same ones come to
+other readings. 2: what is transparent is white, and no prompt has the tokenizer's first token twice."""
+
+
 @dataclass(frozen=True)
 class Run:
     """`run.json`. The fields of `identity()` must be equal for two runs to share a cache."""
@@ -105,6 +110,7 @@ class Run:
     prompt_column: str | None = None  # of the image table: each image's own question; in `prompt` it stands as {column}
     patches_column: str | None = None  # of the image table: which patches of each image were read; None: all
     patches_label: str | None = None  # of the objects in that column those of this label; None: all
+    reading: int = 1  # READING of the VLQ that began it; of records without it the first
     format: int = FORMAT
 
     IDENTITY = (
@@ -141,6 +147,7 @@ class Run:
         "prompt_column",
         "patches_column",
         "patches_label",
+        "reading",
     )
     """Left out of the record where they are as usual: the bytes of older records, which name the run, stay so."""
 

@@ -98,6 +98,7 @@ runs = st.builds(
     prompt_column=st.none() | names,
     patches_column=st.none() | names,
     patches_label=st.none() | names,
+    reading=st.integers(1, 3),
 )
 commits = st.builds(
     Commit,
@@ -166,6 +167,7 @@ def test_records_survive_their_bytes(record: Any) -> None:
     unsaid = set()
     if isinstance(record, Run):
         unsaid = {name for name in Run.LATER if getattr(record, name) in (None, False, (), "topk")}
+        unsaid |= {"reading"} if record.reading == 1 else set()
         unsaid |= {"read_layers"} if len(record.read_layers) == record.layers else set()
     if isinstance(record, Study):
         unsaid = {name for name in Study.LATER if getattr(record, name) in (None, False, (), "", "ablate")}

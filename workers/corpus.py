@@ -7,8 +7,8 @@ from difflib import get_close_matches
 
 import pyarrow as pa
 
-from vlq.query.cache.tables import FORMATS, is_text
 from vlq.query.errors import InputError
+from vlq.query.image.tables import FORMATS, is_text
 from vlq.workers.files import from_files
 from vlq.workers.manifests import DATA, from_manifests, is_manifest
 from vlq.workers.models import PLACEHOLDER

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from vlq.query.cache.tables import FORMATS, file_system, reason
 from vlq.query.errors import InputError, VlqError
+from vlq.query.image.tables import FORMATS, file_system, reason
 from vlq.query.stores.location import without_options
 
 EXTENSIONS = (

@@ -13,9 +13,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlq.query.cache.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_manifest, reason
 from vlq.query.errors import InputError, VlqError
 from vlq.query.image.embedded import is_list, uri_of
+from vlq.query.image.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_manifest, reason
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.stores.location import ONE_SLASH, kind_of, refuse_secrets, with_slashes, without_options
 from vlq.workers.files import common_folder, has_magic, is_hidden, is_local, matching, url_of

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from vlq.query.cache.reader import Cache
 from vlq.query.cache.sums import entropies, summed_sites
-from vlq.query.cache.tables import reason
 from vlq.query.errors import InputError
+from vlq.query.image.tables import reason
 from vlq.query.schema import Commit, Run
 from vlq.query.stores.objects import ObstoreStore
 from vlq.workers.machine import forget_most, resident

@@ -19,8 +19,10 @@ import pyarrow as pa
 from vlq.query.cache.heads import renew
 from vlq.query.cache.reader import Cache
 from vlq.query.cache.records import check_writable, latest_head
-from vlq.query.cache.tables import IMAGE_NAMES, is_text, parquet_bytes, plain, read_plan, read_table, reason
+from vlq.query.cache.tables import parquet_bytes, read_plan
 from vlq.query.errors import CacheError, InputError, printable
+from vlq.query.image.embedded import is_list
+from vlq.query.image.tables import IMAGE_NAMES, is_text, plain, read_table, reason
 from vlq.query.schema import READ_COLUMNS, Annotation, Head, annotation_key, digest_of
 from vlq.query.store import put
 
@@ -215,10 +217,6 @@ def holds_objects(kind: pa.DataType) -> bool:
         or pa.types.is_binary(mask)
         or (is_list(mask) and pa.types.is_integer(mask.value_type))
     )
-
-
-def is_list(kind: pa.DataType) -> bool:
-    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
 
 # --- which image a row is of -----------------------------------------------------------------------------------

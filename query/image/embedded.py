@@ -120,7 +120,7 @@ class _Column:
     def __init__(self, table: str, column: str) -> None:
         import pyarrow.parquet as pq
 
-        from vlq.query.cache.tables import file_system
+        from vlq.query.image.tables import file_system
 
         files, path = file_system(table)
         self._file = pq.ParquetFile(files.open(path, "rb"))

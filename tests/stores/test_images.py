@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vlq.query.cache.tables import read_table
 from vlq.query.errors import InputError, StoreError
 from vlq.query.image.pictures import BadImage, fetch
+from vlq.query.image.tables import read_table
 from vlq.query.stores.objects import ObstoreStore
 from vlq.workers.corpus import list_images
 

@@ -11,8 +11,8 @@ import pytest
 
 import vlq
 from vlq.query.answers.files import write_whole
-from vlq.query.cache.tables import read_table
 from vlq.query.errors import NoCache, StoreError, VlqError
+from vlq.query.image.tables import read_table
 from vlq.query.store import ObstoreStore, open_store
 from vlq.query.stores.location import OPTIONS, locate
 from vlq.workers.corpus import list_images

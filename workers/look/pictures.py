@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlq.query.cache.tables import reason
 from vlq.query.errors import InputError
 from vlq.query.image.pictures import BadImage, check_size, decode, fetch, to_rgb, upright
+from vlq.query.image.tables import reason
 from vlq.workers.corpus import list_images
 
 IN_MEMORY = "image.png"

@@ -13,9 +13,9 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 import vlq
-from vlq.query.cache.tables import read_table
 from vlq.query.errors import InputError, MissingExtra
 from vlq.query.image.rle import decoded
+from vlq.query.image.tables import read_table
 
 from ...synthetic import make_cache
 

@@ -70,6 +70,10 @@ FOREIGN = {
     "col": "A column stands by itself, as label does; one whose name is no word in quotes: col('my column')",
     "help": "In the shell: vlq help first_layer",
     "len": "The share of patches in `patches` is `area`: .where(area >= 0.1)",
+    **dict.fromkeys(
+        ("contains", "startswith", "endswith", "match", "regexp_matches", "like", "lower", "upper"),
+        "'bea' in label looks into a text, as it is written, and 'dog' in objects into labels.",
+    ),
 }
 """Functions that are none here, and what is there instead."""
 FOREIGN_FUNCTION = Mistake(
@@ -88,6 +92,11 @@ FOREIGN_FUNCTION = Mistake(
             "A column stands by itself, as label does; one whose name is no word in quotes: col('my column')",
         ),
         Example("⟦help⟧(first_layer)", "There is no function help.", "In the shell: vlq help first_layer"),
+        Example(
+            "images(⟦contains⟧(label, 'bea'))",
+            "There is no function contains.",
+            "'bea' in label looks into a text, as it is written, and 'dog' in objects into labels.",
+        ),
     ),
 )
 OF_COLUMN = Mistake(

@@ -29,10 +29,10 @@ def is_coco(about: Any) -> bool:
 
 def table_of(about: Mapping[str, Any]) -> pa.Table:
     """Columns file_name; objects, where there are categories: lists of `label`, `box` [x0, y0, x1, y1] in pixels and,
-    where some have a segmentation, `mask_rle`; captions, where there are some.
+    where some have a segmentation, `mask_rle`; captions, where there are some: a line each.
 
-    An image without annotations has empty lists. Raises ValueError if something is missing, MissingExtra if there are
-    masks and pycocotools is not installed.
+    An image without annotations has an empty list, or text. Raises ValueError if something is missing, MissingExtra if
+    there are masks and pycocotools is not installed.
     """
     try:
         return _table_of(about)
@@ -62,7 +62,7 @@ def _table_of(about: Mapping[str, Any]) -> pa.Table:
             del fields["mask_rle"]
         columns["objects"] = pa.array(list(objects.values()), pa.list_(pa.struct(list(fields.items()))))
     if any(captions.values()):
-        columns["captions"] = pa.array(list(captions.values()), pa.list_(pa.string()))
+        columns["captions"] = pa.array(["\n".join(lines) for lines in captions.values()], pa.string())
     return pa.table(columns)
 
 

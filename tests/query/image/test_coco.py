@@ -107,7 +107,7 @@ def test_files_without_masks_or_objects(tmp_path: Path) -> None:
     said = [{"image_id": 9, "id": 1, "caption": "a dog"}, {"image_id": 9, "id": 2, "caption": "a cat and a dog"}]
     captions = {"images": instances()["images"], "annotations": said}
     table = read_table(written(tmp_path / "captions.json", captions)).to_pylist()
-    assert [row["captions"] for row in table] == [[], ["a dog", "a cat and a dog"], []]
+    assert [row["captions"] for row in table] == ["", "a dog\na cat and a dog", ""]
     assert "objects" not in table[0]
     alone = read_table(written(tmp_path / "info.json", {"images": instances()["images"]}))
     assert alone.column_names == ["file_name"]

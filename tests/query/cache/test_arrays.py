@@ -153,3 +153,14 @@ def test_what_is_shorter_than_its_record_says_is_not_read(tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(CorruptCache, match="is not what was written"):
         open_group(store, commit)["patch/top1"][0]  # type: ignore[index]
+
+
+def test_what_is_gone_between_two_readings_is_said_to_be_missing(tmp_path: Path) -> None:
+    """Where the chunks lie is known by then, and newer Zarr reads them in tasks, whose errors come as a group."""
+    store, run, _ = make_cache(tmp_path, images=4)
+    array = Cache("gone", store, run).array(0, "patch/top1")
+    array[0]
+    (path,) = tmp_path.glob("shards/00000000-*/patch/top1/c/0/0/0")
+    path.unlink()
+    with pytest.raises(CorruptCache, match="is missing"):
+        array[1]

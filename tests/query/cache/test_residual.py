@@ -37,7 +37,8 @@ def test_arrays_are_there_one_by_one_and_joined(here: LocalCorpus) -> None:
 
 
 def test_what_is_read_is_what_is_asked_for(here: LocalCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two images and one layer two chunks, of all layers all of theirs; the weights once, and kept."""
+    """Of two images and one layer two chunks, of all layers all of theirs, of which newer Zarr reads those that are
+    neighbours at once; the weights once, and kept."""
     monkeypatch.setenv("VLQ_HOME", str(tmp_path / "home"))
     url = here.cache.url
     store = CountingStore(open_store(url))
@@ -56,7 +57,8 @@ def test_what_is_read_is_what_is_asked_for(here: LocalCorpus, tmp_path: Path, mo
     assert list(folder().glob("*.safetensors"))
     store.reset()
     assert len(corpus.query("rank(3, images=image_id == 1)").rows) == 5 * 12
-    assert chunks() == ["00000000"] * 5
+    assert set(chunks()) == {"00000000"}
+    assert len(chunks()) <= 5
     store.reset()
     assert corpus.query("prob(3, images=image_id == 3)").rows == []
     assert chunks() == []
@@ -68,7 +70,7 @@ def test_what_is_read_is_what_is_asked_for(here: LocalCorpus, tmp_path: Path, mo
     layers = sum((np.isin(token[image, :, :, 0], [2, 3]).any(1)).sum() for image in (0, 7))
     assert rows
     assert 0 < layers < 10
-    assert len(chunks()) == layers
+    assert 0 < len(chunks()) <= layers
     # Where the k best tell all that is asked, no states are read.
     store.reset()
     corpus.query("first_layer(3, rank=2)").rows  # noqa: B018

@@ -194,10 +194,10 @@ def _write_index(
     processes: Processes,
 ) -> tuple[str, IndexManifest]:
     run, store = cache.run, cache.store
-    # The inputs' checksums name the index, with the tables that are made of them and how large files become: the same
-    # shards give the same key, and the same bytes under it.
+    # The inputs' checksums name the index, with the tables that are made of them, how large files become and who writes
+    # them: the same shards give the same key, and the same bytes under it. Others would harm those who read it.
     inputs = "\n".join(f"{commit.prefix} {stored.sha256}" for commit in commits for stored in commit.named)
-    named = [run.digest, *sorted(runs), *sorted(WHOLE_TABLES), *map(str, FORM), inputs]
+    named = [run.digest, *sorted(runs), *sorted(WHOLE_TABLES), *map(str, FORM), pa.__version__, inputs]
     digest = digest_of("\n".join(named).encode())[:16]
     tables: dict[str, tuple[IndexFile, ...]] = {}
     for table, rows in whole_tables(cache, commits, progress).items():

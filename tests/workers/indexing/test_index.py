@@ -234,6 +234,25 @@ def test_the_index_has_another_key_when_it_has_another_table(tmp_path: Path, mon
     assert again != key
 
 
+def test_the_index_has_another_key_when_another_arrow_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes may be others, and who reads the one that is there reads on."""
+    store, run, _ = make_cache(tmp_path)
+    before, sealed = indexed(tmp_path), latest_head(store)
+    assert sealed is not None
+
+    def otherwise(rows: pa.Table) -> bytes:
+        pq.write_table(rows, tmp_path / "otherwise", compression="gzip")
+        return (tmp_path / "otherwise").read_bytes()
+
+    monkeypatch.setattr(pa, "__version__", "1000.0.0")
+    monkeypatch.setattr(index_module, "parquet_bytes", otherwise)
+    key, _, changed = rebuild(store, run)
+    assert (changed, key == sealed.index) == (True, False)
+    assert {name: data for name, data in indexed(tmp_path).items() if name in before} == before
+
+
 def test_a_damaged_index_is_replaced(tmp_path: Path) -> None:
     store, run, _ = make_cache(tmp_path)
     before = indexed(tmp_path)

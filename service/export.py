@@ -12,10 +12,10 @@ from pathlib import Path
 
 from vlq.query.answers.result import Result
 from vlq.query.client.local import LocalCorpus
-from vlq.query.errors import InputError, NotFound, StoreError
+from vlq.query.errors import NotFound, StoreError
+from vlq.query.folders import free_folder
 from vlq.query.language.nodes import Name
 from vlq.query.statistics.depth import SITES
-from vlq.query.stores.location import is_url
 from vlq.query.summary import count
 from vlq.service.counts import counted
 from vlq.service.names import name_of
@@ -60,14 +60,11 @@ def export(
     """Write the page of an answer, or of some images, and the pages of its images and tokens, so many at most.
 
     `tell` is told what is being written. The folder must be new or empty: it is written whole, or not at all. Raises
-    QueryError, StoreError, NotFound if there is no such image, and InputError if the folder holds something.
+    QueryError, NotFound if there is no such image, and StoreError if the folder holds something or cannot be written.
     """
-    if is_url(os.fspath(out)):
-        raise InputError(f"{out} is a URL, and pages are written to this machine.", "Give a new folder: --out FOLDER")
-    if out.exists() and out.samefile("."):
-        raise InputError(f"{out} is the folder that you are in, and is replaced.", "Give another one: --out FOLDER")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is there already.", "Give a new or an empty folder: --out FOLDER")
+    if os.path.exists(out) and os.path.samefile(out, "."):
+        raise StoreError(f"{out} is the folder that you are in, and is replaced.", "Choose another --out.")
+    out = free_folder(os.fspath(out), "--out")
     if isinstance(asked, str):
         result = corpus.query(asked)
     else:

@@ -30,13 +30,14 @@ FOR_WORKERS = (
     "info",
     "status",
     "collector",
+    "folders",
     "options",
     "shell",
     "language.tokens",
     "language.truth",
 )
 """Of query: its schema, its reader, with what that says of a run, its images, what words mean and objects cover, its
-errors, how commands and their options are typed, and the pause of Python's collector."""
+errors, folders that are made, how commands and their options are typed, and the pause of Python's collector."""
 
 
 def imports(file: Path) -> set[str]:

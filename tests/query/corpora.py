@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,15 @@ from ..synthetic import MOST_PROMPT, WORDS, head_of, make_cache, make_run
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
 LABELS = ["beach", "grass", "snow"]
+
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 
 SHAPES: dict[str, dict[str, Any]] = {
     "several shards": {"run": {}, "images": 10, "failed": [3, 4]},

@@ -12,7 +12,7 @@ from PIL import Image
 from vlq.query.cache.reader import Cache
 from vlq.query.cli import main
 from vlq.query.client.local import LocalCorpus
-from vlq.query.errors import InputError, NotFound, QueryError, StoreError
+from vlq.query.errors import NotFound, QueryError, StoreError
 from vlq.service.export import export
 from vlq.service.pages.exported import PAIRS, pairs
 from vlq.service.pages.links import rewritten
@@ -155,14 +155,14 @@ def test_text_readings_alone(tmp_path: Path) -> None:
 def test_mistakes_leave_nothing_behind(corpus: LocalCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("x")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(StoreError, match="is there already"):
         export(corpus, "images()", tmp_path / "full")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     for here in (Path("."), tmp_path / "empty"):
-        with pytest.raises(InputError, match="is the folder that you are in"):
+        with pytest.raises(StoreError, match="is the folder that you are in"):
             export(corpus, "images()", here)
-    with pytest.raises(InputError, match="s3:/bucket/site is a URL"):
+    with pytest.raises(StoreError, match=r"expected a folder on this machine\. Got s3:/bucket/site"):
         export(corpus, "images()", Path("s3://bucket/site"))
     assert not [*(tmp_path / "empty").iterdir()]
     with pytest.raises(QueryError):

@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 import vlq
-from vlq.query.errors import BadArgument, InputError, MissingExtra, ModelError, UnknownToken
+from vlq.query.errors import BadArgument, InputError, MissingExtra, ModelError, StoreError, UnknownToken
 from vlq.query.store import open_store
 from vlq.workers.look import held
 from vlq.workers.models import load
@@ -206,7 +206,7 @@ def test_a_saved_look_is_a_cache(tiny_model: Path, picture: Path, tmp_path: Path
     assert vlq.open(str(cache)).rank(3).rows == corpus.rank(3).rows
     code, out, said = run("verify", "--cache", cache, "--deep")
     assert (code, "All is well: 1 images" in out) == (0, True), said
-    with pytest.raises(BadArgument, match="is there already, and not an empty folder"):
+    with pytest.raises(StoreError, match="is there already, and not an empty folder"):
         vlq.look(picture, tiny_model, save=cache)
     before = sorted(entry.key for entry in open_store(str(cache)).list())
     code, _, said = run("look", picture, "--model", tiny_model, "--save", cache)

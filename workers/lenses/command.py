@@ -61,14 +61,14 @@ def train(
     It has for each layer the affine map that brings its readings nearest to the last layer's.
     """
     from vlq.workers.commands import one_of, parse_sites
-    from vlq.workers.lenses.files import free_folder, write
+    from vlq.workers.lenses.files import folder_to_make, write
 
     asked_twice = {"--prompt": prompt, "--revision": revision, "--dtype": None if dtype == "auto" else dtype}
     check_source(images, model, cache, [name for name, value in asked_twice.items() if value is not None])
     sites = parse_sites(at)
     one_of("--device", device, ("auto", "cpu", "cuda"))
     one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
-    folder = free_folder(out)
+    folder = folder_to_make(out)
 
     import torch
     import transformers

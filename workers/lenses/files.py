@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vlq.query.errors import BadArgument, CorruptCache, ModelError, StoreError
+from vlq.query.errors import CorruptCache, ModelError, StoreError
+from vlq.query.folders import free_folder
 from vlq.query.schema import LensSpec, digest_of, parse_json, to_json, translator_key
 from vlq.query.store import ObstoreStore, Store, open_store, put
-from vlq.query.stores.location import is_url
 
 RECORD = "lens.json"
 
@@ -132,14 +132,10 @@ class Found:
         return store
 
 
-def free_folder(out: str) -> Path:
-    """A folder that is still to be made, or empty. Raises BadArgument, StoreError."""
-    if is_url(out):
-        raise BadArgument(f"--out is a folder on this machine. Got {out}.", "Copy its files to a bucket afterwards.")
-    folder = Path(out).expanduser().absolute()
+def folder_to_make(out: str) -> Path:
+    """A folder that is still to be made, in one that is there, or empty. Raises StoreError."""
+    folder = free_folder(out, "--out")
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise BadArgument(f"{out} is there already, and not an empty folder.", "Choose another --out.")
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"Cannot make {out}: {error.strerror or error}.", "Choose another --out.") from error

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from vlq.query.cache.reader import Cache
 from vlq.query.client.local import LocalCorpus
-from vlq.query.errors import BadArgument, StoreError
+from vlq.query.errors import BadArgument
 from vlq.query.extras import missing_extra
-from vlq.query.stores.location import is_url
+from vlq.query.folders import free_folder
 
 if TYPE_CHECKING:
     from vlq.workers.lenses.choice import Choice
@@ -119,12 +119,12 @@ def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 def kept(save: str | os.PathLike[str] | None) -> Iterator[Path | None]:
     """The folder to write to, None for none. It is as it was unless all goes well.
 
-    Raises BadArgument if there is something already, or it is no folder of this machine.
+    Raises StoreError if there is something already, or it is no folder of this machine.
     """
     if save is None:
         yield None
         return
-    folder = _free_folder(os.fspath(save))
+    folder = free_folder(os.fspath(save), "save")
     was_there = folder.exists()
     try:
         yield folder
@@ -134,19 +134,6 @@ def kept(save: str | os.PathLike[str] | None) -> Iterator[Path | None]:
         if not was_there and folder.exists():
             folder.rmdir()
         raise
-
-
-def _free_folder(save: str) -> Path:
-    """The folder's full path. Raises BadArgument, StoreError."""
-    if is_url(save):
-        raise BadArgument(f"save: expected a folder on this machine. Got {save}.", "vlq run writes caches to buckets.")
-    folder = Path(save).expanduser().absolute()
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise BadArgument(f"{save} is there already, and not an empty folder.", "Choose another one to save to.")
-    except OSError as error:
-        raise StoreError(f"Cannot look into {save}: {error.strerror or error}.", "Choose another folder.") from error
-    return folder
 
 
 def _setup(

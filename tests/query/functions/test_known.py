@@ -27,6 +27,7 @@ from vlq.query.language.nodes import Node
 from ...examples import examples
 from ...synthetic import WORDS, make_cache, make_run
 from ..corpora import (
+    COMPARE,
     LABELS,
     SETTINGS,
     SNAPSHOTS,
@@ -46,15 +47,6 @@ from ..corpora import (
 )
 
 SITES = st.sampled_from(["patch", "patch", "patch", "prompt", "last", "answer"])
-
-COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -18,19 +17,11 @@ from vlq.query.errors import BadArgument, QueryError, UnknownName
 
 from ...examples import examples
 from ...synthetic import WORDS, make_cache
+from ..corpora import COMPARE
 
 IMAGES = 24
 FAILED = [5, 6]
 LABELS = ["beach", "grass", 'it\'s "snow"', None]
-
-COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 
 
 def columns() -> dict[str, list[Any]]:

@@ -95,7 +95,7 @@ def test_mistakes(vlq: Vlq, tiny_model: Path, images: Path, tmp_path: Path) -> N
         "one image is not enough": {"images": full},
         "There is no model folder": {"--model": tmp_path / "none"},
         "is there already, and not an empty folder": {"--out": full},
-        "--out is a folder on this machine": {"--out": "s3://bucket/lens"},
+        "--out: expected a folder on this machine": {"--out": "s3://bucket/lens"},
         "Cannot make": {"--out": tiny_model / "config.json" / "lens"},
         "--at is patch, prompt or patch,prompt": {"--at": "last"},
         "--device is one of": {"--device": "tpu"},

@@ -80,15 +80,12 @@ def _meant(source: str) -> list[Manifest]:
         raise InputError(
             f"{source} cannot be listed: {reason(error)}.", "Check the URL and your access to it."
         ) from error
-    if not paths:
-        raise InputError(f"There is nothing at {source}.", "Give a folder, a glob, an image, or a manifest.")
     folder = common_folder(paths)
-    stems = [os.path.splitext(path[len(folder) :].lstrip("/"))[0] for path in paths]
-    return [
-        Manifest(path if is_local(fs) else url_of(fs, path, source), stem)
-        for path, stem in zip(paths, stems, strict=True)
-        if not is_hidden(stem)
-    ]
+    stems = {path: os.path.splitext(path[len(folder) :].lstrip("/"))[0] for path in paths}
+    found = {path: stem for path, stem in stems.items() if not is_hidden(stem)}
+    if not found:
+        raise InputError(f"There is nothing at {source}.", "Give a folder, a glob, an image, or a manifest.")
+    return [Manifest(path if is_local(fs) else url_of(fs, path, source), stem) for path, stem in found.items()]
 
 
 def _each(manifests: Sequence[Manifest], limit: int | None) -> Iterator[tuple[pa.Table, dict[str, str]]]:

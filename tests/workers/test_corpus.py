@@ -349,15 +349,17 @@ def test_several_manifests_are_one(tmp_path: Path) -> None:
 
 
 def test_manifests_that_are_none_together(tmp_path: Path) -> None:
-    for name, column in (("a", [1]), ("b", ["x"]), ("c", None)):
+    (tmp_path / "train").mkdir()
+    for name, column in (("a", [1]), ("b", ["x"]), ("c", None), ("train/.d", [1])):
         columns = {"image": ["a.png"], "n": column} if column else {"picture": ["a.png"]}
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
     with pytest.raises(InputError, match=r"The tables of \S+ do not fit together: .*\bn\b"):
         list_images(str(tmp_path / "[ab].parquet"))
     with pytest.raises(InputError, match=r"c\.parquet has no image column"):
         list_images(str(tmp_path / "*.parquet"))
-    with pytest.raises(InputError, match="There is nothing at"):
-        list_images(str(tmp_path / "x*.parquet"))
+    for nothing in ("x*.parquet", "train/.*.parquet"):
+        with pytest.raises(InputError, match="There is nothing at"):
+            list_images(str(tmp_path / nothing))
     with pytest.raises(InputError, match="There are no images in") as caught:
         list_images(str(tmp_path))
     assert "several by a glob: 'data/*.parquet'" in (caught.value.hint or "")

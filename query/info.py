@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.cache.records import check_there
-from vlq.query.errors import printable
+from vlq.query.errors import CorruptCache, printable
 from vlq.query.image.geometry import READ
 from vlq.query.language.effects import done_in, measured
 from vlq.query.schema import READ_COLUMNS, LensSpec, is_ours, layers_phrase
@@ -109,14 +109,10 @@ def patches_read(snapshot: Snapshot) -> dict[str, Any] | None:
     run, files = snapshot.cache.run, snapshot.files("images")
     if run.patches_column is None:
         return None
-    import duckdb
-
     counts = f"count(*) FILTER (len({READ}) > 0), coalesce(sum(len({READ})), 0)::BIGINT"
     images = patches = 0
     if files:
-        with duckdb.connect() as connection:
-            found = connection.execute(f"SELECT {counts} FROM read_parquet(?)", [files]).fetchall()
-        ((images, patches),) = found
+        ((images, patches),) = _rows(snapshot, f"SELECT {counts} FROM read_parquet(?)", files)
     return {"of": run.patches_option, "images": images, "patches": patches}
 
 
@@ -125,11 +121,23 @@ def user_columns(snapshot: Snapshot) -> list[str]:
     files = snapshot.files("images")
     if not files:
         return []
+    described = _rows(snapshot, "DESCRIBE SELECT * FROM read_parquet(?)", files[:1])
+    return [name for name, *_ in described if name not in READ_COLUMNS]
+
+
+def _rows(snapshot: Snapshot, sql: str, files: Sequence[str]) -> list[tuple[Any, ...]]:
+    """What files of the images' table tell. Raises CorruptCache."""
     import duckdb
 
-    with duckdb.connect() as connection:
-        described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [files[:1]]).fetchall()
-    return [name for name, *_ in described if name not in READ_COLUMNS]
+    try:
+        with duckdb.connect() as connection:
+            return connection.execute(sql, [files]).fetchall()
+    except duckdb.Error as error:
+        snapshot.cache.copies.distrust()
+        snapshot.files("images")  # which tells what became of them
+        reason = str(error).splitlines()[0]
+        message = f"The index of {snapshot.cache.called} cannot be read: {reason}"
+        raise CorruptCache(message, "Run: vlq index") from error
 
 
 def as_text(values: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import pytest
 import vlq
 from vlq.query.cache.reader import Cache
 from vlq.query.client.local import LocalCorpus
+from vlq.query.errors import CorruptCache
 from vlq.query.info import as_bytes, as_text
 from vlq.query.status import status_of
 from vlq.workers.upkeep.gc import leftovers
@@ -40,6 +41,23 @@ def test_a_sealed_cache(tmp_path: Path) -> None:
     }
     assert info["index"]["state"] == "compacted"
     assert info["index"]["files"] == len(list((tmp_path / "index").glob("*/*.parquet"))) == 13
+
+
+@pytest.mark.here("the folder of a cache")
+def test_a_table_that_went_while_the_cache_is_open_is_named(tmp_path: Path) -> None:
+    make_cache(tmp_path, images=9)
+    corpus = LocalCorpus(Cache.open(str(tmp_path)))
+    before = corpus.info()
+    (table,) = tmp_path.glob("index/*/images-000.parquet")
+    data = table.read_bytes()
+    table.unlink()
+    with pytest.raises(CorruptCache, match=r"images-000\.parquet is missing"):
+        corpus.info()
+    table.write_bytes(data[:40] + b"\0" * (len(data) - 40))
+    with pytest.raises(CorruptCache, match=r"images-000\.parquet in .* is not what was written"):
+        corpus.info()
+    table.write_bytes(data)
+    assert corpus.info() == before
 
 
 @pytest.mark.here("the folder of a cache")

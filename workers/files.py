@@ -67,8 +67,8 @@ def from_files(source: str, say: Callable[[str], None]) -> tuple[list[str], list
     if not named:
         raise InputError(
             f"There are no images in {source}{f', but {passed_over}' if passed_over else ''}.",
-            f"Looked for {', '.join(EXTENSIONS)}. A manifest is given by its own path (.parquet, .csv, .json), "
-            "several by a glob: 'data/*.parquet'.",
+            _where_else(source, root, others)
+            or f"Looked for {', '.join(EXTENSIONS)}. A manifest is given by its own path.",
         )
     if passed_over:
         say(f"Passed over in {source}, as no images that VLQ reads: {passed_over}.")
@@ -76,6 +76,17 @@ def from_files(source: str, say: Callable[[str], None]) -> tuple[list[str], list
     if foreign is not None:
         raise InputError(f"The file name {foreign!a} in {source} is not UTF-8.", "Rename the file, or move it away.")
     return [name for name, _ in named], [url_of(fs, path, source) for _, path in named]
+
+
+def _where_else(source: str, root: str, others: Sequence[str]) -> str | None:
+    """What to give where a folder has Parquet files: data sets lie so."""
+    folders = {path.rpartition("/")[0] for path in others if path.endswith(".parquet")}
+    if not folders or has_magic(source) or "::" in source:
+        return None
+    head = without_options(source)
+    each = "*" if folders == {root.rstrip("/")} else "**/*"
+    glob = f"{head.rstrip('/')}/{each}.parquet{source.removeprefix(head)}"
+    return f"Parquet files are a manifest each, and one corpus by a glob in quotes: '{glob}'"
 
 
 def matching(fs: Any, root: str) -> list[str]:

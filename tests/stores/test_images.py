@@ -125,6 +125,9 @@ def test_several_manifests_are_one(bucket: str, moto: str) -> None:
         assert table["n"].to_pylist() == [1, 2, 2]
         assert table["uri"][2].as_py() == f"parquet://images/0/1::s3://{bucket}/data/train/2.parquet{options}"
         assert [fetch(uri) for uri in table["uri"].to_pylist()] == [b"10", b"20", b"21"]
+        with pytest.raises(InputError) as caught:
+            list_images(f"s3://{bucket}/data/train{options}")
+        assert f"'s3://{bucket}/data/train/*.parquet{options}'" in (caught.value.hint or "")
     put(bucket, "data/coco.json", b'{"images": [{"id": 1, "file_name": "../set/b.png"}]}', environment(moto))
     (uri,) = list_images(f"s3://{bucket}/data/coco.json")["uri"].to_pylist()
     assert fetch(uri) == b"2"

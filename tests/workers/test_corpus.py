@@ -362,7 +362,11 @@ def test_manifests_that_are_none_together(tmp_path: Path) -> None:
             list_images(str(tmp_path / nothing))
     with pytest.raises(InputError, match="There are no images in") as caught:
         list_images(str(tmp_path))
-    assert "several by a glob: 'data/*.parquet'" in (caught.value.hint or "")
+    assert f"one corpus by a glob in quotes: '{tmp_path}/**/*.parquet'" in (caught.value.hint or "")
+    (tmp_path / "train" / ".d.parquet").unlink()
+    with pytest.raises(InputError) as caught:
+        list_images(str(tmp_path))
+    assert f"'{tmp_path}/*.parquet'" in (caught.value.hint or "")
 
 
 def test_lists_of_images_in_a_row(tmp_path: Path) -> None:

@@ -479,6 +479,19 @@ def has_counts(page: Page, list: str, expected: Mapping[str, int]) -> None:
     assert counts_of(page, list) == expected
 
 
+@pytest.mark.parametrize("tool", ["pin", "box", "lasso"])
+def test_drags_over_the_picture_select_no_text(shown: dict[str, Shown], chromium: Browser, tool: str) -> None:
+    one = shown["cropped"]
+    with watched(chromium, one.page(0, f"layer=2&tool={tool}")) as page:
+        ready(page)
+        drag(page, one, [(0.1, 0.1), (0.5, 0.5), (0.5, 1.3)])
+        assert page.evaluate("String(getSelection())") == ""
+        # As in Safari, where a selection begins there, too, and what is selected is taken along.
+        for kind in ("selectstart", "dragstart"):
+            begins = "(stage, kind) => stage.dispatchEvent(new Event(kind, {bubbles: true, cancelable: true}))"
+            assert not page.locator("#stage").evaluate(begins, kind)
+
+
 @pytest.mark.parametrize("tool", ["box", "lasso", "shift"])
 def test_what_is_drawn_around_is_counted_and_asked(shown: dict[str, Shown], chromium: Browser, tool: str) -> None:
     one = shown["padded"]

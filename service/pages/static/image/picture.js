@@ -61,6 +61,8 @@ export class Picture {
     });
     stage.addEventListener("pointercancel", () => { from = this.draft = null; this.drawMarks(); });
     stage.addEventListener("pointerleave", () => page.point(null));
+    // Safari selects the text behind the picture, too, and has the next drag move that text.
+    for (const kind of ["selectstart", "dragstart"]) stage.addEventListener(kind, (event) => event.preventDefault());
   }
 
   // Where in the picture, in its pixels, an event happens.

@@ -7,6 +7,7 @@ import io
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -179,6 +180,25 @@ def test_a_mistake_is_underlined_where_it_is(site: Site, chromium: Browser, quer
         assert found["x"] == pytest.approx(x, abs=1)
         assert found["width"] == pytest.approx(width, abs=1)
         assert y - 3 < found["y"] < y + 8
+
+
+def test_the_box_is_as_high_as_its_text(site: Site, chromium: Browser) -> None:
+    lines = ["first_layer('dog',", "layers=2)", "", "dog", ".where(layer > 2)" * 20]
+    with watched(chromium, at(site), viewport={"width": 700, "height": 800}) as page:
+        page.evaluate("document.getElementById('query').style.fieldSizing = 'fixed'")  # as before Safari 26.2
+        box, heights = page.locator("#query"), []
+        for count in range(1, len(lines) + 1):
+            box.fill("\n".join(lines[:count]))
+            height, text = box.evaluate("box => [box.clientHeight, box.scrollHeight]")
+            assert height == text
+            heights.append(height)
+        ways = list(pairwise(heights))
+        assert all(after - before == 21 for before, after in ways[:3])
+        assert ways[3][1] - ways[3][0] > 4 * 21
+    with watched(
+        chromium, at(site, q=lines[-1]), java_script_enabled=False, viewport={"width": 700, "height": 800}
+    ) as page:
+        assert page.locator("#query").bounding_box() == page.locator("#mirror").bounding_box()
 
 
 def test_what_is_begun_is_no_mistake_until_it_is_left(site: Site, chromium: Browser) -> None:

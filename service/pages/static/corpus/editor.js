@@ -12,18 +12,18 @@ const said = document.getElementById("said");
 // The service counts characters as Python does, a browser as UTF-16 does.
 const place = (text, characters) => Array.from(text).slice(0, characters).join("").length;
 
-// The text behind the box, underlined from the one place to the other.
+// The text behind the box, underlined from the one place to the other. Its end is a line's: a last line that is empty is one.
 export function underline(span) {
   const text = box.value;
   if (!span) {
-    mirror.replaceChildren(text);
+    mirror.replaceChildren(text, "\n");
     return;
   }
   const [start, end] = span.map((at) => place(text, at));
   const mark = document.createElement("mark");
   // Something is to be seen even where what is wrong is that nothing is there.
   mark.textContent = text.slice(start, Math.max(end, start + 1)) || " ";
-  mirror.replaceChildren(text.slice(0, start), mark, text.slice(Math.max(end, start + 1)));
+  mirror.replaceChildren(text.slice(0, start), mark, text.slice(Math.max(end, start + 1)), "\n");
 }
 
 function say(text, isMistake = false) {
@@ -154,7 +154,6 @@ export function edit(run) {
     left();
   });
   document.addEventListener("selectionchange", left);
-  box.addEventListener("scroll", () => (mirror.scrollTop = box.scrollTop));
   // Before the list's own keys: Enter takes what is chosen there, and else asks.
   box.addEventListener("keydown", (event) => {
     if (event.isComposing) return;

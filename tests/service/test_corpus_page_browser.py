@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +24,7 @@ from vlq.query.cache.reader import Cache
 from vlq.query.client.local import LocalCorpus
 from vlq.query.schema import Transform
 from vlq.service.app import create_app
+from vlq.service.pages.rendering import static_files
 from vlq.service.settings import Settings
 
 from ..doors import running
@@ -180,6 +182,13 @@ def test_a_mistake_is_underlined_where_it_is(site: Site, chromium: Browser, quer
         assert found["x"] == pytest.approx(x, abs=1)
         assert found["width"] == pytest.approx(width, abs=1)
         assert y - 3 < found["y"] < y + 8
+
+
+def test_no_underline_is_written_as_safari_does_not_read_it() -> None:
+    """Before 26.2 it drops `text-decoration: underline wavy red`; the style and the colour by themselves it reads."""
+    sheets = [data.decode() for path, data in static_files().items() if path.endswith(".css")]
+    values = [value for sheet in sheets for value in re.findall(r"text-decoration:\s*([^;}]+)", sheet)]
+    assert {*values} == {"none", "underline"}
 
 
 def test_the_box_is_as_high_as_its_text(site: Site, chromium: Browser) -> None:

@@ -441,6 +441,14 @@ def test_the_address_is_the_whole_state(site: Site, chromium: Browser, state: di
         says(page, state)
 
 
+def test_a_plan_is_scrolled_by_itself(site: Site, chromium: Browser) -> None:
+    with watched(chromium, at(site, q="first_layer('dog')", plan=1), viewport={"width": 600, "height": 800}) as page:
+        plan = page.locator("#plan pre")
+        expect(plan).to_contain_text("SELECT")
+        assert plan.evaluate("plan => plan.scrollWidth > plan.clientWidth")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_controls_write_the_address(site: Site, chromium: Browser) -> None:
     query = "first_layer('dog')"
     with watched(chromium, at(site, q=query)) as page:

@@ -962,9 +962,27 @@ def test_some_patches(tmp_path: Path, chromium: Browser) -> None:
             assert page.locator("noscript p").inner_text() == "It was not read."
 
 
+@pytest.mark.parametrize("name", ["cropped", "padded"])
+def test_the_picture_has_its_place_before_scripts_run(shown: dict[str, Shown], chromium: Browser, name: str) -> None:
+    """In browsers whose attr() gives text alone, too."""
+    one = shown[name]
+    with watched(chromium, one.page()) as page:
+        ready(page)
+        before = page.locator("#stage").bounding_box()
+        page.evaluate("document.getElementById('stage').style.setProperty('--ratio', 'none')")
+        box = page.locator("#stage").bounding_box()
+        assert before is not None
+        assert box is not None
+        assert box["width"] / box["height"] == pytest.approx(before["width"] / before["height"], rel=0.01)
+        assert page.locator("#picture").bounding_box() == box
+
+
 def test_without_script(shown: dict[str, Shown], chromium: Browser) -> None:
     one = shown["padded"]
     with watched(chromium, one.page(), java_script_enabled=False) as page:
+        box = page.locator("#picture").bounding_box()
+        assert box is not None
+        assert box["width"] / box["height"] == pytest.approx(one.size[0] / one.size[1], rel=0.01)
         assert page.locator("h2:text-is('Columns') + table tr").all_inner_texts() == [
             "caption\t<i>a dog",
             "sizes\t[1, 2]",

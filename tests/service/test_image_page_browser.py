@@ -196,6 +196,22 @@ def has_state(page: Page, **values: str | None) -> None:
     assert {name: state_of(page).get(name) for name in values} == values
 
 
+def test_who_comes_back_to_a_page_that_was_left_too_early_sees_it(shown: dict[str, Shown], chromium: Browser) -> None:
+    """Safari shows it as it was left, and has cancelled what it waited for."""
+    one = shown["cropped"]
+    with watched(chromium, one.page(), may_be_cut_off=True) as page:
+        ready(page)
+        page.route("**/lens?*", lambda route: route.abort())
+        page.reload()
+        said = page.locator("main > [role=alert]")
+        expect(said).to_contain_text("The service does not answer. Is it running?")
+        expect(said.get_by_role("button", name="Try again")).to_be_visible()
+        page.unroute("**/lens?*")
+        page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+        expect(said).to_have_count(0)
+        ready(page)
+
+
 def test_what_does_not_come_is_said_and_can_be_asked_again(shown: dict[str, Shown], chromium: Browser) -> None:
     one = shown["cropped"]
     with watched(chromium, one.page(), may_be_cut_off=True) as page:

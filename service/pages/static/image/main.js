@@ -305,7 +305,7 @@ async function readings(id, sites, k) {
 
 async function begin() {
   const { id, name, k, sites, repeated } = element("page").dataset, named = sites.split(" ").filter(Boolean);
-  if (!named.length) throw new Error("This image has readings at no position.");
+  if (!named.length) throw new ApiError({ message: "This image has readings at no position." }, 404);
   const first = isFile ? Number(k) : 1; // a file holds all that it has
   const [about, lenses] = await Promise.all([getJson(path(`images/${id}`)), readings(id, named, first)]);
   const page = new ImagePage(new Model(about, lenses), { number: Number(id), name, k: Number(k), sites: named, repeated: repeated !== undefined });
@@ -315,9 +315,7 @@ async function begin() {
 }
 
 begin().catch((error) => {
-  const said = Object.assign(document.createElement("p"), { className: "mistake", textContent: `${error.message} ${error.hint ?? ""}` });
-  said.setAttribute("role", "alert");
-  element("page").before(said);
+  element("page").before(trouble(error, () => location.reload()));
   element("page").hidden = true;
   if (!(error instanceof ApiError)) throw error;
 });

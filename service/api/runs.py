@@ -41,6 +41,9 @@ OPTIONS = {
 }
 """What of `vlq run` may be said, by the names of its options."""
 
+FLAGS = {"compile": "--compile", "skip_dead_links": "--skip-dead-links"}
+"""Those that are true or false."""
+
 
 async def operator(request: Request, served: ServedHere) -> None:
     """Raises Forbidden unless an operator asks."""
@@ -67,9 +70,9 @@ class Asked(BaseModel):
     model: str = Field(description="A hub id, or a folder.", examples=["llava-hf/llava-1.5-7b-hf"])
     cache: str = Field(description="Where its cache is or will be.", examples=["s3://data/runs/coco"])
     corpus: str = Field(description="What it is called here: it is served once it can be read.", examples=["coco"])
-    options: dict[str, str | int | float] = Field(
+    options: dict[str, bool | str | int | float] = Field(
         default_factory=dict,
-        description=f"Of {', '.join(OPTIONS)}.",
+        description=f"Of {', '.join(OPTIONS)}; and {' and '.join(FLAGS)}, which are true or false.",
         examples=[{"k": 20, "answer": 16, "workers": 8}],
     )
 
@@ -104,9 +107,14 @@ async def start(request: Request, asked: Asked, served: ServedHere) -> Response:
         raise BadRequest(f"Another cache is called {asked.corpus} here.", "Give this one another name.")
     command = ["vlq", "run", f"--model={asked.model}", f"--cache={asked.cache}"]
     for name, value in asked.options.items():
-        if name not in OPTIONS:
-            raise BadRequest(f"There is no option {name}.", f"There is {', '.join(OPTIONS)}.")
-        command.append(f"{OPTIONS[name]}={value}")
+        if name not in OPTIONS | FLAGS:
+            raise BadRequest(f"There is no option {name}.", f"There is {', '.join(OPTIONS | FLAGS)}.")
+        if isinstance(value, bool) != (name in FLAGS):
+            raise BadRequest(f"{name}: {'true or false' if name in FLAGS else 'a value'} is expected. Got {value!r}.")
+        if name in OPTIONS:
+            command.append(f"{OPTIONS[name]}={value}")
+        elif value:
+            command.append(FLAGS[name])
     command += ["--log=json", "--", asked.images]
 
     def work() -> dict[str, Any]:

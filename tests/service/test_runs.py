@@ -70,13 +70,14 @@ def test_a_run_is_started_stopped_and_gone_on_with(images: str, tmp_path: Path) 
         "model": MODEL,
         "cache": str(tmp_path / "new"),
         "corpus": "scenes",
-        "options": {"shard_size": 2, "workers": 1, "device": "cpu", "k": 5},
+        "options": {"shard_size": 2, "workers": 1, "device": "cpu", "k": 5, "skip_dead_links": True, "compile": False},
     }
     began = time.time()
     with operated(create_app(settings(tmp_path))) as (url, client):
         run = client.post("/v1/runs", json=asked)
         assert run.status_code == 201
         id = run.json()["id"]
+        assert "--k=5 --skip-dead-links --log=json" in run.json()["command"]
         twice = client.post("/v1/runs", json=asked)
         assert (twice.status_code, twice.json()["message"]) == (400, f"Run {id} writes that cache already.")
         until(client, id, lambda run: run["progress"] is not None and run["progress"]["cached"] > 0)
@@ -135,6 +136,8 @@ def test_without_operators_there_are_no_runs(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"options": {"exec": "x"}}, "There is no option exec."),
+        ({"options": {"skip_dead_links": 1}}, "skip_dead_links: true or false is expected. Got 1."),
+        ({"options": {"k": True}}, "k: a value is expected. Got True."),
         ({"corpus": "../x"}, "A corpus cannot be called '../x'."),
         ({"corpus": "first"}, "Another cache is called first here."),
         ({"surprise": 1}, "surprise: Extra inputs are not permitted."),

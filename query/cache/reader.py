@@ -200,6 +200,12 @@ class Snapshot:
             raise CacheError(f"The index of {self.cache.called} has no table {table}: it is older.", "Run: vlq index")
         return files if keys is None else [file for file in files if file.may_hold(keys)] or files[:1]
 
+    def blocks(self, table: str, keys: Collection[int]) -> int:
+        """How many blocks of the index's files may hold rows of these keys, by which one tells what has more of them.
+        What is not merged yet does not count. Raises as `stored` and `files` do."""
+        copies, stored = self.cache.copies, self.stored(table, keys)
+        return sum(len(copies.blocks(file).holding(keys)) for file in stored if file.blocks is not None)
+
     def files(self, table: str, keys: Collection[int] | None = None) -> list[str]:
         """The same as paths on this machine; the images' with what they were annotated with.
 

@@ -125,7 +125,7 @@ def token_positions(bound: Bound, compiler: Compiler, *, beside: Bound | None = 
     among = None if beyond else bound["rank"]
     table = known_readings(bound, compiler, ranks=beyond, among=among) if tracked else topk
     conditions = _conditions(bound, compiler)
-    if beside is not None and len(ids := beside.token.ids) <= LISTED_TOKENS:
+    if beside is not None and len(ids := beside.token.ids) <= LISTED_TOKENS and _has_fewer_rows(beside, bound):
         stored = compiler.table(f"{bound['at']}_topk", ids)
         # Each image once: of all their readings the search takes longer than it spares.
         conditions.append(f"image IN (\n  SELECT DISTINCT image FROM {stored} WHERE {compiler.tokens(ids)}\n)")
@@ -163,6 +163,13 @@ def token_positions(bound: Bound, compiler: Compiler, *, beside: Bound | None = 
 SELECT image, layer, position, {rank} AS rank, {logprob} AS logprob
 FROM {table} WHERE {" AND ".join(conditions)}
 GROUP BY image, layer, position{having}"""
+
+
+def _has_fewer_rows(one: Bound, other: Bound) -> bool:
+    """Whether of one call's tokens fewer readings are stored. To look for these among more would take longer than it
+    spares."""
+    rows = [of.scope.snapshot.blocks(f"{of['at']}_topk", of.token.ids) for of in (one, other)]
+    return rows[0] < rows[1]
 
 
 def _is_top1(bound: Bound) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from math import dist
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -12,8 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vlq.workers.indexing.postings
+from vlq.query.cache.reader import Cache, Snapshot
+from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadArgument
 
+from ...synthetic import WORDS, make_cache
 from ..corpora import (
     SETTINGS,
     SNAPSHOTS,
@@ -126,6 +131,28 @@ def test_mistakes(cases: dict[str, Case], text: str, message: str) -> None:
     with pytest.raises(BadArgument) as caught:
         cases["several shards"].corpus.query(text)
     assert caught.value.message == message
+
+
+@pytest.mark.here("how an index is cut into blocks")
+def test_what_is_read_more_often_is_looked_for_in_the_images_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vlq.workers.indexing.postings, "ROW_GROUP", 16)
+    make_cache(tmp_path, images=12)
+    corpus = LocalCorpus(Cache.open(str(tmp_path)))
+    blocks = [corpus.cache.snapshot().blocks("patch_topk", [token]) for token in range(len(WORDS))]
+    seldom, often = blocks.index(min(blocks)), blocks.index(max(blocks))
+    assert 0 < blocks[seldom] < blocks[often]
+    answers = {}
+    for text, token in ((f"overlap({often}, {seldom})", "$token_2"), (f"overlap({seldom}, {often})", "$token")):
+        answers[text] = corpus.query(text)
+        sql = answers[text].statement.sql
+        assert sql.count("SELECT DISTINCT image FROM read_parquet($patch_topk)") == 1
+        assert f"SELECT DISTINCT image FROM read_parquet($patch_topk) WHERE token = {token}\n" in sql
+    assert all(answer.rows for answer in answers.values())
+    monkeypatch.setattr(Snapshot, "blocks", lambda *_: 0)
+    for text, answer in answers.items():
+        assert LocalCorpus(Cache.open(str(tmp_path))).query(text).rows == answer.rows
 
 
 def test_sql(cases: dict[str, Case]) -> None:

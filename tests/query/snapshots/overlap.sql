@@ -1,24 +1,20 @@
 -- overlap('cat', 'ear', min_prob=0.5)
 -- $token = 2
--- $token_2 = 4
 -- $min_prob = 0.5
+-- $token_2 = 4
 -- $across = 4
 SELECT images.image, answer.layer, answer.both, answer.either, answer.iou, answer.distance, answer.patches, images.image_id
 FROM (WITH a AS (
     SELECT image, layer, list(position ORDER BY position) AS positions, max(logprob) AS logprob
     FROM (
       SELECT image, layer, position, rank, logprob FROM read_parquet($patch_topk)
-      WHERE token = $token AND image IN (
-        SELECT DISTINCT image FROM read_parquet($patch_topk) WHERE token = $token_2
-      ) AND exp(logprob) >= $min_prob
+      WHERE token = $token AND exp(logprob) >= $min_prob
     ) GROUP BY image, layer
   ), b AS (
     SELECT image, layer, list(position ORDER BY position) AS positions, max(logprob) AS logprob
     FROM (
       SELECT image, layer, position, rank, logprob FROM read_parquet($patch_topk)
-      WHERE token = $token_2 AND image IN (
-        SELECT DISTINCT image FROM read_parquet($patch_topk) WHERE token = $token
-      ) AND exp(logprob) >= $min_prob
+      WHERE token = $token_2 AND exp(logprob) >= $min_prob
     ) GROUP BY image, layer
   ), met AS (
     SELECT image, layer::INTEGER AS layer, a.positions::INTEGER[] AS p_all, b.positions::INTEGER[] AS q_all,

@@ -66,8 +66,11 @@ def columns_of_images(schema: pa.Schema, names: Sequence[str]) -> dict[str, bool
     found = {}
     for field in schema:
         kind = field.type.value_type if is_list(field.type) else field.type
-        if pa.types.is_struct(kind) and holds_images(kind):
-            found[field.name] = kind.get_field_index(PATH) >= 0
+        if not pa.types.is_struct(kind) or not holds_images(kind):
+            continue
+        has_paths = kind.get_field_index(PATH) >= 0
+        if has_paths or kind == field.type:  # of lists their paths tell how long they are
+            found[field.name] = has_paths
     column = next((name for name in names if name in schema.names), None)
     if column is not None and column not in found and holds_images(schema.field(column).type):
         found[column] = False

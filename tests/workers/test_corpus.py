@@ -385,6 +385,11 @@ def test_lists_of_images_in_a_row(tmp_path: Path) -> None:
             fetch(other)
     assert list_images(str(tmp_path / "m.parquet"), 2)["n"].to_pylist() == [0, 1]
 
+    alone = pa.array([[{"bytes": b"1"}, {"bytes": b"2"}]], pa.list_(pa.struct([("bytes", pa.binary())])))
+    pq.write_table(pa.table({"images": alone}), tmp_path / "alone.parquet")
+    with pytest.raises(InputError, match="expected paths or URLs"):
+        list_images(str(tmp_path / "alone.parquet"))
+
     (tmp_path / "m.jsonl").write_text('{"images": ["a.png", "b.png"], "n": 1}\n{"images": [], "n": 2}\n')
     found = list_images(str(tmp_path / "m.jsonl"))
     assert found["uri"].to_pylist() == [f"file://{tmp_path}/a.png", f"file://{tmp_path}/b.png"]

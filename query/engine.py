@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import duckdb
 
 from vlq.query.arrow import named_rows, rows_of
+from vlq.query.cache.copies import unreadable
 from vlq.query.cache.reader import Cache, Snapshot
 from vlq.query.deadline import Deadline
 from vlq.query.errors import CorruptCache, VlqError
@@ -296,7 +297,5 @@ def _answered(statement: Statement, snapshot: Snapshot, ask: Callable[[], T]) ->
             asked = {snapshot.cache, *(of.cache for of, _, _ in statement.others.values())}
             distrusted = [cache.copies.distrust() for cache in asked]
             if attempt == 2 or not any(distrusted):
-                reason = str(error).splitlines()[0]
-                message = f"The index of {snapshot.cache.called} cannot be read: {reason}"
-                raise CorruptCache(message, "Run: vlq index") from error
+                raise unreadable(snapshot.cache.called, error) from error
     raise AssertionError("unreachable")

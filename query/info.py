@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlq.query.cache.copies import unreadable
 from vlq.query.cache.records import check_there
-from vlq.query.errors import CorruptCache, printable
+from vlq.query.errors import printable
 from vlq.query.image.geometry import READ
 from vlq.query.language.effects import done_in, measured
 from vlq.query.schema import READ_COLUMNS, LensSpec, is_ours, layers_phrase
@@ -135,9 +136,7 @@ def _rows(snapshot: Snapshot, sql: str, files: Sequence[str]) -> list[tuple[Any,
     except duckdb.Error as error:
         snapshot.cache.copies.distrust()
         snapshot.files("images")  # which tells what became of them
-        reason = str(error).splitlines()[0]
-        message = f"The index of {snapshot.cache.called} cannot be read: {reason}"
-        raise CorruptCache(message, "Run: vlq index") from error
+        raise unreadable(snapshot.cache.called, error) from error
 
 
 def as_text(values: dict[str, Any]) -> str:

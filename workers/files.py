@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -35,7 +36,7 @@ def from_files(source: str, say: Callable[[str], None]) -> tuple[list[str], list
     """Names below the listed folder, and URIs, in the order of the names. Raises InputError."""
     fs, root = file_system(source)
     others, below = list[str](), ""
-    try:
+    with listing(source):
         if has_magic(source):
             found = matching(fs, root)
             paths, others = _apart(found)
@@ -54,13 +55,6 @@ def from_files(source: str, say: Callable[[str], None]) -> tuple[list[str], list
             paths, folder = [root], root.rpartition("/")[0]
         else:
             raise InputError(f"There is nothing at {source}.", "Give a folder, a glob, an image, or a manifest.")
-    except VlqError:
-        raise
-    except Exception as error:  # file systems of fsspec raise what their libraries do
-        where = getattr(error, "filename", None) or source  # which folder below it
-        raise InputError(
-            f"{where} cannot be listed: {reason(error)}.", "Check the path and its permissions."
-        ) from error
     named = sorted((path[len(folder) :].lstrip("/"), path) for path in paths)
     named = [(name, path) for name, path in named if not is_hidden(name)]
     passed_over = _counted(path[len(below) :] for path in others)
@@ -76,6 +70,20 @@ def from_files(source: str, say: Callable[[str], None]) -> tuple[list[str], list
     if foreign is not None:
         raise InputError(f"The file name {foreign!a} in {source} is not UTF-8.", "Rename the file, or move it away.")
     return [name for name, _ in named], [url_of(fs, path, source) for _, path in named]
+
+
+@contextmanager
+def listing(source: str) -> Iterator[None]:
+    """Raises InputError where a source cannot be listed in this context."""
+    try:
+        yield
+    except VlqError:
+        raise
+    except Exception as error:  # file systems of fsspec raise what their libraries do
+        where = getattr(error, "filename", None) or source  # which folder below it
+        raise InputError(
+            f"{where} cannot be listed: {reason(error)}.", "Check the path and its permissions."
+        ) from error
 
 
 def _where_else(source: str, root: str, others: Sequence[str]) -> str | None:

@@ -13,12 +13,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlq.query.errors import InputError, VlqError
+from vlq.query.errors import InputError
 from vlq.query.image.embedded import is_list, uri_of
 from vlq.query.image.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_manifest, reason
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.stores.location import ONE_SLASH, kind_of, refuse_secrets, with_slashes, without_options
-from vlq.workers.files import common_folder, has_magic, is_hidden, is_local, matching, url_of
+from vlq.workers.files import common_folder, has_magic, is_hidden, is_local, listing, matching, url_of
 
 LISTS = "images"
 """A column of lists of images. Each of these is a row of its own here."""
@@ -72,14 +72,8 @@ def _meant(source: str) -> list[Manifest]:
     fs, root = file_system(source)
     if not has_magic(source):
         return [Manifest(source, PurePosixPath(root).stem)]
-    try:
+    with listing(source):
         paths = sorted(matching(fs, root))
-    except VlqError:
-        raise
-    except Exception as error:  # file systems of fsspec raise what their libraries do
-        raise InputError(
-            f"{source} cannot be listed: {reason(error)}.", "Check the URL and your access to it."
-        ) from error
     folder = common_folder(paths)
     stems = {path: os.path.splitext(path[len(folder) :].lstrip("/"))[0] for path in paths}
     found = {path: stem for path, stem in stems.items() if not is_hidden(stem)}

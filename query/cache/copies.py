@@ -221,6 +221,11 @@ def damaged(store: Store, key: str) -> CorruptCache:
     return CorruptCache(f"{key} in {store.url} is not what was written.", _mend(key))
 
 
+def unreadable(called: str, error: Exception) -> CorruptCache:
+    """The error of a cache's index of which DuckDB could not read a file."""
+    return CorruptCache(f"The index of {called} cannot be read: {str(error).splitlines()[0]}", "Run: vlq index")
+
+
 def _mend(key: str) -> str:
     """What to do about a damaged object: an index is made anew of what lies elsewhere."""
     return "Run: vlq index" if key.startswith("index/") else "Run: vlq verify"

@@ -14,6 +14,7 @@ from vlq.workers.pool import Pool
 
 from .here import printed, without_ray
 from .runs import Vlq, run_of
+from .web import Server
 
 WORDS = ["USER", ":", "ASSISTANT", "What", "is", "in", "this", "image", "?", "the", "main", "object", "dog", "cat"]
 PADDED = 8
@@ -181,3 +182,12 @@ def vlq(capsys: pytest.CaptureFixture[str]) -> Vlq:
         return (code if isinstance(code, int) else 0), *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A web server of images, of which a link that fails is tried again at once."""
+    monkeypatch.setattr("vlq.workers.images.BACK_OFF", (0.0, 0.0, 0.0))
+    found = Server()
+    yield found
+    found.stop()

@@ -22,7 +22,8 @@ from vlq.query.errors import InputError, RunError
 from vlq.query.schema import IMAGE_COLUMNS, Run, array_specs
 from vlq.workers.corpus import list_images
 from vlq.workers.encode import encode_group
-from vlq.workers.extract import prepare, read_shard
+from vlq.workers.extract import decode_ahead, prepare, read_decoded, read_shard
+from vlq.workers.images import fetching
 from vlq.workers.lenses import lens_of
 from vlq.workers.look.corpus import look
 from vlq.workers.models import load
@@ -32,6 +33,7 @@ from vlq.workers.worker import Setup, describe_run
 from .conftest import save_images
 from .models import checks
 from .models.zoo import llava_pixtral
+from .web import NOWHERE, Server
 
 PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
 
@@ -353,3 +355,36 @@ def test_an_unreadable_file_is_no_image_error(
     gone = corpus.slice(0, 1).set_column(2, "uri", pa.array([f"file://{tmp_path}/away/0.png"]))  # with its folder
     with pytest.raises(OSError, match="No such folder"):
         read(model, run, gone, decoders)
+
+
+def read_alive(model: LensModel, run: Run, uris: list[str]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    rows = pa.table({"image_id": range(len(uris)), "shard": [0] * len(uris), "image": uris, "uri": uris})
+    with ThreadPoolExecutor(4) as decoders:
+        ahead = decode_ahead(model, run, rows, decoders, fetching(skip_dead_links=True))
+        arrays, table = read_decoded(model, lens_of(model, run), run, rows, ahead)
+    return arrays, table.to_pylist()
+
+
+def test_a_shard_is_read_without_its_dead_links(server: Server, model: LensModel, run: Run) -> None:
+    names = ["a", "403", "b", "cc", "500", "d", "404", "later"]
+    uris = [f"{server.url}/{name}" for name in names] + [f"{NOWHERE}/a"]
+    arrays, table = read_alive(model, run, uris)
+    good = [0, 2, 3, 5, 7]
+    alone, others = read_alive(model, run, [uris[row] for row in good])
+    assert [row["error"] and row["error"][:17] for row in table] == [
+        *(None, "not fetched: 403 ", None, None, "not fetched: 500 ", None, "file not found", None),
+        "not fetched: Cann",
+    ]
+    for row, other in zip(good, others, strict=True):
+        assert table[row]["sha256"] == other["sha256"]
+    for name, values in alone.items():
+        assert np.array_equal(arrays[name] if name.startswith("sum/") else arrays[name][good], values), name
+
+
+def test_a_shard_of_which_no_server_tells_anything_is_not_skipped(server: Server, model: LensModel, run: Run) -> None:
+    """That is the network, not the images."""
+    uris = [f"{NOWHERE}/a", f"{NOWHERE}/b", f"{server.url}/500"]
+    with pytest.raises(OSError, match=r"^not one of 3 web servers' images arrived; .*/a: not fetched: Cannot connect"):
+        read_alive(model, run, uris)
+    _, table = read_alive(model, run, [*uris, f"{server.url}/403"])
+    assert all(row["error"].startswith("not fetched: ") for row in table)

@@ -2,9 +2,9 @@
 
 Ours is what a worker does with decoded images: forward pass, final norm and head at every position of every layer,
 the k best with exact ties, logsumexp, entropy, summed probabilities, and all of it in the host's memory. The floor is
-the forward pass without any of it, plus one matrix product of the head's shape over as many positions as the run reads,
-in the model's dtype and the fastest block. On a CPU, where a worker has one thread, `torch.topk` and `torch.logsumexp`
-belong to the floor.
+transformers' forward pass without any of it, plus one matrix product of the head's shape over as many positions as the
+run reads, in the model's dtype and the fastest block. On a CPU, where a worker has one thread, `torch.topk` and
+`torch.logsumexp` belong to the floor.
 
 On a GPU the model is LLaVA-1.5-7B's in shape, with random weights, and the demo's; on a CPU the demo's, and one with
 LLaVA's grid and vocabulary on a small decoder. There, too, the whole worker (files in, cache out) stands beside the
@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -152,30 +153,24 @@ def measure(case: Case, quick: bool) -> Iterator[Figure]:
 
 def measure_compiled(case: Case, quick: bool) -> Iterator[Figure]:
     """The same with compiled blocks, against the floor of a forward pass without and with them."""
-    blocks = list(case.model.blocks)
-    start = time.perf_counter()
-    compile_blocks(case.model)
-    read(case)
-    taken = time.perf_counter() - start
-    compiled = [block.__dict__.pop("forward") for block in blocks]
+    with as_loaded(case.model):
+        start = time.perf_counter()
+        compile_blocks(case.model)
+        read(case)
+        taken = time.perf_counter() - start
+        prepared = [case.model.batch(batch) for batch in case.batches]
 
-    def with_compiled(call: Callable[[], Any]) -> Callable[[], Any]:
-        def called() -> None:
-            for block, forward in zip(blocks, compiled, strict=True):
-                block.forward = forward
-            try:
-                call()
-            finally:
-                for block in blocks:
-                    del block.forward
+        @torch.inference_mode()
+        def compiled_forward() -> None:
+            for batch in prepared:
+                case.model.run_decoder(batch)
 
-        return called
-
-    forward = bare_forward(case)
-    sides = (with_compiled(lambda: read(case)), forward, with_compiled(forward), bare_product(case))
-    for side in sides:
-        side()
-    found = in_turns(1 if quick else ROUNDS, *(timed(side, "cuda") for side in sides))
+        sides = (lambda: read(case), bare_forward(case), compiled_forward, bare_product(case))
+        for side in sides:
+            side()
+        found = in_turns(1 if quick else ROUNDS, *(timed(side, "cuda") for side in sides))
+        for block in case.model.blocks:
+            del block.forward
     ours, plain, fast, gemm = (median(side) / case.images for side in found)
     note = (
         f"compiled in {taken:.0f} s; {ours / (fast + gemm):.2f} times the floor of a compiled forward pass "
@@ -206,10 +201,23 @@ def bare_forward(case: Case) -> Callable[[], None]:
 
     @torch.inference_mode()
     def forward() -> None:
-        for batch in prepared:
-            case.model.run_decoder(batch)
+        with as_loaded(case.model):
+            for batch in prepared:
+                case.model.run_decoder(batch)
 
     return forward
+
+
+@contextmanager
+def as_loaded(model: LensModel) -> Iterator[None]:
+    """The decoder's blocks and all in them run as transformers has them."""
+    modules = [module for block in model.blocks for module in block.modules() if "forward" in module.__dict__]
+    own = [module.__dict__.pop("forward") for module in modules]
+    try:
+        yield
+    finally:
+        for module, forward in zip(modules, own, strict=True):
+            module.forward = forward
 
 
 @torch.inference_mode()

@@ -114,6 +114,7 @@ def llava_7b(device: str, dtype: torch.dtype) -> LensModel:
     from vlq.workers.demo.tokenizer import make_tokenizer
     from vlq.workers.models.checks import check
     from vlq.workers.models.llava import Llava
+    from vlq.workers.norms import quicken
 
     tokenizer = make_tokenizer()
     config = LlavaConfig(
@@ -140,6 +141,7 @@ def llava_7b(device: str, dtype: torch.dtype) -> LensModel:
     finally:
         torch.set_default_dtype(before)
     model = Llava(loaded, llava_processor(tokenizer), PROMPT)
+    quicken(model)  # as `load` does
     check(model, 8)
     return model
 

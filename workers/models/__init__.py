@@ -150,6 +150,7 @@ def _checked(
     from vlq.workers.models.base import compile_blocks
     from vlq.workers.models.checks import check, share_prefix
     from vlq.workers.models.generic import Generic, fits
+    from vlq.workers.norms import quicken
 
     adapter = adapter_of(model, folder)
     processor = load_processor(model, folder)
@@ -159,6 +160,8 @@ def _checked(
     try:
         loaded = load_weights(model, folder, adapter.family, how)
         lens_model: LensModel = adapter(loaded, processor, prompt)
+        if not how.compiled:  # which makes one kernel of a norm and what is around it
+            quicken(lens_model)
         tried = check(lens_model, check_images, answer, questions)
         if how.compiled:  # for each block anew, if it were given keys and values
             compile_blocks(lens_model)

@@ -130,6 +130,24 @@ def test_compiled_blocks_read_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_norms_of_blocks_are_kernels_that_give_the_same(folder: Path, dtype: str) -> None:
+    model = load(str(folder), device="cuda", dtype=dtype)
+    quick = [module for block in model.blocks for module in block.modules() if "forward" in module.__dict__]
+    assert quick
+    for norm in quick:
+        states = torch.randn(2, 7, model.width, generator=torch.Generator().manual_seed(0)).to("cuda", model.dtype)
+        with torch.no_grad():
+            found, expected = norm(states), type(norm).forward(norm, states)
+        assert found.dtype == expected.dtype
+        few = 4 * torch.finfo(model.dtype).eps * expected.double().abs()
+        assert bool(((found.double() - expected.double()).abs() <= few).all())
+        one, other = (states.clone().requires_grad_() for _ in range(2))
+        norm(one).float().square().sum().backward()
+        type(norm).forward(norm, other).float().square().sum().backward()
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_lenses_read_as_float64_reads_the_same_states(tmp_path: Path, dtype: str) -> None:
     """Where they multiply with half precision, products are added up in float32 and not rounded."""
     model = load(str(make_model(tmp_path / "model")), device="cuda", dtype=dtype)

@@ -20,8 +20,9 @@ NAMED = 3
 def list_images(source: str, limit: int | None = None, say: Callable[[str], None] = lambda text: None) -> pa.Table:
     """Columns image_id, image, uri, then a manifest's other columns; one row per image.
 
-    A folder is listed with its subfolders, hidden files left out, in the order of the names; a manifest keeps its own
-    order and its columns' types. `image` is the path below the folder, or what the manifest says. What lies among a
+    A folder is listed with its subfolders, hidden files left out, in the order of the names, and where some images lie
+    in subfolders the column `folder` has their paths; a manifest keeps its own order and its columns' types. `image` is
+    the path below the folder, or what the manifest says. What lies among a
     folder's images and is none is passed over, which `say` is told in a line. Raises InputError if there are no images
     or they cannot be listed.
     """
@@ -34,6 +35,9 @@ def list_images(source: str, limit: int | None = None, say: Callable[[str], None
     else:
         names, uris = from_files(source, say)
         table = pa.table({"image": pa.array(names, pa.string()), "uri": pa.array(uris, pa.string())})
+        folders = [name.rpartition("/")[0] or None for name in names]
+        if any(folders):
+            table = table.append_column("folder", pa.array(folders, pa.string()))
     return _numbered(table.slice(0, limit))
 
 

@@ -39,6 +39,16 @@ def test_a_folder_with_its_subfolders_sorted(folder: Path) -> None:
     assert table.schema.field("image_id").type == pa.uint32()
 
 
+def test_subfolders_are_a_column(folder: Path) -> None:
+    deep = folder / "sub" / "deep" / "d.png"
+    deep.parent.mkdir()
+    deep.write_bytes(b"x")
+    assert list_images(str(folder))["folder"].to_pylist() == [None, None, "sub", "sub/deep"]
+    assert list_images(f"{folder}/*/*.webp").column_names == ["image_id", "image", "uri"]  # they lie in one
+    assert list_images(f"{folder}/**/*.*")["folder"].to_pylist() == [None, None, "sub", "sub/deep"]
+    assert list_images(str(folder), limit=2)["folder"].to_pylist() == [None, None]  # as the others have some
+
+
 def test_other_ways_to_say_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list_images(str(folder))
     assert list_images(f"file://{folder}/") == whole

@@ -19,8 +19,9 @@ from transformers import DynamicCache
 from vlq.query.errors import ModelError
 from vlq.query.schema import Study
 from vlq.workers.intervene.changes import Change, rows_of
-from vlq.workers.models.base import LensModel, product
+from vlq.workers.models.base import LensModel
 from vlq.workers.models.encoded import Encoded
+from vlq.workers.models.parts import product
 from vlq.workers.models.prefix import beside_keys, cache_name, entering_decoder, for_rows
 
 MASKED = ("sdpa", "eager")

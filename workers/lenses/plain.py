@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from vlq.query.errors import ModelError
-from vlq.workers.models.base import LensModel, product
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.parts import product
 
 if TYPE_CHECKING:
     from vlq.workers.lenses import Unembed

@@ -15,7 +15,8 @@ from vlq.query.errors import CorruptCache, ModelError
 from vlq.query.schema import Run, digest_of
 from vlq.query.store import Store
 from vlq.workers.lenses.plain import linear
-from vlq.workers.models.base import LensModel, product
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.parts import product
 
 if TYPE_CHECKING:
     from vlq.workers.lenses import Unembed

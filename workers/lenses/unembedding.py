@@ -21,7 +21,8 @@ from vlq.query.errors import CorruptCache, ModelError
 from vlq.query.schema import Run, digest_of
 from vlq.query.store import Store, put
 from vlq.workers.lenses import plain, tuned
-from vlq.workers.models.base import LensModel, product
+from vlq.workers.models.base import LensModel
+from vlq.workers.models.parts import product
 
 TRIED = 16
 """Random states of each size with which it is tried."""

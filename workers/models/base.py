@@ -23,18 +23,14 @@ from vlq.query.errors import ModelError
 from vlq.query.schema import MOST_POSITIONS, Transform
 from vlq.workers.models import PLACEHOLDER
 from vlq.workers.models.encoded import Answer, Encoded, Layout, prompt_ids
+from vlq.workers.models.parts import BLOCKS, NORMS, decoder_in, part_called, product
 from vlq.workers.models.prefix import Prefix
-from vlq.workers.models.weights import first_line
+from vlq.workers.models.prompts import TEMPLATE, full_prompt
 from vlq.workers.norms import fastest
 from vlq.workers.transfer import to_device
 
 Visit = Callable[[int, Tensor], None]
 """Called with a layer and its residual stream (image, sequence, d), which it must not keep or change."""
-
-DEFAULT_QUESTION = "What is in this image?"
-
-TEMPLATE = "USER: {image}\n{question} ASSISTANT:"
-"""LLaVA's prompt, for a processor without a chat template."""
 
 PER_TOKEN = ("input_ids", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 """What a processor says of each token of the sequence. All else is of the image."""
@@ -44,12 +40,6 @@ PROMPTS_KEPT = 1024
 
 SAMPLES = ((64, 64), (96, 48), (200, 160))
 """Sizes of made-up images that a model is tried with; width, height."""
-
-BLOCKS = ("layers", "h")
-"""What decoders call their blocks."""
-
-NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm")
-"""What decoders call the norm behind their last block."""
 
 
 class LensModel(ABC):
@@ -162,28 +152,7 @@ class LensModel(ABC):
         it goes, after the image, into the processor's chat template, or without one into the family's `template`. No
         prompt asks DEFAULT_QUESTION. Raises ModelError if there is more than one placeholder, or nothing at all.
         """
-        token = getattr(processor, "image_token", PLACEHOLDER)
-        text = cls.image_text or token
-        if prompt is not None:
-            if not prompt.strip():
-                raise ModelError(
-                    "The prompt is empty.", f"Give a question, or a whole prompt with {PLACEHOLDER} in it."
-                )
-            places = prompt.count(token) + (prompt.count(PLACEHOLDER) if token != PLACEHOLDER else 0)
-            if places > 1:
-                raise ModelError(
-                    f"The prompt names the image {places} times.", f"One {PLACEHOLDER} is read per prompt."
-                )
-            if places == 1:
-                return prompt.replace(PLACEHOLDER, text)
-        question = DEFAULT_QUESTION if prompt is None else prompt
-        if not processor.chat_template:
-            return cls.template.format(image=text, question=question)
-        if not hasattr(processor, "image_token"):  # what stands for an image is known to the template alone
-            before, _, behind = _in_template(processor, "\0").partition("\0")
-            if question.startswith(before) and question.endswith(behind):
-                return question
-        return _in_template(processor, question)
+        return full_prompt(processor, prompt, cls.image_text, cls.template)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """The model's logits of un-normed states (..., d): as `product` gives them, in float32 on a GPU."""
@@ -464,60 +433,9 @@ class LensModel(ABC):
         return to_device(image, self.device), to_device(torch.cat(found), self.device)
 
 
-def part_called(names: Sequence[str], module: nn.Module) -> Any:
-    """What a module has by the first of these names that it has; None if it has nothing."""
-    return next((part for name in names if (part := getattr(module, name, None)) is not None), None)
-
-
-def decoder_in(model: nn.Module) -> nn.Module:
-    """The module with the blocks and the norm behind them, which a language model may have in another one. Raises
-    ModelError."""
-    found = model
-    while part_called(BLOCKS, found) is None:
-        inner = part_called(("model", "decoder"), found)
-        if not isinstance(inner, nn.Module):
-            raise ModelError(f"{type(model).__name__}: this decoder's blocks are not found.")
-        found = inner
-    if part_called(NORMS, found) is None:
-        raise ModelError(f"{type(model).__name__}: the norm behind this decoder's blocks is not found.")
-    return found
-
-
-def _in_template(processor: Any, question: str) -> str:
-    """The prompt that a processor's chat template makes of an image and a question. Raises ModelError."""
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    instead = f"Give a whole prompt, which is not put into it: --prompt '{PLACEHOLDER} ...'"
-
-    def filled(content: list[dict[str, str]]) -> str:
-        messages = [{"role": "user", "content": content}]
-        return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-
-    try:
-        prompt = filled(content)
-    except Exception as error:  # a template may do anything
-        message = f"The model's chat template takes no image with a question: {first_line(error)}"
-        raise ModelError(message, instead) from error
-    token = getattr(processor, "image_token", None)
-    if token is not None and token in prompt:  # a question names none
-        return prompt
-    without = ""
-    with suppress(Exception):
-        without = filled(content[1:])
-    if prompt == without or str(content) in prompt:  # one for text alone leaves images out, or writes the list itself
-        raise ModelError("The model's chat template has no place for an image.", instead)
-    return prompt
-
-
 def if_not_finite(dtype: str) -> str:
     """What to do where a model gives no finite numbers in a dtype."""
     return "The weights hold such values themselves." if dtype == "float32" else "Run with --dtype float32."
-
-
-def hook_once(module: nn.Module, hook: Callable[..., Any]) -> None:
-    """Have a hook change what a module gives, unless it does: a model that is held is given another prompt again and
-    again."""
-    if hook not in module._forward_hooks.values():
-        module.register_forward_hook(hook)
 
 
 def compile_blocks(model: LensModel) -> None:
@@ -529,27 +447,6 @@ def compile_blocks(model: LensModel) -> None:
 
 class _SeenAll(Exception):
     """Ends a forward pass whose last layer that is asked for was visited."""
-
-
-def product(states: Tensor, head: nn.Module) -> Tensor:
-    """What a head gives for (..., d) states.
-
-    On a GPU half-precision products are added up in float32 anyway, and are not rounded to half precision again: a
-    logit of 20 would lose all behind its first decimal in bfloat16.
-    """
-    if not states.is_cuda or states.dtype == torch.float32 or type(head) is not nn.Linear:
-        return head(states)  # type: ignore[no-any-return]
-    found: Tensor = torch.mm(states.flatten(0, -2), head.weight.T, out_dtype=torch.float32)
-    if head.bias is not None:
-        found += head.bias
-    return found.view(*states.shape[:-1], -1)
-
-
-def soft_capped(logits: Tensor, cap: float) -> Tensor:
-    """Logits between -cap and cap, as Gemma's are, in the memory of those that are given unless these are trained."""
-    if logits.requires_grad:
-        return torch.tanh(logits / cap) * cap
-    return logits.div_(cap).tanh_().mul_(cap)
 
 
 def _joined(values: Sequence[Tensor], pinned: bool) -> Tensor:

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from vlq.query.errors import ModelError
 from vlq.query.image.geometry import patch_box
-from vlq.workers.models.base import SAMPLES, LensModel, decoder_in, product, soft_capped
+from vlq.workers.models.base import SAMPLES, LensModel
 from vlq.workers.models.checks import noise
 from vlq.workers.models.encoded import Encoded, Layout
 from vlq.workers.models.llava import processor_transform
 from vlq.workers.models.merged import Merged
+from vlq.workers.models.parts import decoder_in, product, soft_capped
 
 TRIED = ((64, 64), (96, 48), (60, 190), (700, 400))
 """Sizes of images that must all have as many patches; width, height."""

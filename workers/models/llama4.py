@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlq.query.image.pictures import BadImage
-from vlq.workers.models.base import hook_once, stretched
+from vlq.workers.models.base import stretched
 from vlq.workers.models.encoded import Encoded, Layout, View
+from vlq.workers.models.parts import hook_once
 from vlq.workers.models.tiles import Tiled
 
 

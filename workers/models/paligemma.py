@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vlq.workers.models.base import soft_capped
 from vlq.workers.models.llava import Llava
+from vlq.workers.models.parts import soft_capped
 
 
 class PaliGemma(Llava):

@@ -12,9 +12,10 @@ from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
 from vlq.query.errors import ModelError
-from vlq.workers.models.base import LensModel, hook_once, longest_edge, stretched
+from vlq.workers.models.base import LensModel, longest_edge, stretched
 from vlq.workers.models.encoded import Layout
 from vlq.workers.models.paligemma import PaliGemma
+from vlq.workers.models.parts import hook_once
 
 
 class PixtralProcessor(ProcessorMixin):

@@ -201,8 +201,8 @@ def kept_as_stored(folder: Path) -> list[str]:
     import torch
     import transformers
 
-    from vlq.workers.models.base import BLOCKS, part_called
     from vlq.workers.models.generic import decoder_of
+    from vlq.workers.models.parts import BLOCKS, part_called
 
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):  # without memory for weights

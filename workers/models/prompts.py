@@ -1,0 +1,63 @@
+"""The text that a model is given with an image: a prompt as it is, or a question in the processor's chat template."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from vlq.query.errors import ModelError
+from vlq.workers.models import PLACEHOLDER
+from vlq.workers.models.weights import first_line
+
+DEFAULT_QUESTION = "What is in this image?"
+
+TEMPLATE = "USER: {image}\n{question} ASSISTANT:"
+"""LLaVA's prompt, for a processor without a chat template."""
+
+
+def full_prompt(processor: Any, prompt: str | None, image_text: str | None, template: str) -> str:
+    """`LensModel.full_prompt` of a family whose image is `image_text` in a prompt's text, where that is more than its
+    token, and whose questions go into `template` where the processor has none."""
+    token = getattr(processor, "image_token", PLACEHOLDER)
+    text = image_text or token
+    if prompt is not None:
+        if not prompt.strip():
+            raise ModelError("The prompt is empty.", f"Give a question, or a whole prompt with {PLACEHOLDER} in it.")
+        places = prompt.count(token) + (prompt.count(PLACEHOLDER) if token != PLACEHOLDER else 0)
+        if places > 1:
+            raise ModelError(f"The prompt names the image {places} times.", f"One {PLACEHOLDER} is read per prompt.")
+        if places == 1:
+            return prompt.replace(PLACEHOLDER, text)
+    question = DEFAULT_QUESTION if prompt is None else prompt
+    if not processor.chat_template:
+        return template.format(image=text, question=question)
+    if not hasattr(processor, "image_token"):  # what stands for an image is known to the template alone
+        before, _, behind = in_template(processor, "\0").partition("\0")
+        if question.startswith(before) and question.endswith(behind):
+            return question
+    return in_template(processor, question)
+
+
+def in_template(processor: Any, question: str) -> str:
+    """The prompt that a processor's chat template makes of an image and a question. Raises ModelError."""
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    instead = f"Give a whole prompt, which is not put into it: --prompt '{PLACEHOLDER} ...'"
+
+    def filled(content: list[dict[str, str]]) -> str:
+        messages = [{"role": "user", "content": content}]
+        return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    try:
+        prompt = filled(content)
+    except Exception as error:  # a template may do anything
+        message = f"The model's chat template takes no image with a question: {first_line(error)}"
+        raise ModelError(message, instead) from error
+    token = getattr(processor, "image_token", None)
+    if token is not None and token in prompt:  # a question names none
+        return prompt
+    without = ""
+    with suppress(Exception):
+        without = filled(content[1:])
+    if prompt == without or str(content) in prompt:  # one for text alone leaves images out, or writes the list itself
+        raise ModelError("The model's chat template has no place for an image.", instead)
+    return prompt

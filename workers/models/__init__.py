@@ -26,6 +26,7 @@ FAMILIES = {
     "glm4v": ("vlq.workers.models.merged", "Glm4v"),
     "glm4v_moe": ("vlq.workers.models.merged", "Glm4vMoe"),
     "glm_ocr": ("vlq.workers.models.merged", "GlmOcr"),
+    "hunyuan_vl": ("vlq.workers.models.merged", "HunYuanVL"),
     "idefics3": ("vlq.workers.models.idefics3", "Idefics3"),
     "internvl": ("vlq.workers.models.tiles", "InternVL"),
     "lfm2_vl": ("vlq.workers.models.lfm2_vl", "Lfm2Vl"),

@@ -142,6 +142,11 @@ class LensModel(ABC):
     def check_more(self) -> None:  # noqa: B027 - most families need none
         """What else is checked of a family when a model is loaded. Raises ModelError."""
 
+    @classmethod
+    def image_text_of(cls, processor: Any) -> str:
+        """What an image is in a prompt's text."""
+        return cls.image_text or str(getattr(processor, "image_token", PLACEHOLDER))
+
     # What follows for every family.
 
     @classmethod
@@ -152,7 +157,7 @@ class LensModel(ABC):
         it goes, after the image, into the processor's chat template, or without one into the family's `template`. No
         prompt asks DEFAULT_QUESTION. Raises ModelError if there is more than one placeholder, or nothing at all.
         """
-        return full_prompt(processor, prompt, cls.image_text, cls.template)
+        return full_prompt(processor, prompt, cls.image_text_of(processor), cls.template)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """The model's logits of un-normed states (..., d): as `product` gives them, in float32 on a GPU."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from vlq.query.errors import ModelError
@@ -154,6 +157,42 @@ class VideoLlama3(Merged):
 
     def position_ids(self, mask: Tensor) -> Tensor | None:
         return LensModel.position_ids(self, mask)
+
+
+class HunYuanVL(Merged):
+    """`HunYuanVLForConditionalGeneration`. Before the image's rows, behind each of them and behind the last one is an
+    image position that is no patch, of an embedding of its own."""
+
+    family = "HunYuanVLForConditionalGeneration"
+
+    def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
+        super().__init__(model, processor, prompt)
+        if "get_rope_index" not in vars(model.model):
+            model.model.get_rope_index = _row_by_row(model.model.get_rope_index)
+
+    @classmethod
+    def image_text_of(cls, processor: Any) -> str:
+        return f"{processor.image_start_token}{processor.image_token}{processor.image_end_token}"
+
+    def layout(self, width: int, height: int) -> Layout:
+        found = super().layout(width, height)
+        rows, columns = found.grid
+        places = 1 + torch.arange(rows * (columns + 1)).view(rows, columns + 1)
+        return replace(found, patches=places[:, :-1].flatten(), count=places.numel() + 2)
+
+
+def _row_by_row(number: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """`get_rope_index` of each sequence by itself: the model's class numbers images through all of a batch, by which
+    attention goes, so that an image would be read otherwise behind others."""
+
+    def get_rope_index(
+        input_ids: Tensor, mm_token_type_ids: Tensor, image_grid_thw: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        given = [input_ids, mm_token_type_ids, image_grid_thw, *([] if attention_mask is None else [attention_mask])]
+        found = [number(*(values[None] for values in of_row)) for of_row in zip(*given, strict=True)]
+        return torch.cat([positions for positions, _ in found], 1), torch.cat([delta for _, delta in found])
+
+    return get_rope_index
 
 
 class Qwen25OmniThinker(Merged):

@@ -15,11 +15,10 @@ TEMPLATE = "USER: {image}\n{question} ASSISTANT:"
 """LLaVA's prompt, for a processor without a chat template."""
 
 
-def full_prompt(processor: Any, prompt: str | None, image_text: str | None, template: str) -> str:
-    """`LensModel.full_prompt` of a family whose image is `image_text` in a prompt's text, where that is more than its
-    token, and whose questions go into `template` where the processor has none."""
+def full_prompt(processor: Any, prompt: str | None, image_text: str, template: str) -> str:
+    """`LensModel.full_prompt` of a family whose image is `image_text` in a prompt's text, and whose questions go into
+    `template` where the processor has none."""
     token = getattr(processor, "image_token", PLACEHOLDER)
-    text = image_text or token
     if prompt is not None:
         if not prompt.strip():
             raise ModelError("The prompt is empty.", f"Give a question, or a whole prompt with {PLACEHOLDER} in it.")
@@ -27,10 +26,10 @@ def full_prompt(processor: Any, prompt: str | None, image_text: str | None, temp
         if places > 1:
             raise ModelError(f"The prompt names the image {places} times.", f"One {PLACEHOLDER} is read per prompt.")
         if places == 1:
-            return prompt.replace(PLACEHOLDER, text)
+            return prompt if image_text in prompt else prompt.replace(PLACEHOLDER, image_text)
     question = DEFAULT_QUESTION if prompt is None else prompt
     if not processor.chat_template:
-        return template.format(image=text, question=question)
+        return template.format(image=image_text, question=question)
     if not hasattr(processor, "image_token"):  # what stands for an image is known to the template alone
         before, _, behind = in_template(processor, "\0").partition("\0")
         if question.startswith(before) and question.endswith(behind):

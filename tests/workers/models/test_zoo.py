@@ -274,6 +274,39 @@ def test_rows_end_with_tokens_that_are_no_prompt(tmp_path: Path) -> None:
     assert "[IMG_END]" in text
 
 
+def test_positions_around_rows_that_are_no_patches(tmp_path: Path) -> None:
+    """HunYuanVL has some in front of an image's rows, behind each and behind the last one; each kind has one state."""
+    model = load(str(zoo.hunyuan_vl(tmp_path / "model")))
+    encoded = model.encode(checks.noise(40, 24))
+    rows, columns = encoded.grid
+    assert (rows, columns) == (3, 5)
+    images = (encoded.tokens["input_ids"] == model.image_token_id).nonzero()[:, 0].tolist()
+    first, last = images[0], images[-1]
+    ends = [first + (row + 1) * (columns + 1) for row in range(rows)]
+    assert {*images} - {*encoded.sites["patch"].tolist()} == {first, *ends, last}
+    assert {*images}.isdisjoint(encoded.sites["prompt"].tolist())
+    seen: list[Tensor] = []
+    model.forward([encoded], lambda layer, hidden: seen.append(hidden[0].clone()), layers=[0])
+    torch.testing.assert_close(seen[0][ends], seen[0][ends[:1]].expand(rows, -1))
+    merger = model.model.model.vision_tower.patch_merger
+    for place, state in ((first, merger.image_begin), (last, merger.image_end)):
+        torch.testing.assert_close(seen[0][place], merger.after_rms(state).detach())
+
+
+def test_images_are_numbered_from_nought_in_each_sequence(tmp_path: Path) -> None:
+    """HunYuanVL's class numbers them through a batch; with another prompt, too, that is changed once."""
+    model = load(str(zoo.hunyuan_vl(tmp_path / "model")))
+    number = model.model.model.get_rope_index
+    again = checks.asked(model, "Another?")
+    assert again.model.model.get_rope_index is number
+    encoded = [again.encode(checks.noise(*size)) for size in SIZES]
+    image, place = again.places(encoded, ["patch"])
+    batch = again.batch(encoded)
+    names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+    positions, _ = number(*(batch[name] for name in names))
+    assert {*positions[-1, image, place].tolist()} == {0}
+
+
 def test_pixtrals_own_processor_makes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Transformers' class wants torchvision, of which for an image it uses nothing."""
     from transformers.models.pixtral import image_processing_pil_pixtral

@@ -349,6 +349,17 @@ def video_llama_3(folder: Path) -> Path:
     )
 
 
+def hunyuan_vl(folder: Path) -> Path:
+    """Beside rows and columns, patches are numbered as words are, and by their image."""
+    tokenizer = named(image_token="<image>", image_start_token="<hy_100>", image_end_token="<hy_101>")
+    text = {"rope_parameters": ROPE | {"mrope_section": [2, 2, 2, 2]}, "head_dim": 16}
+    vision = {"patch_size": 4, "spatial_merge_size": 2, "max_image_size": 32, "num_hidden_layers": 2}
+    its = ids(tokenizer, image_token_id="<image>", im_start_id="<hy_100>", im_end_id="<hy_101>")
+    model = make("HunYuanVL", tokenizer, text, vision, **its)
+    images = transformers.HunYuanVLImageProcessorPil(patch_size=4, merge_size=2, size=pixels(12, 48))
+    return save(folder, model, tokenizer, images, "HunYuanVLProcessor", "<hy_100><image><hy_101>")
+
+
 LINEAR = {
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
     "rope_parameters": INTERLEAVED | {"mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5},
@@ -364,6 +375,7 @@ MERGED: dict[str, Callable[[Path], Path]] = {
     "glm4v": partial(glm, name="Glm4v", kind="Glm4v"),
     "glm4v_moe": partial(glm, name="Glm4vMoe", kind="Glm4v", rope=PARTIAL),
     "glm_ocr": partial(glm, name="GlmOcr"),
+    "hunyuan_vl": hunyuan_vl,
     "paddleocr_vl": paddleocr,
     "qwen2_5_omni_thinker": qwen25_omni,
     "qwen3_5": partial(qwen, name="Qwen3_5", text=LINEAR),

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 from propcache.api import cached_property
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlq.query.errors import ModelError
 from vlq.workers.models import PLACEHOLDER
@@ -233,3 +233,47 @@ class Ovis2(Tiled):
         choose = sys.modules[type(processor).__module__].get_min_tile_covering_grid
         columns, rows = choose((height, width), self._tile, most)
         return columns, rows
+
+
+class GraniteDocling(Tiled):
+    """`GraniteDoclingForConditionalGeneration`. By the processor's `fine_route` a patch has half the sides.
+
+    Tokens of a tile's row and column and of line ends between tiles are neither patches nor prompt.
+    """
+
+    family = "GraniteDoclingForConditionalGeneration"
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self.model.model.text_model  # type: ignore[no-any-return]
+
+    def finish(self, logits: Tensor) -> Tensor:
+        return logits.div_(self.model.config.text_config.logits_scaling)
+
+    @property
+    def most_patches(self) -> int:
+        images = self.processor.image_processor
+        return (max(images.max_patches, images.dense_max_patches) if images.crop_to_patches else 1) * self._cells**2
+
+    @property
+    def _step(self) -> int:
+        vision = self.model.config.vision_config
+        return int(vision.patch_size * vision.scale_factor // (2 if self.processor.image_processor.fine_route else 1))
+
+    def _tiles(self, width: int, height: int) -> tuple[int, int]:
+        rows, columns = self.processor.image_processor.get_tile_grid(height, width)
+        return rows, columns
+
+    def prompt_places(self, input_ids: Tensor) -> Tensor:
+        around = torch.tensor([self.processor.fake_image_token_id, self.image_token_id])
+        first, *_, last = torch.isin(input_ids, around).nonzero()[:, 0].tolist()
+        if input_ids[last] == self.image_token_id:  # behind a tile that is alone is a line's end, and no such token
+            end = self.tokenizer.encode("\n", add_special_tokens=False)
+            if input_ids[last + 1 : last + 1 + len(end)].tolist() != end:
+                raise ModelError(
+                    "The line end that the processor puts behind a small image is one token with what follows.",
+                    f"Have no line end behind the image: --prompt '{PLACEHOLDER}What is this?'",
+                )
+            last += len(end)
+        places = torch.arange(len(input_ids))
+        return places[(places < first) | (places > last)]

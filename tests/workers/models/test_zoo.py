@@ -26,6 +26,7 @@ from vlq.workers.intervene.prompted import Prompted, Target
 from vlq.workers.models import FAMILIES, REFUSED, load, processors
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.checks import check
+from vlq.workers.models.encoded import prompt_ids
 from vlq.workers.models.generic import GenericMerged
 from vlq.workers.models.merged import Glm4v
 
@@ -40,6 +41,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "aya_vision": tiny.make_aya_vision,
     "gemma4": zoo.gemma4,
     "gemma4-large": partial(zoo.gemma4, **zoo.LARGE),
+    "granite_docling": zoo.granite_docling,
+    "granite_docling-fine": partial(zoo.granite_docling, fine=True),
     "llava_next_video": zoo.llava_next_video,
     "ovis2": zoo.ovis2,
     "qianfan_ocr": zoo.qianfan,
@@ -58,9 +61,14 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return found
 
 
+MASKS = ("pixel_attention_mask", "tile_fine_mask")
+"""Which of an image's tiles are none, and by which way they go to the decoder."""
+
+
 def with_deepstack(model: LensModel, inputs: Mapping[str, Tensor], states: list[Tensor]) -> None:
     """The states behind the first blocks, and what a tower adds to them before the next one."""
-    tower = model.model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+    names = [name for name in ("pixel_values", "image_grid_thw", *MASKS) if name in inputs]
+    tower = model.model.model.get_image_features(**{name: inputs[name] for name in names})
     patches = inputs["input_ids"] == model.image_token_id
     for layer, (features,) in enumerate(tower.deepstack_features, 1):
         states[layer] = states[layer].clone()
@@ -142,7 +150,7 @@ def test_all_that_have_an_adapter_are_tried() -> None:
     elsewhere = {"idefics3", "internvl", "llava_next", "llava_onevision", "paligemma", "smolvlm"}
     elsewhere |= {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
     elsewhere |= {"cohere2_vision", "lfm2_vl", "llama4", "molmo2", "perception_lm"}  # torchvision
-    tried = {name.removeprefix("pixtral-").removesuffix("-large") for name in MAKERS} | elsewhere
+    tried = {name.removeprefix("pixtral-").partition("-")[0] for name in MAKERS} | elsewhere
     assert {*FAMILIES} == tried - {*zoo.ALIKE}
 
 
@@ -371,6 +379,53 @@ def test_tiles_and_the_thumbnail_before_them(tmp_path: Path, covering: bool) -> 
         text = model.tokenizer.convert_ids_to_tokens(model.prompt_ids)
         assert not {*text} & {"<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>"}
         assert {"<IMG_START>", "<IMG_END>"} <= {*text}
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_tiles_of_pages(tmp_path: Path, fine: bool) -> None:
+    """Of Granite Docling: the token in front of a tile tells its place; inside it patches go row by row."""
+    model = load(str(zoo.granite_docling(tmp_path / "model", fine)))
+    side = 8 if fine else 4
+    found = set()
+    for width, height in [(30, 32), (100, 40), (60, 200), (64, 64), (33, 70)]:
+        image = checks.noise(width, height)
+        encoded = model.encode(image)
+        rows, columns = encoded.grid
+        found.add((rows // side, columns // side))
+        tokens = model.tokenizer.convert_ids_to_tokens(encoded.tokens["input_ids"].tolist())
+        for row, column in np.ndindex(rows, columns):
+            start = tokens.index(f"<row_{row // side + 1}_col_{column // side + 1}>") + 1
+            assert encoded.sites["patch"][row * columns + column] == start + row % side * side + column % side
+        assert (encoded.view is None) == ("<global-img>" not in tokens) == (rows == columns == side)
+        text = model.tokenizer.decode(encoded.tokens["input_ids"][encoded.sites["prompt"]])
+        assert text == "What is in this image? ASSISTANT:"
+        checks.patches_are_where_they_say(model, image)
+    assert len(found) == 5
+
+
+def test_more_tiles_of_wide_pages(tmp_path: Path) -> None:
+    folder = zoo.granite_docling(tmp_path / "model", most=2)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    settings |= {"dense_max_patches": 8, "dense_min_aspect": 1.5}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    model = load(str(folder))
+    assert model.encode(checks.noise(60, 60)).grid == (4, 4)
+    assert model.encode(checks.noise(64, 130)).grid == (8, 4)
+    assert model.encode(checks.noise(130, 64)).grid == (8, 16)
+    assert model.most_patches == 8 * 16
+
+
+def test_a_line_end_that_is_one_token_with_what_follows(tmp_path: Path) -> None:
+    """Granite Docling's processor puts one behind an image of one tile, and none behind others."""
+    model = load(str(zoo.granite_docling(tmp_path / "model")))
+    model.tokenizer.add_tokens(["\n\n"], special_tokens=True)
+    small, large = checks.noise(30, 32), checks.noise(100, 40)
+    one, other = model.encode(small, "<image>What"), model.encode(large, "<image>What")
+    assert prompt_ids(one) == prompt_ids(other)
+    model.encode(large, "<image>\nWhat")
+    with pytest.raises(ModelError, match="behind a small image is one token with what follows") as caught:
+        model.encode(small, "<image>\nWhat")
+    assert "no line end behind the image" in str(caught.value.hint)
 
 
 def test_blocks_that_use_others_keys_see_all_of_the_prompt(tmp_path: Path) -> None:

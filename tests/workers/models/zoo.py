@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import normalizers, pre_tokenizers
 
 from ..conftest import PADDED
 from .parts import tokenizer_with
@@ -515,6 +516,22 @@ def qianfan(folder: Path) -> Path:
     model = make("QianfanOCR", tokenizer, {}, vision, image_seq_length=16, **its)
     images = transformers.GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=6)
     return save(folder, model, tokenizer, images, "QianfanOCRProcessor", "<image>", {"image_seq_length": 16})
+
+
+def granite_docling(folder: Path, fine: bool = False, most: int = 6) -> Path:
+    """Tiles of 32 pixels, 8 x 8 patches and 4 x 4 cells, or 8 x 8. Lines end with a token of their own."""
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    tokenizer = tokenizer_with("<fake_token_around_image>", "<global-img>", *tiles)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split("\n", "isolated")
+    vision = {"image_size": 32, "patch_size": 4, "scale_factor": 2, "deepstack_visual_indexes": [0, 1]}
+    its = ids(tokenizer, image_token_id="<image>")
+    router = 16 if fine else None
+    model = make("GraniteDocling", tokenizer, {}, vision, density_router_hidden_size=router, **its)
+    images = transformers.GraniteDoclingImageProcessorPil(
+        size={"height": 32, "width": 32}, max_patches=most, fine_route=fine
+    )
+    return save(folder, model, tokenizer, images, "GraniteDoclingProcessor", "<image>", {"image_seq_len": 16})
 
 
 def llava_next_video(folder: Path) -> Path:

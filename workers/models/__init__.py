@@ -26,6 +26,7 @@ FAMILIES = {
     "glm4v": ("vlq.workers.models.merged", "Glm4v"),
     "glm4v_moe": ("vlq.workers.models.merged", "Glm4vMoe"),
     "glm_ocr": ("vlq.workers.models.merged", "GlmOcr"),
+    "granite4_vision": ("vlq.workers.models.llava_next", "Granite4Vision"),
     "granite_docling": ("vlq.workers.models.tiles", "GraniteDocling"),
     "hunyuan_vl": ("vlq.workers.models.merged", "HunYuanVL"),
     "idefics3": ("vlq.workers.models.idefics3", "Idefics3"),

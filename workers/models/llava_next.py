@@ -1,16 +1,19 @@
-"""LLaVA-NeXT and LLaVA-OneVision: an image is cut into tiles, as many as its size and shape ask for."""
+"""LLaVA-NeXT and those like it: an image is cut into tiles, as many as its size and shape ask for."""
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vlq.query.errors import ModelError
 from vlq.query.schema import Transform
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.encoded import Layout, View
+from vlq.workers.models.tiles import GraniteDocling
 
 
 class LlavaNext(LensModel):
@@ -138,6 +141,41 @@ class LlavaOnevision(LlavaNext):
     def _resampled(self, rows: int, columns: int) -> tuple[int, int]:
         ratio = math.sqrt(rows * columns / (self._most_tiles * self._cells**2))
         return (int(rows // ratio), int(columns // ratio)) if ratio > FEWER_FROM else (rows, columns)
+
+
+class Granite4Vision(LlavaNext):
+    """`Granite4VisionForConditionalGeneration`: as `LlavaNext`, of patches that are several of the tower's.
+
+    A patch is what its own of the tower's patches hold, and what a Q-Former adds to that of the window of some patches
+    that it is in. There is one Q-Former for each of several layers, at which what it makes is added to the residual
+    stream. In front of the first of these layers, mostly 0, patches hold nothing.
+    """
+
+    family = "Granite4VisionForConditionalGeneration"
+    finish = GraniteDocling.finish
+
+    def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
+        super().__init__(model, processor, prompt)
+        size, rate = super()._patch, self.model.config.downsample_rate
+        if size % Fraction(rate):
+            raise ModelError(
+                f"{self.family}: {rate} of the tower's patches of {size} pixels are no patches of whole pixels."
+            )
+
+    @property
+    def _cells(self) -> int:
+        return int(self._tile // super()._patch * Fraction(self.model.config.downsample_rate))
+
+    @property
+    def _patch(self) -> int:
+        return int(super()._patch / Fraction(self.model.config.downsample_rate))
+
+    def entering(self, arguments: dict[str, Any]) -> dict[int, tuple[Tensor, Tensor]]:
+        mask, features = arguments.pop("vision_mask", None), arguments.pop("deepstack_features", None)
+        if mask is None:
+            return {}
+        places = mask[0, :, 0].nonzero()[:, 0]
+        return {layer: (places, added) for layer, added in features.items()}
 
 
 FEWER_FROM = 1.1

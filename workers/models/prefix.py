@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vlq.workers.models.base import LensModel, Visit
     from vlq.workers.models.encoded import Encoded
 
-PER_POSITION = {"inputs_embeds": 1, "position_ids": -1, "visual_pos_masks": -1, "cache_position": -1}
+PER_POSITION = {"inputs_embeds": 1, "position_ids": -1, "visual_pos_masks": -1, "vision_mask": 1, "cache_position": -1}
 """Of a decoder's arguments those that have a place for each position, and on which axis."""
 
 KEPT = ("full_attention", "sliding_attention", "chunked_attention")

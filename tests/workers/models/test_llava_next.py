@@ -1,4 +1,4 @@
-"""LLaVA-NeXT and LLaVA-OneVision: tiles, padding, newlines, and grids resampled to fewer patches."""
+"""LLaVA-NeXT and those like it: tiles, padding, newlines, and grids resampled to fewer patches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 
 from . import checks
+from .test_zoo import with_deepstack
 from .tiny import make_llava_next, make_llava_onevision
+from .zoo import granite4_vision
 
 SIZES = [(64, 64), (90, 40), (37, 80), (200, 150), (20, 24), (300, 61)]
 
@@ -24,10 +26,14 @@ SIZES = [(64, 64), (90, 40), (37, 80), (200, 150), (20, 24), (300, 61)]
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("models")
-    return {"next": make_llava_next(folder / "next"), "onevision": make_llava_onevision(folder / "onevision")}
+    return {
+        "next": make_llava_next(folder / "next"),
+        "onevision": make_llava_onevision(folder / "onevision"),
+        "granite": granite4_vision(folder / "granite"),
+    }
 
 
-@pytest.fixture(scope="module", params=["next", "onevision"])
+@pytest.fixture(scope="module", params=["next", "onevision", "granite"])
 def model(request: pytest.FixtureRequest, folders: dict[str, Path]) -> LensModel:
     return checks.loaded(folders[request.param])
 
@@ -36,7 +42,11 @@ def test_it_reads_what_the_model_reads(model: LensModel) -> None:
     checks.norms_are_not_ones(model)
     images = [checks.noise(*size, seed=i) for i, size in enumerate(SIZES)]
     assert len({model.encode(image).length for image in images}) >= 3  # some are padded
-    checks.reads_what_the_model_reads(model, images)
+    checks.reads_what_the_model_reads(model, images, amend_of(model))
+
+
+def amend_of(model: LensModel) -> checks.Amend | None:
+    return with_deepstack if "deepstack" in str(model.model.config) else None
 
 
 @pytest.mark.parametrize(
@@ -59,8 +69,9 @@ def test_the_grid_of_every_size(model: LensModel) -> None:
         assert len(encoded.sites["patch"]) == rows * columns
 
 
-def test_newlines_and_the_small_view_are_no_patches(folders: dict[str, Path]) -> None:
-    model = load(str(folders["next"]))
+@pytest.mark.parametrize("family", ["next", "granite"])
+def test_newlines_and_the_small_view_are_no_patches(folders: dict[str, Path], family: str) -> None:
+    model = load(str(folders[family]))
     encoded = model.encode(checks.noise(60, 60))  # 2 x 2 tiles
     assert encoded.grid == (8, 8)
     image = (encoded.tokens["input_ids"] == model.image_token_id).nonzero()[:, 0]
@@ -89,7 +100,7 @@ def test_the_small_view_is_the_grid_where_nothing_is_left_of_the_tiles(model: Le
         image = checks.noise(*size)
         encoded = model.encode(image)
         assert encoded.grid == (4, 4)
-        checks.reads_what_the_model_reads(model, [image])
+        checks.reads_what_the_model_reads(model, [image], amend_of(model))
     wide = model.encode(checks.noise(300, 4)).transform
     assert wide.offset_x == wide.offset_y == 0
 
@@ -108,6 +119,7 @@ def test_large_grids_are_resampled(folders: dict[str, Path]) -> None:
         ("next", "processor_config.json", {"patch_size": 16}, "image positions in the prompt, but"),
         ("next", "image_processor", {"image_grid_pinpoints": [[32, 64]]}, r"expected image_grid_pinpoints"),
         ("next", "image_processor", {"size": {"shortest_edge": 48}}, r"expected tiles of 32 x 32 pixels"),
+        ("granite", "processor_config.json", {"downsample_rate": "1/4"}, "image positions in the prompt, but"),
         ("onevision", "processor_config.json", {"num_image_tokens": 25}, "image positions in the prompt, but"),
         ("onevision", "processor_config.json", {"vision_aspect_ratio": "anyres_max_9"}, "expected vision_aspect_ratio"),
         ("onevision", "preprocessor_config.json", {"size": {"height": 40, "width": 40}}, "expected tiles of 36 x 36"),
@@ -116,10 +128,16 @@ def test_large_grids_are_resampled(folders: dict[str, Path]) -> None:
 def test_processors_that_do_not_fit(
     tmp_path: Path, family: str, file: str, change: dict[str, Any], message: str
 ) -> None:
-    folder = {"next": make_llava_next, "onevision": make_llava_onevision}[family](tmp_path / "model")
+    makers = {"next": make_llava_next, "onevision": make_llava_onevision, "granite": granite4_vision}
+    folder = makers[family](tmp_path / "model")
     path = folder / ("processor_config.json" if file == "image_processor" else file)
     settings = json.loads(path.read_text())
     (settings["image_processor"] if file == "image_processor" else settings).update(change)
     path.write_text(json.dumps(settings))
     with pytest.raises(ModelError, match=message):
         load(str(folder))
+
+
+def test_patches_that_are_not_of_whole_pixels(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="3/8 of the tower's patches of 4 pixels are no patches of whole pixels"):
+        load(str(granite4_vision(tmp_path / "model", "3/8")))

@@ -41,6 +41,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "aya_vision": tiny.make_aya_vision,
     "gemma4": zoo.gemma4,
     "gemma4-large": partial(zoo.gemma4, **zoo.LARGE),
+    "granite4_vision": zoo.granite4_vision,
     "granite_docling": zoo.granite_docling,
     "granite_docling-fine": partial(zoo.granite_docling, fine=True),
     "llava_next_video": zoo.llava_next_video,
@@ -61,25 +62,26 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return found
 
 
-MASKS = ("pixel_attention_mask", "tile_fine_mask")
-"""Which of an image's tiles are none, and by which way they go to the decoder."""
+OF_IMAGES = ("pixel_values", "image_grid_thw", "image_sizes", "pixel_attention_mask", "tile_fine_mask")
+"""What a processor says of images, and a tower is told."""
 
 
 def with_deepstack(model: LensModel, inputs: Mapping[str, Tensor], states: list[Tensor]) -> None:
     """The states behind the first blocks, and what a tower adds to them before the next one."""
-    names = [name for name in ("pixel_values", "image_grid_thw", *MASKS) if name in inputs]
-    tower = model.model.model.get_image_features(**{name: inputs[name] for name in names})
+    tower = model.model.model.get_image_features(**{name: inputs[name] for name in OF_IMAGES if name in inputs})
     patches = inputs["input_ids"] == model.image_token_id
-    for layer, (features,) in enumerate(tower.deepstack_features, 1):
-        states[layer] = states[layer].clone()
-        states[layer][patches] += features
+    found = tower.deepstack_features
+    for layer, (features,) in found if isinstance(found[0][0], int) else enumerate(found, 1):
+        if layer:  # what enters the first block is seen
+            states[layer] = states[layer].clone()
+            states[layer][patches] += features
 
 
 def test_it_reads_what_the_model_reads(model: LensModel) -> None:
     checks.norms_are_not_ones(model)
     images = [checks.noise(*size, seed=i) for i, size in enumerate(SIZES)]
     assert len({model.encode(image).grid for image in images}) == 3
-    amend = with_deepstack if "deepstack" in str(model.model.config.vision_config) else None
+    amend = with_deepstack if "deepstack" in str(model.model.config) else None
     checks.reads_what_the_model_reads(model, images, amend)
 
 
@@ -136,6 +138,41 @@ def test_a_changed_run_is_the_models_own(model: LensModel) -> None:
     handle = model.blocks[1].register_forward_pre_hook(replaced, with_kwargs=True)
     with handle, torch.inference_mode():
         logits = model.model(**model.batch([encoded]), use_cache=False).logits[0, -1]
+    assert found.logprob[0] == pytest.approx(float(torch.log_softmax(logits.double(), -1)[5]), abs=checks.NATS)
+
+
+@pytest.mark.parametrize("make", [zoo.granite4_vision, zoo.granite_docling])
+def test_patches_are_changed_at_each_layer_where_they_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path]
+) -> None:
+    """As if the tower had made others of two patches, in the whole model."""
+    model = load(str(make(tmp_path / "model")))
+    encoded = model.encode(checks.noise(90, 40))
+    prompted = Prompted(model, encoded)
+    own = prompted.entering_patches()
+    positions = prompted.patches[[3, 7]]
+    generator = torch.Generator().manual_seed(0)
+    new = {layer: torch.randn(2, model.width, generator=generator) * values.std() for layer, values in own.items()}
+    entering = {layer: (positions, values) for layer, values in new.items()}
+    (found,) = prompted.outcomes([Change({0: entering.pop(0)}, entering=entering)], [Target((5,))])
+
+    inner, whole = model.model.model, model.model.model.get_image_features
+    images = (encoded.tokens["input_ids"] == model.image_token_id).nonzero()[:, 0].tolist()
+    places = [images.index(position) for position in positions.tolist()]
+
+    def changed(*args: Any, **options: Any) -> Any:
+        features = whole(*args, **options)
+        deep = features.deepstack_features
+        for layer, (values,) in deep if isinstance(deep[0][0], int) else enumerate(deep, 1):
+            values[places] = new[layer]
+        if features.pooler_output is not None:
+            features.pooler_output[0][places] = new[0] / model.decoder.embedding_multiplier
+        return features
+
+    monkeypatch.setattr(inner, "get_image_features", changed)
+    with torch.inference_mode():
+        logits = model.model(**model.batch([encoded]), use_cache=False).logits[0, -1]
+    assert len(own) > 2
     assert found.logprob[0] == pytest.approx(float(torch.log_softmax(logits.double(), -1)[5]), abs=checks.NATS)
 
 

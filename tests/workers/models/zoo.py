@@ -86,7 +86,7 @@ def random_weights(model: Any) -> Any:
     """Norms that are no ones; words told apart; a tower whose patches hardly mix."""
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
-        tower = "visual" in name or "vision" in name
+        tower = "visual" in name or "vision" in name or "qformer" in name
         if "A_log" in name:  # so that what a linear attention forgets is rounded no more than all else
             torch.nn.init.uniform_(parameter, -4, -2)
         elif "q_norm" in name or "k_norm" in name:
@@ -554,6 +554,36 @@ def llava_next_video(folder: Path) -> Path:
         settings,
         videos="LlavaNextVideoVideoProcessor",
     )
+
+
+def granite4_vision(folder: Path, rate: str = "2/4") -> Path:
+    """Tiles of 32 pixels, 8 x 8 patches and 4 x 4 cells, of which windows of 2 x 2 make. Six features enter at six
+    layers."""
+    tokenizer = tokenizer_with()
+    points = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
+    sizes = {"intermediate_size": 64, "num_attention_heads": 2}
+    config = transformers.Granite4VisionConfig(
+        vision_config=transformers.SiglipVisionConfig(
+            **sizes, hidden_size=64, num_hidden_layers=3, image_size=32, patch_size=4, vision_use_head=False
+        ),
+        text_config=transformers.Granite4VisionTextConfig(
+            **sizes, **SPECIAL, hidden_size=32, num_hidden_layers=6, num_key_value_heads=2,
+            vocab_size=len(tokenizer) + PADDED, embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.5,
+        ),
+        qformer_config={"model_type": "blip_2_qformer", "num_hidden_layers": 1, "intermediate_size": 64},
+        downsample_rate=rate,
+        deepstack_layer_map=[[-2, 1], [-1, 0]],
+        spatial_target_layers=[2, 3, 4, 5],
+        vision_feature_select_strategy="full",
+        image_grid_pinpoints=points,
+        tie_word_embeddings=False,
+        **ids(tokenizer, image_token_index="<image>"),
+    )  # fmt: skip
+    model = transformers.Granite4VisionForConditionalGeneration(config)
+    size = {"height": 32, "width": 32}
+    images = transformers.LlavaNextImageProcessorPil(size=size, crop_size=size, image_grid_pinpoints=points)
+    settings = {"patch_size": 4, "vision_feature_select_strategy": "full", "downsample_rate": rate}
+    return save(folder, model, tokenizer, images, "Granite4VisionProcessor", "<image>", settings)
 
 
 # --- Gemma 4 --------------------------------------------------------------------------------------------------------

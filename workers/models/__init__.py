@@ -53,6 +53,7 @@ FAMILIES = {
     "qwen3_5_moe": ("vlq.workers.models.qwen_vl", "Qwen35Moe"),
     "qwen3_vl": ("vlq.workers.models.qwen_vl", "Qwen3VL"),
     "qwen3_vl_moe": ("vlq.workers.models.qwen_vl", "Qwen3VLMoe"),
+    "shieldgemma2": ("vlq.workers.models.shieldgemma2", "ShieldGemma2"),
     "smolvlm": ("vlq.workers.models.idefics3", "SmolVLM"),
     "video_llama_3": ("vlq.workers.models.merged", "VideoLlama3"),
 }

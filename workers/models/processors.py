@@ -16,9 +16,11 @@ from vlq.workers.models.weights import first_line
 
 STAND_INS = {
     "SmolVLMProcessor": ("transformers", "Idefics3Processor"),  # the model's own wants more packages, for videos
+    "ShieldGemma2Processor": ("transformers", "Gemma3Processor"),  # the model's own takes no prompt
     "PixtralProcessor": ("vlq.workers.models.pixtral", "PixtralProcessor"),  # transformers' own wants torchvision
 }
-"""A processor of transformers -> module and class of one that makes the same of an image, and needs less."""
+"""A processor of transformers -> module and class of one that makes the same of an image and a prompt, and needs
+less."""
 
 LEFT_OUT = ("video_processor", "feature_extractor")
 """Parts of processors that are for videos and sound, and need more packages."""

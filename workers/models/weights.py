@@ -105,7 +105,7 @@ def load_weights(model: str, folder: Path, family: str, how: Loading) -> Any:
             f"{model} lacks {len(missing)} weights, {missing[0]} among them; they would be random.",
             "Are the model's files complete?",
         )
-    _compute_in(loaded.get_output_embeddings().weight.dtype, loaded)
+    _compute_in(loaded.get_input_embeddings().weight.dtype, loaded)
     if not quantized and how.device_map is None:
         loaded.to(how.device)
     elif any(parameter.device.type != how.device for parameter in loaded.parameters()):

@@ -185,7 +185,7 @@ def test_no_image_has_more_patches_than_are_said(model: LensModel) -> None:
 
 def test_all_that_have_an_adapter_are_tried() -> None:
     elsewhere = {"idefics3", "internvl", "llava_next", "llava_onevision", "paligemma", "smolvlm"}
-    elsewhere |= {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+    elsewhere |= {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "shieldgemma2"}
     elsewhere |= {"cohere2_vision", "lfm2_vl", "llama4", "molmo2", "perception_lm"}  # torchvision
     tried = {name.removeprefix("pixtral-").partition("-")[0] for name in MAKERS} | elsewhere
     assert {*FAMILIES} == tried - {*zoo.ALIKE}

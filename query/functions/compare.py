@@ -12,7 +12,7 @@ from vlq.query.errors import VlqError
 from vlq.query.language.bind import Counts, Scope, Table, bind
 from vlq.query.language.bounds import LOW
 from vlq.query.language.combine import key_kinds
-from vlq.query.language.compile import Compiler, Relation, indented, quoted
+from vlq.query.language.compile import Compiler, Relation, free_name, indented, quoted
 from vlq.query.language.nodes import Call, Literal, Node, walk
 from vlq.query.language.parameters import Parameter, Query, Text
 from vlq.query.language.predicates import Predicate
@@ -30,8 +30,6 @@ from vlq.query.mistakes.combined import (
 )
 from vlq.query.schema import layers_phrase
 from vlq.query.summary import Rows, Summary, count, figure, unit
-
-DIFFERENCE = "difference"
 
 
 def named_caches(node: Node) -> Iterator[Literal]:
@@ -139,6 +137,15 @@ class Compare(Table):
     def holds(self) -> str | None:
         return self.a.relation.holds
 
+    def column(self, name: str) -> str:
+        """What a column of the answer is called: otherwise if a key, which may be one of the users', has its name."""
+        return free_name(name, self.a.relation.keys)
+
+    @property
+    def difference(self) -> str:
+        """The answer's column that holds by how much the values differ."""
+        return self.column("difference")
+
     @property
     def depths_differ(self) -> bool:
         return self.a.scope.run.layers != self.b.scope.run.layers
@@ -168,13 +175,13 @@ FROM (
                     own = f"{side.name}.{quoted(name)}"
                     if name == self.holds and f"rest_{side.name}" in rests:
                         own = f"CASE WHEN {side.name}.image IS NULL THEN rest_{side.name}.{name} ELSE {own} END"
-                    shown[f"{name}_{side.name}"] = own
+                    shown[self.column(f"{name}_{side.name}")] = own
             if name == "layer" and self.depths_differ:
                 for side in (self.a, self.b):
                     last = compiler.value("last_layer", side.scope.run.layers - 1)
-                    shown[f"depth_{side.name}"] = f"{side.name}.layer / nullif({last}, 0)"
+                    shown[self.column(f"depth_{side.name}")] = f"{side.name}.layer / nullif({last}, 0)"
             if name == self.value:
-                shown[DIFFERENCE] = f"b.{quoted(name)} - a.{quoted(name)}"
+                shown[self.difference] = f"b.{quoted(name)} - a.{quoted(name)}"
         named = ",\n".join(f"{name} AS (\n  {indented(sql)}\n)" for name, sql in tables)
         joined = {key: f"coalesce(a.{quoted(key)}, b.{quoted(key)})" for key in keys} | shown
         columns = ", ".join(f"{sql} AS {quoted(name)}" for name, sql in joined.items())
@@ -185,8 +192,8 @@ FROM (
             source += f"\nLEFT JOIN {name} ON {join}"
         where = "" if self.holds is None else f"\nWHERE a.{self.holds} OR b.{self.holds}"
         sql = f"WITH {named}\nSELECT {columns}\nFROM {source}{where}"
-        value = DIFFERENCE if self.value is not None else None
-        return Relation(sql, keys, (*shown,), value, (f"answer.{DIFFERENCE}",) if value and "image" in keys else ())
+        value = self.difference if self.value is not None else None
+        return Relation(sql, keys, (*shown,), value, (f"answer.{value}",) if value and "image" in keys else ())
 
     def _rests(self, compiler: Compiler) -> dict[str, tuple[str, str]]:
         """By name, what is known of cells that an answer does not list, and how it is joined to the rows."""
@@ -221,16 +228,18 @@ FROM (
         """How many images both have; what each cache has, and how the two differ where both have it."""
         summary: Summary = {name: counts.found[name] for name in ("images", "only_a", "only_b", "changed")}
         if self.holds is not None:
-            for side in "ab":
-                summary[side] = {"matched": sum(row[f"{self.holds}_{side}"] is True for row in rows)}
-            both = sum(row[f"{self.holds}_a"] is row[f"{self.holds}_b"] is True for row in rows)
-            return summary | {"matched": both}
+            a, b = (self.column(f"{self.holds}_{side}") for side in "ab")
+            summary |= {
+                side: {"matched": sum(row[name] is True for row in rows)} for side, name in (("a", a), ("b", b))
+            }
+            return summary | {"matched": sum(row[a] is row[b] is True for row in rows)}
         if self.value is None:
             return summary | {"matched": len(rows)}
         for side in "ab":
-            values = [value for row in rows if (value := row[f"{self.value}_{side}"]) is not None]
+            name = self.column(f"{self.value}_{side}")
+            values = [value for row in rows if (value := row[name]) is not None]
             summary[side] = {"matched": len(values), "median": float(median(values)) if values else None}
-        differences = [row[DIFFERENCE] for row in rows if row[DIFFERENCE] is not None]
+        differences = [row[self.difference] for row in rows if row[self.difference] is not None]
         return summary | {
             "matched": len(differences),
             "lower": sum(difference < 0 for difference in differences),

@@ -8,7 +8,7 @@ from statistics import median
 
 from vlq.query.language.bind import Counts, Scope, Table, column_types
 from vlq.query.language.bounds import HIGH, LOW, Bounds, calculated, compared
-from vlq.query.language.compile import Compiler, Relation, Rest, indented, quoted
+from vlq.query.language.compile import Compiler, Relation, Rest, free_name, indented, quoted
 from vlq.query.language.nodes import Arithmetic, Comparison, Literal, Logic, Node, Not
 from vlq.query.language.predicates import Column, Predicate
 from vlq.query.language.tokens import TokenSet
@@ -118,6 +118,10 @@ class Joined:
         _, relation = next(((side, table) for side, table in self.tables if table.rest is not None), self.tables[0])
         return relation.keys
 
+    def free(self, name: str) -> str:
+        """A name for a column of the answer: another one if a key has it."""
+        return free_name(name, self.keys)
+
     @property
     def rests(self) -> list[tuple[Side, Rest]]:
         return [(side, relation.rest) for side, relation in self.tables if relation.rest is not None]
@@ -206,13 +210,13 @@ class Compared(Condition):
 
     def relation(self, compiler: Compiler) -> Relation:
         joined = self.joined(compiler)
-        columns = _values(joined)
+        columns, said = _values(joined), joined.free(HOLDS)
         holds = self._holds(joined, [side.bounds(joined.column, never_is_last=True) for side in joined.sides])
-        shown = [*joined.key_columns, *(f"{value} AS {name}" for name, value in columns.items()), f"{holds} AS {HOLDS}"]
+        shown = [*joined.key_columns, *(f"{value} AS {name}" for name, value in columns.items()), f"{holds} AS {said}"]
         sql = f"SELECT {', '.join(shown)}\nFROM {joined.source}"
         elsewhere = self._holds(joined, [side.bounds(of_rest) for side in joined.sides])
         rest = joined.rest_of(f"{elsewhere} AS {HOLDS}")
-        return Relation(sql, joined.keys, (*columns, HOLDS), None, _order(columns), HOLDS, rest=rest)
+        return Relation(sql, joined.keys, (*columns, said), None, _order(columns), said, rest=rest)
 
     def _holds(self, joined: Joined, values: list[Bounds]) -> str:
         """A chain is neither true nor false where something in it is missing, also where the rest of it is false."""
@@ -233,15 +237,16 @@ class Connected(Condition):
         names: dict[str, str] = {}
         for side, relation in joined.tables:
             for column in relation.columns:
-                if column != HOLDS:
+                if column != relation.holds:
                     base = column.rpartition("_")[0] or column
-                    names[f"{base}_{len(names) + 1}"] = f"{side.name}.{column}"
-        holds = self._holds([joined.column(side, HOLDS) for side in joined.sides])
-        shown = [*joined.key_columns, *(f"{sql} AS {name}" for name, sql in names.items()), f"({holds}) AS {HOLDS}"]
+                    names[free_name(f"{base}_{len(names) + 1}", [*joined.keys, *names])] = f"{side.name}.{column}"
+        holds = self._holds([joined.column(side, str(relation.holds)) for side, relation in joined.tables])
+        said = joined.free(HOLDS)
+        shown = [*joined.key_columns, *(f"{sql} AS {name}" for name, sql in names.items()), f"({holds}) AS {said}"]
         sql = f"SELECT {', '.join(shown)}\nFROM {joined.source}"
         elsewhere = self._holds([of_rest(side, HOLDS) for side in joined.sides])
         rest = joined.rest_of(f"({elsewhere}) AS {HOLDS}")
-        return Relation(sql, joined.keys, (*names, HOLDS), None, _order(names), HOLDS, rest=rest)
+        return Relation(sql, joined.keys, (*names, said), None, _order(names), said, rest=rest)
 
     def _holds(self, parts: list[str]) -> str:
         return f"NOT {parts[0]}" if isinstance(self.node, Not) else f" {_operator(self.node).upper()} ".join(parts)
@@ -253,7 +258,7 @@ class Calculated(Combined):
     @property
     def column(self) -> str:
         """The answer's column that holds the result: another one if a key has its name."""
-        return "value_2" if "value" in self.tables[0].keys else "value"
+        return free_name("value", self.tables[0].keys)
 
     def relation(self, compiler: Compiler) -> Relation:
         joined = self.joined(compiler)
@@ -306,7 +311,8 @@ class Calculated(Combined):
 def _values(joined: Joined) -> dict[str, str]:
     """The tables' values by the names of their columns."""
     return {
-        f"{relation.value}_{n}": f"{side.name}.{relation.value}" for n, (side, relation) in enumerate(joined.tables, 1)
+        joined.free(f"{relation.value}_{n}"): f"{side.name}.{relation.value}"
+        for n, (side, relation) in enumerate(joined.tables, 1)
     }
 
 

@@ -7,8 +7,9 @@ in from the snapshot that the query is asked of.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.language.bounds import LOW
@@ -374,6 +375,16 @@ def in_mask(relation: Relation) -> str:
 def quoted(name: str) -> str:
     """A name as SQL writes it behind a dot or an AS."""
     return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """A name for a column beside others: the name itself, or with the first number that makes it another one.
+
+    To DuckDB names that differ in case only are the same.
+    """
+    folded = {other.lower() for other in taken}
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(free for free in chain([name], numbered) if free.lower() not in folded)
 
 
 def _both(a: Keys, b: Keys) -> Keys:

@@ -14,7 +14,7 @@ from typing import Any
 from propcache.api import cached_property
 
 from vlq.query.language.bind import Bound, Counts, Scope, Table
-from vlq.query.language.compile import Compiler, Relation, indented, quoted
+from vlq.query.language.compile import Compiler, Relation, free_name, indented, quoted
 from vlq.query.language.nodes import Method, Node
 from vlq.query.language.parameters import Optional, Parameter
 from vlq.query.language.predicates import Column, find_column
@@ -45,9 +45,17 @@ class OfGroups(Shown):
         return {}
 
     @property
+    def parted_by(self) -> dict[str, Node]:
+        """The columns that part the rows, and where each is named."""
+        return dict(self.by)
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """The columns that part the rows."""
-        return tuple(dict.fromkeys(name for name, _ in self.by))
+        """What these are called in the answer."""
+        found: list[str] = []
+        for name in self.parted_by:
+            found.append(free_name(name, found))
+        return tuple(found)
 
     @property
     def parts(self) -> list[str]:
@@ -56,11 +64,11 @@ class OfGroups(Shown):
 
     @property
     def named_columns(self) -> set[object]:
-        return super().named_columns | {*self.names}
+        return super().named_columns | {*self.parted_by}
 
     def free(self, name: str) -> str:
         """A name for a column of the answer: another one if a group's column has it."""
-        return f"{name}_2" if name in self.names else name
+        return free_name(name, self.names)
 
     @cached_property
     def grouped(self) -> Relation:
@@ -75,17 +83,17 @@ class OfGroups(Shown):
     @property
     def overlapping(self) -> list[str]:
         """Of the columns that part the rows the lists: by them a row is in several groups."""
-        return [name for name in self.names if self.known[name].kind == "list"]
+        return [name for name in self.parted_by if self.known[name].kind == "list"]
 
     def looks_at_places(self, value: str | None) -> bool:
         """Whether it makes a difference at which positions rows are: they part the rows, or are the value."""
-        return self.grouped.place is not None and self.grouped.place in (*self.names, value)
+        return self.grouped.place is not None and self.grouped.place in (*self.parted_by, value)
 
     def rows(self, relation: Relation, value: str | None, where: str, compiler: Compiler) -> str:
         """The SELECT of the rows: what parts them, and their value if one is looked at."""
         source = compiler.source(compiler.rows(relation))
         shown = []
-        for part, (name, node) in zip(self.parts, dict(self.by).items(), strict=True):
+        for part, (name, node) in zip(self.parts, self.parted_by.items(), strict=True):
             column = find_column(name, self.known, node, self.scope)
             sql = column.sql
             if name == "image" and "image" in relation.keys:

@@ -348,6 +348,49 @@ def test_columns_of_any_name_make_groups(corpus: Corpus, name: str) -> None:
     assert sum(row[taken] for row in histogram.rows) == IMAGES
 
 
+CALLED = ["Count", "MEAN", "mean_1", "value_2", "holds", "HIGH", "Layer", "difference", "mean_a"]
+"""Columns of images that are called as columns of answers are, but for the case in which some are written."""
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_columns_that_are_called_as_those_of_answers(tmp_path: Path, name: str) -> None:
+    own = [i % 3 for i in range(IMAGES)]
+    make_cache(tmp_path, images=IMAGES, columns={name: own, "Count_2": [0] * IMAGES, "number": [*range(IMAGES)]})
+    corpus = vlq.open(str(tmp_path))
+    counts, means = corpus.images().group(name).count(), corpus.images().group(name).mean("number")
+    numbers = {key: statistics.fmean(i for i in range(IMAGES) if own[i] == key) for key in range(3)}
+    for table, expected in [
+        (counts, dict(Counter(own))),
+        (means, numbers),
+        (means - 1, {key: number - 1 for key, number in numbers.items()}),
+        (means - counts, {key: number - own.count(key) for key, number in numbers.items()}),
+        (means >= means, numbers),
+        ((means >= means) & ~(means > means), numbers),
+        (corpus.compare(str(tmp_path), vlq.images().group(name).mean("number")), numbers),
+        (corpus.images().group([name, "Count_2"]).count(), dict(Counter(own))),
+    ]:
+        assert len({column.lower() for column in table.columns}) == len(table.columns)
+        ends = 2 if "Count_2" in table.columns else 1  # of its keys; what stands for a row is behind them
+        assert {row[name]: row[table.columns[ends]] for row in table.rows} == expected
+        assert table.headline
+    assert (means >= means).summary["matched"] == 3
+    assert corpus.compare(str(tmp_path), vlq.images().group(name).mean("number")).summary["median"] == 0
+    bins = corpus.images().group(name).histogram("number")
+    assert sum(row[bins.columns[-1]] for row in bins.rows) == IMAGES
+
+
+def test_a_column_of_the_answer_beside_one_of_images_that_differs_in_case(tmp_path: Path) -> None:
+    make_cache(tmp_path, images=IMAGES, columns={"Layer": [i % 3 for i in range(IMAGES)]})
+    dogs = vlq.open(str(tmp_path)).first_layer("dog")
+    both = dogs.group(["layer", "Layer"]).count()
+    assert both.columns == ["layer", "Layer_2", "count"]
+    expected = Counter((row["layer"], row["image_id"] % 3) for row in dogs.rows)
+    assert {(row["layer"], row["Layer_2"]): row["count"] for row in both.rows} == expected
+    by_layer = dogs.group("Layer").histogram()
+    assert by_layer.columns == ["Layer", "layer_2", "count"]
+    assert sum(row["count"] for row in by_layer.rows) == len(dogs.rows)
+
+
 def test_lists(corpus: Corpus) -> None:
     counts = corpus.images().group("words").count()
     assert {row["words"]: row["count"] for row in counts.rows} == {"dog": 8, "cat": 8, None: 16}

@@ -74,7 +74,12 @@ class Column:
 
     @property
     def items(self) -> Column:
-        """Of a list, the list of what `in` looks for: of structs with a label, such as `objects`, their labels."""
+        """Of a list, the list of what `in` looks for: of structs with a label, such as `objects`, their labels.
+
+        Of numbers those that are there: NaN is missing, as null is.
+        """
+        if self.type in ("FLOAT[]", "DOUBLE[]"):
+            return Column(f"list_filter({self.sql}, lambda item: isfinite(item) OR isinf(item))", self.type)
         if not self.type.startswith("STRUCT("):
             return self
         return Column(f"list_transform({self.sql}, lambda item: item.label)", "VARCHAR[]")

@@ -398,6 +398,15 @@ def test_lists(corpus: Corpus) -> None:
     assert counts.headline == "images() by words: 3 groups; most in no words (16), fewest in cat and dog (8)"
 
 
+def test_nan_is_no_item_of_a_list(tmp_path: Path) -> None:
+    lists = [[1.5, math.nan], [math.nan], [], None, [math.inf, 1.5, 1.5]]
+    make_cache(tmp_path, images=len(lists), columns={"numbers": lists})
+    corpus = vlq.open(str(tmp_path))
+    counts = corpus.images().group("numbers").count()
+    assert {row["numbers"]: row["count"] for row in counts.rows} == {1.5: 2, math.inf: 1, None: 3}
+    assert [row["image_id"] for row in corpus.query("images(1.5 in numbers)").sort("image_id").rows] == [0, 4]
+
+
 def test_truth_counts_as_1_and_0(corpus: Corpus) -> None:
     row = corpus.images().mean("indoors").rows[0]
     assert row == {"mean": 0.5, "count": 24, "missing": 8}

@@ -82,9 +82,16 @@ class Answer:
 
     @cached_property
     def by_layer(self) -> bool:
-        """Whether its column `layer` is of layers."""
-        of_bins = isinstance(self.table, Histogram) and "layer" in self.table.edges
-        return "layer" in self.columns and (of_bins or not self.is_of_images)
+        """Whether its rows lie along layers, those of its column `layer` or those that a histogram counts by."""
+        counts_layers = isinstance(self.table, Histogram) and len(self.table.edges) == 1
+        return counts_layers or ("layer" in self.columns and not self.is_of_images)
+
+    @property
+    def along(self) -> tuple[str, ...]:
+        """The columns of what its rows lie along: a layer, or both ends of a bin."""
+        if isinstance(self.table, Histogram) and (len(self.table.edges) == 1 or not self.by_layer):
+            return self.table.edges
+        return ("layer",)
 
     @cached_property
     def is_of_images(self) -> bool:

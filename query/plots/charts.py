@@ -91,7 +91,7 @@ def _layer_bars(answer: Answer, numbers: Mapping[Any, float | None], name: str) 
     axes = plot.add_subplot()
     layers = sorted({*answer.layers, *(layer for layer in numbers if layer is not None)})
     heights = [numbers.get(layer) or 0 for layer in layers]
-    bars = axes.bar(layers, heights, 0.8, color=COLOURS[0])
+    bars = axes.bar(layers, [float(height) for height in heights], 0.8, color=COLOURS[0])
     never = layers[-1] + 2 if numbers.get(None) else None
     if never is not None:
         axes.bar_label(
@@ -112,8 +112,7 @@ def _layer_bars(answer: Answer, numbers: Mapping[Any, float | None], name: str) 
 
 def grouped_histogram(answer: Answer) -> Plot:
     """A line for each group."""
-    edges = ("layer",) if answer.by_layer else ("low", "high")
-    return _series(answer, [key for key in answer.keys if key not in edges])
+    return _series(answer, [key for key in answer.keys if key not in answer.along])
 
 
 def groups(answer: Answer) -> Plot:
@@ -140,7 +139,7 @@ def bars(answer: Answer) -> Plot:
     plot = figure(answer.title, height=1.4 + 0.24 * len(rows), note=note)
     axes = plot.add_subplot()
     numbers = [row[value] for row in rows]
-    drawn = axes.barh(range(len(rows)), [0 if n is None else n for n in numbers], 0.75, color=COLOURS[0])
+    drawn = axes.barh(range(len(rows)), [float(n or 0) for n in numbers], 0.75, color=COLOURS[0])
     axes.bar_label(drawn, ["–" if n is None else figured(n) for n in numbers], padding=3, size=8)
     axes.set_yticks(range(len(rows)), [answer.label(row, answer.keys) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -179,8 +178,9 @@ def _read(answer: Answer, keys: Sequence[str], rows: Rows | None = None) -> list
     """The rows, the answer's if none are given, parted by some of their keys."""
     found: dict[str, Series] = {}
     for row in answer.rows if rows is None else rows:
-        x = row["layer"] if answer.by_layer else (row["low"] + row["high"]) / 2 if row["low"] is not None else None
-        if x is not None:
+        ends = [row[name] for name in answer.along]
+        if None not in ends:
+            x = sum(ends) / len(ends) if len(ends) > 1 else ends[0]
             # Of two long names the same may be shown, so they are not told apart by that.
             part = found.setdefault(repr([row[key] for key in keys]), Series(answer.label(row, keys)))
             part.numbers[x] = row[str(answer.value)]

@@ -22,6 +22,7 @@ from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import BoundaryNorm, Normalize
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
@@ -311,6 +312,35 @@ def test_conditions_are_pairs(corpus: Corpus) -> None:
     )
     assert texts(axes) == {str(n) for n in expected.values()}
     assert axes.get_xlabel() == "layer of first_layer('ear')"
+
+
+@pytest.mark.parametrize("name", ["low", "HIGH", "Layer"])
+def test_histograms_of_groups_that_are_called_as_bins_are(tmp_path: Path, name: str) -> None:
+    own = {name: [i % 2 for i in range(12)], "number": [i / 4 for i in range(12)]}
+    make_cache(tmp_path, images=12, columns=own)
+    named = vlq.open(str(tmp_path))
+    bins = named.images().group(name).histogram("number")
+    low, high, count = bins.columns[-3:]
+    drawn = [line.get_xydata().tolist() for line in axes_of(bins.plot()).lines]
+    assert drawn == [
+        [[(row[low] + row[high]) / 2, row[count]] for row in bins.rows if row[name] == group] for group in (0, 1)
+    ]
+    layers = named.first_layer("dog").group(name).histogram()
+    layer, count = layers.columns[-2:]
+    drawn = [line.get_xydata().tolist() for line in axes_of(layers.plot()).lines]
+    assert drawn == [[[row[layer], row[count]] for row in layers.rows if row[name] == group] for group in (0, 1)]
+
+
+def test_numbers_as_large_as_hashes_are_drawn(tmp_path: Path) -> None:
+    hashes = np.array([2**64 - 1, 2**63, 5, 7], np.uint64)
+    make_cache(tmp_path, images=4, columns={"hash": hashes})
+    hashed = vlq.open(str(tmp_path))
+    (bar,) = axes_of(hashed.images().max("hash").plot()).patches
+    assert isinstance(bar, Rectangle)
+    assert bar.get_width() == 2.0**64
+    by_layer = hashed.first_layer("dog").group("layer").max("hash")
+    found = heights(axes_of(by_layer.plot()))
+    assert {x: height for x, height in found.items() if height} == {row["layer"]: row["max"] for row in by_layer.rows}
 
 
 def test_a_difference_is_a_histogram_around_whole_numbers(corpus: Corpus) -> None:

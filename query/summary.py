@@ -76,8 +76,10 @@ def count(n: float, noun: str) -> str:
 
 
 def unit(keys: Sequence[str]) -> str:
-    """What rows with these keys are called: by an only key, or by patches; images' layers are not so many layers."""
-    return keys[-1] if keys and (len(keys) == 1 or keys[-1] in ("patch", "position")) else "row"
+    """What rows with these keys are called: by an only key, by patches; readings, which patches are of each layer."""
+    if keys and keys[-1] in ("patch", "position"):
+        return "reading" if "layer" in keys else keys[-1]
+    return keys[0] if len(keys) == 1 else "row"
 
 
 def placed(summary: Summary) -> str:

@@ -99,7 +99,7 @@ def test_every_cell_is_listed_once(case: Case) -> None:
     assert len(result.rows) == (case.there & case.good[:, None]).sum() * case.run.layers
     assert result.summary["readings"] is None
     compared = case.corpus.query("prob('dog') <= 1")
-    assert f"holds for {len(result.rows)} of {len(result.rows)} patches" in compared.headline
+    assert f"holds for {len(result.rows)} of {len(result.rows)} readings" in compared.headline
 
 
 def test_info(case: Case) -> None:

@@ -343,7 +343,7 @@ def test_tracked_words_through_a_whole_run(
     assert (code, "'nothere'" in said) == (2, True)
     code, out, _ = vlq("rank('dog') > 4", "--cache", cache)
     assert code == 0
-    assert "of 192 patches for which it can be said" in out.splitlines()[0]  # 3 images, 4 layers, 16 patches
+    assert "of 192 readings for which it can be said" in out.splitlines()[0]  # 3 images, 4 layers, 16 patches
 
 
 def test_layers_that_the_model_does_not_have(vlq: Vlq, tmp_path: Path, tiny_model: Path, images: Path) -> None:

@@ -114,7 +114,7 @@ def test_readings_compare_by_probability(corpus: Corpus) -> None:
     result = corpus.query("readings('cat', rank=5) > readings('rock', rank=5)")
     found = {(row["image_id"], row["layer"], row["patch"]) for row in result.rows}
     assert found == {cell for cell in a.keys() & b.keys() if a[cell] > b[cell]}
-    assert f"of {len(a.keys() & b.keys())} patches for which it can be said" in result.headline
+    assert f"of {len(a.keys() & b.keys())} readings for which it can be said" in result.headline
 
 
 def test_images(corpus: Corpus) -> None:

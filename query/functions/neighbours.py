@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlq.query.functions.phrases import named, qualified, unstored
@@ -10,7 +11,7 @@ from vlq.query.functions.sources import check_patches, token_layers
 from vlq.query.image.geometry import COLUMNS, ROWS, geometries
 from vlq.query.language.bind import Bound
 from vlq.query.language.compile import Compiler, Derived, Relation, indented
-from vlq.query.language.parameters import Count, Parameter
+from vlq.query.language.parameters import Count, FromZero, Parameter
 from vlq.query.language.registry import Function
 from vlq.query.schema import PATCH_CELLS
 from vlq.query.summary import Rows, Summary, count, placed
@@ -32,7 +33,7 @@ SELECT image, layer, positions, {ROWS} AS rows, {COLUMNS} AS columns
 FROM (
   {indented(token_layers(bound.given(at="patch"), own))}
 ) AS found JOIN {geometries(own.table("images"))} ON image_id = image"""
-    around = compiler.load("around", Derived(own.ask(reading), count_around, (PATCH_CELLS,)))
+    around = compiler.load("around", Derived(own.ask(reading), Around(bound["before"]), (PATCH_CELLS,)))
     sql = f"""\
 SELECT token, layer, piece, text, images, patches, patches / adjacent AS share, adjacent
 FROM {around} WHERE images >= {compiler.value("min_images", bound["min_images"])}"""
@@ -40,8 +41,19 @@ FROM {around} WHERE images >= {compiler.value("min_images", bound["min_images"])
     return Relation(sql, ("token", "layer"), shown, "share", ("answer.images DESC", "answer.patches DESC"))
 
 
-def count_around(snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
-    """For each layer the tokens that adjacent patches read: in how many images, by how many patches of all of them."""
+@dataclass(frozen=True)
+class Around:
+    """Makes the table of what is read around patches so many layers `before`."""
+
+    before: int
+
+    def __call__(self, snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
+        return count_around(snapshot, reading, self.before)
+
+
+def count_around(snapshot: Snapshot, reading: pyarrow.Table, before: int) -> pyarrow.Table:
+    """For each layer the tokens that adjacent patches read so many layers before: in how many images, by how many
+    patches of all of them."""
     import numpy as np
     import pyarrow as pa
 
@@ -49,6 +61,8 @@ def count_around(snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
     from vlq.query.image.masks import around, cells_of, grids_of, masks_of
 
     run = snapshot.cache.run
+    # Nothing is read before layer 0; at layers that were not read, no patch has an id.
+    reading = reading.filter(pa.array(reading["layer"].to_numpy() >= before))
     image, layer = (reading[name].to_numpy() for name in ("image", "layer"))
     positions = reading["positions"].combine_chunks()
     images, place = numbered(image)
@@ -62,7 +76,7 @@ def count_around(snapshot: Snapshot, reading: pyarrow.Table) -> pyarrow.Table:
         for rows in np.array_split(held, 1 + len(held) * most // AT_ONCE):
             near = around(masks_of(positions.take(pa.array(rows)), grids[rows]))
             adjacent = cells_of(near, grids[rows], most)
-            ids = cells[place[rows] - part.start, layer[rows]]
+            ids = cells[place[rows] - part.start, layer[rows] - before]
             adjacent &= ids != run.no_id  # of patches that were not read
             row, token, count = read_by(ids, adjacent, run.vocabulary_size)
             cell = layer[rows].astype(np.int64)[row] * run.vocabulary_size + token
@@ -109,6 +123,8 @@ def summarise(bound: Bound, rows: Rows, images: int) -> Summary:
 def headline(bound: Bound, summary: Summary) -> str:
     """What is read most around the token, all layers taken together, and where it is in most images."""
     around = f"Around {bound.token.label}{qualified(bound.given(at='patch'))}"
+    if bound["before"]:
+        around += f", {count(bound['before'], 'layer')} before"
     if summary["token"] is None:
         enough = f" in {count(bound['min_images'], 'image')} or more" if bound["min_images"] > 1 else ""
         return f"{around}: nothing is read{enough}, of {count(summary['images'], 'image')}{placed(summary)}"
@@ -130,12 +146,13 @@ NEIGHBOURS = Function(
         LAYERS,
         PATCHES,
         MIN_PATCHES,
+        Parameter("before", FromZero(), "look at what they read so many layers before the one that reads the token", 0),
         Parameter("min_images", Count(), "only tokens read around it in at least so many images at the layer", 1),
         IMAGES,
         PIECES,
     ),
     positional=1,
-    documentation="What the patches beside, above, below and across from the token's read at the same layer.",
+    documentation="What the patches around the token's read, at the same layer or some layers before.",
     example="neighbours('dog', min_prob=0.5, min_images=5)",
     check=check_patches,
     compile=compile_neighbours,

@@ -229,11 +229,12 @@ def neighbours(
     layers: Layers = None,
     patches: Patches = None,
     min_patches: int = 1,
+    before: int = 0,
     min_images: int = 1,
     images: Node | None = None,
     pieces: bool = False,
 ) -> Call:
-    """What the patches beside, above, below and across from the token's read at the same layer."""
+    """What the patches around the token's read, at the same layer or some layers before."""
     return _call("neighbours", locals())
 
 

@@ -29,12 +29,16 @@ from ..corpora import (
 )
 
 
-def brute(case: Case, ids: list[int], arguments: dict[str, Any], min_images: int) -> list[dict[str, Any]]:
+def brute(
+    case: Case, ids: list[int], arguments: dict[str, Any], min_images: int, before: int = 0
+) -> list[dict[str, Any]]:
     hit = case.hits("patch", ids, arguments)
     top1 = case.sites["patch"].token[..., 0]
     read: dict[tuple[int, int], list[int]] = defaultdict(list)  # (token, layer): an image for each adjacent patch
     adjacent: dict[int, int] = defaultdict(int)
     for image, layer in np.argwhere(hit.any(-1)).tolist():
+        if layer - before not in case.run.read_layers:
+            continue
         rows, columns = case.grids[image]
         of_token = hit[image, layer, : rows * columns].reshape(rows, columns)
         padded = np.pad(of_token, 1)
@@ -43,7 +47,7 @@ def brute(case: Case, ids: list[int], arguments: dict[str, Any], min_images: int
                 if not case.there[image, row * columns + column]:
                     continue
                 if padded[row : row + 3, column : column + 3].any() and not of_token[row, column]:
-                    read[int(top1[image, layer, row * columns + column]), layer].append(image)
+                    read[int(top1[image, layer - before, row * columns + column]), layer].append(image)
                     adjacent[layer] += 1
     found = []
     for (token, layer), images in read.items():
@@ -56,15 +60,21 @@ def brute(case: Case, ids: list[int], arguments: dict[str, Any], min_images: int
 
 
 @SETTINGS
-@given(name=shapes, min_images=st.sampled_from([1, 1, 2, 3]), part_bytes=st.sampled_from([500, 10**9]), data=st.data())
+@given(
+    name=shapes,
+    min_images=st.sampled_from([1, 1, 2, 3]),
+    before=st.sampled_from([0, 0, 1, 2]),
+    part_bytes=st.sampled_from([500, 10**9]),
+    data=st.data(),
+)
 def test_equals_brute_force(
-    cases: dict[str, Case], name: str, min_images: int, part_bytes: int, data: st.DataObject
+    cases: dict[str, Case], name: str, min_images: int, before: int, part_bytes: int, data: st.DataObject
 ) -> None:
     case = cases[name]
     ids = data.draw(token_ids(case))
     arguments = data.draw(st.composite(reading_arguments)(case)) | {"layers": data.draw(layer_choices(case.run))}
-    result = case.corpus.neighbours(one_or_list(ids), min_images=min_images, **asked(arguments))
-    expected = brute(case, ids, arguments, min_images)
+    result = case.corpus.neighbours(one_or_list(ids), before=before, min_images=min_images, **asked(arguments))
+    expected = brute(case, ids, arguments, min_images, before)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             vlq.query.cache.cells, "PART_BYTES", part_bytes
@@ -115,6 +125,11 @@ def test_the_sentence(cases: dict[str, Case]) -> None:
         f"{found['patches'] / found['adjacent']:.0%} of {found['adjacent']} adjacent patches, all layers together; "
         f"most at layer {found['most_images_layer']}, in {found['most_images']} of 8 images"
     )
+    earlier = corpus.query("neighbours('cat', layers=(1, 3), before=1)")
+    assert earlier.headline.startswith("Around cat (layers 1 to 3), 1 layer before: ")
+    assert {row["layer"] for row in earlier.rows} == {1, 2, 3}
+    too_early = corpus.query("neighbours('cat', layers=(1, 3), before=4)")
+    assert too_early.headline == "Around cat (layers 1 to 3), 4 layers before: nothing is read, of 8 images"
     never = corpus.query("neighbours('cat', min_images=8)")
     assert never.headline == "Around cat: nothing is read in 8 images or more, of 8 images"
     assert corpus.query("neighbours('cat', min_prob=1.0)").headline == (
@@ -126,6 +141,7 @@ def test_the_sentence(cases: dict[str, Case]) -> None:
     ("text", "message"),
     [
         ("neighbours('cat', min_images=0)", "min_images: expected a whole number of at least 1. Got 0."),
+        ("neighbours('cat', before=-1)", "before: expected a whole number from 0. Got -1."),
         ("neighbours('cat', at='last')", "at is no argument of neighbours."),
         ("neighbours('cat', min_patches=13)", "min_patches: with this grid a layer has 12 positions. Got 13."),
     ],

@@ -171,7 +171,12 @@ class Series:
 
 def _ascending(rows: Rows, keys: Sequence[str]) -> Rows:
     """Rows of groups in the order of some of their keys, which they have only where those before are the same."""
-    return sorted(rows, key=lambda row: [(row[key] is None, row[key]) for key in keys])
+    return sorted(rows, key=lambda row: [_nulls_last(row[key]) for key in keys])
+
+
+def _nulls_last(value: Any) -> tuple[bool, Any]:
+    """What a value is sorted by, null behind all others, in lists too."""
+    return value is None, [*map(_nulls_last, value)] if isinstance(value, list) else value
 
 
 def _read(answer: Answer, keys: Sequence[str], rows: Rows | None = None) -> list[Series]:

@@ -331,6 +331,14 @@ def test_histograms_of_groups_that_are_called_as_bins_are(tmp_path: Path, name: 
     assert drawn == [[[row[layer], row[count]] for row in layers.rows if row[name] == group] for group in (0, 1)]
 
 
+def test_groups_by_lists_with_nulls_are_drawn_by_layer(tmp_path: Path) -> None:
+    nested = [[[1], [None]], [[1], [2]], [[None]], None]
+    make_cache(tmp_path, images=12, columns={"nested": [nested[i % 4] for i in range(12)]})
+    result = vlq.open(str(tmp_path)).first_layer("dog").group(["nested", "layer"]).count()
+    drawn = {line.get_label() for line in axes_of(result.plot()).lines}
+    assert len(drawn) == len({str(row["nested"]) for row in result.rows}) == 4
+
+
 def test_numbers_as_large_as_hashes_are_drawn(tmp_path: Path) -> None:
     hashes = np.array([2**64 - 1, 2**63, 5, 7], np.uint64)
     make_cache(tmp_path, images=4, columns={"hash": hashes})

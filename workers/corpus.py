@@ -22,16 +22,15 @@ def list_images(source: str, limit: int | None = None, say: Callable[[str], None
 
     A folder is listed with its subfolders, hidden files left out, in the order of the names, and where some images lie
     in subfolders the column `folder` has their paths; a manifest keeps its own order and its columns' types. `image` is
-    the path below the folder, or what the manifest says. What lies among a
-    folder's images and is none is passed over, which `say` is told in a line. Raises InputError if there are no images
-    or they cannot be listed.
+    the path below the folder, or what the manifest says. What lies among the images of a folder or a tar and is none is
+    passed over, which `say` is told in a line. Raises InputError if there are no images or they cannot be listed.
     """
     if not source.strip():
         raise InputError("IMAGES is empty.", "Give a folder, a glob, an image, or a manifest.")
     if source.startswith(DATA):
         raise InputError("IMAGES is an image's own data.", "Write it to a file, and give that.")
     if is_manifest(source):
-        table, _ = from_manifests(source, limit)
+        table, _ = from_manifests(source, limit, say)
     else:
         names, uris = from_files(source, say)
         table = pa.table({"image": pa.array(names, pa.string()), "uri": pa.array(uris, pa.string())})
@@ -41,7 +40,9 @@ def list_images(source: str, limit: int | None = None, say: Callable[[str], None
     return _numbered(table.slice(0, limit))
 
 
-def list_manifest(source: str, option: str, limit: int | None = None) -> tuple[pa.Table, dict[str, str]]:
+def list_manifest(
+    source: str, option: str, limit: int | None = None, say: Callable[[str], None] = lambda text: None
+) -> tuple[pa.Table, dict[str, str]]:
     """`list_images` of a manifest, one of whose columns an option names; and what its columns are called here, by their
     names in the manifest. Raises InputError."""
     if not is_manifest(source):
@@ -50,7 +51,7 @@ def list_manifest(source: str, option: str, limit: int | None = None) -> tuple[p
             f"{option} reads a column of a manifest, and {source} is none.",
             f"Give a {', '.join(FORMATS)} with a row for each {each}.",
         )
-    table, called = from_manifests(source, limit)
+    table, called = from_manifests(source, limit, say)
     return _numbered(table), called
 
 

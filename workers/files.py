@@ -25,8 +25,11 @@ COMPANIONS = (
 )  # fmt: skip
 """Endings of what often lies beside images: captions, labels, licences. Nobody takes these for images."""
 
-ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".gz": "tar"}
+ARCHIVES = {".zip": "zip", ".tar": "tar"}
 """Endings of files that hold others, and what fsspec calls the file system inside."""
+
+SETS = {".tar": "Tars", ".parquet": "Parquet files"}
+"""Endings of files that are a manifest each, of which data sets have many."""
 
 ENDINGS = 6
 """So many endings of files that were passed over are named, those that most of them have."""
@@ -87,14 +90,18 @@ def listing(source: str) -> Iterator[None]:
 
 
 def _where_else(source: str, root: str, others: Sequence[str]) -> str | None:
-    """What to give where a folder has Parquet files: data sets lie so."""
-    folders = {path.rpartition("/")[0] for path in others if path.endswith(".parquet")}
-    if not folders or has_magic(source) or "::" in source:
+    """What to give where a folder has tars or Parquet files: data sets lie so."""
+    if has_magic(source) or "::" in source:
         return None
+    # Beside tars Parquet files tell of what is in these.
+    ending = next((ending for ending in SETS if any(path.endswith(ending) for path in others)), None)
+    if ending is None:
+        return None
+    folders = {path.rpartition("/")[0] for path in others if path.endswith(ending)}
     head = without_options(source)
     each = "*" if folders == {root.rstrip("/")} else "**/*"
-    glob = f"{head.rstrip('/')}/{each}.parquet{source.removeprefix(head)}"
-    return f"Parquet files are a manifest each, and one corpus by a glob in quotes: '{glob}'"
+    glob = f"{head.rstrip('/')}/{each}{ending}{source.removeprefix(head)}"
+    return f"{SETS[ending]} are a manifest each, and one corpus by a glob in quotes: '{glob}'"
 
 
 def matching(fs: Any, root: str) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -18,7 +19,8 @@ from vlq.query.image.embedded import is_list, uri_of
 from vlq.query.image.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_manifest, reason
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.stores.location import ONE_SLASH, kind_of, refuse_secrets, with_slashes, without_options
-from vlq.workers.files import common_folder, has_magic, is_hidden, is_local, listing, matching, url_of
+from vlq.workers.files import EXTENSIONS, common_folder, has_magic, is_hidden, is_local, listing, matching, url_of
+from vlq.workers.tars import Column, counted, is_tar, read_tar
 
 LISTS = "images"
 """A column of lists of images. Each of these is a row of its own here."""
@@ -43,27 +45,53 @@ class Manifest:
     """Its path below the folder of all of them, without its ending."""
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What one of them says."""
+
+    table: pa.Table
+    """Columns image, uri, then the others."""
+
+    called: dict[str, str]
+    """What these others are called here, by their names in the manifest."""
+
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """What a tar has besides, by kind."""
+
+
 def is_manifest(source: str) -> bool:
     """Whether a source means manifests, not images."""
-    return _ending(source) in FORMATS
+    name = _name(source)
+    return PurePosixPath(name).suffix.lower() in FORMATS or is_tar(name)
 
 
-def from_manifests(source: str, limit: int | None) -> tuple[pa.Table, dict[str, str]]:
+def from_manifests(source: str, limit: int | None, say: Callable[[str], None]) -> tuple[pa.Table, dict[str, str]]:
     """Columns image, uri, then the others, of the first rows of a manifest or of several behind one another; and what
-    these others are called here, by their names in the manifests. Raises InputError."""
+    these others are called here, by their names in the manifests. Of tars `say` is told what was passed over, and
+    before that if there are many. Raises InputError."""
     tables: list[pa.Table] = []
     called: dict[str, str] = {}
-    for table, names in _each(_meant(source), limit):
-        tables.append(table)
-        called = names | called
+    passed_over = Counter[str]()
+    meant, of_tars = _meant(source), is_tar(_name(source))
+    if of_tars and limit is None and len(meant) > AT_ONCE:
+        say(f"Listing {len(meant):,} tars.")
+    for rows in _each(meant, limit):
+        tables.append(rows.table)
+        called = rows.called | called
+        passed_over += rows.passed_over
     try:
         table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     except pa.ArrowException as error:
         raise InputError(
             f"The tables of {source} do not fit together: {reason(error)}.", "A column is of one type in all of them."
         ) from error
+    beside = f", but {counted(passed_over)}" if passed_over else ""
+    if table.num_rows == 0 and of_tars:
+        raise InputError(f"There are no images in {source}{beside}.", f"Looked for {', '.join(EXTENSIONS)}.")
     if table.num_rows == 0:
         raise InputError(f"{source} has no rows.", "Give a manifest with a row per image.")
+    if passed_over:
+        say(f"Passed over in {source}: {counted(passed_over)}.")
     return table.slice(0, limit), called
 
 
@@ -82,23 +110,30 @@ def _meant(source: str) -> list[Manifest]:
     return [Manifest(path if is_local(fs) else url_of(fs, path, source), stem) for path, stem in found.items()]
 
 
-def _each(manifests: Sequence[Manifest], limit: int | None) -> Iterator[tuple[pa.Table, dict[str, str]]]:
+def _each(manifests: Sequence[Manifest], limit: int | None) -> Iterator[Rows]:
     """What stands in each manifest, until there are enough rows."""
     if limit is None:
         with ThreadPoolExecutor(AT_ONCE) as threads:
             yield from threads.map(_read, manifests)
         return
     for manifest in manifests:
-        table, called = _read(manifest, limit)
-        yield table, called
-        limit -= table.num_rows
+        rows = _read(manifest, limit)
+        yield rows
+        limit -= rows.table.num_rows
         if limit <= 0:
             return
 
 
-def _read(manifest: Manifest, limit: int | None = None) -> tuple[pa.Table, dict[str, str]]:
-    """Columns image, uri, then the others, of a manifest's first rows; and what these are called here, by their names
-    in it."""
+def _read(manifest: Manifest, limit: int | None = None) -> Rows:
+    """A manifest's first rows."""
+    if is_tar(_name(manifest.source)):
+        tar = read_tar(manifest.source, manifest.stem)
+        table, called = _of_columns(tar.names, tar.uris, tar.columns)
+        return Rows(table.slice(0, limit), called, tar.passed_over)
+    return Rows(*_read_table(manifest, limit))
+
+
+def _read_table(manifest: Manifest, limit: int | None) -> tuple[pa.Table, dict[str, str]]:
     source = manifest.source
     table, inside = read_manifest(source)
     table = table.slice(0, limit)
@@ -123,18 +158,22 @@ def _read(manifest: Manifest, limit: int | None = None) -> tuple[pa.Table, dict[
         names, uris = _inside(given.to_pylist(), places, column, manifest)
     else:
         names, uris = _named(given.to_pylist(), places, column, source)
-    columns = {"image": pa.array(names, pa.string()), "uri": pa.array(uris, pa.string())}
+    beside = table.remove_column(at)
+    return _of_columns(names, uris, zip(beside.column_names, beside.columns, strict=True))
+
+
+def _of_columns(names: Sequence[str], uris: Sequence[str], beside: Iterable[Column]) -> tuple[pa.Table, dict[str, str]]:
+    """Columns image, uri, then those beside them; and what these are called here."""
+    columns: dict[str, Any] = {"image": pa.array(names, pa.string()), "uri": pa.array(uris, pa.string())}
     taken = {name.lower() for name in RESERVED}
     called: dict[str, str] = {}
-    for i, name in enumerate(table.column_names):
-        if i == at:
-            continue
+    for name, column in beside:
         # Names that differ in case alone are one name to SQL, and a CSV may have two of the same.
         free = name or "column"
         while free.lower() in taken:
             free += "_"
         taken.add(free.lower())
-        columns[free] = table.column(i)
+        columns[free] = column
         called.setdefault(name, free)
     return pa.table(columns), called
 
@@ -244,5 +283,6 @@ def _resolver(manifest: str) -> Callable[[str], str]:
     return resolved
 
 
-def _ending(source: str) -> str:
-    return PurePosixPath(without_options(source).split("::")[0]).suffix.lower()
+def _name(source: str) -> str:
+    """A source without what is behind its name."""
+    return without_options(source).split("::")[0]

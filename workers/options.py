@@ -8,7 +8,7 @@ import typer
 
 from vlq.query.options import CACHE
 
-ImagesArgument = typer.Argument(help="Folder, glob, image or manifest (.parquet, .csv, .json, .jsonl).")
+ImagesArgument = typer.Argument(help="Folder, glob, image or manifest (.parquet, .csv, .json, .jsonl, .tar).")
 
 MODEL = "Folder of a saved model, or a Hugging Face hub id"
 

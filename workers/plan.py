@@ -85,7 +85,7 @@ def corpus_of(options: RunOptions, say: Callable[[str], None]) -> tuple[RunOptio
     source, asked = options.images, options.prompt_column
     if asked is None and options.patches is None:
         return options, list_images(source, options.limit, say)
-    corpus, called = list_manifest(source, "--patches" if asked is None else "--prompt-column", options.limit)
+    corpus, called = list_manifest(source, "--patches" if asked is None else "--prompt-column", options.limit, say)
     if asked is not None:
         column = column_called(asked, called, source, "--prompt-column")
         check_prompts(corpus, column, asked, source)

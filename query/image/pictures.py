@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vlq.query.errors import StoreError
 from vlq.query.image.embedded import SCHEME, embedded
+from vlq.query.image.members import MEMBER, Changed, Member
 from vlq.query.stores.files import read_object
 from vlq.query.stores.location import kind_of, path_here
 
@@ -98,6 +100,8 @@ def fetch(uri: str) -> bytes:
         return _fetch_local(path)
     if uri.startswith(SCHEME):
         return _fetch_embedded(uri)
+    if uri.startswith(MEMBER):
+        return _fetch_member(uri)
     if not kind_of(uri):
         return _fetch_elsewhere(uri)
     try:
@@ -146,6 +150,21 @@ def _fetch_embedded(uri: str) -> bytes:
         raise BadImage("no image in its row")
     check_bytes(len(data))
     return data
+
+
+def _fetch_member(uri: str) -> bytes:
+    """Of a tar. That this is gone, or another one, says nothing about its images."""
+    try:
+        member, tar = Member.of_uri(uri)
+        check_bytes(member.length)
+        return member.read(tar)
+    except (BadImage, StoreError):
+        raise
+    except Exception as error:  # of file systems, and what their libraries raise
+        found = _unreadable(uri, error)
+        if isinstance(error, Changed):
+            found.hint = "Put the tar back as it was, or read the images of the one that is there into another --cache."
+        raise found from error
 
 
 def _fetch_elsewhere(uri: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
@@ -195,8 +195,14 @@ def _table_of_json(value: Any) -> pa.Table:
             return coco.table_of(value)
         except ValueError as error:
             raise pa.ArrowInvalid(str(error)) from error
-    rows = value if isinstance(value, list) else [value]
-    return _read_text(".jsonl", "\n".join(map(json.dumps, rows)).encode())
+    return table_of_rows(value if isinstance(value, list) else [value])
+
+
+def table_of_rows(values: Sequence[Any]) -> pa.Table:
+    """The table of JSON objects, a row each. Halves of characters, as texts that were cut have, are `?`. Raises Arrow's
+    ArrowException."""
+    lines = "\n".join(json.dumps(value, ensure_ascii=False) for value in values)
+    return _exact(_json_lines, lines.encode("utf-8", "replace"))
 
 
 def plain(table: pa.Table) -> pa.Table:

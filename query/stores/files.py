@@ -95,10 +95,17 @@ class BucketFiles(fsspec.AbstractFileSystem):  # type: ignore[misc]
         found = self.find(path, maxdepth=1, withdirs=True, detail=True)
         return list(found.values()) if detail else sorted(found)
 
-    def _open(self, path: str, mode: str = "rb", **options: Any) -> _Object:
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        if start is None or end is None:
+            return bytes(super().cat_file(path, start, end, **options))
+        return self._store.read_range(self._key(path), start, end - start)
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> io.IOBase:
+        """The object as a file, of which so much is fetched at once where that is said, else what is read."""
         if mode != "rb":
             raise ValueError("for reading only")
-        return _Object(self._store, self._key(path))
+        file = _Object(self._store, self._key(path))
+        return file if block_size is None else io.BufferedReader(file, block_size)
 
 
 class _Object(io.RawIOBase):

@@ -16,8 +16,10 @@ from vlq.query.image.pictures import BadImage, fetch
 from vlq.query.image.tables import read_table
 from vlq.query.stores.objects import ObstoreStore
 from vlq.workers.corpus import list_images
+from vlq.workers.tars import BLOCK
 
 from ..s3 import SECRET, client, environment, new_bucket
+from ..tars import tar_of
 
 OBJECTS = {"set/b.png": b"2", "set/sub/a é.jpg": b"1", "set/.h.png": b"", "set/note.txt": b"", "settle/c.png": b"3"}
 
@@ -131,6 +133,48 @@ def test_several_manifests_are_one(bucket: str, moto: str) -> None:
     put(bucket, "data/coco.json", b'{"images": [{"id": 1, "file_name": "../set/b.png"}]}', environment(moto))
     (uri,) = list_images(f"s3://{bucket}/data/coco.json")["uri"].to_pylist()
     assert fetch(uri) == b"2"
+
+
+def test_images_inside_tars(bucket: str, moto: str) -> None:
+    """Of images that are larger than what is fetched at once their headers alone are fetched for the list; and an image
+    is one request for its own bytes."""
+    large = {f"{number}.jpg": os.urandom(3 * BLOCK) for number in range(4)}
+    small = {f"{number}.jpg": os.urandom(50) for number in range(4, 8)}
+    texts = [{f"{name[0]}.txt": f"photo {name[0]}".encode() for name in images} for images in (large, small)]
+    tars = [
+        tar_of(dict(sorted((images | beside).items()))) for images, beside in zip((large, small), texts, strict=True)
+    ]
+    for number, data in enumerate(tars):
+        put(bucket, f"shards/{number}.tar", data, environment(moto))
+    for options in ("", "?region=us-east-1"):
+        with patch.object(ObstoreStore, "read_range", autospec=True, side_effect=ObstoreStore.read_range) as read:
+            table = list_images(f"s3://{bucket}/shards/*.tar{options}")
+            asked = [call.args[3] for call in read.call_args_list]
+            assert len(asked) <= 8
+            assert sum(asked) < 0.5 * sum(map(len, tars))
+            read.reset_mock()
+            uris = table["uri"].to_pylist()
+            assert [fetch(uri) for uri in uris] == [*large.values(), *small.values()]
+            assert [call.args[3] for call in read.call_args_list] == [512 + 3 * BLOCK] * 4 + [512 + 50] * 4
+        assert table["image"].to_pylist() == [f"{number // 4}/{number}.jpg" for number in range(8)]
+        assert table["txt"].to_pylist() == [f"photo {number}" for number in range(8)]
+        assert uris[0].endswith(f"::s3://{bucket}/shards/0.tar{options}")
+        assert list_images(f"s3://{bucket}/shards/1.tar{options}")["uri"].to_pylist() == uris[4:]
+        with pytest.raises(InputError) as caught:
+            list_images(f"s3://{bucket}/shards{options}")
+        assert f"'s3://{bucket}/shards/*.tar{options}'" in (caught.value.hint or "")
+
+    put(bucket, "shards/1.tar", tars[1][:-10240][:700], environment(moto))
+    with pytest.raises(InputError, match=r"1\.tar\S* cannot be read as a tar"):
+        list_images(f"s3://{bucket}/shards/*.tar")
+    for uri in uris[4:]:
+        with pytest.raises(OSError, match="the tar is another one than when it was listed"):
+            fetch(uri)
+    client(environment(moto)).delete_object(Bucket=bucket, Key="shards/1.tar")
+    with pytest.raises(OSError, match="cannot be read"):
+        fetch(uris[4])
+    with pytest.raises(InputError, match="There is no file"):
+        list_images(f"s3://{bucket}/shards/1.tar")
 
 
 def test_manifests(bucket: str, moto: str, tmp_path: Path) -> None:

@@ -144,6 +144,8 @@ def _fetch_embedded(uri: str) -> bytes:
         data = embedded(uri)
     except IndexError as error:
         raise BadImage(f"not in its table: {error}") from error
+    except StoreError:
+        raise
     except Exception as error:  # of Arrow, of file systems, and what their libraries raise
         raise _unreadable(uri, error) from error
     if data is None:

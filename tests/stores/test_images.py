@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vlq.query.errors import InputError, StoreError
+from vlq.query.errors import InputError, StoreError, StoreStopped
 from vlq.query.image.pictures import BadImage, fetch
 from vlq.query.image.tables import read_table
 from vlq.query.stores.objects import ObstoreStore
@@ -114,6 +114,21 @@ def test_images_inside_a_parquet_file(bucket: str, moto: str) -> None:
     assert uris[0] == f"parquet://image/0::s3://{bucket}/lists/train.parquet?region=us-east-1"
 
 
+def test_what_is_of_no_use_to_try_again_is_told_of_images_inside_files(bucket: str, moto: str) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"image": [{"bytes": b"1", "path": None}]}), sink)
+    put(bucket, "in/a.parquet", sink.getvalue(), environment(moto))
+    put(bucket, "in/a.tar", tar_of({"a.jpg": b"1"}), environment(moto))
+    for name in ("a.parquet", "a.tar"):
+        (uri,) = list_images(f"s3://{bucket}/in/{name}")["uri"].to_pylist()
+        with (
+            patch.object(ObstoreStore, "read_range", side_effect=StoreStopped("the credentials have expired", None)),
+            pytest.raises(StoreStopped, match="expired"),
+        ):
+            fetch(uri)
+        assert fetch(uri) == b"1"
+
+
 def test_several_manifests_are_one(bucket: str, moto: str) -> None:
     picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     for number in range(3):
@@ -200,8 +215,9 @@ def test_what_is_not_there(bucket: str) -> None:
         read_table(f"s3://{bucket}/nothing.csv")
     with pytest.raises(BadImage, match="file not found"):
         fetch(f"s3://{bucket}/set/none.png")
-    with pytest.raises(StoreError, match="there is no such bucket"):  # says nothing about the image
-        fetch("s3://vlq-no-such-bucket/none.png")
+    for inside in ("", "parquet://image/0::", "member://512/1/00000000::"):
+        with pytest.raises(StoreError, match="there is no such bucket"):  # says nothing about the image
+            fetch(f"{inside}s3://vlq-no-such-bucket/none.png")
     with pytest.raises(StoreError, match="there is no such bucket"):
         list_images("s3://vlq-no-such-bucket/none")
 

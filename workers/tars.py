@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from vlq.query.errors import InputError, VlqError
 from vlq.query.image.members import HEADER, Member, check_of
-from vlq.query.image.tables import file_system, reason, table_of_rows
+from vlq.query.image.tables import file_system, plain, reason, table_of_rows
 from vlq.query.stores.location import without_options
 from vlq.workers.files import ENDINGS, EXTENSIONS, is_hidden, url_of
 
@@ -220,7 +220,7 @@ class _Members:
                 value = {}
             rows.append(value if isinstance(value, dict) else {JSON: value})
         try:
-            table = table_of_rows(rows)
+            table = plain(table_of_rows(rows))
         except pa.ArrowException as error:
             raise InputError(
                 f"The .json beside the images of {source} do not fit together: {reason(error)}.",

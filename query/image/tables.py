@@ -207,30 +207,35 @@ def table_of_rows(values: Sequence[Any]) -> pa.Table:
 
 def plain(table: pa.Table) -> pa.Table:
     """The table with its texts as such where they were numbered, as pandas' categories are, or views, as polars has
-    them: Arrow cannot do all things with these."""
-    for at, field in enumerate(table.schema):
-        column, kind = table.column(at), field.type
+    them: Arrow cannot do all things with these. Objects that have nothing in them in any row are left out: Parquet has
+    no columns for them."""
+    columns = []
+    for field, column in zip(table.schema, table.columns, strict=True):
+        kind = field.type
         if pa.types.is_dictionary(kind) and is_text(kind.value_type):
-            texts = [chunk.dictionary.cast(_plain(kind.value_type)).take(chunk.indices) for chunk in column.chunks]
-            column = pa.chunked_array(texts, _plain(kind.value_type))
-        elif _plain(kind) != kind:
-            column = column.cast(_plain(kind))
-        table = table.set_column(at, field.name, column)
-    return table
+            kind = _plain(kind.value_type)
+            texts = [chunk.dictionary.cast(kind).take(chunk.indices) for chunk in column.chunks]
+            column = pa.chunked_array(texts, kind)
+        elif (kind := _plain(kind)) != field.type:
+            column = column if kind is None else column.cast(kind)
+        if kind is not None:
+            columns.append((field.name, column))
+    return pa.table([column for _, column in columns], [name for name, _ in columns])
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """A type without views in it."""
+def _plain(kind: pa.DataType) -> pa.DataType | None:
+    """A type without views in it and without structs that have no fields; None if it is nothing else."""
     if pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_binary_view(kind):
         return pa.binary()
-    if pa.types.is_list(kind):
-        return pa.list_(_plain(kind.value_type))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_plain(kind.value_type))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        inside = _plain(kind.value_type)
+        return None if inside is None else make(inside)
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+        fields = [field.with_type(inside) for field in kind if (inside := _plain(field.type)) is not None]
+        return pa.struct(fields) if fields else None
     return kind
 
 

@@ -196,6 +196,21 @@ def test_rows_that_are_long_or_begin_with_nothing(tmp_path: Path) -> None:
     assert (table["note"][0].as_py(), table["note"][-1].as_py()) == (None, long)
 
 
+def test_objects_with_nothing_in_them(tmp_path: Path) -> None:
+    """Parquet, as which plans are kept, has no columns for them."""
+    nothing = {
+        "exif": {},
+        "tags": [{}],
+        "deep": {"a": {"b": [{}]}},
+        "camera": {"make": "x", "more": {}, "lenses": [{}]},
+    }
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps({"image": f"{i}.png", **nothing}) + "\n" for i in range(2)))
+    table = list_images(str(tmp_path / "m.jsonl"))
+    assert table.column_names == ["image_id", "image", "uri", "camera"]
+    assert table["camera"].to_pylist() == [{"make": "x"}] * 2
+    pq.write_table(table, tmp_path / "plan.parquet")
+
+
 def test_categories_are_texts(tmp_path: Path) -> None:
     """pandas writes them as numbers into a dictionary."""
     names, splits = pa.array(["b.png", "a.png", "b.png"]), pa.array(["x", None, "x"])

@@ -180,7 +180,15 @@ def test_what_lies_beside_images(tmp_path: Path) -> None:
 
 
 def test_json_of_all_kinds(tmp_path: Path) -> None:
-    values = ["{}", '{"n": 1, "box": [[1, 2]]}', '["x", "y"]', '{"n": NaN, "s": "\\ud83d!"}', "{", "[" * 100_000, ""]
+    values = [
+        "{}",
+        '{"n": 1, "box": [[1, 2]], "exif": {}}',
+        '["x", "y"]',
+        '{"n": NaN, "s": "\\ud83d!"}',
+        "{",
+        "[" * 100_000,
+        "",
+    ]
     files = [file for i, text in enumerate(values) for file in ((f"{i}.jpg", b""), (f"{i}.json", text.encode()))]
     (tmp_path / "s.tar").write_bytes(tar_of(files))
     said: list[str] = []

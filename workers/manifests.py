@@ -22,6 +22,9 @@ from vlq.query.stores.location import ONE_SLASH, kind_of, refuse_secrets, with_s
 from vlq.workers.files import EXTENSIONS, common_folder, has_magic, is_hidden, is_local, listing, matching, url_of
 from vlq.workers.tars import Column, counted, is_tar, read_tar
 
+JSON = (".json", ".jsonl")
+"""Endings of manifests whose rows need not all have an image."""
+
 LISTS = "images"
 """A column of lists of images. Each of these is a row of its own here."""
 
@@ -56,7 +59,7 @@ class Rows:
     """What these others are called here, by their names in the manifest."""
 
     passed_over: Counter[str] = field(default_factory=Counter)
-    """What a tar has besides, by kind."""
+    """What it has besides, by kind."""
 
 
 def is_manifest(source: str) -> bool:
@@ -67,8 +70,8 @@ def is_manifest(source: str) -> bool:
 
 def from_manifests(source: str, limit: int | None, say: Callable[[str], None]) -> tuple[pa.Table, dict[str, str]]:
     """Columns image, uri, then the others, of the first rows of a manifest or of several behind one another; and what
-    these others are called here, by their names in the manifests. Of tars `say` is told what was passed over, and
-    before that if there are many. Raises InputError."""
+    these others are called here, by their names in the manifests. `say` is told what was passed over, and before that
+    if there are many tars. Raises InputError."""
     tables: list[pa.Table] = []
     called: dict[str, str] = {}
     passed_over = Counter[str]()
@@ -89,7 +92,8 @@ def from_manifests(source: str, limit: int | None, say: Callable[[str], None]) -
     if table.num_rows == 0 and of_tars:
         raise InputError(f"There are no images in {source}{beside}.", f"Looked for {', '.join(EXTENSIONS)}.")
     if table.num_rows == 0:
-        raise InputError(f"{source} has no rows.", "Give a manifest with a row per image.")
+        what = f"There are no images in {source}{beside}" if beside else f"{source} has no rows"
+        raise InputError(f"{what}.", "Give a manifest with a row per image.")
     if passed_over:
         say(f"Passed over in {source}: {counted(passed_over)}.")
     return table.slice(0, limit), called
@@ -130,13 +134,12 @@ def _read(manifest: Manifest, limit: int | None = None) -> Rows:
         tar = read_tar(manifest.source, manifest.stem)
         table, called = _of_columns(tar.names, tar.uris, tar.columns)
         return Rows(table.slice(0, limit), called, tar.passed_over)
-    return Rows(*_read_table(manifest, limit))
+    return _read_table(manifest, limit)
 
 
-def _read_table(manifest: Manifest, limit: int | None) -> tuple[pa.Table, dict[str, str]]:
+def _read_table(manifest: Manifest, limit: int | None) -> Rows:
     source = manifest.source
     table, inside = read_manifest(source)
-    table = table.slice(0, limit)
     column = next((name for name in (*IMAGE_NAMES, LISTS) if name in table.column_names), None)
     if column is None:
         raise InputError(
@@ -144,8 +147,13 @@ def _read_table(manifest: Manifest, limit: int | None) -> tuple[pa.Table, dict[s
             f"Expected one of {', '.join((*IMAGE_NAMES, LISTS))}. Got {', '.join(table.column_names) or 'no columns'}.",
         )
     at = table.column_names.index(column)
+    places, without = Places(range(table.num_rows)), 0
+    if _name(source).lower().endswith(JSON) and not is_list(table.column(at).type):  # conversations may be text alone
+        there = pc.indices_nonzero(table.column(at).is_valid())
+        without = table.num_rows - len(there)
+        table, places = table.take(there), Places(there.to_pylist())
+    table, places = table.slice(0, limit), Places(places.rows[:limit])
     given = table.column(at)
-    places = Places.of_rows(table.num_rows)
     if is_list(given.type):
         places, given = Places.of_lists(given), pc.list_flatten(given)
         table = table.take(pa.array(places.rows, pa.int64()))
@@ -159,7 +167,8 @@ def _read_table(manifest: Manifest, limit: int | None) -> tuple[pa.Table, dict[s
     else:
         names, uris = _named(given.to_pylist(), places, column, source)
     beside = table.remove_column(at)
-    return _of_columns(names, uris, zip(beside.column_names, beside.columns, strict=True))
+    found, called = _of_columns(names, uris, zip(beside.column_names, beside.columns, strict=True))
+    return Rows(found, called, +Counter({"rows without an image": without}))
 
 
 def _of_columns(names: Sequence[str], uris: Sequence[str], beside: Iterable[Column]) -> tuple[pa.Table, dict[str, str]]:
@@ -187,10 +196,6 @@ class Places:
 
     rows: Sequence[int]
     items: Sequence[int] | None = None
-
-    @classmethod
-    def of_rows(cls, count: int) -> Places:
-        return cls(range(count))
 
     @classmethod
     def of_lists(cls, lists: pa.ChunkedArray) -> Places:

@@ -10,7 +10,7 @@ from vlq.query.functions.shared import IMAGES, PIECES
 from vlq.query.functions.sources import check_site
 from vlq.query.language.bind import Bound, Scope
 from vlq.query.language.compile import Compiler, Relation, quoted
-from vlq.query.language.parameters import Optional, Parameter, Tokens
+from vlq.query.language.parameters import AnswerTokens, Optional, Parameter
 from vlq.query.language.registry import Function
 from vlq.query.summary import Rows, Summary, count
 
@@ -31,14 +31,19 @@ def compile_answer(bound: Bound, compiler: Compiler) -> Relation:
 SELECT image_id AS image, {own}answer, len(answer_ids) AS tokens, exp(coalesce(list_sum(answer_logprobs), 0)) AS prob
 FROM {images} AS images WHERE {where}"""
         return Relation(sql, ("image",), (*asked, "answer", "tokens", "prob"), "prob")
-    ids = f"{compiler.value('tokens', list(bound['token'].ids))}::UINTEGER[]"
+    tokens = bound["token"]
+    ids = f"{compiler.value('tokens', list(tokens.ids))}::UINTEGER[]"
+    is_asked = f"list_contains({ids}, id)"
+    if tokens.only_first:
+        only_first = f"{compiler.value('first', list(tokens.only_first))}::UINTEGER[]"
+        is_asked += f" AND (place = 1 OR NOT list_contains({only_first}, id))"
     sql = f"""\
 SELECT image, {own}answer, position::INTEGER AS position, exp(answer_logprobs[position + 1]) AS prob
 FROM (
   SELECT image_id AS image, {own}answer, answer_logprobs,
-    list_position(list_transform(answer_ids, lambda id: list_contains({ids}, id)), true) - 1 AS position
+    list_position(list_transform(answer_ids, lambda id, place: {is_asked}), true) - 1 AS position
   FROM {images} AS images WHERE {where} AND list_has_any(answer_ids, {ids})
-) AS images"""
+) AS images WHERE position IS NOT NULL"""
     return Relation(sql, ("image",), (*asked, "answer", "position", "prob"), "prob")
 
 
@@ -77,7 +82,7 @@ def headline(bound: Bound, summary: Summary) -> str:
 ANSWER = Function(
     name="answer",
     parameters=(
-        Parameter("token", Optional(Tokens()), "only answers that hold this token, or one of these", None),
+        Parameter("token", Optional(AnswerTokens()), "only answers that hold this token, or one of these", None),
         IMAGES,
         PIECES,
     ),

@@ -435,6 +435,16 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class AnswerTokens(Tokens):
+    """Which tokens of the vocabulary, in answers."""
+
+    def bind(self, node: Node, name: str, scope: Scope) -> Any:
+        from vlq.query.language.tokens import resolve_in_answer
+
+        return resolve_in_answer(node, name, scope)
+
+
+@dataclass(frozen=True)
 class TokenSets:
     """Several token sets side by side: each item of a list is one; what is no list is the only one.
 

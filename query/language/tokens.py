@@ -69,6 +69,7 @@ class TokenSet:
     label: str
     tokens: tuple[Token, ...]
     notes: tuple[str, ...] = ()
+    only_first: tuple[int, ...] = ()  # of their ids those that count where an answer begins, and nowhere else in it
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -277,6 +278,14 @@ def resolve(node: Node, name: str, scope: Scope) -> TokenSet:
         case Arithmetic(left=left, right=right) if _is_word(left) and _is_word(right):
             raise scope.error(LIST, node, name=name, expected=Tokens.expected, list=Sequence((left, right), True))
     raise scope.error(EXPECTED, node, name=name, expected=Tokens.expected)
+
+
+def resolve_in_answer(node: Node, name: str, scope: Scope) -> TokenSet:
+    """The same of an argument that is looked for in answers: many tokenizers put no space in front of the word that an
+    answer begins with, so that there it is a piece that is inside of words elsewhere. Raises as `resolve` does."""
+    found, with_pieces = resolve(node, name, scope), resolve(node, name, replace(scope, pieces=True))
+    only_first = tuple(id for id in with_pieces.ids if id not in found.ids)
+    return replace(found, tokens=with_pieces.tokens, only_first=only_first)
 
 
 def _is_word(node: Node) -> bool:

@@ -52,6 +52,32 @@ def test_equals_a_look_at_each_answer(cases: dict[str, Case], ids: list[int], im
     assert result.headline
 
 
+def test_the_word_that_an_answer_begins_with_has_no_space_before_it(tmp_path: Path) -> None:
+    make_cache(tmp_path, make_run(at=("patch", "answer"), answer=3, grid=(1, 1), layers=1), images=64)
+    corpus: Any = vlq.open(str(tmp_path))
+    answers = {row["image_id"]: row["answer_ids"] for row in corpus.sql("SELECT image_id, answer_ids FROM images").rows}
+    dog, inside = [0, 1], TEXTS.index("dog", 2)
+
+    def places(first: list[int], later: list[int]) -> dict[int, int]:
+        """Where an answer holds one of these ids, its first token being one of those."""
+        held = {
+            image: [place for place, id in enumerate(ids) if id in (later if place else first)]
+            for image, ids in answers.items()
+        }
+        return {image: found[0] for image, found in held.items() if found}
+
+    def found(*arguments: Any, **more: Any) -> dict[int, int]:
+        return {row["image_id"]: row["position"] for row in corpus.answer(*arguments, **more).rows}
+
+    assert found("dog") == places([*dog, inside], dog)
+    assert places([*dog, inside], dog).keys() > places(dog, dog).keys()
+    assert places([*dog, inside], [*dog, inside]).keys() > places([*dog, inside], dog).keys()
+    assert found("dog", pieces=True) == places([*dog, inside], [*dog, inside])
+    assert found(["dog", inside]) == found("dog", pieces=True)
+    assert found("▁dog") == found(0) == places([0], [0])
+    assert [token["id"] for token in corpus.answer("dog").tokens] == [*dog, inside]
+
+
 def test_every_answer(case: Case) -> None:
     result = case.corpus.answer()
     rows = {row["image_id"]: row for row in result.rows}

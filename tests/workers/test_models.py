@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,6 +24,7 @@ from vlq.workers.models import load, load_processor
 from vlq.workers.models.base import LensModel, compile_blocks
 from vlq.workers.models.checks import check
 from vlq.workers.models.files import model_hash
+from vlq.workers.models.prompts import TEMPLATE, full_prompt
 from vlq.workers.models.vocabulary import vocabulary_hash, vocabulary_table
 from vlq.workers.models.weights import first_line
 
@@ -140,6 +142,27 @@ def test_a_chat_template_places_the_image(tiny_model: Path, tmp_path: Path) -> N
             load(str(folder), prompt="What is this?")
         assert "--prompt '<image> ...'" in str(caught.value.hint)
     assert load(str(folder), prompt="<image> What is this?").prompt == "<image> What is this?"
+
+
+@pytest.mark.parametrize("format", ["%Y-%m-%d", "%d %b %Y", "%A, %B %-d, %y"])
+def test_a_template_that_writes_the_date_writes_the_same_on_any_day(
+    tiny_model: Path, tmp_path: Path, format: str
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(
+        "  {%- if strftime_now is defined %}{%- set date = strftime_now('FORMAT') %}{%- endif %}\n\nIt is {{ date }}."
+        "{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}<image>{% else %}{{ c.text }}"
+        "{% endif %}{% endfor %}{% endfor %}".replace("FORMAT", format)
+    )
+    processor = load_processor("it", folder)
+    found = full_prompt(processor, "What is this?", "<image>", TEMPLATE)
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}]
+    with patch("transformers.utils.chat_template_utils.datetime") as clock:
+        clock.now.return_value = datetime(2025, 1, 1)
+        assert found == processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert "2025" in found or "Wednesday" in found
+    processor.chat_template = {"default": processor.chat_template, "tools": "no"}
+    assert full_prompt(processor, "What is this?", "<image>", TEMPLATE) == found
 
 
 @pytest.mark.parametrize("begun", [True, False])

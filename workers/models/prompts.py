@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from vlq.query.errors import ModelError
@@ -13,6 +14,16 @@ DEFAULT_QUESTION = "What is in this image?"
 
 TEMPLATE = "USER: {image}\n{question} ASSISTANT:"
 """LLaVA's prompt, for a processor without a chat template."""
+
+
+TODAY = datetime(2025, 1, 1, tzinfo=UTC)
+"""What chat templates are told that write today's date, as Mistral Small's does: a run that is gone on with on another
+day asks what it asked."""
+
+DATED = "{%- macro strftime_now(format) -%}{{ format"
+DATED += "".join(f" | replace('%{code}', '{TODAY:%{code}}')" for code in (*"AaBbcDdeFfHIjMmpRSTXxYyZz", "-d", "-m"))
+DATED += " }}{%- endmacro -%}{{ '' }}"
+"""Jinja that is put in front of such a template, so that it tells this day in place of transformers' own."""
 
 
 def full_prompt(processor: Any, prompt: str | None, image_text: str, template: str) -> str:
@@ -42,9 +53,14 @@ def in_template(processor: Any, question: str) -> str:
     content = [{"type": "image"}, {"type": "text", "text": question}]
     instead = f"Give a whole prompt, which is not put into it: --prompt '{PLACEHOLDER} ...'"
 
+    template = processor.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    dated = DATED + template if template and "strftime_now" in template else None
+
     def filled(content: list[dict[str, str]]) -> str:
         messages = [{"role": "user", "content": content}]
-        return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        return str(processor.apply_chat_template(messages, dated, add_generation_prompt=True, tokenize=False))
 
     try:
         prompt = filled(content)

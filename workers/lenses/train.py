@@ -205,9 +205,9 @@ class CachedReader(Reader):
     def _of(self, image: int) -> States:
         commit = self._snapshot.commit_of(image)
         row, arrays = image - commit.first_image, partial(self._cache.array, commit.shard)
-        counts = {site: int(np.isfinite(values(arrays(f"{site}/lse"), row)[0]).sum()) for site in self.options.at}
+        is_read = {site: np.isfinite(values(arrays(f"{site}/lse"), row)[0]) for site in self.options.at}
         rng = np.random.default_rng([self.options.seed, image])
-        sites = {site: torch.arange(count) for site, count in counts.items()}
+        sites = {site: torch.from_numpy(np.flatnonzero(read)) for site, read in is_read.items()}
         places = chosen(sites, self.options.positions_per_image, rng)
         found = [
             torch.from_numpy(values(arrays(f"{site}/residual"), row)[:, places[site].numpy()])
@@ -297,8 +297,15 @@ def _learn(reader: Reader, images: Sequence[Mapping[str, Any]]) -> list[Learner]
                 learner.learn(of_layer.index_select(0, drawn), target, options.lr * (1 - step / options.steps))
             reader.progress("training, step", step + 1, options.steps)
     if not learners:
-        raise InputError(f"None of the {len(images):,} images could be read.", f"The first: {reader.failed[0]}.")
+        raise nothing_read(f"the {len(images):,} images", reader)
     return learners
+
+
+def nothing_read(of: str, reader: Reader) -> InputError:
+    """What is said where none of some images has a position to be read."""
+    if reader.failed:
+        return InputError(f"None of {of} could be read.", f"One: {reader.failed[-1]}.")
+    return InputError(f"The cache has no states of {of} at {reader.options.at[0]}.", "Train at others: --at prompt")
 
 
 def _gathered(reader: Reader, images: Sequence[Mapping[str, Any]]) -> Tensor:
@@ -339,7 +346,7 @@ def _measure(
                 sums[layer, site] += values[part.site == site].sum(0)
         counts += np.bincount(part.site, minlength=len(sites))
     if not counts.any():
-        raise InputError(f"None of the {len(images):,} held-out images could be read.", f"One: {reader.failed[-1]}.")
+        raise nothing_read(f"the {len(images):,} held-out images", reader)
     return [
         {
             name: Divergence(int(counts[i]), *(of_layer[i] / counts[i]).tolist())

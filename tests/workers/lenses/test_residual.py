@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 import vlq
 from vlq.query.cache.reader import Cache
-from vlq.query.errors import CacheMismatch, VlqError
+from vlq.query.errors import CacheMismatch, InputError, VlqError
 from vlq.query.info import as_text as info_text
 from vlq.query.info import info
 from vlq.query.store import open_store
@@ -29,8 +29,8 @@ from vlq.workers.upkeep.gc import leftovers
 from vlq.workers.upkeep.repair import Finding, Mended, command_of, repair
 
 from ...synthetic import make_cache, make_run
-from ..here import without_ray
-from ..runs import PROMPT, Silent, Vlq, contents
+from ..here import printed, without_ray
+from ..runs import PROMPT, Silent, Vlq, contents, run_of
 from . import exact
 from .making import KINDS, K, caches_of, deeply_verified, findings, options
 
@@ -270,6 +270,31 @@ def test_a_lens_is_trained_on_what_is_kept(
         overall = [record["metrics"][int(layer)]["overall"] for record in records]
         assert overall[0]["positions"] == overall[1]["positions"]
         assert overall[0]["tuned"] == pytest.approx(overall[1]["tuned"], abs=1e-3)
+
+
+def test_a_lens_is_trained_on_the_patches_that_were_read(tiny_model: Path, images: Path, tmp_path: Path) -> None:
+    chosen = [[9, 2], [15], [], [0, 7, 8]]
+    names = [str(path) for path in sorted(images.iterdir()) if path.name != f"{BROKEN:04d}.png"]
+    rows = [{"image": name, "which": patches} for name, patches in zip(names, chosen, strict=False)]
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for cache, more in ((tmp_path / "some", ["--patches", "which"]), (tmp_path / "all", [])):
+        printed(*run_of(tiny_model, tmp_path / "some.jsonl", cache, "--keep", "residual", *more))
+    whole = vlq.open(str(tmp_path / "all")).zarr["patch/residual"]
+    cache = vlq.open(str(tmp_path / "some")).cache
+    model = load(str(tiny_model), prompt=PROMPT)
+    reader = train.CachedReader(model, train.Options(at=("patch",)), lambda *told: None, cache)
+    for image, patches in enumerate(chosen):
+        (found,) = reader.read([{"image_id": image, "error": None}], "reading")
+        np.testing.assert_allclose(found.states, whole[image][:, sorted(patches)], atol=1e-4)
+    # The one that is held out has none.
+    with pytest.raises(InputError, match="has no states of the 1 held-out images at patch"):
+        train.train(
+            model,
+            [{"image_id": image, "error": None} for image in range(4)],
+            train.Options(at=("patch",), steps=1),
+            lambda *told: None,
+            cache,
+        )
 
 
 def test_lenses_that_cannot_be_trained_on_a_cache(

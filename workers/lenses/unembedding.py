@@ -51,7 +51,7 @@ def to_bytes(model: LensModel, run: Run) -> bytes:
         weights |= {} if floor is None else {"head.floor": floor}
         recipe = replace(recipe, norm="length", rounds_products=model.dtype != torch.float32 and run.device == "cpu")
     else:
-        weights = _vectors("head", head)
+        weights = _vectors("head", head) | _floor(model)
         recipe = _with_finish(model, recipe)
         if run.lens.kind != "head":
             recipe = _with_norm(model, recipe)
@@ -112,12 +112,14 @@ class Off:
 
 
 def _off(model: LensModel, own: np.ndarray, found: np.ndarray) -> Off | None:
-    """In what two arrays differ that should be equal; numbers too large for the dtype are not compared."""
-    finite = np.isfinite(own)
+    """In what two arrays differ that should be equal; numbers too large for the dtype are not compared. What is as low
+    as can be, as a token's logit that is never written, must be so in both."""
+    lowest = torch.finfo(model.dtype).min
+    finite = np.isfinite(own) & (own > lowest)
     if not finite.any():
         return None
     noise = NOISE * torch.finfo(model.dtype).eps * max(float(np.abs(own[finite]).max()), 1e-30)
-    difference = float(np.abs(own - found)[finite].max())
+    difference = float(np.abs(own - found)[finite | (own == lowest) & (found > lowest / 2)].max())
     return None if difference <= noise else Off(difference, noise)
 
 
@@ -162,6 +164,14 @@ def _vectors(name: str, module: nn.Module) -> dict[str, Tensor]:
     """A module's weight and bias, as far as it has them."""
     found = {kind: getattr(module, kind, None) for kind in ("weight", "bias")}
     return {f"{name}.{kind}": tensor for kind, tensor in found.items() if isinstance(tensor, Tensor)}
+
+
+@torch.inference_mode()
+def _floor(model: LensModel) -> dict[str, Tensor]:
+    """What puts tokens that a model never writes below all others, if there are any."""
+    own = model.finish(torch.zeros(model.vocabulary_size, device=model.device, dtype=model.dtype)).float()
+    never = own == torch.finfo(model.dtype).min
+    return {"head.floor": own * never} if never.any() else {}
 
 
 @torch.inference_mode()

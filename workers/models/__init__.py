@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "aya_vision": ("vlq.workers.models.tiles", "AyaVision"),
+    "chameleon": ("vlq.workers.models.codes", "Chameleon"),
     "cohere2_vision": ("vlq.workers.models.tiles", "Cohere2Vision"),
     "ernie4_5_vl_moe": ("vlq.workers.models.merged", "Ernie45VLMoe"),
     "exaone4_5": ("vlq.workers.models.qwen_vl", "Exaone45"),

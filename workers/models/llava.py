@@ -23,12 +23,16 @@ class Llava(LensModel):
 
     def layout(self, width: int, height: int) -> Layout:
         transform = processor_transform(self.processor.image_processor, width, height)
-        patch = self.model.config.vision_config.patch_size
-        rows, columns = transform.height // patch, transform.width // patch
+        rows, columns = transform.height // self.cell, transform.width // self.cell
         # The tower sees nothing of what is left at the right and at the bottom.
-        seen = replace(transform, width=columns * patch, height=rows * patch)
+        seen = replace(transform, width=columns * self.cell, height=rows * self.cell)
         places = torch.arange(rows * columns) + self._in_front
         return Layout((rows, columns), seen, places, len(places) + self._in_front)
+
+    @property
+    def cell(self) -> int:
+        """The side of what one image position shows, in pixels of the model's input."""
+        return int(self.model.config.vision_config.patch_size)
 
     @property
     def _in_front(self) -> int:

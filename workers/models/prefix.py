@@ -94,7 +94,8 @@ class Prefix:
 
         def begin_behind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             kwargs = dict(kwargs)
-            count = kwargs["inputs_embeds"].shape[1]
+            entering = "input_ids" if kwargs.get("inputs_embeds") is None else "inputs_embeds"
+            count = kwargs[entering].shape[1]
             is_prompt = count == length  # else it is a token of the answer, which finds all cached
             if padded and "position_ids" in kwargs and kwargs["position_ids"] is None:
                 # The decoder would number columns, and the prefix is in front of the padding.
@@ -107,7 +108,8 @@ class Prefix:
                     [torch.ones_like(mask[:, : self.length]), mask[:, : -self.length]], 1
                 )
             if is_prompt:
-                kwargs |= some_positions(kwargs, slice(self.length, None))
+                behind = slice(self.length, None)
+                kwargs |= {entering: kwargs[entering][:, behind]} | some_positions(kwargs, behind)
                 kwargs[name] = self._cache(kwargs.get(name), len(images))
             return args, kwargs
 

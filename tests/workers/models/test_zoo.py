@@ -39,6 +39,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     **zoo.ALIKE,
     **{f"pixtral-{kind}": make for kind, make in zoo.PIXTRAL.items()},
     "aya_vision": tiny.make_aya_vision,
+    "chameleon": zoo.chameleon,
+    "chameleon-swin": partial(zoo.chameleon, swin_norm=True),
     "gemma4": zoo.gemma4,
     "gemma4-large": partial(zoo.gemma4, **zoo.LARGE),
     "granite4_vision": zoo.granite4_vision,
@@ -80,7 +82,7 @@ def with_deepstack(model: LensModel, inputs: Mapping[str, Tensor], states: list[
 def test_it_reads_what_the_model_reads(model: LensModel) -> None:
     checks.norms_are_not_ones(model)
     images = [checks.noise(*size, seed=i) for i, size in enumerate(SIZES)]
-    assert len({model.encode(image).grid for image in images}) == 3
+    assert model.grid or len({model.encode(image).grid for image in images}) == 3
     amend = with_deepstack if "deepstack" in str(model.model.config) else None
     checks.reads_what_the_model_reads(model, images, amend)
 

@@ -104,6 +104,24 @@ def random_weights(model: Any) -> Any:
     return model
 
 
+@torch.no_grad()
+def cells_apart(model: Any) -> Any:
+    """A tokenizer of images that gives each cell a code by what is in it; like codes enter the decoder alike."""
+    codebook = model.model.vqmodel.quantize.embedding.weight.normal_(std=2)
+    vocabulary = model.model.vocabulary_mapping.img2bpe
+    ids = torch.tensor([vocabulary[code] for code in range(len(codebook))])
+    model.get_input_embeddings().weight[ids] = codebook @ torch.randn(codebook.shape[1], 32) / 2
+    for name, parameter in model.model.vqmodel.encoder.named_parameters():
+        if ("conv2" in name or "proj_out" in name) and parameter.ndim > 1:
+            parameter *= 0.01
+        elif "downsample" in name and parameter.ndim > 1:  # what is added at the right and at the bottom is not seen
+            parameter.zero_()[..., :2, :2] = torch.eye(len(parameter))[:, :, None, None] / 4
+        elif parameter.ndim > 1 and parameter.shape[-1] == 3:
+            centre = parameter[..., 1, 1].clone().normal_()
+            parameter.zero_()[..., 1, 1] = centre
+    return model
+
+
 def save(
     folder: Path,
     model: Any,
@@ -632,6 +650,35 @@ def gemma4(folder: Path, **more: Any) -> Path:
         layer.layer_scalar.fill_(0.7)
     images = transformers.Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=2)
     return save(folder, model, tokenizer, images, "Gemma4Processor", "<|image|>", videos="Gemma4VideoProcessor")
+
+
+# --- codes ----------------------------------------------------------------------------------------------------------
+
+CODES = 256
+
+
+def chameleon(folder: Path, **more: Any) -> Path:
+    """4 x 4 cells of 8 pixels. Codes are written in letters, A for 0."""
+    codes = ["IMGIMG" + "".join(chr(ord("A") + int(digit)) for digit in str(code)) + "Z" for code in range(CODES)]
+    tokenizer = tokenizer_with("<image>", "<racm3:break>", "<eoss>", "<reserved08706>", *codes)
+    tokenizer.add_special_tokens({"sep_token": "<reserved08706>", "pad_token": "<unk>"})
+    vision = {"channel_multiplier": [1, 1, 1, 1], "base_channels": 32, "num_res_blocks": 1, "resolution": 32}
+    config = transformers.ChameleonConfig(
+        vocab_size=len(tokenizer) + PADDED,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        vocabulary_map=tokenizer.get_vocab(),
+        vq_config=vision | {"num_embeddings": CODES, "embed_dim": 3, "latent_channels": 3},
+        **more,
+    )
+    model = cells_apart(random_weights(transformers.ChameleonForConditionalGeneration(config)))
+    model.save_pretrained(folder)
+    images = transformers.ChameleonImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    transformers.ChameleonProcessor(images, tokenizer, image_seq_length=16).save_pretrained(folder)
+    return folder
 
 
 # --- one square grid ------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ FAMILIES = {
     "cohere2_vision": ("vlq.workers.models.tiles", "Cohere2Vision"),
     "ernie4_5_vl_moe": ("vlq.workers.models.merged", "Ernie45VLMoe"),
     "exaone4_5": ("vlq.workers.models.qwen_vl", "Exaone45"),
+    "fuyu": ("vlq.workers.models.fuyu", "Fuyu"),
     "gemma4": ("vlq.workers.models.gemma4", "Gemma4"),
     "glm46v": ("vlq.workers.models.merged", "Glm46V"),
     "glm4v": ("vlq.workers.models.merged", "Glm4v"),

@@ -16,6 +16,7 @@ from vlq.workers.models.weights import first_line
 
 STAND_INS = {
     "SmolVLMProcessor": ("transformers", "Idefics3Processor"),  # the model's own wants more packages, for videos
+    "FuyuProcessor": ("vlq.workers.models.fuyu", "FuyuProcessor"),  # transformers' own fails without torchvision
     "ShieldGemma2Processor": ("transformers", "Gemma3Processor"),  # the model's own takes no prompt
     "PixtralProcessor": ("vlq.workers.models.pixtral", "PixtralProcessor"),  # transformers' own wants torchvision
 }

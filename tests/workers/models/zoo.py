@@ -652,6 +652,31 @@ def gemma4(folder: Path, **more: Any) -> Path:
     return save(folder, model, tokenizer, images, "Gemma4Processor", "<|image|>", videos="Gemma4VideoProcessor")
 
 
+# --- no tower -------------------------------------------------------------------------------------------------------
+
+
+def fuyu(folder: Path) -> Path:
+    """Patches of 8 pixels, 8 x 12 at most."""
+    tokenizer = tokenizer_with("|SPEAKER|", "|NEWLINE|", "<0x04>")
+    config = transformers.FuyuConfig(
+        text_config=transformers.PersimmonConfig(
+            vocab_size=len(tokenizer) + PADDED,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            tie_word_embeddings=False,
+            **SPECIAL,
+        ),
+        patch_size=8,
+        **ids(tokenizer, image_token_id="|SPEAKER|"),
+    )
+    random_weights(transformers.FuyuForCausalLM(config)).save_pretrained(folder)
+    sizes = {"size": {"height": 64, "width": 96}, "patch_size": {"height": 8, "width": 8}}
+    transformers.FuyuProcessor(transformers.FuyuImageProcessorPil(**sizes), tokenizer).save_pretrained(folder)
+    return folder
+
+
 # --- codes ----------------------------------------------------------------------------------------------------------
 
 CODES = 256

@@ -20,6 +20,7 @@ FAMILIES = {
     "aya_vision": ("vlq.workers.models.tiles", "AyaVision"),
     "chameleon": ("vlq.workers.models.codes", "Chameleon"),
     "cohere2_vision": ("vlq.workers.models.tiles", "Cohere2Vision"),
+    "emu3": ("vlq.workers.models.codes", "Emu3"),
     "ernie4_5_vl_moe": ("vlq.workers.models.merged", "Ernie45VLMoe"),
     "exaone4_5": ("vlq.workers.models.qwen_vl", "Exaone45"),
     "fuyu": ("vlq.workers.models.fuyu", "Fuyu"),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoProcessor
 
 from vlq.query.errors import ModelError
@@ -121,4 +124,73 @@ def test_a_processor_of_another_size_is_refused(tmp_path: Path) -> None:
     path = folder / "processor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"image_seq_length": 36}))
     with pytest.raises(ModelError, match="36 image positions in the prompt, but 16 for a grid of 4 x 4"):
+        load(str(folder))
+
+
+# --- Emu3: rows that end with a token -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def emu3(tmp_path_factory: pytest.TempPathFactory) -> LensModel:
+    return checks.loaded(zoo.emu3(tmp_path_factory.mktemp("models") / "emu3"))
+
+
+def test_rows_end_and_sizes_are_written_beside_patches_and_prompt(emu3: LensModel) -> None:
+    encoded = emu3.encode(checks.noise(64, 24), "What is <image> this")
+    rows, columns = encoded.grid
+    assert (rows, columns) == (3, 8)
+    pieces = emu3.tokenizer.convert_ids_to_tokens(emu3.batch([encoded])["input_ids"][0].tolist())
+    first = pieces.index("<|image token|>") + 1
+    for row in range(rows):
+        start = first + row * (columns + 1)
+        assert all(piece.startswith("<|visual token") for piece in pieces[start : start + columns])
+        assert pieces[start + columns] == "<|extra_200|>"
+        assert encoded.sites["patch"][row * columns :][:columns].tolist() == [*range(start, start + columns)]
+    prompt = emu3.tokenizer.convert_ids_to_tokens(encoded.tokens["input_ids"][encoded.sites["prompt"]].tolist())
+    assert prompt == ["<s>", "▁What", "▁is", "▁", "<|image start|>", "<|image end|>", "▁", "▁this"]
+
+
+def test_a_question_has_the_tokens_of_its_template(emu3: LensModel) -> None:
+    content = [{"type": "image"}, {"type": "text", "text": "What is the dog"}]
+    messages = [{"role": "user", "content": content}]
+    text = emu3.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    image = checks.noise(60, 40)
+    expected = emu3.processor(images=image, text=text, return_tensors="pt")
+    assert torch.equal(emu3.encode(image, "What is the dog").tokens["input_ids"], expected["input_ids"][0])
+
+
+def test_codes_of_an_image_do_not_see_what_fills_it_up(emu3: LensModel) -> None:
+    """Beside a larger image it is filled up with zeros, which the tower would take for a part of it."""
+    small, large = emu3.encode(checks.noise(40, 24)), emu3.encode(checks.noise(90, 120))
+    together = emu3.batch([large, small])["input_ids"]
+    assert torch.equal(together[1, -small.length :], emu3.batch([small])["input_ids"][0])
+    inputs = checks.inputs_of(emu3, checks.noise(40, 24))
+    codes = emu3.model.model.get_image_tokens(inputs["pixel_values"], inputs["image_sizes"])
+    places = small.tokens["input_ids"] == emu3.image_token_id
+    assert torch.equal(together[1, -small.length :][places], codes.long())
+
+
+@pytest.mark.parametrize("size", [(30, 1), (30, 3), (3, 30), (1, 1)], ids=str)
+def test_images_a_pixel_or_three_high(emu3: LensModel, size: tuple[int, int]) -> None:
+    """Which look like channels of others."""
+    image, images = checks.noise(*size), emu3.processor.image_processor
+    encoded = emu3.encode(image)
+    width, height = encoded.transform.width, encoded.transform.height
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)) / 255
+    expected = ((resized - images.image_mean) / images.image_std).transpose(2, 0, 1)
+    np.testing.assert_allclose(encoded.values["pixel_values"][0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (200, 70), (70, 180), (24, 30), (41, 27)], ids=str)
+def test_patches_of_images_that_keep_their_shape(emu3: LensModel, size: tuple[int, int]) -> None:
+    checks.patches_are_where_they_say(emu3, checks.noise(*size))
+
+
+@pytest.mark.parametrize("settings", [{"do_resize": False}, {"spatial_factor": 12}], ids=str)
+def test_settings_that_do_not_fit_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    folder = zoo.emu3(tmp_path / "model")
+    path = folder / "processor_config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps(saved | {"image_processor": saved["image_processor"] | settings}))
+    with pytest.raises(ModelError, match="the model has a code for each 8"):
         load(str(folder))

@@ -41,6 +41,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "aya_vision": tiny.make_aya_vision,
     "chameleon": zoo.chameleon,
     "chameleon-swin": partial(zoo.chameleon, swin_norm=True),
+    "emu3": zoo.emu3,
     "fuyu": zoo.fuyu,
     "gemma4": zoo.gemma4,
     "gemma4-large": partial(zoo.gemma4, **zoo.LARGE),

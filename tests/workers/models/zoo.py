@@ -44,6 +44,9 @@ INTERLEAVED = ROPE | {"mrope_interleaved": True}
 
 PATCH = {"patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
+CODES = 256
+"""Of images that are tokens of the vocabulary."""
+
 TEMPLATE = (
     "{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}IMAGE{% else %}{{ c.text }}{% endif %}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
@@ -106,19 +109,35 @@ def random_weights(model: Any) -> Any:
 
 @torch.no_grad()
 def cells_apart(model: Any) -> Any:
-    """A tokenizer of images that gives each cell a code by what is in it; like codes enter the decoder alike."""
-    codebook = model.model.vqmodel.quantize.embedding.weight.normal_(std=2)
-    vocabulary = model.model.vocabulary_mapping.img2bpe
-    ids = torch.tensor([vocabulary[code] for code in range(len(codebook))])
-    model.get_input_embeddings().weight[ids] = codebook @ torch.randn(codebook.shape[1], 32) / 2
-    for name, parameter in model.model.vqmodel.encoder.named_parameters():
-        if ("conv2" in name or "proj_out" in name) and parameter.ndim > 1:
+    """A tokenizer of images whose codes are of a cell's own colours, and such as are alike enter the decoder alike."""
+    tower = model.model.vqmodel
+    for name, parameter in tower.named_parameters():
+        if parameter.ndim == 1:
+            if "time_conv" in name:
+                parameter.fill_(4.0)  # so that the activation behind it leaves all as it is
+            elif "conv_in" in name:
+                parameter[1::2] = 10.0  # beside these a cell counts little in a norm's mean and variance
+        elif "conv2" in name or "proj" in name:
             parameter *= 0.01
-        elif "downsample" in name and parameter.ndim > 1:  # what is added at the right and at the bottom is not seen
+        elif "downsample" in name:  # what is added at the right and at the bottom is not seen
             parameter.zero_()[..., :2, :2] = torch.eye(len(parameter))[:, :, None, None] / 4
-        elif parameter.ndim > 1 and parameter.shape[-1] == 3:
+        elif "time_conv" in name or name.startswith("quant_conv"):  # the last frame, where it is
+            parameter.zero_().flatten(2)[..., -1 - parameter.shape[-1] ** 2 // 2] = torch.eye(len(parameter))
+        elif parameter.shape[-1] == 3:
             centre = parameter[..., 1, 1].clone().normal_()
             parameter.zero_()[..., 1, 1] = centre
+            if "conv_in" in name:
+                parameter[1::2] = 0
+    found: list[torch.Tensor] = []
+    colours = torch.rand(CODES // 8, 3, 4, 4).mul(3).sub(1.5).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    with tower.quantize.register_forward_pre_hook(lambda module, args: found.append(args[0])):
+        tower.encode(colours, **({"image_sizes": [(32, 32)] * len(colours)} if "Emu3" in type(model).__name__ else {}))
+    channels = found[0].shape[-3]
+    codebook = found[0].reshape(-1, channels, 16).transpose(1, 2).reshape(-1, channels)[::2][:CODES]
+    tower.quantize.embedding.weight.copy_(codebook)
+    vocabulary = model.model.vocabulary_mapping.img2bpe
+    ids = torch.tensor([vocabulary[code] for code in range(CODES)])
+    model.get_input_embeddings().weight[ids] = (codebook - codebook.mean(0)) @ torch.randn(channels, 32)
     return model
 
 
@@ -679,15 +698,13 @@ def fuyu(folder: Path) -> Path:
 
 # --- codes ----------------------------------------------------------------------------------------------------------
 
-CODES = 256
-
 
 def chameleon(folder: Path, **more: Any) -> Path:
     """4 x 4 cells of 8 pixels. Codes are written in letters, A for 0."""
     codes = ["IMGIMG" + "".join(chr(ord("A") + int(digit)) for digit in str(code)) + "Z" for code in range(CODES)]
     tokenizer = tokenizer_with("<image>", "<racm3:break>", "<eoss>", "<reserved08706>", *codes)
     tokenizer.add_special_tokens({"sep_token": "<reserved08706>", "pad_token": "<unk>"})
-    vision = {"channel_multiplier": [1, 1, 1, 1], "base_channels": 32, "num_res_blocks": 1, "resolution": 32}
+    vision = {"channel_multiplier": [1, 1, 1, 1], "base_channels": 64, "num_res_blocks": 1, "resolution": 32}
     config = transformers.ChameleonConfig(
         vocab_size=len(tokenizer) + PADDED,
         hidden_size=32,
@@ -703,6 +720,32 @@ def chameleon(folder: Path, **more: Any) -> Path:
     model.save_pretrained(folder)
     images = transformers.ChameleonImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     transformers.ChameleonProcessor(images, tokenizer, image_seq_length=16).save_pretrained(folder)
+    return folder
+
+
+def emu3(folder: Path) -> Path:
+    """Cells of 8 pixels, 12 to 48 of an image."""
+    tokens = {
+        "image_token": "<image>",
+        "boi_token": "<|image start|>",
+        "eoi_token": "<|image end|>",
+        "image_wrapper_token": "<|image token|>",
+        "eof_token": "<|extra_201|>",
+    }
+    codes = {f"code_{code}": f"<|visual token {code:06d}|>" for code in range(CODES)}
+    tokenizer = named(**tokens, eol_token="<|extra_200|>", **codes)
+    vision = {"channel_multiplier": [1, 1, 1, 1], "base_channels": 64, "hidden_size": 64, "num_res_blocks": 1}
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = transformers.Emu3Config(
+        text_config=SPECIAL | text | {"num_key_value_heads": 2, "vocab_size": len(tokenizer) + PADDED},
+        vq_config=vision | {"codebook_size": CODES, "embed_dim": 3, "latent_channels": 3, "attn_resolutions": []},
+        vocabulary_map=tokenizer.get_vocab(),
+    )
+    model = cells_apart(random_weights(transformers.Emu3ForConditionalGeneration(config)))
+    images = transformers.Emu3ImageProcessor(min_pixels=12 * 64, max_pixels=48 * 64)
+    model.save_pretrained(folder)
+    template = TEMPLATE.replace("IMAGE", "<image>")
+    transformers.Emu3Processor(images, tokenizer, chat_template=template).save_pretrained(folder)
     return folder
 
 

@@ -180,12 +180,10 @@ def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) 
         a, b = old[name].astype(np.float64), new[name].astype(np.float64)
         if name == "residual":  # whose largest numbers are to states what logits around 10 are to readings
             largest = np.maximum(np.abs(a).max(-1), np.finfo(np.float32).tiny)
-            far = ~(np.abs(a - b) <= (usual * largest / LOGITS)[..., None])
+            far = ~(_apart(a, b) <= (usual * largest / LOGITS)[..., None])
             yield from _told(run, name, a, b, far)
             continue
-        with np.errstate(invalid="ignore"):
-            # Also where one of them is no number.
-            far = ~(np.abs(a - b) <= (tolerance if a.ndim == 2 else tolerance[..., None]))
+        far = ~(_apart(a, b) <= (tolerance if a.ndim == 2 else tolerance[..., None]))
         yield from _told(run, name, a, b, far)
     logprob = old["logprob"].astype(np.float64)
     gaps = np.minimum(np.abs(np.diff(logprob, prepend=np.inf)), np.abs(np.diff(logprob, append=-np.inf)))
@@ -196,9 +194,15 @@ def differing(run: Run, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) 
         yield *at, f"top1 is {old['top1'][cell]}, the first token {old['token'][cell][0]}"
 
 
+def _apart(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """By how much they differ; NaN where one of them is no number. What is below all numbers in both is the same."""
+    with np.errstate(invalid="ignore"):
+        return np.where(old == new, 0.0, np.abs(old - new))
+
+
 def _told(run: Run, name: str, old: np.ndarray, new: np.ndarray, far: np.ndarray) -> Iterator[tuple[int, int, str]]:
     for at, cell in _cells(run, far):
-        worst = _worst(np.abs(old - new)[cell])
+        worst = _worst(_apart(old, new)[cell])
         yield *at, f"{name} is {new[cell][worst]:.6g}, stored is {old[cell][worst]:.6g}"
 
 

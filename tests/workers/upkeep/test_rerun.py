@@ -36,6 +36,7 @@ from vlq.workers.upkeep.verify import Finding, verify
 from vlq.workers.worker import Setup, describe_run
 
 from ..conftest import make_model, save_images
+from ..models import zoo
 from ..models.tiny import make_llava_next
 
 PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
@@ -150,6 +151,19 @@ def test_all_logits(images: Path, tmp_path: Path, tiny_model: Path, model: LensM
     )
     (finding,) = findings(harmed)
     assert finding.where == "image 2 (0002.png), layer 1, prompt 3"
+
+
+def test_logits_of_tokens_that_are_never_written(images: Path, tmp_path: Path) -> None:
+    """Chameleon's of images are as low as can be, which in half precision is stored as less than any number."""
+    path = zoo.chameleon(tmp_path / "model")
+    model = load(str(path), prompt=PROMPT, dtype="bfloat16")
+    never = model.tokenizer.convert_tokens_to_ids("IMGIMGAZ")
+    options: dict[str, Any] = {"keep": "all", "track": (str(never),)}
+    assert findings(make_cache(tmp_path / "sound", path, model, images, **options)) == []
+    harmed = make_cache(tmp_path / "harmed", path, model, images, nudge("prompt/logit", (2, 1, 3, 9), 1), **options)
+    (finding,) = findings(harmed)
+    assert finding.where == "image 2 (0002.png), layer 1, prompt 3"
+    assert "inf" not in finding.what
 
 
 @pytest.mark.parametrize(("change", "found"), [(1e-6, False), (1e-3, True), (np.nan, True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from vlq.query.errors import StoreError
+from vlq.query.errors import StoreError, StoreStopped
 from vlq.query.store import Store, open_store
 from vlq.query.stores import objects
+from vlq.query.stores.trouble import explained
 
 from ..faults import Faults, faulty
 from ..s3 import client, environment, new_bucket
@@ -160,6 +162,15 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "commits").write_bytes(b"")  # where a folder should be: root may write anywhere
     with pytest.raises(StoreError, match="Cannot write"):
         open_store(str(tmp_path)).create("commits/1", b"x")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links(number: int) -> None:
+    said = f"Generic LocalFileSystem error: Unable to rename file: {os.strerror(number)} (os error {number})"
+    error = explained(Exception(f"{said}\n\nDebug source:\n"), None, "usb/run.json", "write")
+    assert isinstance(error, StoreStopped)
+    assert error.message == ("Cannot write usb/run.json: the file system has no hard links, which keep writers apart.")
+    assert "Choose another place" in str(error)
 
 
 def test_a_folder_that_nobody_may_see_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,14 +15,16 @@ What a study is: `schema.Study`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from vlq.query.cache.tables import parquet_table
+from vlq.query.cache.unembed import tensors_in
 from vlq.query.errors import CorruptCache
 from vlq.query.schema import FORMAT, STUDIES, Finished, Stored, Study, digest_of, parse_record, record_bytes, to_json
 from vlq.query.store import Store
@@ -148,6 +150,22 @@ def moments_of(key: str) -> str | None:
     """The first digits of the SHA-256 of the moments that are to lie at a key; None if these are no moments' key."""
     match = _MOMENTS.fullmatch(key)
     return None if match is None else match[1]
+
+
+def sums_checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    """What the metadata `sha256` of a shard's sums are to be."""
+    return digest_of(b"".join(name.encode() + values.tobytes() for name, values in sorted(tensors.items())))
+
+
+def check_moments(key: str, data: bytes) -> None:
+    """Raises CorruptCache if these are not the sums or the moments that were put at a key."""
+    if (digest := moments_of(key)) is not None:
+        is_sound = digest == digest_of(data)[:16]
+    else:
+        tensors, metadata = tensors_in(np.frombuffer(data, np.uint8), key)
+        is_sound = metadata.get("sha256") == sums_checksum(tensors)
+    if not is_sound:
+        raise CorruptCache(f"{key} is not what was written.", AGAIN)
 
 
 # --- their records ---------------------------------------------------------------------------------------------

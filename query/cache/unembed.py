@@ -25,7 +25,7 @@ METADATA = "unembed"
 BELOW_ALL = 1e-12
 """What a length is at least, for a state that is zero."""
 
-_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
 
 Tensors = Mapping[str, np.ndarray]
 """Weights by name. What NumPy knows no bfloat16, the 16 bits of which are here as uint16."""
@@ -197,6 +197,8 @@ def tensors_in(data: np.ndarray, where: str) -> tuple[dict[str, np.ndarray], dic
         for name, entry in header.items():
             first, end = entry["data_offsets"]
             tensors[name] = data[start + first : start + end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        if start + sum(end - first for first, end in (entry["data_offsets"] for entry in header.values())) != data.size:
+            raise ValueError("its weights are more or fewer bytes than it has")
         return tensors, metadata
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptCache(f"{where} is no file of weights that VLQ reads: {error}.", "Run: vlq verify") from error

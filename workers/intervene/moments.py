@@ -6,15 +6,14 @@ moments, whoever adds them up.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vlq.query.cache.studies import AGAIN, MOMENTS, moments_of, moments_prefix, sums_key
+from vlq.query.cache.studies import AGAIN, MOMENTS, check_moments, moments_prefix, sums_checksum, sums_key
 from vlq.query.errors import CorruptCache, InputError
 from vlq.query.schema import digest_of
 from vlq.query.store import Store, put
@@ -26,16 +25,16 @@ def put_sums(store: Store, shard: int, sums: MomentSums) -> bool:
     tensors = {f"total.{layer}": values for layer, values in sums.total.items()}
     tensors |= {f"squares.{layer}": values for layer, values in sums.squares.items()}
     tensors["count"] = torch.tensor(sums.count)
-    return store.create(sums_key(shard), save(tensors, {"sha256": _checksum(tensors)}))
+    checksum = sums_checksum({name: values.numpy() for name, values in tensors.items()})
+    return store.create(sums_key(shard), save(tensors, {"sha256": checksum}))
 
 
 def find_sums(store: Store, shard: int) -> MomentSums:
     """A shard's sums. Raises CorruptCache; FileNotFoundError if there are none."""
     key = sums_key(shard)
     data = store.read(key)
-    tensors = _loaded(data, key)
-    if _metadata(data).get("sha256") != _checksum(tensors):
-        raise CorruptCache(f"{key} is not what was written.", AGAIN)
+    check_moments(key, data)
+    tensors = load(data)
     sums = MomentSums()
     sums.count = int(tensors.pop("count"))
     for name, values in tensors.items():
@@ -72,41 +71,20 @@ def moments_at(store: Store, key: str) -> Moments:
         data = store.read(key)
     except FileNotFoundError as error:
         raise CorruptCache(f"{key} is missing from {store.url}.", AGAIN) from error
-    if not is_sound(key, data):
-        raise CorruptCache(f"{key} is not what was written.", AGAIN)
+    check_moments(key, data)
     found: dict[str, dict[int, Tensor]] = {"mean": {}, "deviation": {}}
-    for name, values in _loaded(data, key).items():
+    for name, values in load(data).items():
         kind, _, layer = name.partition(".")
         found[kind][int(layer)] = values
     return Moments(**found)
-
-
-def is_sound(key: str, data: bytes) -> bool:
-    """Whether these are the moments that their key names."""
-    return moments_of(key) == digest_of(data)[:16]
 
 
 def known_moments(store: Store, shards: Sequence[int]) -> tuple[str | None, list[int]]:
     """The key of the moments of these shards, if they are there; else the shards that have no sums yet."""
     keys = [entry.key for entry in store.list(MOMENTS)]
     for key in keys:
-        if key.startswith(moments_prefix(shards)) and is_sound(key, store.read(key)):
-            return key, []
+        if key.startswith(moments_prefix(shards)):
+            with suppress(CorruptCache):
+                check_moments(key, store.read(key))
+                return key, []
     return None, [shard for shard in shards if sums_key(shard) not in {*keys}]
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    return digest_of(b"".join(name.encode() + values.numpy().tobytes() for name, values in sorted(tensors.items())))
-
-
-def _loaded(data: bytes, key: str) -> dict[str, Tensor]:
-    try:
-        return dict(load(data))
-    except Exception as error:  # whatever safetensors makes of bytes that are none
-        raise CorruptCache(f"{key} is not what was written.", AGAIN) from error
-
-
-def _metadata(data: bytes) -> dict[str, Any]:
-    start = 8 + int.from_bytes(data[:8], "little")
-    found: dict[str, Any] = json.loads(data[8:start]).get("__metadata__", {})
-    return found

@@ -62,7 +62,15 @@ from vlq.workers.indexing.postings import postings_bytes, readings_of
 from vlq.workers.lenses.files import Found
 from vlq.workers.plan import Plan
 from vlq.workers.shard import content_digest, put_postings, record_of
-from vlq.workers.upkeep.verify import RUN_AGAIN, Finding, damaged, verify_annotations, verify_index, verify_studies
+from vlq.workers.upkeep.verify import (
+    REPAIR,
+    RUN_AGAIN,
+    Finding,
+    damaged,
+    verify_annotations,
+    verify_index,
+    verify_studies,
+)
 
 _SHARD = re.compile(r"shards/(\d{8})-([0-9a-f]{16})/(.+)")
 
@@ -112,7 +120,7 @@ def repair(cache: Cache, model: str | None, progress: Progress) -> Told:
         yield from _shards(cache, head, progress)
         yield from _plan(cache, head)
         yield from verify_annotations(cache, head)
-        yield from verify_studies(cache, head)
+        yield from _studies(cache, head)
         commits = committed(cache.store)
         yield from _interims(cache, commits, progress)
         yield from _index(cache, head, commits, progress)
@@ -151,6 +159,16 @@ def command_of(run: Run, url: str) -> str:
     if run.lens.kind != "logit":
         options["--lens"] = run.lens.kind
     return f"vlq run IMAGES {' '.join(f'{name} {shlex.quote(value)}' for name, value in options.items())}"
+
+
+def _studies(cache: Cache, head: Head) -> Told:
+    """Damaged sums go, which the next study that needs them makes again."""
+    for finding in verify_studies(cache, head):
+        if finding.mend == REPAIR:
+            cache.store.delete(finding.where)
+            yield Mended(finding.where, "removed: the next study that needs it makes it again")
+        else:
+            yield finding
 
 
 # --- heads and the plan ----------------------------------------------------------------------------------------

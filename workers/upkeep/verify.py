@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from vlq.query.cache.reader import Cache
 from vlq.query.cache.records import committed_shards, latest_head, read_commit, read_head, records
-from vlq.query.cache.studies import StudyCommit, commits_prefix, moments_of, study_key
+from vlq.query.cache.studies import MOMENTS, StudyCommit, check_moments, commits_prefix, moments_of, study_key
 from vlq.query.cache.studies import plan_key as plan_key_of
 from vlq.query.cache.tables import parquet_bytes
 from vlq.query.errors import CorruptCache
@@ -91,19 +91,21 @@ def verify_annotations(cache: Cache, head: Head) -> Iterator[Finding]:
 
 
 def verify_studies(cache: Cache, head: Head) -> Iterator[Finding]:
-    """What is wrong with the studies that a head names."""
+    """What is wrong with the studies that a head names, and with what is kept for others."""
     store = cache.store
+    moments = {entry.key for entry in store.list(MOMENTS)}
+    for key in sorted(moments):
+        try:
+            check_moments(key, store.read(key))
+        except CorruptCache:
+            yield Finding(key, "not what was written", STUDY_AGAIN if moments_of(key) else REPAIR)
     for finished in head.studies:
         study = finished.study
         yield from damaged(cache, [finished.effects], STUDY_AGAIN)
         records = [(study_key(study), digest_of(study.to_bytes())), (plan_key_of(study), study.plan)]
         yield from damaged(cache, [Stored(key, 0, checksum) for key, checksum in records], STUDY_AGAIN)
-        if study.moments is not None:
-            try:
-                if moments_of(study.moments) != digest_of(store.read(study.moments))[:16]:
-                    yield Finding(study.moments, "not what was written", STUDY_AGAIN)
-            except FileNotFoundError:
-                yield Finding(study.moments, "missing", STUDY_AGAIN)
+        if study.moments is not None and study.moments not in moments:
+            yield Finding(study.moments, "missing", STUDY_AGAIN)
         for entry in store.list(commits_prefix(study)):
             try:
                 commit = StudyCommit.from_bytes(store.read(entry.key), entry.key)

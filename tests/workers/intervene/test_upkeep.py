@@ -14,7 +14,7 @@ import torch
 from vlq.query.cache.annotate import annotate
 from vlq.query.cache.reader import Cache
 from vlq.query.cache.records import latest_head
-from vlq.query.cache.studies import StudyCommit, commit_key, plan_key, shard_effects_key, study_key, underway
+from vlq.query.cache.studies import StudyCommit, commit_key, plan_key, shard_effects_key, study_key, sums_key, underway
 from vlq.query.cache.tables import parquet_bytes
 from vlq.query.info import as_text as info_text
 from vlq.query.schema import Run, Study, digest_of
@@ -25,7 +25,7 @@ from vlq.workers.intervene.ablation import MomentSums
 from vlq.workers.intervene.moments import put_moments, put_sums
 from vlq.workers.upkeep import gc
 from vlq.workers.upkeep.repair import repair
-from vlq.workers.upkeep.verify import STUDY_AGAIN, Finding, verify
+from vlq.workers.upkeep.verify import REPAIR, STUDY_AGAIN, Finding, verify
 
 from ...studies import finish, make_study, random_effects
 from ...synthetic import make_cache
@@ -127,6 +127,24 @@ def test_what_is_damaged_is_told(made: tuple[Path, Store, Run]) -> None:
     assert found[key].what == "missing"
     told = [one.where for one in repair(Cache.open(str(folder)), None, nothing) if isinstance(one, Finding)]
     assert {*told} == {*found}
+
+
+@pytest.mark.parametrize("where", ["length", "checksum", "offset", "numbers"])
+def test_damaged_sums_are_told_and_made_again(made: tuple[Path, Store, Run], where: str) -> None:
+    folder, store, _ = made
+    key = moments(store)
+    path = folder / sums_key(1)
+    whole = bytearray(path.read_bytes())
+    bit = {"length": 3, "checksum": 8 * 100, "offset": 8 * whole.index(b"]}}") - 8, "numbers": -1}[where]
+    whole[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(whole)
+    cache = Cache.open(str(folder))
+    assert list(verify(cache, nothing)) == [Finding(sums_key(1), "not what was written", REPAIR)]
+    assert [str(one) for one in repair(cache, None, nothing)] == [
+        f"{sums_key(1)}: removed: the next study that needs it makes it again."
+    ]
+    assert list(verify(cache, nothing)) == []
+    assert moments(store) == key
 
 
 def test_info_and_status(made: tuple[Path, Store, Run]) -> None:

@@ -32,7 +32,7 @@ def scratch() -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder, LOCK), thread_local=False):
             yield Path(folder)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise StoreError(
             f"No space left in {tempfile.gettempdir()}, where the index is merged.",

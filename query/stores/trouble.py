@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
-from errno import ENOSYS, EOPNOTSUPP, EPERM
+from errno import EDQUOT, ENOSYS, EOPNOTSUPP, EPERM
 
 from vlq.query.errors import StoreError, StoreStopped
 from vlq.query.stores.location import VARIABLES
@@ -73,9 +74,10 @@ HAS_EXPIRED = "the credentials have expired"
 NOT_ACCEPTED = "the server does not accept the credentials"
 IS_FULL = "the storage is full"
 NO_SPACE = "no space left on the device"
+OVER_QUOTA = "the disk quota is exceeded"
 READ_ONLY = "the file system is read-only"
 NO_LINKS = "the file system has no hard links, which keep writers apart"
-STOPPED = {HAS_EXPIRED, NOT_ACCEPTED, IS_FULL, NO_SPACE, READ_ONLY, NO_LINKS}
+STOPPED = {HAS_EXPIRED, NOT_ACCEPTED, IS_FULL, NO_SPACE, OVER_QUOTA, READ_ONLY, NO_LINKS}
 """Reasons that hold for whatever else is asked of the storage, until somebody sees to it."""
 
 
@@ -148,6 +150,8 @@ def _explain_local(error: Exception) -> tuple[str, str]:
     text = str(error)
     if "No space left" in text or "StorageFull" in text or "os error 28" in text:
         return NO_SPACE, "Free some space and run the same command again: it goes on."
+    if f"os error {EDQUOT}" in text or os.strerror(EDQUOT) in text:
+        return OVER_QUOTA, f"Free some space, or have the quota raised. {AGAIN}"
     # A new object is linked to its name, and a file system says in one of these ways that it has no links.
     if "Unable to rename file" in text and re.search(rf"os error (?:{EPERM}|{ENOSYS}|{EOPNOTSUPP})\)", text):
         return NO_LINKS, "Choose another place: FAT, exFAT and some network folders have none."

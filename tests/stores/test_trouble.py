@@ -173,6 +173,15 @@ def test_a_file_system_without_hard_links(number: int) -> None:
     assert "Choose another place" in str(error)
 
 
+def test_a_quota_is_as_a_full_disk() -> None:
+    said = f"Generic LocalFileSystem error: Unable to copy data to file: {os.strerror(errno.EDQUOT)} (os error 122)"
+    for error in (Exception(said), OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))):
+        found = explained(error, None, "home/cache/run.json", "write")
+        assert isinstance(found, StoreStopped)
+        assert found.message == "Cannot write home/cache/run.json: the disk quota is exceeded."
+        assert "quota raised" in str(found)
+
+
 def test_a_folder_that_nobody_may_see_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked, stat = tmp_path / "locked", os.stat
 

@@ -17,14 +17,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 from vlq.query.errors import VlqError
 from vlq.query.extras import missing_extra
 from vlq.query.mistakes import elsewhere, syntax
 from vlq.query.options import OPTIONS
+from vlq.query.streams import Unheard
 
 if TYPE_CHECKING:
     import typer
@@ -57,8 +58,12 @@ EXAMPLE = "vlq \"first_layer(token='dog')\""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs one query or command and exits."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """Runs one query or command and exits. That stderr is closed, full or read by nobody stops no work."""
+    with redirect_stderr(cast("TextIO", Unheard(sys.stderr, OSError))):
+        _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: list[str]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does where a locale lacks the tokens' letters
     code: int | str | None = 0
@@ -74,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             code = ended.code
         print(end="", flush=True)  # at Python's own end nobody would be told of what that meets
     except VlqError as error:
-        width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr and sys.stderr.isatty() else None
+        width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else None
         _complain(error.told(width))
         sys.exit(2)
     except ModuleNotFoundError as error:
@@ -97,9 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _complain(text: str) -> None:
-    """Say on stderr what is wrong. That it is closed or full changes no exit code."""
-    with suppress(OSError):
-        print(f"vlq: {text}", file=sys.stderr, flush=True)
+    """Say on stderr what is wrong."""
+    print(f"vlq: {text}", file=sys.stderr, flush=True)
 
 
 def _let_go_of_stdout() -> None:

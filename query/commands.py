@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from contextlib import redirect_stdout
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperCommand
@@ -15,13 +17,14 @@ from vlq.query.limits import Limits
 from vlq.query.mistakes.elsewhere import FORMAT as NO_FORMAT
 from vlq.query.mistakes.elsewhere import TOO_MANY
 from vlq.query.options import CACHE, FORMAT, OUTPUT
+from vlq.query.streams import Unheard
 
 CacheOption = Annotated[str, typer.Option(help=CACHE)]
 
 
 class Command(TyperCommand):
-    """A command that says what became of a glob which a shell put files in the place of, and that is done when nobody
-    reads on."""
+    """A command that says what became of a glob which a shell put files in the place of, and that does its work, and
+    ends as ever, when nobody reads on."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.allow_extra_args = True
@@ -32,10 +35,11 @@ class Command(TyperCommand):
         return extra
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # the framework would end with 1, as if a check had found something
-            raise SystemExit(0) from None
+        with redirect_stdout(cast("TextIO", Unheard(sys.stdout, BrokenPipeError))):
+            try:
+                return super().invoke(ctx)
+            except BrokenPipeError:  # of bytes; the framework would end with 1, as if a check had found something
+                raise SystemExit(0) from None
 
 
 def _glob_of(paths: list[str]) -> str:

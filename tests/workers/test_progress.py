@@ -5,13 +5,18 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 import vlq.workers.progress as progress
+from vlq.query.cli import main
 from vlq.workers.progress import printing_said, steps, tracker
+
+from ..synthetic import make_cache
 
 
 class Clock:
@@ -164,3 +169,17 @@ def test_steps_are_told_sparingly(clock: Clock, capsys: pytest.CaptureFixture[st
         "checking shards: 40 of 40",
         "comparing",
     ]
+
+
+@pytest.mark.parametrize("lost", ["2>&-", "2>/dev/full", "2> >(true)", "2> >(true) > >(true)"])
+def test_work_goes_on_where_nobody_is_told_of_it(tmp_path: Path, lost: str) -> None:
+    make_cache(tmp_path / "cache", images=6)
+    path = next((tmp_path / "cache").glob("images/*"))
+    path.write_bytes(path.read_bytes()[:-1])
+    script = f"{sys.executable} -m vlq.query.cli repair --cache {tmp_path / 'cache'} {lost}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "> >(true)" in lost.removeprefix("2> >(true)") or "1 mended, 0 not" in done.stdout
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "--cache", str(tmp_path / "cache")])
+    assert not ended.value.code

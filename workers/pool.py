@@ -8,6 +8,7 @@ to be read, up to a bound that may grow while machines join; those without a pla
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import threading
@@ -111,6 +112,8 @@ class Pool:
         cluster = None if self._address == "local" else self._address
         try:
             if cluster is None:
+                # Else Ray writes one into the home folder, which may not be there, or is written by another run now.
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
                 ray.init(
                     address="local",
                     include_dashboard=False,

@@ -114,8 +114,9 @@ def test_a_run_stopped_in_every_way_goes_on_to_the_same_bytes(
 
 
 def test_a_run_is_stopped_while_ray_starts(tiny_model: Path, images: Path, tmp_path: Path) -> None:
-    """Ray sets handlers of its own then."""
-    process = start(tiny_model, images, tmp_path / "cache", "--workers", "1")
+    """Ray sets handlers of its own then. It is also to start where there is no home folder to keep a token in."""
+    env = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"} | {"HOME": "/dev/null"}
+    process = start(tiny_model, images, tmp_path / "cache", "--workers", "1", env=env)
     while not (found := [pid for pid in below(process.pid) if "gcs_server" in title(pid)]):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)

@@ -18,7 +18,7 @@ from vlq.workers.models.generic import Generic
 
 from . import checks
 from .tiny import make_aya_vision, make_gemma3, make_vipllava
-from .zoo import deepseek_vl, fast_vlm, pp_chart2table
+from .zoo import deepseek_vl, pp_chart2table
 
 SIZES = [(64, 64), (90, 40), (37, 80), (200, 150)]
 
@@ -27,7 +27,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "gemma3": make_gemma3,
     "aya_vision": lambda folder: make_aya_vision(folder, most=1),  # one tile, so one grid
     "deepseek_vl": deepseek_vl,
-    "fast_vlm": fast_vlm,
 }
 
 
@@ -42,8 +41,6 @@ def without_adapter() -> Iterator[None]:
 @pytest.fixture(scope="module", params=MAKERS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, without_adapter: None) -> LensModel:
     torch.set_num_threads(1)
-    if request.param == "fast_vlm":
-        pytest.importorskip("timm")
     assert request.param not in FAMILIES
     return checks.loaded(MAKERS[request.param](tmp_path_factory.mktemp("models") / request.param))
 

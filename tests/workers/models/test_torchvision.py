@@ -15,7 +15,7 @@ from vlq.query.errors import ModelError
 from vlq.query.image.pictures import BadImage
 from vlq.workers.models import FAMILIES, load
 from vlq.workers.models.base import LensModel
-from vlq.workers.models.generic import GenericMerged
+from vlq.workers.models.generic import Generic, GenericMerged
 from vlq.workers.models.merged import Merged
 from vlq.workers.models.processors import backend_of
 from vlq.workers.models.vocabulary import vocabulary_table
@@ -134,6 +134,22 @@ def test_sequences_in_which_padding_would_count(tmp_path: Path) -> None:
     folder = zoo.llama4(tmp_path / "model", tempered_from=100)
     with pytest.raises(ModelError, match=r"are 1\d\d tokens. From 100 on .* padding moves: lower max_patches"):
         load(str(folder))
+
+
+def test_a_tower_of_timms(tmp_path: Path) -> None:
+    """FastVLM needs no torchvision itself, but timm does."""
+    pytest.importorskip("timm")
+    model = load(str(zoo.fast_vlm(tmp_path / "model")), answer=True)
+    assert isinstance(model, Generic)
+    assert model.grid == (4, 4)
+    checks.norms_are_not_ones(model)
+    images = [checks.noise(*size, seed=i) for i, size in enumerate([(64, 64), (90, 40), (400, 300)])]
+    checks.reads_what_the_model_reads(model, images)
+    for size in [(64, 64), (180, 70), (70, 180), (24, 30)]:
+        checks.patches_are_where_they_say(model, checks.noise(*size))
+    with torch.no_grad():
+        model.lm_head.weight[model.tokenizer.convert_tokens_to_ids("▁") :] = 0  # type: ignore[index]
+    checks.answers_what_the_model_answers(model, images[:2], most=3)
 
 
 def test_pillow_is_kept_where_it_will_do(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
 import transformers
 
 from ..conftest import PADDED, make_tokenizer
@@ -149,6 +150,47 @@ def minimax_m3_vl(folder: Path) -> Path:
     model = transformers.MiniMaxM3SparseForConditionalGeneration(config)
     images = transformers.MiniMaxM3VLImageProcessor(patch_size=4, merge_size=2, size=pixels(12, 48))
     return save(folder, model, tokenizer, images, "MiniMaxM3VLProcessor", tokens[1], videos="MiniMaxM3VLVideoProcessor")
+
+
+def fast_vlm(folder: Path) -> Path:
+    """256 x 256 pixels, halved six times to 4 x 4 patches. It needs timm."""
+    tokenizer = tokenizer_with()
+    stages = {"layers": [1] * 5, "embed_dims": [32] * 5}
+    vision = transformers.TimmWrapperConfig(
+        architecture="fastvit_mci3", hidden_size=64, label_names=[], model_args={"inference_mode": True} | stages
+    )
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = transformers.FastVlmConfig(
+        vision_config=vision,
+        text_config=transformers.Qwen2Config(**sizes, vocab_size=len(tokenizer) + PADDED, num_hidden_layers=3),
+        tie_word_embeddings=False,
+        **ids(tokenizer, image_token_index="<image>"),
+    )
+    model = transformers.FastVlmForConditionalGeneration(config)
+    images = transformers.CLIPImageProcessorPil(size={"shortest_edge": 256}, crop_size={"height": 256, "width": 256})
+    save(folder, model, tokenizer, images, "LlavaProcessor", "<image>", {"patch_size": 64})
+    see_what_is_below(model.model.vision_tower)
+    model.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def see_what_is_below(tower: torch.nn.Module) -> None:
+    """Give convolutions what is at their own place, of 2 x 2 the mean where they halve, and a little of all around."""
+    for module in tower.modules():
+        if not isinstance(module, torch.nn.Conv2d):
+            continue
+        weight, size = module.weight, module.kernel_size[0]
+        own = torch.ones(weight.shape[:2]) if module.groups > 1 else torch.randn(weight.shape[:2])
+        own = own[..., None, None] / weight.shape[1] ** 0.5
+        torch.nn.init.normal_(weight, std=0.1 / size if size > 1 else 0)
+        middle = slice(size // 2, size // 2 + module.stride[0])
+        weight[..., middle, middle] += own / module.stride[0] ** 2
+    for name, parameter in tower.named_parameters():
+        if "gamma" in name:
+            parameter.fill_(0.5)
+        elif "token_mixer" in name and parameter.ndim == 2:  # attention
+            torch.nn.init.normal_(parameter, std=0.002)
 
 
 MAKERS: dict[str, Callable[[Path], Path]] = {

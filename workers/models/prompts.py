@@ -56,11 +56,11 @@ def in_template(processor: Any, question: str) -> str:
     template = processor.chat_template
     if isinstance(template, dict):
         template = template.get("default")
-    dated = DATED + template if template and "strftime_now" in template else None
+    dated = {"chat_template": DATED + template} if template and "strftime_now" in template else {}
 
     def filled(content: list[dict[str, str]]) -> str:
         messages = [{"role": "user", "content": content}]
-        return str(processor.apply_chat_template(messages, dated, add_generation_prompt=True, tokenize=False))
+        return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **dated))
 
     try:
         prompt = filled(content)

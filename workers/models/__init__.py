@@ -25,6 +25,7 @@ FAMILIES = {
     "exaone4_5": ("vlq.workers.models.qwen_vl", "Exaone45"),
     "fuyu": ("vlq.workers.models.fuyu", "Fuyu"),
     "gemma4": ("vlq.workers.models.gemma4", "Gemma4"),
+    "gemma4_unified": ("vlq.workers.models.gemma4", "Gemma4Unified"),
     "glm46v": ("vlq.workers.models.merged", "Glm46V"),
     "glm4v": ("vlq.workers.models.merged", "Glm4v"),
     "glm4v_moe": ("vlq.workers.models.merged", "Glm4vMoe"),

@@ -48,3 +48,9 @@ class Gemma4(LensModel):
         )
         transform = stretched(width, height, model_width, model_height)
         return Layout((model_height // (merged * size), model_width // (merged * size)), transform)
+
+
+class Gemma4Unified(Gemma4):
+    """`Gemma4UnifiedForConditionalGeneration`, without a tower: its decoder is shown the pixels of each patch."""
+
+    family = "Gemma4UnifiedForConditionalGeneration"

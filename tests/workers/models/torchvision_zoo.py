@@ -141,6 +141,23 @@ def molmo2(folder: Path, pooled: tuple[int, int] = (2, 2), margins: tuple[int, i
     return save(folder, model, tokenizer, images, "Molmo2Processor", "<|image|>", videos="Molmo2VideoProcessor")
 
 
+def gemma4_unified(folder: Path) -> Path:
+    """Cells of 8 pixels, up to 70; an image sees itself both ways in two of three blocks."""
+    names = {"image_token": "<|image|>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
+    tokenizer = named(**names, audio_token="<audio>", boa_token="<boa>", eoa_token="<eoa>")
+    text = {"layer_types": ["sliding_attention"] * 2 + ["full_attention"], "final_logit_softcapping": 20.0}
+    text |= {"per_layer_config": {2: {"head_dim": 16}}}
+    vision = {"patch_size": 4, "pooling_kernel_size": 2, "mm_embed_dim": 32, "output_proj_dims": 32}
+    its = ids(tokenizer, image_token_id="<|image|>")
+    model = make("Gemma4Unified", tokenizer, text, {}, vision_config=vision, **its)
+    for layer in model.model.language_model.layers:
+        layer.layer_scalar.fill_(0.7)
+    images = transformers.Gemma4UnifiedImageProcessor(patch_size=4, max_soft_tokens=70, pooling_kernel_size=2)
+    return save(
+        folder, model, tokenizer, images, "Gemma4UnifiedProcessor", "<|image|>", videos="Gemma4UnifiedVideoProcessor"
+    )
+
+
 def minimax_m3_vl(folder: Path) -> Path:
     tokens = ["]<]start of image[>[", "]<]image[>[", "]<]end of image[>[", "]<]video[>["]
     tokenizer = tokenizer_with(*tokens)
@@ -195,6 +212,7 @@ def see_what_is_below(tower: torch.nn.Module) -> None:
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "cohere2_vision": cohere2_vision,
+    "gemma4_unified": gemma4_unified,
     "lfm2_vl": lfm2_vl,
     "lfm2_vl-plain": partial(lfm2_vl, thumbnail=False),
     "llama4": llama4,

@@ -35,6 +35,7 @@ FAMILIES = {
     "hunyuan_vl": ("vlq.workers.models.merged", "HunYuanVL"),
     "idefics3": ("vlq.workers.models.idefics3", "Idefics3"),
     "internvl": ("vlq.workers.models.tiles", "InternVL"),
+    "kimi_k25": ("vlq.workers.models.kimi", "KimiK25"),
     "lfm2_vl": ("vlq.workers.models.lfm2_vl", "Lfm2Vl"),
     "lighton_ocr": ("vlq.workers.models.pixtral", "LightOnOcr"),
     "llama4": ("vlq.workers.models.llama4", "Llama4"),

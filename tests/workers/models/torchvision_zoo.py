@@ -158,6 +158,22 @@ def gemma4_unified(folder: Path) -> Path:
     )
 
 
+def kimi_k25(folder: Path) -> Path:
+    """Cells of 8 pixels, about 40 and 12 along a side at most."""
+    tokens = ["<|media_begin|>", "<|media_content|>", "<|media_pad|>", "<|media_end|>"]
+    tokenizer = tokenizer_with(*tokens, "<|kimi_k25_video_placeholder|>")
+    text = dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_head_dim", "v_head_dim"), 16)
+    text |= dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "head_dim"), 8)
+    vision = {"patch_size": 4, "pos_emb_height": 8, "pos_emb_width": 8, "num_hidden_layers": 2}
+    its = ids(tokenizer, image_token_id="<|media_pad|>", video_token_id="<|kimi_k25_video_placeholder|>")
+    model = make("Kimi_K25", tokenizer, text, vision, projection_hidden_size=32, **its)
+    images = transformers.Kimi_K25ImageProcessor(
+        patch_size=4, merge_size=2, max_patches=160, size={"max_height": 24, "max_width": 24}
+    )
+    image = "<|media_begin|>image<|media_content|><|media_pad|><|media_end|>"
+    return save(folder, model, tokenizer, images, "Kimi_K25Processor", image, videos="Kimi_K25VideoProcessor")
+
+
 def minimax_m3_vl(folder: Path) -> Path:
     tokens = ["]<]start of image[>[", "]<]image[>[", "]<]end of image[>[", "]<]video[>["]
     tokenizer = tokenizer_with(*tokens)
@@ -213,6 +229,7 @@ def see_what_is_below(tower: torch.nn.Module) -> None:
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "cohere2_vision": cohere2_vision,
     "gemma4_unified": gemma4_unified,
+    "kimi_k25": kimi_k25,
     "lfm2_vl": lfm2_vl,
     "lfm2_vl-plain": partial(lfm2_vl, thumbnail=False),
     "llama4": llama4,

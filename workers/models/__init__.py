@@ -60,6 +60,7 @@ FAMILIES = {
     "qwen3_vl_moe": ("vlq.workers.models.qwen_vl", "Qwen3VLMoe"),
     "shieldgemma2": ("vlq.workers.models.shieldgemma2", "ShieldGemma2"),
     "smolvlm": ("vlq.workers.models.idefics3", "SmolVLM"),
+    "step3p7": ("vlq.workers.models.step", "Step3p7"),
     "video_llama_3": ("vlq.workers.models.merged", "VideoLlama3"),
 }
 """config.json's model_type -> module and class of the adapter."""

@@ -238,4 +238,5 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "molmo2": molmo2,
     "molmo2-odd": partial(molmo2, pooled=(3, 2), margins=(1, 1)),
     "perception_lm": perception_lm,
+    "step3p7": step3p7,
 }

@@ -116,7 +116,7 @@ class LensModel(ABC):
 
     @property
     def lm_head(self) -> nn.Module:
-        return self.model.get_output_embeddings()  # type: ignore[no-any-return]
+        return head_of(self.model)  # type: ignore[no-any-return]
 
     def finish(self, logits: Tensor) -> Tensor:
         """What the model makes of its head's output, whose memory may be used for it."""

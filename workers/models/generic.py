@@ -46,8 +46,6 @@ class Found(LensModel):
     def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
         super().__init__(model, processor, prompt)
         self._decoder = decoder_of(model)
-        if model.get_output_embeddings() is None:
-            raise ModelError("its head is not found.")
         if self._image_token is None:
             raise ModelError("its configuration names no image token.")
         if "mm_token_type_ids" in signature(model.forward).parameters:  # which some processors leave out, if not told

@@ -113,6 +113,15 @@ def load_weights(model: str, folder: Path, family: str, how: Loading) -> Any:
     return loaded.eval()
 
 
+def head_of(model: Any) -> Any:
+    """The module that gives logits: the model's own or, where it wraps a whole language model, that one's. Raises
+    ModelError."""
+    head = model.get_output_embeddings() or model.get_decoder().get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{type(model).__name__}: its head is not found.")
+    return head
+
+
 def _does_not_fit(model: str) -> ModelError:
     return ModelError(f"{model} does not fit into the GPUs of one worker.", "Use more --gpus-per-worker.")
 

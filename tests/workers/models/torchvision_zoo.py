@@ -237,6 +237,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "minimax_m3_vl": minimax_m3_vl,
     "molmo2": molmo2,
     "molmo2-odd": partial(molmo2, pooled=(3, 2), margins=(1, 1)),
+    "nemotron_h_omni": nemotron_h_omni,
     "perception_lm": perception_lm,
     "step3p7": step3p7,
 }

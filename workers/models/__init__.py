@@ -43,6 +43,9 @@ FAMILIES = {
     "llava_next": ("vlq.workers.models.llava_next", "LlavaNext"),
     "llava_next_video": ("vlq.workers.models.llava_next", "LlavaNextVideo"),
     "llava_onevision": ("vlq.workers.models.llava_next", "LlavaOnevision"),
+    "minicpm_ocr": ("vlq.workers.models.minicpm", "MiniCPMOcr"),
+    "minicpmv4_6": ("vlq.workers.models.minicpm", "MiniCPMV46"),
+    "minicpmv4_7": ("vlq.workers.models.minicpm", "MiniCPMV47"),
     "mistral3": ("vlq.workers.models.pixtral", "Mistral3"),
     "mistral_large4": ("vlq.workers.models.pixtral", "MistralLarge4"),
     "molmo2": ("vlq.workers.models.molmo2", "Molmo2"),
@@ -93,10 +96,6 @@ REFUSED = {
         ("florence2", "pix2struct", "pp_formulanet", "t5gemma2", "udop", "vision-encoder-decoder"), _OF_ENCODER
     ),
     "diffusion_gemma": "it fills in blocks of its answer, and no token follows from those in front of it",
-    **dict.fromkeys(
-        ("minicpmv4_6", "minicpmv4_7"),
-        "its processor cannot be loaded without the one for videos, which VLQ leaves out",
-    ),
     "git": "no token of its sequence stands for an image",
     "pi0": "it answers with a robot's actions, and not with words",
 }

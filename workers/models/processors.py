@@ -26,6 +26,10 @@ less."""
 LEFT_OUT = ("video_processor", "feature_extractor")
 """Parts of processors that are for videos and sound, and need more packages."""
 
+ASKING = ("MiniCPMOcrProcessor", "MiniCPMV4_6Processor", "MiniCPMV4_7Processor")
+"""Processors that ask the part for videos how it is set: that for images, which has the same settings, is put in its
+place."""
+
 NAMED_IN = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 """Files of a model's folder that may name its processor's class; the first one that does is believed."""
 
@@ -132,11 +136,14 @@ def _without(kind: Any) -> Any:
         @classmethod
         def _get_arguments_from_pretrained(cls, *arguments: Any, **options: Any) -> list[Any]:
             found = iter(loaded._get_arguments_from_pretrained(*arguments, **options))
-            return [None if attribute in LEFT_OUT else next(found) for attribute in kind.get_attributes()]
+            parts = {name: None if name in LEFT_OUT else next(found) for name in kind.get_attributes()}
+            if kind.__name__ in ASKING:
+                parts["video_processor"] = parts["image_processor"]
+            return [*parts.values()]
 
         def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
-            if argument is None and name in LEFT_OUT:
-                return type(None)
+            if name in LEFT_OUT:
+                return type(argument)
             return super().check_argument_for_proper_class(name, argument)
 
     Partial.__name__ = kind.__name__

@@ -152,6 +152,13 @@ def test_a_tower_of_timms(tmp_path: Path) -> None:
     checks.answers_what_the_model_answers(model, images[:2], most=3)
 
 
+def test_slices_that_are_scaled_by_what_they_show(tmp_path: Path) -> None:
+    folder = zoo.minicpm_ocr(tmp_path / "model", small_image_upsize="adaptive")
+    with pytest.raises(ModelError, match="scales each slice by what it shows") as caught:
+        load(str(folder))
+    assert 'small_image_upsize to "always"' in str(caught.value.hint)
+
+
 def test_pillow_is_kept_where_it_will_do(tmp_path: Path) -> None:
     model = load(str(make_model(tmp_path / "model")))
     assert backend_of(model.processor) == "pil"

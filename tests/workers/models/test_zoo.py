@@ -49,6 +49,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "granite_docling": zoo.granite_docling,
     "granite_docling-fine": partial(zoo.granite_docling, fine=True),
     "llava_next_video": zoo.llava_next_video,
+    "minicpmv4_6": zoo.minicpm,
+    "minicpmv4_7": partial(zoo.minicpm, name="MiniCPMV4_7"),
     "ovis2": zoo.ovis2,
     "qianfan_ocr": zoo.qianfan,
 }
@@ -112,6 +114,8 @@ UNCHANGED = {
     "Ernie4_5_VLMoe": "told more of each position than what stands for it",
     "Gemma4": "told more of each position than what stands for it",
     "Lfm3Vl": "its blocks are of conv",
+    "MiniCPMV4_6": "its blocks are of linear_attention",
+    "MiniCPMV4_7": "its blocks are of linear_attention",
     "MistralLarge4": "its blocks are of indexed_attention",
     "Qwen3_5": "its blocks are of linear_attention",
     "Qwen3_5Moe": "its blocks are of linear_attention",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
 from ..conftest import PADDED, make_tokenizer
-from .zoo import PATCH, ids, make, named, pixels, save, small, tokenizer_with
+from .zoo import PATCH, ids, make, minicpm, named, pixels, save, small, tokenizer_with
 
 
 def llama4(folder: Path, to_max: bool = False, tempered_from: int = 512) -> Path:
@@ -174,6 +175,10 @@ def kimi_k25(folder: Path) -> Path:
     return save(folder, model, tokenizer, images, "Kimi_K25Processor", image, videos="Kimi_K25VideoProcessor")
 
 
+def minicpm_ocr(folder: Path, **settings: Any) -> Path:
+    return minicpm(folder, "MiniCPMOcr", "MiniCPMOcrImageProcessor", "4x", **settings)
+
+
 def minimax_m3_vl(folder: Path) -> Path:
     tokens = ["]<]start of image[>[", "]<]image[>[", "]<]end of image[>[", "]<]video[>["]
     tokenizer = tokenizer_with(*tokens)
@@ -234,6 +239,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "lfm2_vl-plain": partial(lfm2_vl, thumbnail=False),
     "llama4": llama4,
     "llama4-max": partial(llama4, to_max=True),
+    "minicpm_ocr": minicpm_ocr,
     "minimax_m3_vl": minimax_m3_vl,
     "molmo2": molmo2,
     "molmo2-odd": partial(molmo2, pooled=(3, 2), margins=(1, 1)),

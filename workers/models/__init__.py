@@ -49,6 +49,8 @@ FAMILIES = {
     "mistral3": ("vlq.workers.models.pixtral", "Mistral3"),
     "mistral_large4": ("vlq.workers.models.pixtral", "MistralLarge4"),
     "molmo2": ("vlq.workers.models.molmo2", "Molmo2"),
+    "muse_glimmer": ("vlq.workers.models.muse", "MuseGlimmer"),
+    "muse_spark": ("vlq.workers.models.muse", "MuseSpark"),
     "nemotron_h_omni": ("vlq.workers.models.nemotron", "NemotronHOmni"),
     "ovis2": ("vlq.workers.models.tiles", "Ovis2"),
     "paddleocr_vl": ("vlq.workers.models.merged", "PaddleOCRVL"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,10 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "minimax_m3_vl": minimax_m3_vl,
     "molmo2": molmo2,
     "molmo2-odd": partial(molmo2, pooled=(3, 2), margins=(1, 1)),
+    "muse_glimmer": muse,
+    "muse_spark": partial(
+        muse, name="MuseSpark", text={"mlp_layer_types": ["dense", "sparse", "sparse"], "moe_hidden_size": 16}
+    ),
     "nemotron_h_omni": nemotron_h_omni,
     "perception_lm": perception_lm,
     "step3p7": step3p7,

@@ -93,7 +93,7 @@ REFUSED = {
         ("aria", "blip-2", "deepseek_ocr2", "idefics2", "instructblip", "instructblipvideo", "kosmos-2", "kosmos-2.5"),
         _BY_QUERIES,
     ),
-    **dict.fromkeys(("gemma3n", "glm5_next", "hy_v4_vl", "qwen4_exp"), _OF_STREAMS),
+    **dict.fromkeys(("gemma3n", "glm5_next", "hy_v4_vl", "inkling2", "inkling2_loop", "qwen4_exp"), _OF_STREAMS),
     **dict.fromkeys(
         ("florence2", "pix2struct", "pp_formulanet", "t5gemma2", "udop", "vision-encoder-decoder"), _OF_ENCODER
     ),

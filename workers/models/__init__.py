@@ -34,6 +34,7 @@ FAMILIES = {
     "granite_docling": ("vlq.workers.models.tiles", "GraniteDocling"),
     "hunyuan_vl": ("vlq.workers.models.merged", "HunYuanVL"),
     "idefics3": ("vlq.workers.models.idefics3", "Idefics3"),
+    "inkling_mm_model": ("vlq.workers.models.inkling", "Inkling"),
     "internvl": ("vlq.workers.models.tiles", "InternVL"),
     "kimi_k25": ("vlq.workers.models.kimi", "KimiK25"),
     "lfm2_vl": ("vlq.workers.models.lfm2_vl", "Lfm2Vl"),

@@ -75,7 +75,7 @@ def refused(folder: Path) -> ModelError:
     with pytest.raises(ModelError, match="There is no adapter for models of type") as caught:
         load(str(folder))
     assert "VLQ has adapters for these model types: " in str(caught.value.hint)
-    assert " idefics3, internvl, " in str(caught.value.hint)
+    assert " idefics3, inkling_mm_model, internvl, " in str(caught.value.hint)
     return caught.value
 
 

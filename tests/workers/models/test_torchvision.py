@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vlq.query.errors import ModelError
 from vlq.query.image.pictures import BadImage
@@ -87,11 +88,12 @@ def test_the_whole_image_once_more(model: LensModel) -> None:
 
 
 def padding_of(model: LensModel, encoded: Any) -> set[int]:
-    """Image positions of LLaMA 4 that show padding alone: of a whole tile's, those that are neither patch nor view."""
-    if type(model).__name__ != "Llama4":
+    """Image positions of LLaMA 4 and Inkling that show padding alone: those that are neither patch nor view."""
+    if type(model).__name__ not in ("Llama4", "Inkling"):
         return set()
     images = (encoded.tokens["input_ids"] == model.image_token_id).nonzero()[:, 0].tolist()
-    return {*images[:-16]} - {*encoded.sites["patch"].tolist()}  # the view is last, of 4 x 4
+    view = 16 if encoded.view else 0  # it is last, of 4 x 4
+    return {*images[: len(images) - view]} - {*encoded.sites["patch"].tolist()}
 
 
 def test_tokens_of_an_image_are_no_prompt(model: LensModel) -> None:
@@ -130,10 +132,20 @@ def test_a_view_of_more_patches_than_tiles_have(tmp_path: Path) -> None:
 
 
 def test_sequences_in_which_padding_would_count(tmp_path: Path) -> None:
-    """From a column on LLaMA 4 tempers attention, wherever a shorter sequence begins."""
+    """From a column on LLaMA 4 and Inkling temper attention, wherever a shorter sequence begins."""
     folder = zoo.llama4(tmp_path / "model", tempered_from=100)
     with pytest.raises(ModelError, match=r"are 1\d\d tokens. From 100 on .* padding moves: lower max_patches"):
         load(str(folder))
+    folder = zoo.inkling(tmp_path / "inkling", tempered_from=60)
+    with pytest.raises(ModelError, match=r"an image of 200 x 160 and .* From 60 on .* padding moves"):
+        load(str(folder))
+
+
+def test_an_image_of_more_patches_than_can_be_stored(tmp_path: Path) -> None:
+    """Inkling's processor keeps every size."""
+    model = load(str(zoo.inkling(tmp_path / "model")))
+    with pytest.raises(BadImage, match="an image of 4200 x 3600 has 67,200 patches; VLQ reads 65,535 at most"):
+        model.encode(Image.new("RGB", (4200, 3600)))
 
 
 def test_a_tower_of_timms(tmp_path: Path) -> None:

@@ -159,6 +159,27 @@ def gemma4_unified(folder: Path) -> Path:
     )
 
 
+def inkling(folder: Path, tempered_from: int | None = None) -> Path:
+    """Patches of 15 pixels; the head has rows that no token goes by."""
+    tokenizer = tokenizer_with("<|unused_200054|>", "<|unused_200053|>", "<|content_image|>", "<|content_audio_input|>")
+    text = {
+        "layer_types": ["hybrid_sliding", "hybrid", "hybrid_sliding"],
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        **dict.fromkeys(("swa_num_attention_heads", "swa_num_key_value_heads"), 2),
+        **dict.fromkeys(("swa_head_dim", "sliding_window_size", "rel_extent"), 16),
+        "d_rel": 4,
+        "log_scaling_n_floor": tempered_from,
+        "unpadded_vocab_size": len(tokenizer) + 2,
+        "logits_mup_width_multiplier": 2.0,
+    }
+    vision = {"patch_size": 15, "n_layers": 4, "text_hidden_size": 32}  # with other layers it is large
+    sound = {"n_mel_bins": 4, "mel_vocab_size": 4, "text_hidden_size": 32}
+    its = ids(tokenizer, image_token_id="<|unused_200054|>", audio_token_id="<|unused_200053|>")
+    model = make("Inkling", tokenizer, text, vision, audio_config=sound, **its)
+    images = transformers.InklingImageProcessor(size={"height": 15, "width": 15})
+    return save(folder, model, tokenizer, images, "InklingProcessor", "<|content_image|><|unused_200054|>")
+
+
 def kimi_k25(folder: Path) -> Path:
     """Cells of 8 pixels, about 40 and 12 along a side at most."""
     tokens = ["<|media_begin|>", "<|media_content|>", "<|media_pad|>", "<|media_end|>"]
@@ -234,6 +255,7 @@ def see_what_is_below(tower: torch.nn.Module) -> None:
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "cohere2_vision": cohere2_vision,
     "gemma4_unified": gemma4_unified,
+    "inkling_mm_model": inkling,
     "kimi_k25": kimi_k25,
     "lfm2_vl": lfm2_vl,
     "lfm2_vl-plain": partial(lfm2_vl, thumbnail=False),

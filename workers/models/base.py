@@ -26,6 +26,7 @@ from vlq.workers.models.encoded import Answer, Encoded, Layout, prompt_ids
 from vlq.workers.models.parts import BLOCKS, NORMS, decoder_in, part_called, product
 from vlq.workers.models.prefix import Prefix
 from vlq.workers.models.prompts import TEMPLATE, full_prompt
+from vlq.workers.models.weights import head_of
 from vlq.workers.norms import fastest
 from vlq.workers.transfer import to_device
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vlq.workers.models.base import LensModel, soft_capped
+from vlq.workers.models.base import LensModel
 from vlq.workers.models.merged import Merged, most_resized
+from vlq.workers.models.parts import soft_capped
 
 
 class MuseGlimmer(Merged):

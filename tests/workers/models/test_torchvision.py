@@ -148,6 +148,25 @@ def test_an_image_of_more_patches_than_can_be_stored(tmp_path: Path) -> None:
         model.encode(Image.new("RGB", (4200, 3600)))
 
 
+def test_a_narrow_image_is_filled_up_to_a_square(tmp_path: Path) -> None:
+    """What shows nothing else is no patch of Step 3.7's, of tiles and of the view of an image that is not cut."""
+    model = load(str(zoo.step3p7(tmp_path / "model")))
+    images = [checks.noise(100, 20), checks.noise(8, 45)]
+    encoded = [model.encode(image) for image in images]
+    assert [one.grid for one in encoded] == [(2, 6), (3, 1)]
+    assert encoded[0].view is not None
+    assert encoded[0].view.grid == (1, 3)
+    checks.reads_what_the_model_reads(model, images)
+    checks.patches_are_where_they_say(model, images[0])
+
+
+def test_slices_that_are_scaled_by_what_they_show(tmp_path: Path) -> None:
+    folder = zoo.minicpm_ocr(tmp_path / "model", small_image_upsize="adaptive")
+    with pytest.raises(ModelError, match="scales each slice by what it shows") as caught:
+        load(str(folder))
+    assert 'small_image_upsize to "always"' in str(caught.value.hint)
+
+
 def test_a_tower_of_timms(tmp_path: Path) -> None:
     """FastVLM needs no torchvision itself, but timm does."""
     pytest.importorskip("timm")
@@ -162,13 +181,6 @@ def test_a_tower_of_timms(tmp_path: Path) -> None:
     with torch.no_grad():
         model.lm_head.weight[model.tokenizer.convert_tokens_to_ids("▁") :] = 0  # type: ignore[index]
     checks.answers_what_the_model_answers(model, images[:2], most=3)
-
-
-def test_slices_that_are_scaled_by_what_they_show(tmp_path: Path) -> None:
-    folder = zoo.minicpm_ocr(tmp_path / "model", small_image_upsize="adaptive")
-    with pytest.raises(ModelError, match="scales each slice by what it shows") as caught:
-        load(str(folder))
-    assert 'small_image_upsize to "always"' in str(caught.value.hint)
 
 
 def test_pillow_is_kept_where_it_will_do(tmp_path: Path) -> None:

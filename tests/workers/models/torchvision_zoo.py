@@ -252,6 +252,76 @@ def see_what_is_below(tower: torch.nn.Module) -> None:
             torch.nn.init.normal_(parameter, std=0.002)
 
 
+def step3p7(folder: Path) -> Path:
+    """Tiles of 32 pixels and 2 x 2 cells, or a view of 48 pixels and 3 x 3."""
+    tokens = ["<im_patch>", "<im_start>", "<im_end>", "<patch_start>", "<patch_end>", "<patch_newline>"]
+    tokenizer = tokenizer_with(*tokens)
+    text = {
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "share_expert_dim": 32,
+        "sliding_window": 16,
+    }
+    vision = {"image_size": 48, "patch_size": 4, "max_position_embeddings": 144, "num_hidden_layers": 2}
+    model = make("Step3p7", tokenizer, text, vision, **ids(tokenizer, image_token_id="<im_patch>"))
+    images = transformers.Step3p7ImageProcessor(
+        size={"height": 48, "width": 48}, patch_size=32, max_image_size=96, vision_patch_size=4
+    )
+    save(folder, model, tokenizer, images, "Step3p7Processor", "<im_patch>")
+    for convolution in (model.model.vision_model.downsampler1, model.model.vision_model.downsampler2):
+        convolution.weight.data[:, :, 0] = convolution.weight.data[..., 0] = 0  # they reach over a cell's edges there
+    model.save_pretrained(folder)
+    return folder
+
+
+def muse(folder: Path, name: str = "MuseGlimmer", text: Mapping[str, Any] | None = None) -> Path:
+    """Cells of 8 pixels, up to 48."""
+    names = ("patch", "image_start", "image_end", "video", "vid_frame_separator", "vid_start", "vid_end", "audio")
+    tokenizer = tokenizer_with(*(f"<|{name}|>" for name in names))
+    its = ids(tokenizer, image_token_id="<|patch|>", video_token_id="<|video|>")
+    more: dict[str, Any] = {"final_logit_softcapping": 5.0, "output_multiplier": 0.5, "layer_rope_theta": None}
+    vision = {"patch_size": 4, "pos_emb_height": 8, "pos_emb_width": 8, "max_position_embeddings": 64}
+    vision |= {"layer_types": ["window_attention", "full_attention"], "num_hidden_layers": 2}
+    sound: dict[str, Any] = {}
+    if name == "MuseSpark":
+        its |= ids(tokenizer, audio_token_id="<|audio|>")
+        sizes = {"patch_sizes": [4], "hidden_sizes": [16], "depths": [1], "num_hidden_layers": 1}
+        sound = {"audio_config": sizes | {"out_hidden_size": 32}}
+    model = make(name, tokenizer, more | dict(text or {}), vision, out_hidden_size=128, **sound, **its)
+    images = transformers.MuseGlimmerImageProcessor(patch_size=4, merge_size=2, max_image_tokens=48)
+    videos = "MuseGlimmerVideoProcessor"
+    return save(folder, model, tokenizer, images, f"{name}Processor", "<|patch|>", videos=videos)
+
+
+def nemotron_h_omni(folder: Path) -> Path:
+    """Cells of 8 pixels, 12 to 48; blocks with a state, of attention, of experts, and without."""
+    tokenizer = tokenizer_with("<image>", "<video>", "<so_embedding>", "<img>", "</img>")
+    text = {
+        "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
+        **dict.fromkeys(("ssm_state_size", "mamba_head_dim", "chunk_size"), 16),
+        "mamba_num_heads": 4,
+        "n_groups": 2,
+        "moe_shared_expert_intermediate_size": 32,
+    }
+    vision = {"patch_size": 4, "image_size": 32, "max_img_size": 64, "num_hidden_layers": 2}
+    vision |= {"patch_dim": 48, "video_patch_dim": 96}
+    config = small(
+        "NemotronH_Omni_Reasoning_V3_Config",
+        tokenizer,
+        text,
+        vision,
+        audio_config=None,
+        vision_hidden_size=32,
+        **ids(tokenizer, image_token_id="<image>"),
+    )
+    model = transformers.NemotronH_Omni_Reasoning_V3(config)
+    images = transformers.NemotronH_Omni_Reasoning_V3ImageProcessor(
+        patch_size=4, min_num_patches=48, max_num_patches=192
+    )
+    name = "NemotronH_Omni_Reasoning_V3"
+    return save(folder, model, tokenizer, images, f"{name}Processor", "<image>", videos=f"{name}VideoProcessor")
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "cohere2_vision": cohere2_vision,
     "gemma4_unified": gemma4_unified,

@@ -749,6 +749,39 @@ def emu3(folder: Path) -> Path:
     return folder
 
 
+# --- slices ---------------------------------------------------------------------------------------------------------
+
+
+def minicpm(
+    folder: Path,
+    name: str = "MiniCPMV4_6",
+    images: str = "MiniCPMV4_6ImageProcessorPil",
+    mode: str = "16x",
+    **settings: Any,
+) -> Path:
+    """Slices of about 32 pixels on a side; cells of 8."""
+    tokens = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    around = {
+        "image_start": "<image>",
+        "image_end": "</image>",
+        "slice_start": "<slice>",
+        "slice_end": "</slice>",
+        "image_id_start": "<image_id>",
+        "image_id_end": "</image_id>",
+        "newline": "\n",
+    }
+    tokenizer = named(**tokens, **{f"{what}_token": token for what, token in around.items()})
+    its = ids(tokenizer, **{f"{what}_id": token for what, token in {**tokens, **around}.items()})
+    side = 4 if mode == "4x" else 2
+    vision = {"patch_size": side, "image_size": 32, "num_hidden_layers": 3}
+    text = LINEAR | {"layer_types": ["full_attention", "linear_attention", "full_attention"]}
+    model = make(name, tokenizer, text, vision, insert_layer_id=1, downsample_mode=mode, patch_size=side, **its)
+    made = getattr(transformers, images)(
+        patch_size=side, scale_resolution=32, max_slice_nums=4, downsample_mode=mode, **settings
+    )
+    return save(folder, model, tokenizer, made, f"{name}Processor", "<|image_pad|>")
+
+
 # --- one square grid ------------------------------------------------------------------------------------------------
 
 

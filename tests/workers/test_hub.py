@@ -43,7 +43,7 @@ import sys
 from vlq.workers.worker import Setup, load_model
 
 setup = Setup(sys.argv[1], None, 4, ("patch",), "cpu", "auto", 1, 2, 2)
-print(load_model(setup)[1].run.to_bytes().decode())
+print(load_model(setup)[1].run.to_bytes().decode(), end="")
 """
 
 

@@ -46,7 +46,7 @@ SAMPLES = ((64, 64), (96, 48), (200, 160))
 class LensModel(ABC):
     """A loaded model with one prompt; an image may bring its own.
 
-    A family's subclass gives `family`, `grid` and `layout`, and whatever of the rest is not as it is here.
+    A family's subclass gives `family` and `layout`, and whatever of the rest is not as it is here.
     """
 
     family: ClassVar[str]
@@ -79,9 +79,9 @@ class LensModel(ABC):
     # What a family says.
 
     @property
-    @abstractmethod
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of patches that the decoder sees of every image. None: each image has a grid of its own."""
+        return None
 
     @property
     def most_patches(self) -> int:

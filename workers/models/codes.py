@@ -94,10 +94,6 @@ class Emu3(Coded):
         return self.model.model.text_model  # type: ignore[no-any-return]
 
     @property
-    def grid(self) -> None:
-        return None
-
-    @property
     def most_patches(self) -> int:
         images = self.processor.image_processor
         return most_resized(images.min_pixels / self.cell**2, images.max_pixels / self.cell**2)

@@ -67,10 +67,6 @@ class Fuyu(LensModel):
         super().__init__(model, processor, prompt)
 
     @property
-    def grid(self) -> None:
-        return None
-
-    @property
     def _side(self) -> int:
         """Of a patch, in pixels."""
         return int(self.model.config.patch_size)

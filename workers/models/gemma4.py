@@ -27,10 +27,6 @@ class Gemma4(LensModel):
     generating: ClassVar[Mapping[str, Any]] = {"logits_to_keep": torch.tensor([-1])}
 
     @property
-    def grid(self) -> None:
-        return None
-
-    @property
     def most_patches(self) -> int:
         return int(self.processor.image_processor.max_soft_tokens)
 

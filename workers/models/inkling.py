@@ -37,10 +37,6 @@ class Inkling(LensModel):
         return logits / divisor
 
     @property
-    def grid(self) -> None:
-        return None
-
-    @property
     def most_patches(self) -> int:
         return MOST_POSITIONS  # the processor has no bound
 

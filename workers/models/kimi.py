@@ -20,10 +20,6 @@ class KimiK25(LensModel):
     image_text = "<|media_begin|>image<|media_content|><|media_pad|><|media_end|>"
 
     @property
-    def grid(self) -> None:
-        return None
-
-    @property
     def most_patches(self) -> int:
         images = self.processor.image_processor
         # The processor counts whole patches of the tower along each side, and there is less than one more. Along the

@@ -45,10 +45,6 @@ class LlavaNext(LensModel):
             )
 
     @property
-    def grid(self) -> None:
-        return None
-
-    @property
     def most_patches(self) -> int:
         return max(height * width for height, width in self._points) // self._tile**2 * self._cells**2
 

@@ -27,10 +27,6 @@ class Merged(LensModel):
     """
 
     @property
-    def grid(self) -> None:
-        return None
-
-    @property
     def most_patches(self) -> int:
         return most_resized(*(pixels / self._side**2 for pixels in self._pixels))
 

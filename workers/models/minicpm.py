@@ -26,10 +26,6 @@ class MiniCPMV46(LensModel):
     own_noise = Qwen35.own_noise
 
     @property
-    def grid(self) -> None:
-        return None
-
-    @property
     def most_patches(self) -> int:
         images = self.processor.image_processor
         cells = (images.scale_resolution / self._step) ** 2

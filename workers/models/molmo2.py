@@ -28,10 +28,6 @@ class Molmo2(LensModel):
     family = "Molmo2ForConditionalGeneration"
 
     @property
-    def grid(self) -> None:
-        return None
-
-    @property
     def most_patches(self) -> int:
         most = range(1, self._images.max_crops + 1)
         tilings = (tiling for tiling in itertools.product(most, most) if math.prod(tiling) <= self._images.max_crops)

@@ -31,10 +31,6 @@ class NemotronHOmni(LensModel):
         self.model(**batch, use_cache=False, logits_to_keep=1)
 
     @property
-    def grid(self) -> None:
-        return None
-
-    @property
     def most_patches(self) -> int:
         least, most = self._tower_patches
         return most_resized(least / self._merges**2, most / self._merges**2)

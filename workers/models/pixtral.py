@@ -81,10 +81,6 @@ class Pixtral(LensModel):
         return int(getattr(config, "spatial_merge_size", 1))
 
     @property
-    def grid(self) -> None:
-        return None
-
-    @property
     def most_patches(self) -> int:
         return int(math.ceil(longest_edge(self) / self._side) ** 2)
 

@@ -15,7 +15,6 @@ DEFAULT_QUESTION = "What is in this image?"
 TEMPLATE = "USER: {image}\n{question} ASSISTANT:"
 """LLaVA's prompt, for a processor without a chat template."""
 
-
 TODAY = datetime(2025, 1, 1, tzinfo=UTC)
 """What chat templates are told that write today's date, as Mistral Small's does: a run that is gone on with on another
 day asks what it asked."""

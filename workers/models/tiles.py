@@ -45,10 +45,6 @@ class Tiled(LensModel):
         return None
 
     @property
-    def grid(self) -> None:
-        return None
-
-    @property
     def most_patches(self) -> int:
         return (int(self._setting("max_patches")) if self._setting("crop_to_patches") else 1) * self._cells**2
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from vlq.query.errors import InputError
 from vlq.query.image.tables import FORMATS, is_text
-from vlq.workers.files import from_files
+from vlq.workers.files import folders_of, from_files
 from vlq.workers.manifests import DATA, from_manifests, is_manifest
 from vlq.workers.models import PLACEHOLDER
 
@@ -34,9 +34,8 @@ def list_images(source: str, limit: int | None = None, say: Callable[[str], None
     else:
         names, uris = from_files(source, say)
         table = pa.table({"image": pa.array(names, pa.string()), "uri": pa.array(uris, pa.string())})
-        folders = [name.rpartition("/")[0] or None for name in names]
-        if any(folders):
-            table = table.append_column("folder", pa.array(folders, pa.string()))
+        if (folders := folders_of(names)) is not None:
+            table = table.append_column("folder", folders)
     return _numbered(table.slice(0, limit))
 
 

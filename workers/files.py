@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
+
+import pyarrow as pa
 
 from vlq.query.errors import InputError, VlqError
 from vlq.query.image.tables import FORMATS, file_system, reason
@@ -147,13 +149,25 @@ def _counted(paths: Iterable[str]) -> str:
             beside += 1
         else:
             kinds[ending] += 1
-    named = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
-    parts = [f"{count:,} {ending}" for ending, count in named[:ENDINGS]]
-    if rest := sum(count for _, count in named[ENDINGS:]):
-        parts.append(f"{rest:,} of other kinds")
+    parts = counted(kinds)
     if beside:
         parts.append(f"{beside:,} file{'' if beside == 1 else 's'} of text or data, or hidden")
     return ", ".join(parts)
+
+
+def counted(kinds: Mapping[str, int]) -> list[str]:
+    """'300 .npy', '12 .svg', '3 of other kinds': what most are of, most first."""
+    most = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+    parts = [f"{count:,} {what}" for what, count in most[:ENDINGS]]
+    if rest := sum(count for _, count in most[ENDINGS:]):
+        parts.append(f"{rest:,} of other kinds")
+    return parts
+
+
+def folders_of(names: Iterable[str]) -> pa.ChunkedArray | None:
+    """A column of the subfolders that names lie in, null for none; None if no name lies in one."""
+    folders = [name.rpartition("/")[0] or None for name in names]
+    return pa.chunked_array([folders], pa.string()) if any(folders) else None
 
 
 def is_hidden(name: str) -> bool:

@@ -19,8 +19,18 @@ from vlq.query.image.embedded import is_list, uri_of
 from vlq.query.image.tables import FORMATS, IMAGE_NAMES, file_system, is_text, read_manifest, reason
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.stores.location import ONE_SLASH, kind_of, refuse_secrets, with_slashes, without_options
-from vlq.workers.files import EXTENSIONS, common_folder, has_magic, is_hidden, is_local, listing, matching, url_of
-from vlq.workers.tars import Column, counted, is_tar, read_tar
+from vlq.workers.files import (
+    EXTENSIONS,
+    common_folder,
+    counted,
+    has_magic,
+    is_hidden,
+    is_local,
+    listing,
+    matching,
+    url_of,
+)
+from vlq.workers.tars import Column, is_tar, read_tar
 
 JSON = (".json", ".jsonl")
 """Endings of manifests whose rows need not all have an image."""
@@ -88,14 +98,15 @@ def from_manifests(source: str, limit: int | None, say: Callable[[str], None]) -
         raise InputError(
             f"The tables of {source} do not fit together: {reason(error)}.", "A column is of one type in all of them."
         ) from error
-    beside = f", but {counted(passed_over)}" if passed_over else ""
+    besides = ", ".join(counted(passed_over))
+    beside = f", but {besides}" if besides else ""
     if table.num_rows == 0 and of_tars:
         raise InputError(f"There are no images in {source}{beside}.", f"Looked for {', '.join(EXTENSIONS)}.")
     if table.num_rows == 0:
         what = f"There are no images in {source}{beside}" if beside else f"{source} has no rows"
         raise InputError(f"{what}.", "Give a manifest with a row per image.")
     if passed_over:
-        say(f"Passed over in {source}: {counted(passed_over)}.")
+        say(f"Passed over in {source}: {besides}.")
     return table.slice(0, limit), called
 
 

@@ -10,7 +10,7 @@ import posixpath
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ from vlq.query.errors import InputError, VlqError
 from vlq.query.image.members import HEADER, Member, check_of
 from vlq.query.image.tables import file_system, plain, reason, table_of_rows
 from vlq.query.stores.location import without_options
-from vlq.workers.files import ENDINGS, EXTENSIONS, is_hidden, url_of
+from vlq.workers.files import EXTENSIONS, folders_of, is_hidden, url_of
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 """Endings of tars of which no part can be read by itself."""
@@ -72,15 +72,6 @@ class Tar:
 def is_tar(source: str) -> bool:
     """Whether the name of a file, or a glob, ends as those of tars do, compressed ones among them."""
     return source.lower().endswith((".tar", *COMPRESSED))
-
-
-def counted(passed_over: Mapping[str, int]) -> str:
-    """'300 .npy, 12 .txt without an image'."""
-    most = sorted(passed_over.items(), key=lambda kind: (-kind[1], kind[0]))
-    parts = [f"{count:,} {what}" for what, count in most[:ENDINGS]]
-    if rest := sum(count for _, count in most[ENDINGS:]):
-        parts.append(f"{rest:,} of other kinds")
-    return ", ".join(parts)
 
 
 def read_tar(source: str, stem: str) -> Tar:
@@ -205,9 +196,8 @@ class _Members:
                 yield ending, pa.chunked_array([numbers], pa.int64())
             else:
                 yield ending, pa.chunked_array([values], pa.string())
-        folders = [posixpath.dirname(name) or None for name in self.images]
-        if any(folders):
-            yield "folder", pa.chunked_array([folders], pa.string())
+        if (folders := folders_of(self.images)) is not None:
+            yield "folder", folders
 
     def _of_json(self, values: Sequence[str | None], source: str) -> Iterator[Column]:
         """What objects have in them, and whatever else is JSON as a column of its own."""

@@ -158,14 +158,7 @@ def measure_compiled(case: Case, quick: bool) -> Iterator[Figure]:
         compile_blocks(case.model)
         read(case)
         taken = time.perf_counter() - start
-        prepared = [case.model.batch(batch) for batch in case.batches]
-
-        @torch.inference_mode()
-        def compiled_forward() -> None:
-            for batch in prepared:
-                case.model.run_decoder(batch)
-
-        sides = (lambda: read(case), bare_forward(case), compiled_forward, bare_product(case))
+        sides = (lambda: read(case), bare_forward(case), own_forward(case), bare_product(case))
         for side in sides:
             side()
         found = in_turns(1 if quick else ROUNDS, *(timed(side, "cuda") for side in sides))
@@ -196,14 +189,24 @@ def read(case: Case) -> None:
     reader.sums()
 
 
-def bare_forward(case: Case) -> Callable[[], None]:
+def own_forward(case: Case) -> Callable[[], None]:
+    """The forward pass as the model has it now."""
     prepared = [case.model.batch(batch) for batch in case.batches]
 
     @torch.inference_mode()
     def forward() -> None:
+        for batch in prepared:
+            case.model.run_decoder(batch)
+
+    return forward
+
+
+def bare_forward(case: Case) -> Callable[[], None]:
+    own = own_forward(case)
+
+    def forward() -> None:
         with as_loaded(case.model):
-            for batch in prepared:
-                case.model.run_decoder(batch)
+            own()
 
     return forward
 

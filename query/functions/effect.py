@@ -15,6 +15,7 @@ from vlq.query.language.bind import Bound, Others
 from vlq.query.language.compile import Compiler, Relation
 from vlq.query.language.effects import KINDS, SEEING, made_by, window_phrase
 from vlq.query.language.parameters import (
+    AnswerTokens,
     Choice,
     Count,
     Flag,
@@ -393,7 +394,7 @@ EFFECT = Function(
         Parameter("ablate", Patches(), "the patches that were taken away", None),
         Parameter(
             "on",
-            Optional(Tokens()),
+            Optional(AnswerTokens()),
             "the word whose log-probability at the answer's first token was measured; by default the token that was "
             "added, or the first of the source's answer",
             None,

@@ -122,7 +122,7 @@ def _fits(bound: Bound, study: Study) -> bool:
     if study.intervention != what or study.prompt != bound["prompt"]:
         return False
     on = bound["on"] if what != "steer" or bound["on"] is not None else bound["steer"]
-    if {*study.target_ids} != (set() if on is None else {*on.ids}):
+    if study.anywhere != (frozenset() if on is None else on.anywhere):
         return False
     if bound["combinations"] not in (None, study.combinations) or bound["kind"] not in (None, *kinds_of(study)):
         return False
@@ -161,8 +161,8 @@ def study_of(bound: Bound) -> Study:
     scope, what = bound.scope, done(bound)
     target = bound.call.get("on")
     on = bound["on"] or bound["steer"]
-    ids = set() if on is None else {*on.ids}
-    nearest = sorted(scope.snapshot.studies, key=lambda one: {*one.study.target_ids} == ids)
+    ids = frozenset() if on is None else on.anywhere
+    nearest = sorted(scope.snapshot.studies, key=lambda one: one.study.anywhere == ids)
     others = list(dict.fromkeys(filter(None, (question(one.study) for one in reversed(nearest)))))
     known = "".join(f"\nThere is {text}" for text in others[:LISTED])
     if len(others) > LISTED:

@@ -16,11 +16,11 @@ from vlq.query.language.bind import Bound, Scope
 from vlq.query.language.compile import Compiler, Derived, Relation, Statement, indented
 from vlq.query.language.effects import asked_of, typed
 from vlq.query.language.nodes import Literal
-from vlq.query.language.parameters import Optional, Parameter, TokenSets
+from vlq.query.language.parameters import AnswerTokens, Optional, Parameter, TokenSets
 from vlq.query.language.parse import parse
 from vlq.query.language.patches import Asked, Labelled, Patches
 from vlq.query.language.registry import Function
-from vlq.query.language.tokens import TokenSet
+from vlq.query.language.tokens import TokenSet, Vocabulary
 from vlq.query.language.truth import OBJECTS, named, truth_of
 from vlq.query.mistakes.values import NO_WORDS
 from vlq.query.summary import Rows, Summary, count
@@ -42,6 +42,7 @@ class Word:
     name: str
     ids: tuple[int, ...]
     labels: tuple[str, ...]
+    only_first: tuple[int, ...] = ()  # tokens that say it where an answer begins, and nowhere else
 
 
 def words_of(bound: Bound) -> list[Word]:
@@ -54,8 +55,17 @@ def words_of(bound: Bound) -> list[Word]:
         for label in known:
             alike[label.casefold()].append(label)
         words = {labels[-1].lower(): tuple(labels) for labels in alike.values()}
-        return [Word(name, tuple(sorted(vocabulary.by_word(name, pieces))), words[name]) for name in sorted(words)]
-    return [Word(tokens.label, tokens.ids, tuple(named(tokens.words, known))) for tokens in given]
+        return [_labelled(name, words[name], vocabulary, pieces) for name in sorted(words)]
+    return [
+        Word(tokens.label, tuple(sorted(tokens.anywhere)), tuple(named(tokens.words, known)), tokens.only_first)
+        for tokens in given
+    ]
+
+
+def _labelled(name: str, labels: tuple[str, ...], vocabulary: Vocabulary, pieces: bool) -> Word:
+    ids = sorted(vocabulary.by_word(name, pieces))
+    only_first = sorted({*vocabulary.by_word(name, pieces=True)}.difference(ids)) if ids else []
+    return Word(name, tuple(ids), labels, tuple(only_first))
 
 
 def check(bound: Bound, scope: Scope) -> None:
@@ -73,7 +83,7 @@ def studies_of(bound: Bound, words: Sequence[Word]) -> dict[str, Study]:
         study = finished.study
         for word in words:
             is_other = study.intervention != "ablate" or study.prompt is not None
-            if is_other or not word.ids or {*study.target_ids} != {*word.ids}:
+            if is_other or not word.ids or study.anywhere != {*word.ids}:
                 continue
             by_label = _chooses(study, word, bound.scope)
             if by_label is not None and (by_label or not found.get(word.name, (False, study))[0]):
@@ -99,13 +109,14 @@ def _chooses(study: Study, word: Word, scope: Scope) -> bool | None:
 
 
 def _pairs(words: Sequence[Word], what: str, compiler: Compiler) -> str:
-    """SELECT of each word, as `object`, with each of its tokens, or labels."""
-    pairs = [(word.name, item) for word in words for item in (word.ids if what == "token" else word.labels)]
+    """SELECT of each word, as `object`, with each of its labels, its tokens, or those that say it only `first`."""
+    column, kind = ("label", "VARCHAR[]") if what == "label" else ("token", "UINTEGER[]")
+    own = {"label": lambda word: word.labels, "token": lambda word: word.ids, "first": lambda word: word.only_first}
+    pairs = [(word.name, item) for word in words for item in own[what](word)]
     names, items = [name for name, _ in pairs], [item for _, item in pairs]
-    kind = "UINTEGER[]" if what == "token" else "VARCHAR[]"
     return (
         f"SELECT unnest({compiler.value('objects', names)}::VARCHAR[]) AS object, "
-        f"unnest({compiler.value(f'{what}s', items)}::{kind}) AS {what}"
+        f"unnest({compiler.value(f'{what}s', items)}::{kind}) AS {column}"
     )
 
 
@@ -151,17 +162,23 @@ FROM (
 ) JOIN (
   {_pairs(words, "token", compiler)}
 ) USING (token) GROUP BY image, object"""
-    restricted = "" if bound["images"] is None else f"\nWHERE {bound['images'].restriction(compiler)}"
+    images = "" if bound["images"] is None else f" AND ({bound['images'].sql(compiler)})"
     if "answer" in bound.run.at:
+        said = _pairs(words, "token", compiler)
+        place = ""
+        if any(word.only_first for word in words):
+            said = f"SELECT *, false AS only_first FROM ({said})\n  UNION ALL "
+            said += f"SELECT *, true FROM ({_pairs(words, 'first', compiler)})"
+            place = " WHERE place = 0 OR NOT only_first"
         parts["mentions"] = f"""\
 SELECT image, object, min(place) / any_value(tokens) AS mention
 FROM (
   SELECT image_id AS image, unnest(answer_ids) AS token, unnest(range(len(answer_ids))) AS place,
     len(answer_ids) AS tokens
-  FROM {compiler.table("images")} WHERE error IS NULL
+  FROM {compiler.table("images")} AS images WHERE error IS NULL{images}
 ) JOIN (
-  {_pairs(words, "token", compiler)}
-) USING (token){restricted} GROUP BY image, object"""
+  {said}
+) USING (token){place} GROUP BY image, object"""
     if studies:
         measured = [
             f"SELECT image_id AS image, {compiler.value('object', name)} AS object, "
@@ -169,6 +186,7 @@ FROM (
             for name, study in studies.items()
         ]
         every = "\nUNION ALL\n".join(measured)
+        restricted = "" if bound["images"] is None else f"\nWHERE {bound['images'].restriction(compiler)}"
         parts["effects"] = f"SELECT * FROM (\n  {indented(every)}\n){restricted}"
     keys = [*parts] if bound["words"] is not None else ["areas"]
     parts["found"] = "\nUNION\n".join(f"SELECT image, object FROM {name}" for name in keys)
@@ -280,7 +298,12 @@ def _listed(names: Sequence[str]) -> str:
 PROMINENCE = Function(
     name="prominence",
     parameters=(
-        Parameter("words", Optional(TokenSets()), "what objects are called; by default every label of `objects`", None),
+        Parameter(
+            "words",
+            Optional(TokenSets(AnswerTokens())),
+            "what objects are called; by default every label of `objects`",
+            None,
+        ),
         LAYERS,
         IMAGES,
         PIECES,

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 UNREAD = "Some patches of each image were read (vlq run --patches {}): the others match nothing and count nowhere."
 """What is to be known of an answer about the patches of a run that did not read them all."""
 
+UNSPACED = "Without a space before it, as an answer may begin here, the word is {}: pieces=True counts that too."
+"""What is to be known of words at the position after which an answer begins."""
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -291,6 +294,10 @@ class Bound(Table):
         notes = [note for tokens in self.token_sets for note in tokens.notes]
         if self._is_of_some_patches:
             notes.append(UNREAD.format(self.run.patches_option))
+        vocabulary = self.scope.vocabulary
+        is_open = self.values.get("at") == "last" and vocabulary.is_open(self.run.prompt, self.run.prompt_ids)
+        if is_open and (pieces := vocabulary.without_space(self.token_sets)):
+            notes.append(UNSPACED.format(", ".join(map(str, pieces))))
         notes += self.function.notes(self) if self.function.notes is not None else []
         return list(dict.fromkeys(notes + (self.patches.notes() if self.patches is not None else [])))
 

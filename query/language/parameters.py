@@ -451,13 +451,12 @@ class TokenSets:
     Of one label, as the word "ear" and the piece inside of words, they are told apart by their ids.
     """
 
+    each: Tokens = Tokens()
     expected: str = "a word, a piece such as '▁dog', a token id, matching(...), prefix(...), or a list of these"
 
     def bind(self, node: Node, name: str, scope: Scope) -> tuple[TokenSet, ...]:
-        from vlq.query.language.tokens import resolve
-
         is_list = isinstance(node, SequenceNode) and node.is_list and bool(node.items)
         items = node.items if isinstance(node, SequenceNode) and is_list else (node,)
-        sets = dict.fromkeys(resolve(item, name, scope) for item in items)
+        sets = dict.fromkeys(self.each.bind(item, name, scope) for item in items)
         labels = Counter(tokens.label for tokens in sets)
         return tuple(tokens if labels[tokens.label] == 1 else tokens.with_ids() for tokens in sets)

@@ -69,11 +69,16 @@ class TokenSet:
     label: str
     tokens: tuple[Token, ...]
     notes: tuple[str, ...] = ()
-    only_first: tuple[int, ...] = ()  # of their ids those that count where an answer begins, and nowhere else in it
+    only_first: tuple[int, ...] = ()  # of their ids those that count where an answer begins, and nowhere else
 
     @property
     def ids(self) -> tuple[int, ...]:
         return tuple(token.id for token in self.tokens)
+
+    @property
+    def anywhere(self) -> frozenset[int]:
+        """The ids that count wherever they are."""
+        return frozenset(self.ids).difference(self.only_first)
 
     @property
     def words(self) -> list[str]:
@@ -145,6 +150,26 @@ class Vocabulary:
         """Word-start ids whose text is the word, case folded; with `pieces` those inside of words too."""
         key = word.strip().casefold()
         return self._words.get(key, []) + (self._inner.get(key, []) if pieces else [])
+
+    def without_space(self, sets: Iterable[TokenSet]) -> tuple[Token, ...]:
+        """The pieces that spell the words that sets are called by, and are not in them."""
+        found = set[int]()
+        for tokens in sets:
+            words = {word.casefold() for word in tokens.words}.intersection(tokens.label.casefold().split(", "))
+            found.update(id for word in words for id in self._inner.get(word, []) if id not in tokens.ids)
+        return self.tokens(found)
+
+    @cached_property
+    def _specials(self) -> tuple[str, ...]:
+        found = self._connect().execute("SELECT piece FROM read_parquet($1) WHERE special AND piece > ''", [self._path])
+        return tuple(piece for (piece,) in found.fetchall())
+
+    def is_open(self, prompt: str, ids: tuple[int, ...] = ()) -> bool:
+        """Whether a word may follow a prompt, whose ids may be known, without a space before it: behind white space, as
+        chat templates have it there, or a special token. Behind 'ASSISTANT:' none does."""
+        # Some processors put a line break behind every prompt.
+        ends = [prompt, *(self._texts[id] or self._pieces[id] or "" for id in ids[-1:])]
+        return any(end[-1:].isspace() or end.endswith(self._specials) for end in ends)
 
     def by_piece(self, piece: str) -> int | None:
         return self._by_piece.get(piece)
@@ -281,8 +306,8 @@ def resolve(node: Node, name: str, scope: Scope) -> TokenSet:
 
 
 def resolve_in_answer(node: Node, name: str, scope: Scope) -> TokenSet:
-    """The same of an argument that is looked for in answers: many tokenizers put no space in front of the word that an
-    answer begins with, so that there it is a piece that is inside of words elsewhere. Raises as `resolve` does."""
+    """The same of an argument that is looked for in answers, or where one begins: many tokenizers put no space in front
+    of its first word, so that there it is a piece that is inside of words elsewhere. Raises as `resolve` does."""
     found, with_pieces = resolve(node, name, scope), resolve(node, name, replace(scope, pieces=True))
     only_first = tuple(id for id in with_pieces.ids if id not in found.ids)
     return replace(found, tokens=with_pieces.tokens, only_first=only_first)

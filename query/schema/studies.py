@@ -51,7 +51,18 @@ class Study:
     Its digest names it, so that the same is done once. See `vlq.query.cache.studies`.
     """
 
-    LATER: ClassVar = ("intervention", "windows", "to", "others", "token", "token_ids", "strengths", "source", "prompt")
+    LATER: ClassVar = (
+        "intervention",
+        "windows",
+        "to",
+        "others",
+        "token",
+        "token_ids",
+        "strengths",
+        "source",
+        "prompt",
+        "only_first",
+    )
     """Fields that came after the first caches: left out of the record where they say what was always so."""
 
     run: str  # Run.digest
@@ -80,10 +91,16 @@ class Study:
     strengths: tuple[float, ...] = ()  # of what is added, in lengths of the states: each an effect of its own
     source: str = ""  # whose states are put in: see `vlq.query.studies.partners`
     prompt: str | None = None  # what images are asked instead of the run's prompt: a question, or a whole prompt
+    only_first: tuple[int, ...] = ()  # of `target_ids` those that say the word where an answer begins alone
 
     @cached_property
     def digest(self) -> str:
         return digest_of(self.to_bytes())[:16]
+
+    @property
+    def anywhere(self) -> frozenset[int]:
+        """Of `target_ids` those that say the word wherever they are in an answer."""
+        return frozenset(self.target_ids).difference(self.only_first)
 
     @property
     def prefix(self) -> str:
@@ -118,6 +135,6 @@ class Study:
     def of(cls, values: Mapping[str, Any]) -> Study:
         """Raises KeyError, TypeError where these are not its values."""
         lists = {name: tuple(values[name]) for name in ("target_ids", "baselines")}
-        lists |= {name: tuple(values.get(name, ())) for name in ("token_ids", "strengths")}
+        lists |= {name: tuple(values.get(name, ())) for name in ("token_ids", "strengths", "only_first")}
         lists["windows"] = tuple(map(tuple, values.get("windows", ())))
         return cls(**{**values, **lists})

@@ -16,7 +16,7 @@ from vlq.query.image.geometry import COLUMNS, ROWS
 from vlq.query.language.compile import Compiler, indented, quoted
 from vlq.query.language.effects import made_by
 from vlq.query.language.nodes import Literal, Node
-from vlq.query.language.parameters import Images, Tokens
+from vlq.query.language.parameters import AnswerTokens, Images, Tokens
 from vlq.query.language.parse import parse
 from vlq.query.language.patches import Patches
 from vlq.query.language.tokens import TokenSet
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 PROMPT = "prompt"
 """The column of what an image is asked, where images have prompts of their own."""
+
+IMAGE = "<image>"
+"""Where a whole prompt has its image; a text without it is a question."""
 
 CHOSEN = pa.schema(
     [
@@ -78,9 +81,20 @@ class Written:
         return scope_of(corpus, corpus.cache.snapshot(), self.text, True)
 
 
-def tokens_of(corpus: LocalCorpus, target: Written) -> TokenSet:
-    """The tokens that a target means, as queries read it. Raises UnknownToken, BadArgument."""
-    found: TokenSet = Tokens().bind(target.node, "target", target.scope(corpus))
+def tokens_of(corpus: LocalCorpus, token: Written, name: str = "target") -> TokenSet:
+    """The tokens that a word means, as queries read it. Raises UnknownToken, BadArgument."""
+    found: TokenSet = Tokens().bind(token.node, name, token.scope(corpus))
+    return found
+
+
+def target_of(corpus: LocalCorpus, target: Written, prompt: str | None = None) -> TokenSet:
+    """The same of one that is measured where the answer to a prompt, by default the run's, begins: where it may begin
+    without a space, the word is looked for without one, too."""
+    # How a question becomes a prompt the run's shows; one with its image is a prompt.
+    run = corpus.cache.run
+    asked = (prompt,) if prompt is not None and IMAGE in prompt else (run.prompt, run.prompt_ids)
+    kind = AnswerTokens() if corpus.vocabulary.is_open(*asked) else Tokens()
+    found: TokenSet = kind.bind(target.node, "target", target.scope(corpus))
     return found
 
 

@@ -11,8 +11,8 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from vlq.query.errors import BadRequest, Forbidden, NotFound
-from vlq.query.language.tokens import Token
-from vlq.query.studies.chosen import Written, tokens_of
+from vlq.query.language.tokens import TokenSet
+from vlq.query.studies.chosen import Written, target_of
 from vlq.service.api.images import Number
 from vlq.service.api.shared import ServedHere, json_response
 from vlq.service.errors import RESPONSES, Told
@@ -110,9 +110,9 @@ async def ablation(
     them. The first time a corpus is asked of, its model is loaded."""
     corpus = served.corpus(asked.corpus)
 
-    def look() -> tuple[tuple[Token, ...], Callable[[LoadedModel, Callable[[], bool]], Without]]:
+    def look() -> tuple[TokenSet, Callable[[LoadedModel, Callable[[], bool]], Without]]:
         found, run = found_image(corpus, id), corpus.cache.run
-        tokens = tokens_of(corpus, Written.word(asked.target)).tokens
+        target = target_of(corpus, Written.word(asked.target))
         if beyond := [patch for patch in asked.patches if not 0 <= patch < found.patches]:
             said = f"This image has {found.patches} patches, from 0 to {found.patches - 1}."
             raise BadRequest(f"There is no patch {beyond[0]}.", said)
@@ -120,25 +120,26 @@ async def ablation(
         shards = sorted(commit.shard for commit in corpus.cache.snapshot().commits)
 
         def work(model: LoadedModel, is_stopped: Callable[[], bool]) -> Without:
+            from vlq.workers.intervene.prompted import Target
             from vlq.workers.intervene.single import Changed, Source
 
-            image = Source(found.uri, found.sha256, own)
-            ids, store = [token.id for token in tokens], corpus.cache.store
+            image, store = Source(found.uri, found.sha256, own), corpus.cache.store
+            word = Target(target.ids, target.only_first)
             try:
-                return model.without(image, asked.patches, asked.buffer, ids, asked.mode, store, shards, is_stopped)
+                return model.without(image, asked.patches, asked.buffer, word, asked.mode, store, shards, is_stopped)
             except Changed as error:
                 raise NotFound(
                     f"{found.name} is not where it was, or no longer the same.",
                     "Only the very image that was read can be run again.",
                 ) from error
 
-        return tokens, work
+        return target, work
 
-    (tokens, work), _ = await served.ask(request, look)
+    (target, work), _ = await served.ask(request, look)
     found = await models.ask(request, corpus, work)
     before, after = found.before.logprob[0], found.after.logprob[0]
     told: dict[str, Any] = {
-        "tokens": [asdict(token) for token in tokens],
+        "tokens": [asdict(token) for token in target.tokens],
         "patches": found.taken,
         "mean_of": found.mean_of,
         "before": before,

@@ -12,7 +12,7 @@ from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadArgument
 from vlq.query.language.tokens import TokenSet
 from vlq.query.schema import LAST, RANDOM, REPEATS, TO, Study, Window
-from vlq.query.studies.chosen import Written, chosen, placed, tokens_of
+from vlq.query.studies.chosen import Written, chosen, placed, target_of, tokens_of
 from vlq.query.studies.partners import paired
 from vlq.workers.intervene.knockout import windows
 from vlq.workers.intervene.patching import lengths
@@ -51,7 +51,7 @@ class Asked:
     def tokens(self, corpus: LocalCorpus) -> TokenSet:
         """The tokens of that. Raises UnknownToken, BadArgument."""
         assert self.target is not None
-        return tokens_of(corpus, self.target)
+        return target_of(corpus, self.target, self.prompt)
 
     def rows(self, corpus: LocalCorpus) -> pa.Table:
         """The images, each with what a study must know of it: `chosen.CHOSEN`, and perhaps more columns.
@@ -141,7 +141,7 @@ class Steering(Asked):
         return str(self.target or self.token)
 
     def tokens(self, corpus: LocalCorpus) -> TokenSet:
-        return tokens_of(corpus, self.target or self.token)
+        return target_of(corpus, self.target or self.token, self.prompt)
 
     def said(self, corpus: LocalCorpus) -> dict[str, Any]:
         strengths = lengths(self.strengths)
@@ -166,7 +166,9 @@ class Patching(Asked):
     layers: Window | None = None
 
     def tokens(self, corpus: LocalCorpus) -> TokenSet:
-        return TokenSet("the source's answer", ()) if self.target is None else tokens_of(corpus, self.target)
+        if self.target is None:
+            return TokenSet("the source's answer", ())
+        return target_of(corpus, self.target, self.prompt)
 
     def rows(self, corpus: LocalCorpus) -> pa.Table:
         everywhere = str(self.patches) == repr(LAST)

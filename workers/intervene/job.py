@@ -110,6 +110,7 @@ def begin(options: Asked) -> Beginning:
         patches=str(options.patches),
         target=options.measured,
         target_ids=tokens.ids,
+        only_first=tokens.only_first,
         answer=options.answer or usual_answer(cache.run, options.prompt),
         seed=options.seed,
         plan=digest_of(parquet_bytes(plan.table)),

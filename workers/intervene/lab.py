@@ -15,7 +15,7 @@ from vlq.query.language.effects import SEEING, usual_answer, window_phrase
 from vlq.query.language.nodes import col
 from vlq.query.language.tokens import TokenSet
 from vlq.query.schema import TO
-from vlq.query.studies.chosen import Written, chosen, numbered, tokens_of
+from vlq.query.studies.chosen import Written, chosen, numbered, target_of, tokens_of
 from vlq.workers.intervene.asked import SAME_SHAPE, other_grid
 from vlq.workers.intervene.attribution import attribution
 from vlq.workers.intervene.changes import Change
@@ -80,7 +80,7 @@ class Lab:
         if to not in TO:
             raise BadArgument(f"to is one of {', '.join(TO)}. Got {to!r}.")
         one, prompted = self._image(image, prompt)
-        some, ids = self._patches(one, patches), self._tokens(target)
+        some, ids = self._patches(one, patches), self._target(target, prompt)
         found = windows(prompted.model.layers, window, layers)
         changes = [knocked_out(prompted, some, to, where, others=others) for where in found]
         plain, *outcomes = self._run(prompted, [Change(), *changes], ids, prompt, answer)
@@ -127,7 +127,7 @@ class Lab:
         if spots is not None and one.grid != other.grid:
             raise BadArgument(other_grid(one.name, one.grid, other.name, other.grid), SAME_SHAPE)
         places, theirs = positions_of(prompted, spots), positions_of(giver, spots)
-        ids, wanted = self._tokens(target), self._layers(layers)
+        ids, wanted = self._target(target, prompt), self._layers(layers)
         states = giver.states(wanted)
         changes = [patched(states[layer][theirs], places, layer) for layer in wanted]
         plain, *outcomes = self._run(prompted, [Change(), *changes], ids, prompt, answer)
@@ -170,10 +170,11 @@ class Lab:
         A row for each strength.
         """
         one, prompted = self._image(image, prompt)
-        ids, wanted = self._tokens(token), self._layers(layers)
+        ids, wanted = self._target(token, prompt), self._layers(layers)
+        added = self._tokens(token)
         places = positions_of(prompted, self._spots(one, at))
         strengths = lengths(strengths)
-        changes = [steered(prompted, ids.ids, places, wanted, strength) for strength in strengths]
+        changes = [steered(prompted, added.ids, places, wanted, strength) for strength in strengths]
         plain, *outcomes = self._run(prompted, [Change(), *changes], ids, prompt, answer)
         rows: list[dict[str, Any]] = [
             {
@@ -202,7 +203,7 @@ class Lab:
         Of several tokens it is of the one with the highest logit there.
         """
         one, prompted = self._image(image, prompt)
-        ids = self._tokens(target)
+        ids = self._target(target, prompt) if at == "last" else self._tokens(target)
         (place,) = positions_of(prompted, self._spots(one, at if at == "last" else [_number(at)]))
         best = max(attribution(prompted, ids.ids, place), key=lambda found: found.total)
         rows: list[dict[str, Any]] = [{"layer": 0, "attention": None, "mlp": None, "sum": best.embedding}]
@@ -266,8 +267,12 @@ class Lab:
         rows = chosen(self.corpus, written, Written.of(f"image_id == {one.number}")).to_pylist()
         return list(rows[0]["patches"])
 
-    def _tokens(self, target: str | int) -> TokenSet:
-        return tokens_of(self.corpus, Written.word(str(target)))
+    def _tokens(self, token: str | int) -> TokenSet:
+        return tokens_of(self.corpus, Written.word(str(token)))
+
+    def _target(self, target: str | int, prompt: str | None) -> TokenSet:
+        """The tokens that say it where the answer begins."""
+        return target_of(self.corpus, Written.word(str(target)), prompt)
 
     def _spots(self, one: OneImage, at: str | int | Sequence[int]) -> list[int] | None:
         """The patches at which states change; None: at the last token."""
@@ -287,7 +292,7 @@ class Lab:
         self, prompted: Prompted, changes: Sequence[Change], ids: TokenSet, prompt: str | None, answer: int | None
     ) -> list[Outcome]:
         most = answer if answer is not None else usual_answer(self.corpus.cache.run, prompt)
-        return prompted.outcomes(changes, [Target(ids.ids)], most)
+        return prompted.outcomes(changes, [Target(ids.ids, ids.only_first)], most)
 
     def _findings(
         self,

@@ -30,9 +30,15 @@ MASKED = ("sdpa", "eager")
 
 @dataclass(frozen=True)
 class Target:
-    """A word whose place at the answer's beginning is measured: the ids that say it."""
+    """A word whose place at the answer's beginning is measured: the ids that say it there."""
 
     ids: tuple[int, ...]
+    only_first: tuple[int, ...] = ()  # those that say it nowhere else in the answer
+
+    def held_in(self, answer: Sequence[int]) -> bool:
+        """Whether an answer's tokens say it."""
+        anywhere = {*self.ids}.difference(self.only_first)
+        return not {*self.ids}.isdisjoint(answer[:1]) or not anywhere.isdisjoint(answer)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ its patches' embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from vlq.workers.extract import Prepared, prepare
 from vlq.workers.intervene.ablation import Moments, MomentSums
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.prompted import Outcome, Prompted, Target
-from vlq.workers.intervene.studied import Made, Source, changes_of, source_of
+from vlq.workers.intervene.studied import Made, Source, changes_of, source_of, target_of
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.encoded import Encoded
 from vlq.workers.worker import Errors
@@ -123,7 +123,7 @@ class Sources:
         if reason is None and (self._last is None or self._last[0] != key):
             assert image.encoded is not None
             self._last = key, source_of(self._model, self._study, name, image.encoded)
-        if reason is None and self._last is not None and not self._last[1].target:
+        if reason is None and self._last is not None and not self._last[1].target.ids:
             reason = NO_ANSWER
         if reason is not None or self._last is None:
             self._errors.append((row["image_id"], row["image"], f"{name}: {reason}"))
@@ -140,7 +140,7 @@ def _of_image(
     source: Source | None,
 ) -> Iterator[dict[str, Any]]:
     prompted = Prompted(model, image)
-    target = Target(study.target_ids if source is None else source.target)
+    target = target_of(study) if source is None else source.target
     seed = [study.seed, row["image_id"]]
     made = changes_of(study, row, prompted, moments, target, seed, source)
     changes = [Change(), *(one.change for one in made)]
@@ -174,7 +174,7 @@ def _effect(
         "rank_after": after.rank[0],
         "answer_before": text_of(model, before),
         "answer": text_of(model, after),
-        "gone": is_gone(target.ids, before, after),
+        "gone": is_gone(target, before, after),
     }
     if made.window is not None:
         found["first_layer"], found["last_layer"] = made.window
@@ -184,10 +184,9 @@ def _effect(
     return found
 
 
-def is_gone(target: Sequence[int], before: Outcome, after: Outcome) -> bool | None:
+def is_gone(target: Target, before: Outcome, after: Outcome) -> bool | None:
     """Whether the answer held the target and does no more; None where it never did."""
-    named = {*target}
-    return named.isdisjoint(after.answer) if not named.isdisjoint(before.answer) else None
+    return not target.held_in(after.answer) if target.held_in(before.answer) else None
 
 
 def text_of(model: LensModel, outcome: Outcome) -> str:

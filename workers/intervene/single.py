@@ -86,13 +86,13 @@ class LoadedModel:
         image: Source,
         patches: Sequence[int],
         rings: int,
-        target: Sequence[int],
+        target: Target,
         mode: Literal["zero", "mean"],
         store: Store,
         shards: Sequence[int],
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> Without:
-        """What taking some of an image's patches, with so many rings of neighbours, does to the ids of a target.
+        """What taking some of an image's patches, with so many rings of neighbours, does to a target.
 
         The mean is that of the corpus' patches where the moments of these shards are in its store, else of the
         image's own. Raises Changed, RunError if the model gives no finite numbers; Stopped soon after `is_stopped`.
@@ -104,7 +104,7 @@ class LoadedModel:
                 moments, mean_of = _mean(own, store, shards)
             (taken,) = sets_of(patches, prompted.image.grid, "all", rings)
             answer = usual_answer(self._run, None)
-            before, (found,) = measure(prompted, [taken], moments, Target(tuple(target)), mode, answer, [0])
+            before, (found,) = measure(prompted, [taken], moments, target, mode, answer, [0])
         after = found.outcome
         if not np.isfinite([*before.logprob, *after.logprob]).all():
             raise RunError("With these patches taken the model's logits are not finite.", "Try another mode.")

@@ -37,20 +37,25 @@ class Source:
     name: str
     prompted: Prompted
     states: Mapping[int, Tensor]  # (position, d) by layer
-    target: tuple[int, ...]  # what is measured: the study's target, or the first token of its own answer; () of none
+    target: Target  # what is measured: the study's, or the first token of its own answer; without ids if it has none
     logprob: float  # of the target, at its answer's first token
+
+
+def target_of(study: Study) -> Target:
+    """What it measures; without ids if that is the first token of the source's answer."""
+    return Target(study.target_ids, study.only_first)
 
 
 def source_of(model: LensModel, study: Study, name: str, image: Encoded) -> Source:
     """Run a source."""
     prompted = Prompted(model, image)
-    target = study.target_ids
-    if not target:
+    target = target_of(study)
+    if not target.ids:
         (plain,) = prompted.outcomes([Change()], [], 1)
-        target = plain.answer
-    (plain,) = prompted.outcomes([Change()], [Target(target)] if target else [])
+        target = Target(plain.answer)
+    (plain,) = prompted.outcomes([Change()], [target] if target.ids else [])
     states = prompted.states([first for first, _ in study.windows])
-    return Source(name, prompted, states, target, plain.logprob[0] if target else 0.0)
+    return Source(name, prompted, states, target, plain.logprob[0] if target.ids else 0.0)
 
 
 def changes_of(

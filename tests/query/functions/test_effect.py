@@ -443,6 +443,21 @@ def test_studies_that_there_are_instead_are_named(tmp_path: Path) -> None:
     ]
 
 
+def test_studies_of_words_with_and_without_a_space_before_them_are_found(tmp_path: Path) -> None:
+    """Those that were made before pieces counted where an answer begins say nothing of these."""
+    run = make_run(grid=(2, 3), k=4)
+    store, _, _ = make_cache(tmp_path, run, images=4)
+    dogs, inside = (0, 1), 11
+    words = {"before": (dogs, ()), "since": ((*dogs, inside), (inside,)), "other": ((*dogs, inside), ())}
+    for seed, (ids, only_first) in enumerate(words.values()):
+        study = make_study(run, target="'dog'", target_ids=ids, only_first=only_first, seed=seed)
+        finish(store, study, random_effects(study, range(4), 6, seed))
+        corpus = vlq.open(str(tmp_path))
+        found = {row["before"] for row in corpus.effect(vlq.readings("rock"), "dog").rows}
+        wanted = random_effects(study, range(4), 6, min(seed, 1))
+        assert found == {row["before"] for row in wanted if row["set"] == "all"}
+
+
 def test_another_word_is_another_study(tmp_path: Path) -> None:
     store, run, _ = make_cache(tmp_path, images=4)
     study = make_study(run)

@@ -141,7 +141,9 @@ def row_of(
     top1 = case.site.token[image, layers, :, 0]
     patches = np.flatnonzero(np.isin(top1, ids).any(0)).tolist()
     answer = case.answers[image]
-    places = [place for place, id in enumerate(answer) if id in ids]
+    spelled = {TEXTS[id].lower() for id in ids}  # where an answer begins, with a space before it or none
+    begins = [id for id, text in enumerate(TEXTS) if text.lower() in spelled]
+    places = [place for place, id in enumerate(answer) if id in (ids if place else begins)]
     effects = [row["before"] - row["after"] for row in case.effects.get(name, []) if row["image_id"] == image]
     return {
         "image_id": image,

@@ -22,7 +22,7 @@ PIECES += ["ear", "▁damp", "▁straße", "▁", "▁d", *"abcdefghijklmnopqrtu
 WITHOUT_TEXT = 2
 
 
-def save_cache(folder: Path, *, tokenizer: bool = True) -> Path:
+def save_cache(folder: Path, *, tokenizer: bool = True, **changes: Any) -> Path:
     """A cache with this vocabulary and no images."""
     store = open_store(str(folder), create=True)
     pieces: list[str | None] = [*PIECES, *[None] * WITHOUT_TEXT]
@@ -45,7 +45,7 @@ def save_cache(folder: Path, *, tokenizer: bool = True) -> Path:
     checksums = {key: digest_of(data) for key, data in objects.items()}
     for key, data in objects.items():
         store.create(key, data)
-    store.create(RUN, make_run(vocabulary_size=len(pieces), checksums=checksums).to_bytes())
+    store.create(RUN, make_run(vocabulary_size=len(pieces), checksums=checksums, **changes).to_bytes())
     return folder
 
 
@@ -80,6 +80,34 @@ def ids(corpus: Corpus, text: str) -> list[str]:
 )
 def test_what_words_mean(corpus: Corpus, token: str, pieces: list[Any]) -> None:
     assert ids(corpus, f"first_layer({token})") == pieces
+
+
+@pytest.mark.parametrize(
+    ("token", "more", "noted"),
+    [
+        ("'dog'", ", at='last'", "dog (6)"),
+        ("' Dog '", ", at='last'", "dog (6)"),
+        ("['dog', 'cat']", ", at='last'", "dog (6)"),
+        ("'dog'", ", at='last', pieces=True", None),
+        ("['dog', 6]", ", at='last'", None),
+        ("'▁dog'", ", at='last'", None),
+        ("matching('^dog$')", ", at='last'", None),
+        ("'cat'", ", at='last'", None),
+        ("'dog'", "", None),
+    ],
+)
+def test_a_word_that_an_answer_may_begin_with_is_told(
+    corpus: Corpus, tmp_path: Path, token: str, more: str, noted: str | None
+) -> None:
+    closed = corpus.query(f"first_layer({token}{more})").notes
+    assert not [note for note in closed if "pieces=True" in note]  # behind "ASSISTANT:"
+    said = f"Without a space before it, as an answer may begin here, the word is {noted}: pieces=True counts that too."
+    prompts: list[tuple[str, list[str]]] = [("assistant\n", [":"]), ("assistant<s>", [":"]), ("", [":", "<0x0A>"])]
+    for number, (end, pieces) in enumerate(prompts):
+        run = {"prompt": f"<image>\nWhat?{end}", "prompt_ids": tuple(map(PIECES.index, pieces))}
+        corpus = vlq.open(str(save_cache(tmp_path / str(number), **run)))
+        notes = [note for note in corpus.query(f"first_layer({token}{more})").notes if "pieces=True" in note]
+        assert notes == ([said] if noted else [])
 
 
 def test_a_prefix_says_what_else_begins_so(corpus: Corpus) -> None:

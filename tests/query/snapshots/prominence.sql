@@ -37,11 +37,10 @@ FROM (WITH areas AS (
     FROM (
       SELECT image_id AS image, unnest(answer_ids) AS token, unnest(range(len(answer_ids))) AS place,
         len(answer_ids) AS tokens
-      FROM read_parquet($images) WHERE error IS NULL
+      FROM read_parquet($images) AS images WHERE error IS NULL AND (images.label = $value)
     ) JOIN (
       SELECT unnest($objects::VARCHAR[]) AS object, unnest($tokens::UINTEGER[]) AS token
-    ) USING (token)
-    WHERE image IN (SELECT image_id FROM read_parquet($images) AS images WHERE images.label = $value) GROUP BY image, object
+    ) USING (token) GROUP BY image, object
   ),
   effects AS (
     SELECT * FROM (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import vlq
 from vlq.query.errors import BadArgument, QueryError, UnknownToken
 from vlq.query.language.nodes import Node
-from vlq.query.studies.chosen import CHOSEN, Written, chosen, labelled, numbered, tokens_of
+from vlq.query.studies.chosen import CHOSEN, Written, chosen, labelled, numbered, target_of, tokens_of
 
 from ...synthetic import WORDS, make_cache, make_run
 from ..corpora import LABELS, SETTINGS, Case, places_of, shapes
@@ -57,6 +57,32 @@ def test_chosen_patches_are_those_of_brute_force(cases: dict[str, Case], name: s
         assert (row["rows"], row["columns"]) == case.grids[row["image_id"]]
         assert (row["prompt"] is not None) == (case.run.prompt_column is not None)
         assert len(row["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked", "open_"),
+    [
+        ("USER: <image>\nWhat is it? ASSISTANT:", None, False),
+        ("USER: <image>\nWhat is it? ASSISTANT: ", None, True),
+        ("<|user|><image>What is it?<|assistant|>\n", None, True),
+        ("<|user|><image>What is it?<|assistant|>\n", "What else?", True),  # the same template's
+        ("<|user|><image>What is it?<|assistant|>\n", "USER: <image>\nWhat else? ASSISTANT:", False),
+        ("USER: <image>\nWhat is it? ASSISTANT:", "<image>What else?\n", True),
+    ],
+)
+def test_where_an_answer_begins_words_may_have_no_space_before_them(
+    tmp_path: Path, prompt: str, asked: str | None, open_: bool
+) -> None:
+    make_cache(tmp_path, make_run(prompt=prompt))
+    corpus: Any = vlq.open(str(tmp_path))
+    found = target_of(corpus, Written.word("dog"), asked)
+    spelled = [(row["token"], row["text"] or "") for row in corpus.sql("SELECT token, text FROM tokens").rows]
+    words = [id for id, text in spelled if text.lower() == " dog"]
+    pieces = [id for id, text in spelled if text.lower() == "dog"]
+    assert found.anywhere == {*words}
+    assert [*found.only_first] == (pieces if open_ else [])
+    assert [*found.ids] == sorted(words + (pieces if open_ else []))
+    assert min(len(words), len(pieces)) > 0
 
 
 def test_a_target_is_read_as_queries_read_it(tmp_path: Path) -> None:

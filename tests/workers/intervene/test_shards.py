@@ -145,6 +145,22 @@ def test_a_word_that_goes_is_told(model: LensModel, rows: pa.Table) -> None:
         assert (row["rank_before"], row["answer_before"] != row["answer"]) == (1, row["gone"])
 
 
+def test_a_piece_says_the_word_only_where_the_answer_begins(model: LensModel, rows: pa.Table) -> None:
+    """Many tokenizers put no space before an answer's first word: a piece that is inside of words elsewhere."""
+    image = encoded(model, rows)[0]
+    first, second = expected(model, image, Plain(), [], 2).answer
+    (one,) = expected(model, image, Plain(), [Target((first,))], 2).logprob
+    asked = study(mode="zero", baselines=(), answer=2)
+    for ids, only_first, held in [
+        ((first,), (first,), True),
+        ((second,), (), True),
+        ((second,), (second,), first == second),
+    ]:
+        (row,) = found_of(model, replace(asked, target_ids=ids, only_first=only_first), None, rows.slice(0, 1))
+        assert (row["gone"] is not None) == held
+        assert row["before"] == pytest.approx(one, abs=2e-4) or ids != (first,)
+
+
 def test_effects_do_not_depend_on_the_shard(model: LensModel, rows: pa.Table) -> None:
     asked, moments = study(mode="noise", combinations="singles"), moments_of(model, rows)
     asked = replace(asked, baselines=("random", "register", "gradient"))

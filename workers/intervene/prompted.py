@@ -1,7 +1,8 @@
 """An image with its prompt at the decoder's door, where many changed runs share a pass of the tower.
 
 Changes leave the positions in front of them as they are, in a model that sees only backwards: their keys and values are
-those of the plain run. Whether a model does is found by trying.
+those of the plain run. Whether a model does is found by trying. Where blocks keep something else, as linear attention
+does, each run begins at the first position.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, DynamicLayer
 
 from vlq.query.errors import ModelError
 from vlq.query.schema import Study
@@ -22,7 +23,7 @@ from vlq.workers.intervene.changes import Change, rows_of
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.encoded import Encoded
 from vlq.workers.models.parts import product
-from vlq.workers.models.prefix import beside_keys, cache_name, entering_decoder, for_rows
+from vlq.workers.models.prefix import KEPT, cache_name, entering_decoder, for_rows, kinds_of, told_beside
 
 MASKED = ("sdpa", "eager")
 """Kinds of attention that take any mask. The first stands in for one that does not."""
@@ -54,8 +55,7 @@ class Outcome:
 class Prompted:
     """One image with its prompt, run as far as the decoder.
 
-    Raises ModelError if the model's text does not enter the decoder as its embedding and nothing else, or if its blocks
-    keep something else than keys and values.
+    Raises ModelError if the model's text does not enter the decoder as its embedding and nothing else.
     """
 
     def __init__(self, model: LensModel, image: Encoded) -> None:
@@ -65,11 +65,13 @@ class Prompted:
         self._arguments = entering_decoder(model, image)
         self._added = model.entering(self._arguments)
         self._embeds: Tensor = self._arguments["inputs_embeds"]
-        if beside := beside_keys(model, self._arguments, self.length):
+        if told := told_beside(self._arguments, self.length):
             raise ModelError(
-                f"{type(model.model).__name__}: {beside}. Runs are changed, and answers to them written, only in "
-                "models that go by keys and values alone."
+                f"{type(model.model).__name__}: its decoder is told more of each position than what stands for it "
+                f"({told}), so that answers to a changed run cannot be written token by token."
             )
+        self._kinds = kinds_of(model.decoder)
+        self._keeps_keys = {*self._kinds} <= {*KEPT}  # and values, and nothing else
         self._cache: Any = None
         self._cache_name = cache_name(model.decoder)
         with torch.no_grad():
@@ -198,8 +200,11 @@ class Prompted:
             else:
                 ids = ids[..., start:]
             arguments["position_ids"] = ids.expand(*ids.shape[:-2], rows, -1)
+        mask = arguments.get("attention_mask")
         if start:  # what was made for the whole sequence
             arguments["attention_mask"] = None
+        elif isinstance(mask, Tensor):
+            arguments["attention_mask"] = mask.expand(rows, *mask.shape[1:])
         arguments |= {self._cache_name: cache, "use_cache": cache is not None}
         return self.model.decoder(**arguments).last_hidden_state  # type: ignore[no-any-return]
 
@@ -212,12 +217,21 @@ class Prompted:
     def _start(self, changes: Sequence[Change]) -> int:
         """Where the runs begin: what is in front is as in the plain run."""
         first = min(self.length if change.first is None else change.first for change in changes)
-        return min(first, self.length - 1) if first and sees_backwards(self.model, self) else 0
+        return min(first, self.length - 1) if first and self._keeps_keys and sees_backwards(self.model, self) else 0
 
     def _prefix(self, start: int, rows: int) -> Any:
-        """The keys and values of the plain run in front of a position, for so many rows."""
+        """The keys and values of the plain run in front of a position, for so many rows. At the first one there is
+        nothing, and room for what the decoder's blocks keep."""
         if not start:
-            return DynamicCache()
+            config: Any = self.model.decoder.config
+            cache = DynamicCache(config=None if self._keeps_keys else config)
+            # A window's would forget keys, which masks know of.
+            kinds = zip(self._kinds, cache.layers, strict=False)
+            cache.layers = [
+                DynamicLayer() if kind in KEPT else layer  # type: ignore[no-untyped-call]
+                for kind, layer in kinds
+            ]
+            return cache
         if self._cache is None:
             self._cache = DynamicCache()
             with self._adding([Change()], 0):
@@ -266,6 +280,14 @@ class Prompted:
     def _blocking(self, changes: Sequence[Change], start: int) -> Iterator[None]:
         """Attention is cut as the changes' blocks say, in what runs from a position on."""
         layers = sorted({layer for change in changes for block in change.blocked for layer in block.layers})
+        for layer in layers:
+            if self._kinds and (kind := self._kinds[layer - 1]) not in KEPT:
+                attends = [str(number) for number, one in enumerate(self._kinds, 1) if one in KEPT]
+                raise ModelError(
+                    f"{type(self.model.model).__name__}: what makes layer {layer} is {kind}, which has no attention "
+                    "that can be cut.",
+                    f"Layers whose attention can be cut: {', '.join(attends) or 'none'}.",
+                )
         if not layers:
             yield
             return

@@ -51,7 +51,7 @@ class Prefix:
             return None
         arguments = entering_decoder(model, images[0])
         model.entering(arguments)  # a tower adds nothing to text
-        if not _sees_all(model, arguments) or beside_keys(model, arguments, images[0].length):
+        if not _sees_all(model, arguments) or told_beside(arguments, images[0].length):
             return None
         cache: Any = DynamicCache()
         states: list[Tensor] = []
@@ -199,14 +199,14 @@ def for_rows(kept: Sequence[tuple[Tensor, Tensor]], rows: int) -> list[tuple[Ten
     return [(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in kept]
 
 
-def beside_keys(model: LensModel, arguments: Mapping[str, Any], length: int) -> str | None:
-    """What a decoder goes by, beside keys and values, that positions in front leave behind; None if there is nothing.
+def kinds_of(decoder: nn.Module) -> list[str]:
+    """What each block is, such as KEPT; of a decoder that does not tell all are attention."""
+    return [*(getattr(decoder.config, "layer_types", None) or ())]
 
-    `arguments` are its own, for a sequence of this length.
-    """
-    kinds = {*(getattr(model.decoder.config, "layer_types", None) or ())} - {*KEPT}
-    if kinds:
-        return f"its blocks are of {' and '.join(sorted(kinds))}, beside attention"
+
+def told_beside(arguments: Mapping[str, Any], length: int) -> str | None:
+    """What a decoder is told of each position beside what stands for it, by its arguments for a sequence of this
+    length; None if that is nothing."""
     told = [
         argument
         for argument, value in arguments.items()
@@ -215,9 +215,7 @@ def beside_keys(model: LensModel, arguments: Mapping[str, Any], length: int) -> 
         and value.ndim > 1
         and value.shape[1] == length
     ]
-    if told:
-        return f"its decoder is told more of each position than what stands for it ({', '.join(told)})"
-    return None
+    return ", ".join(told) or None
 
 
 def _sees_all(model: LensModel, arguments: Mapping[str, Any]) -> bool:
@@ -226,7 +224,7 @@ def _sees_all(model: LensModel, arguments: Mapping[str, Any]) -> bool:
     Windows are cut by columns, among which padding is; and a mask that is made already knows of the columns that were.
     """
     config = model.decoder.config
-    kinds = {*(getattr(config, "layer_types", None) or ())}
+    kinds = {*kinds_of(model.decoder)}
     mask = arguments.get("attention_mask")
     is_plain = mask is None or (isinstance(mask, Tensor) and mask.ndim == 2)
     return is_plain and kinds <= {"full_attention"} and not getattr(config, "sliding_window", None)

@@ -14,16 +14,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from vlq.query.errors import ModelError
 from vlq.workers.intervene.changes import Block, Change
 from vlq.workers.intervene.prompted import Outcome, Prompted, Target, sees_backwards
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.encoded import Encoded
+from vlq.workers.models.prefix import KEPT, kinds_of
 
-from ..models import checks
-from ..models.test_answers import MAKERS
+from ..models import checks, test_answers, test_zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+MIXED = ("dots3_note", "lfm3_vl", "minicpmv4_7", "qwen3_5")
+"""Models whose blocks are of several kinds, of which some keep something else than keys and values."""
+
+MAKERS = {**test_answers.MAKERS, **{family: test_zoo.MAKERS[family] for family in MIXED}}
 
 ANSWER = 3
 TARGETS = (Target((5,)), Target((7, 11, 2)))
@@ -91,7 +97,8 @@ def changed(model: LensModel, plain: Plain, length: int) -> Iterator[None]:
         for layer, block in enumerate(model.blocks):
             handle = block.register_forward_pre_hook(partial(before, at(layer)), with_kwargs=True)
             stack.callback(handle.remove)
-            block.self_attn.plain = plain, length  # type: ignore[union-attr]
+            if hasattr(block, "self_attn"):  # else it attends to nothing
+                block.self_attn.plain = plain, length  # type: ignore[union-attr]
         handle = model.blocks[-1].register_forward_hook(lambda module, args, output: at(len(model.blocks))(output))
         stack.callback(handle.remove)
         decoder: Any = model.decoder
@@ -183,6 +190,14 @@ def some_changes(prompted: Prompted, seed: int) -> list[Plain]:
     def states(of: Sequence[int], size: float = 2.0) -> dict[int, Tensor]:
         return {position: torch.randn(width, generator=generator) * size for position in of}
 
+    def cut(*own: tuple[set[int], set[int], set[int]]) -> list[tuple[set[int], set[int], set[int]]]:
+        """Of layers those whose blocks attend."""
+        kinds = kinds_of(prompted.model.decoder)
+        return [
+            (queries, keys, {layer for layer in at if not kinds or kinds[layer - 1] in KEPT})
+            for queries, keys, at in own
+        ]
+
     deep = {layer: states(some(patches, 3)) for layer in prompted._added}
     return [
         Plain(put={0: states(some(patches, 3))}),
@@ -190,9 +205,9 @@ def some_changes(prompted: Prompted, seed: int) -> list[Plain]:
         Plain(put={1: states(some(patches, 2)), layers - 1: states([length - 1])}, deep=deep),
         Plain(add={1: states(some(range(length), 4)), 2: states(some(patches, 2))}),
         Plain(put={0: states(some(patches, 1))}, add={0: states(some(patches, 1))}),
-        Plain(cut=[({length - 1}, {*patches}, {*range(1, layers)})]),
-        Plain(cut=[({*some(patches, 5), length - 2}, {*some(patches, 5), 0}, {2})]),
-        Plain(put={0: states(some(patches, 2))}, cut=[({length - 1}, {*some(patches, 4)}, {1, 3})]),
+        Plain(cut=cut(({length - 1}, {*patches}, {*range(1, layers)}))),
+        Plain(cut=cut(({*some(patches, 5), length - 2}, {*some(patches, 5), 0}, {2}))),
+        Plain(put={0: states(some(patches, 2))}, cut=cut(({length - 1}, {*some(patches, 4)}, {1, 3}))),
         Plain(),
     ]
 
@@ -206,6 +221,15 @@ def model_of(family: str, folder: Path, attention: str = "auto") -> LensModel:
     return model
 
 
+def test_attention_is_cut_where_there_is_some(tmp_path: Path) -> None:
+    model = model_of("qwen3_5", tmp_path)
+    prompted = Prompted(model, model.encode(checks.noise(60, 40)))
+    cut = Change(blocked=(Block((prompted.length - 1,), tuple(prompted.patches.tolist()), (1, 2)),))
+    with pytest.raises(ModelError, match="what makes layer 1 is linear_attention, which has no attention") as caught:
+        prompted.outcomes([cut], TARGETS)
+    assert caught.value.hint == "Layers whose attention can be cut: 2."
+
+
 @pytest.mark.parametrize("family", MAKERS)
 def test_changed_runs_are_those_of_the_whole_model(tmp_path: Path, family: str) -> None:
     model = model_of(family, tmp_path)
@@ -216,5 +240,6 @@ def test_changed_runs_are_those_of_the_whole_model(tmp_path: Path, family: str) 
         found = prompted.outcomes([as_change(plain) for plain in plains], TARGETS, ANSWER, batch=4)
         for plain, outcome in zip(plains, found, strict=True):
             check(outcome, expected(model, image, plain, TARGETS, ANSWER))
-        assert len({outcome.logprob for outcome in found}) == len(plains)
-    assert sees_backwards(model, prompted) == (not family.startswith(("paligemma", "gemma3")))
+        nothing = sum(not plain.put and not plain.add and not any(cut[2] for cut in plain.cut) for plain in plains)
+        assert len({outcome.logprob for outcome in found}) == len(plains) - nothing + 1
+    assert family in MIXED or sees_backwards(model, prompted) == (not family.startswith(("paligemma", "gemma3")))

@@ -110,15 +110,8 @@ def test_answers_are_the_models_own(model: LensModel) -> None:
 
 
 UNCHANGED = {
-    "Dots3Note": "its blocks are of indexed_attention",
     "Ernie4_5_VLMoe": "told more of each position than what stands for it",
     "Gemma4": "told more of each position than what stands for it",
-    "Lfm3Vl": "its blocks are of conv",
-    "MiniCPMV4_6": "its blocks are of linear_attention",
-    "MiniCPMV4_7": "its blocks are of linear_attention",
-    "MistralLarge4": "its blocks are of indexed_attention",
-    "Qwen3_5": "its blocks are of linear_attention",
-    "Qwen3_5Moe": "its blocks are of linear_attention",
 }
 """Classes of models in which no run can be changed, and why."""
 

@@ -130,6 +130,7 @@ def top(
     rank: int = 1,
     at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
+    layer: int | None = None,
 ) -> Call:
     """What one image reads: one cell, one layer, one patch, or all of them."""
     return _call("top", locals())

@@ -50,6 +50,9 @@ CONDITIONS = {"condition": "", "images": "images="}
 COLUMNS = ("by", "columns")
 """Parameters that take several columns in a list."""
 
+PLURALS = {"layer": "layers"}
+"""One of them is written in the singular, too, as in `top(0, layer=8, patch=3)`."""
+
 REQUIRED = object()
 """The default of a parameter that has none."""
 
@@ -217,6 +220,12 @@ def _arguments(
             is_condition = isinstance(node, Comparison | Logic | Not) and signature.parameter("images") is not None
             refuse(UNNAMED, node.span, got=node, name="images" if is_condition else signature.parameters[i].name)
     for key, value, place in named:
+        if signature.parameter(key) is None and (many := PLURALS.get(key)) and signature.parameter(many) is not None:
+            if value is None:  # Python's functions hand over what nobody said
+                continue
+            if many in given and _is_default(given[many], None):
+                del given[many]
+            key = many
         if signature.parameter(key) is None:
             near = nearest(ARGUMENT_SYNONYMS.get(key, key), (parameter.name for parameter in signature.parameters), 0.6)
             is_known = any(function.parameter(key) is not None for function in functions().values())

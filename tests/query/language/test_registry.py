@@ -9,6 +9,7 @@ import pytest
 
 from vlq.query.answers.result import Result
 from vlq.query.client.corpus import Corpus
+from vlq.query.errors import BadArgument
 from vlq.query.language import builders
 from vlq.query.language.nodes import Node
 from vlq.query.language.parse import parse
@@ -20,6 +21,9 @@ pytestmark = pytest.mark.here("the registry and the builders")
 TABLES = [function for function in functions().values() if function.is_table]
 TOKEN_SETS = [function for function in functions().values() if function.tokens is not None]
 
+SINGULAR: dict[str, dict[str, object]] = {"top": {"layer": None}}
+"""What Python's functions take beside their parameters: beside `patch`, one layer is `layer`, too."""
+
 
 def parameters(function: Any) -> dict[str, object]:
     found = inspect.signature(function).parameters.values()
@@ -29,18 +33,30 @@ def parameters(function: Any) -> dict[str, object]:
 @pytest.mark.parametrize("function", [*TABLES, *TOKEN_SETS], ids=lambda function: function.name)
 def test_builders_have_the_registrys_signature(function: Function) -> None:
     builder = getattr(builders, function.name)
-    assert parameters(builder) == {p.name: p.default for p in function.parameters}
+    assert parameters(builder) == {p.name: p.default for p in function.parameters} | SINGULAR.get(function.name, {})
     assert inspect.getdoc(builder) == function.documentation
 
 
 @pytest.mark.parametrize("function", TABLES, ids=lambda function: function.name)
 def test_the_corpus_has_the_registrys_signature(function: Function) -> None:
     method = getattr(Corpus, function.name)
-    expected = {p.name: p.default for p in function.parameters}
+    expected = {p.name: p.default for p in function.parameters} | SINGULAR.get(function.name, {})
     if function.name == "compare":
         del expected["a"]  # which is the corpus
     assert parameters(method) == expected
     assert str(inspect.getdoc(method)).startswith(function.documentation)
+
+
+def test_one_layer_is_written_in_the_singular_too() -> None:
+    plural = parse("top(0, layers=8, patch=3)")
+    assert parse("top(0, layer=8, patch=3)").equals(plural)
+    assert str(plural) == "top(0, layers=8, patch=3)"
+    assert builders.top(0, layer=8, patch=3).equals(plural)
+    assert builders.top(0, layers=8, patch=3).equals(plural)
+    assert parse("first_layer('dog', layer=(5, 20))").equals(builders.first_layer("dog", layers=(5, 20)))
+    assert str(parse("locate('dog', layer=7)")) == "locate('dog', layer=7)"  # where there is one alone
+    with pytest.raises(BadArgument, match="layers is given twice"):
+        parse("top(0, layer=8, layers=9)")
 
 
 def test_help_keeps_names_apart_from_what_is_said_of_them() -> None:

@@ -1,4 +1,4 @@
-"""images: the corpus by its image columns."""
+"""images: the corpus by its image columns, and by whatever has a value for each image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def headline(bound: Bound, summary: Summary) -> str:
 
 IMAGES = Function(
     name="images",
-    parameters=(Parameter("condition", Images(), "which ones, by their columns", None),),
+    parameters=(
+        Parameter("condition", Images(), "which ones, by their columns and by answers that have a row for each", None),
+    ),
     positional=1,
     documentation="The images that have readings, with their sizes, answers, and the columns that came with them.",
     example="images(label == 'beach')",

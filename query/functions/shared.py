@@ -32,7 +32,9 @@ MIN_PATCHES = Parameter("min_patches", Count(), "count layers in which at least 
 MIN_RUN = Parameter("min_run", Count(), "so many consecutive layers must each do so", 1)
 BY = Parameter("by", Choice(("image", "patch", "corpus")), "a row for each image, for each patch, or one row", "image")
 PIECES = Parameter("pieces", Flag(), "let words be pieces inside of words too", False)
-IMAGES = Parameter("images", Images(), "only images for which a condition on their columns holds", None)
+IMAGES = Parameter(
+    "images", Images(), "only images for which a condition on their columns, or on answers by image, holds", None
+)
 AGAINST = Parameter(
     "against", Images(), "images for which a condition holds, held against those for which it does not", None
 )

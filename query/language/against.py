@@ -35,7 +35,8 @@ class Split:
 
     def _with(self, condition: Node) -> Predicate:
         node = condition if self.images is None else logic("and", self.images.node, condition)
-        return replace(self.condition, node=node)
+        answers = () if self.images is None else self.images.answers
+        return replace(self.condition, node=node, answers=(*answers, *self.condition.answers))
 
     def unknown(self, compiler: Compiler) -> list[str]:
         """SQL of what holds for the images on neither side."""

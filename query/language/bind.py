@@ -15,9 +15,11 @@ from vlq.query.language.against import Split
 from vlq.query.language.compile import Compiler, Relation, Statement, default_columns, indented, quoted
 from vlq.query.language.nodes import Arithmetic, Call, Comparison, Literal, Logic, Method, Node, Not
 from vlq.query.language.parameters import LayerSet
+from vlq.query.language.predicates import Predicate, is_asked
 from vlq.query.language.registry import Function, functions, methods
 from vlq.query.language.tokens import TokenSet, Vocabulary
 from vlq.query.mistakes.calls import NOTHING_ASKED
+from vlq.query.mistakes.conditions import OF_COLUMNS
 from vlq.query.mistakes.table import Mistake
 from vlq.query.mistakes.values import RANK_ABOVE_K, RANK_UNTRACKED
 from vlq.query.schema import Run
@@ -26,7 +28,6 @@ from vlq.query.summary import Rows, Summary, Totals
 if TYPE_CHECKING:
     from vlq.query.cache.reader import Snapshot
     from vlq.query.language.patches import PatchSet
-    from vlq.query.language.predicates import Predicate
 
 
 UNREAD = "Some patches of each image were read (vlq run --patches {}): the others match nothing and count nowhere."
@@ -279,11 +280,16 @@ class Bound(Table):
         return self.run.patches_column is not None and self.function.is_of_patches(self.values)
 
     @property
+    def _conditions(self) -> list[Predicate]:
+        return [value for value in self.values.values() if isinstance(value, Predicate)]
+
+    @property
     def token_sets(self) -> tuple[TokenSet, ...]:
         found: list[TokenSet] = []
         for value in self.values.values():
             # A parameter takes one set, or several side by side.
             found += [part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, TokenSet)]
+        found += [tokens for condition in self._conditions for tokens in condition.token_sets]
         return (*found, *(self.patches.token_sets if self.patches is not None else ()))
 
     @property
@@ -299,6 +305,7 @@ class Bound(Table):
         if is_open and (pieces := vocabulary.without_space(self.token_sets)):
             notes.append(UNSPACED.format(", ".join(map(str, pieces))))
         notes += self.function.notes(self) if self.function.notes is not None else []
+        notes += [note for condition in self._conditions for note in condition.notes()]
         return list(dict.fromkeys(notes + (self.patches.notes() if self.patches is not None else [])))
 
     def summarise(self, rows: Rows, counts: Counts) -> Summary:
@@ -332,6 +339,9 @@ def bind(node: Node, scope: Scope) -> Table:
             return _call(node, scope) if own is None else own(node, scope)
         case Method():
             return methods()[node.method].apply(node, bind(node.table, scope), scope)
+        case Logic(operands=operands) if any(map(is_asked, operands)) and not all(map(is_asked, operands)):
+            column = next(operand for operand in operands if not is_asked(operand))
+            raise scope.error(OF_COLUMNS, column, whole=node)
         case Comparison(operands=operands) | Logic(operands=operands):
             return combine(node, tuple(_operand(part, scope) for part in operands), scope)
         case Not(operand=operand):

@@ -15,6 +15,7 @@ Tokens = str | int | Node | Sequence[str | int | Node] | Values
 Layers = int | tuple[int, int] | list[int] | range | Values | None
 Patches: TypeAlias = "Node | Asked | str | int | list[int] | range | Values | None"
 Image = str | SupportsIndex
+Condition: TypeAlias = "Node | Asked | None"
 
 
 def first_layer(
@@ -29,8 +30,8 @@ def first_layer(
     min_run: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
     missing: Literal["never"] | None = None,
-    images: Node | None = None,
-    against: Node | None = None,
+    images: Condition = None,
+    against: Condition = None,
     pieces: bool = False,
 ) -> Call:
     """In each image, the first layer where the token is read, and the patches that read it there."""
@@ -49,8 +50,8 @@ def last_layer(
     min_run: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
     missing: Literal["never"] | None = None,
-    images: Node | None = None,
-    against: Node | None = None,
+    images: Condition = None,
+    against: Condition = None,
     pieces: bool = False,
 ) -> Call:
     """In each image, the last layer where the token is read, and the patches that read it there."""
@@ -68,8 +69,8 @@ def peak_layer(
     min_patches: int = 1,
     by: Literal["image", "patch", "corpus"] = "image",
     missing: Literal["never"] | None = None,
-    images: Node | None = None,
-    against: Node | None = None,
+    images: Condition = None,
+    against: Condition = None,
     pieces: bool = False,
 ) -> Call:
     """In each image, the layer where the token's probability is highest, and the patches that read it there."""
@@ -84,8 +85,8 @@ def readings(
     layers: Layers = None,
     at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
-    images: Node | None = None,
-    against: Node | None = None,
+    images: Condition = None,
+    against: Condition = None,
     pieces: bool = False,
 ) -> Call:
     """Every place where the token is read: layer, patch, rank, log-probability, and the box in pixels."""
@@ -99,8 +100,8 @@ def rank(
     at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
     missing: Literal["bound"] | None = None,
-    images: Node | None = None,
-    against: Node | None = None,
+    images: Condition = None,
+    against: Condition = None,
     pieces: bool = False,
 ) -> Call:
     """At every position the token's rank: exact if tracked, kept or of the k best, elsewhere above k."""
@@ -114,8 +115,8 @@ def prob(
     at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
     missing: Literal["bound"] | None = None,
-    images: Node | None = None,
-    against: Node | None = None,
+    images: Condition = None,
+    against: Condition = None,
     pieces: bool = False,
 ) -> Call:
     """At every position the token's probability: exact if tracked, kept or of the k best, else bounded."""
@@ -145,8 +146,8 @@ def emergence(
     at: Literal["patch", "last", "prompt", "answer"] = "patch",
     patches: Patches = None,
     min_patches: int = 1,
-    images: Node | None = None,
-    against: Node | None = None,
+    images: Condition = None,
+    against: Condition = None,
     pieces: bool = False,
 ) -> Call:
     """Layer by layer, how many images and patches read each token: all, for the first time, and so far."""
@@ -160,7 +161,7 @@ def defaults(
     unit: Literal["image", "position"] = "image",
     layers: Layers = None,
     patches: Patches = None,
-    images: Node | None = None,
+    images: Condition = None,
 ) -> Call:
     """For each layer the fewest tokens that cover a share of what images decode to, with their counts."""
     return _call("defaults", locals())
@@ -171,7 +172,7 @@ def divergence(
     *,
     unit: Literal["image", "position"] = "image",
     layers: Layers = None,
-    images: Node | None = None,
+    images: Condition = None,
 ) -> Call:
     """For each layer how much readings differ: top-1 tokens, and the divergence from the corpus' mean."""
     return _call("divergence", locals())
@@ -184,7 +185,7 @@ def divergence_layer(
     layers: Layers = None,
     by: Literal["image", "corpus"] = "image",
     missing: Literal["never"] | None = None,
-    images: Node | None = None,
+    images: Condition = None,
 ) -> Call:
     """In each image, the layer from which on it decodes to no token that many images decode to."""
     return _call("divergence_layer", locals())
@@ -199,8 +200,8 @@ def overlap(
     layers: Layers = None,
     patches: Patches = None,
     min_patches: int = 1,
-    images: Node | None = None,
-    against: Node | None = None,
+    images: Condition = None,
+    against: Condition = None,
     pieces: bool = False,
 ) -> Call:
     """Where two tokens are read at the same layer: patches that read both, and the distance between them."""
@@ -215,7 +216,7 @@ def precursors(
     layers: Layers = None,
     min_images: int = 5,
     per_layer: int = 10,
-    images: Node | None = None,
+    images: Condition = None,
     pieces: bool = False,
 ) -> Call:
     """What patches read in the layers before they come to read the token, against patches that never do."""
@@ -232,7 +233,7 @@ def neighbours(
     min_patches: int = 1,
     before: int = 0,
     min_images: int = 1,
-    images: Node | None = None,
+    images: Condition = None,
     pieces: bool = False,
 ) -> Call:
     """What the patches around the token's read, at the same layer or some layers before."""
@@ -247,14 +248,14 @@ def locate(
     min_prob: float | None = None,
     patches: Patches = None,
     min_patches: int = 1,
-    images: Node | None = None,
+    images: Condition = None,
     pieces: bool = False,
 ) -> Call:
     """In each image, where the token is read at one layer: box, centroid, regions, and how true that is."""
     return _call("locate", locals())
 
 
-def answer(token: Tokens | None = None, *, images: Node | None = None, pieces: bool = False) -> Call:
+def answer(token: Tokens | None = None, *, images: Condition = None, pieces: bool = False) -> Call:
     """What the model answered to each image; with a token, where the answer holds it and how probably."""
     return _call("answer", locals())
 
@@ -278,8 +279,8 @@ def effect(
     prompt: str | None = None,
     by: Literal["image", "set", "layer", "strength"] = "image",
     kind: Literal["all", "region", "regions", "patch", "random", "register", "gradient"] | None = None,
-    images: Node | None = None,
-    against: Node | None = None,
+    images: Condition = None,
+    against: Condition = None,
     pieces: bool = False,
 ) -> Call:
     """What taking patches away, or another intervention, does to a word in the answer, in nats."""
@@ -287,7 +288,7 @@ def effect(
 
 
 def prominence(
-    words: Tokens | None = None, *, layers: Layers = None, images: Node | None = None, pieces: bool = False
+    words: Tokens | None = None, *, layers: Layers = None, images: Condition = None, pieces: bool = False
 ) -> Call:
     """Of each image's objects: area, patches that read it, place in the answer, effect of removing it."""
     return _call("prominence", locals())
@@ -298,7 +299,7 @@ def compare(a: str, b: str, query: Node) -> Call:
     return _call("compare", locals())
 
 
-def images(condition: Node | None = None) -> Call:
+def images(condition: Condition = None) -> Call:
     """The images that have readings, with their sizes, answers, and the columns that came with them."""
     return _call("images", locals())
 

@@ -299,17 +299,17 @@ class ModelLayers:
 
 @dataclass(frozen=True)
 class Images:
-    """A condition on the image table's columns; None for all images."""
+    """A condition on the image table's columns, or on answers that have a row for each image; None for all images."""
 
     expected: str = "a condition on image columns, such as label == 'beach'"
 
     def bind(self, node: Node, name: str, scope: Scope) -> Predicate | None:
         from vlq.query.language.compile import Compiler
-        from vlq.query.language.predicates import Predicate, image_columns
+        from vlq.query.language.predicates import of_images
 
         if isinstance(node, Literal) and node.value is None:
             return None
-        predicate = Predicate(node, image_columns(scope), scope)
+        predicate = of_images(node, scope)
         predicate.sql(Compiler())  # its mistakes show now
         return predicate
 

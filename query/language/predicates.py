@@ -1,9 +1,10 @@
-"""Conditions on columns: `label == 'beach' and layer <= 20`, `'dog' in objects`."""
+"""Conditions on columns: `label == 'beach' and layer <= 20`, `'dog' in objects`; on images also comparisons of answers
+that have a row for each: `first_layer('ear') < first_layer('dog')`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, time
 from difflib import get_close_matches
@@ -11,8 +12,22 @@ from typing import TYPE_CHECKING
 
 from vlq.query.language.bounds import SQL_OPERATORS, known_number
 from vlq.query.language.compile import Compiler, quoted
-from vlq.query.language.nodes import Arithmetic, Comparison, Literal, Logic, Name, Node, Not, Sequence, is_word
+from vlq.query.language.nodes import (
+    Arithmetic,
+    Call,
+    Comparison,
+    Literal,
+    Logic,
+    Method,
+    Name,
+    Node,
+    Not,
+    Sequence,
+    is_word,
+)
+from vlq.query.language.registry import functions
 from vlq.query.mistakes.conditions import (
+    BESIDE_ANSWER,
     KINDS,
     NO_COLUMN,
     NO_COLUMN_OF_ROWS,
@@ -22,11 +37,14 @@ from vlq.query.mistakes.conditions import (
     NO_NUMBER,
     NO_ORDER,
     NO_VALUE,
+    NOT_BY_IMAGE,
 )
 from vlq.query.schema import PUBLIC_URI
+from vlq.query.summary import each
 
 if TYPE_CHECKING:
-    from vlq.query.language.bind import Scope
+    from vlq.query.language.bind import Scope, Table
+    from vlq.query.language.tokens import TokenSet
 
 
 @dataclass(frozen=True)
@@ -102,6 +120,18 @@ class Predicate:
     node: Node
     columns: Mapping[str, Column]
     scope: Scope
+    answers: tuple[
+        tuple[Node, Table], ...
+    ] = ()  # comparisons of answers in it, and what they are, a row for each image
+
+    @property
+    def token_sets(self) -> tuple[TokenSet, ...]:
+        """The tokens that its answers are of."""
+        return tuple(tokens for _, table in self.answers for tokens in table.token_sets)
+
+    def notes(self) -> list[str]:
+        """What its answers cannot know."""
+        return [note for _, table in self.answers for note in table.notes()]
 
     def sql(self, compiler: Compiler) -> str:
         """The condition in SQL. Raises UnknownName, BadArgument."""
@@ -117,6 +147,8 @@ class Predicate:
                 return f" {operator.upper()} ".join(f"({self._condition(part, compiler)})" for part in operands)
             case Not(operand=operand):
                 return f"NOT ({self._condition(operand, compiler)})"
+            case Comparison() if table := next((table for own, table in self.answers if own is node), None):
+                return _holds(table, compiler)
             case Comparison(operands=operands, operators=operators):
                 pairs = zip(operators, operands, operands[1:], strict=False)
                 return " AND ".join(self._comparison(operator, a, b, compiler) for operator, a, b in pairs)
@@ -129,6 +161,8 @@ class Predicate:
             near = f"image in {node}"
         elif isinstance(node, Literal) and isinstance(node.value, str):
             near = self._condition_of(node, node.value)
+        elif isinstance(node, Call | Method) and is_asked(node):
+            near = f"{node} >= 0"
         if near is not None and not self.scope.spans_are_places:  # in Python a column's name by itself means nothing
             near = f'vlq.parse("{near}")'
         raise self.scope.error(NO_CONDITION, node, near=near)
@@ -262,6 +296,56 @@ class Predicate:
 
     def _column(self, node: Name) -> Column:
         return find_column(node.name, self.columns, node, self.scope)
+
+
+def _holds(table: Table, compiler: Compiler) -> str:
+    """SQL of whether a comparison holds for the image of `images`: null where that cannot be said."""
+    relation = table.relation(compiler)
+    part = compiler.part("fits", f"SELECT image, {relation.holds} AS fits\nFROM {relation.part()}")
+    return f"(SELECT {part}.fits FROM {part} WHERE {part}.image = images.image_id)"
+
+
+def of_images(node: Node, scope: Scope) -> Predicate:
+    """A condition on images: on their columns, and on answers that have a row for each. Raises QueryError."""
+    from vlq.query.language.bind import bind
+
+    answers = []
+    for comparison in _comparisons(node):
+        for operand in comparison.operands:
+            if not is_asked(operand) and not isinstance(operand, Literal):
+                raise scope.error(BESIDE_ANSWER, operand)
+        table = bind(comparison, scope)
+        if table.keys != ("image",):
+            raise scope.error(NOT_BY_IMAGE, comparison, keys=each(table.keys))
+        answers.append((comparison, table))
+    return Predicate(node, image_columns(scope), scope, tuple(answers))
+
+
+def _comparisons(node: Node) -> Iterator[Comparison]:
+    """Those in a condition that compare answers."""
+    match node:
+        case Logic(operands=operands):
+            for operand in operands:
+                yield from _comparisons(operand)
+        case Not(operand=operand):
+            yield from _comparisons(operand)
+        case Comparison(operands=operands, operators=operators):
+            if not {"in", "not in"} & {*operators} and any(map(is_asked, operands)):
+                yield node
+
+
+def is_asked(node: Node) -> bool:
+    """Whether it is an answer, or a condition on some, and not a column, a value or a condition on these."""
+    match node:
+        case Call(function=name):
+            return functions()[name].is_table
+        case Arithmetic(left=left, right=right):
+            return is_asked(left) or is_asked(right)
+        case Comparison(operands=operands) | Logic(operands=operands):
+            return any(map(is_asked, operands))
+        case Not(operand=operand):
+            return is_asked(operand)
+    return isinstance(node, Method)
 
 
 NESTED = {"struct": "fields", "list": "items", "list of structs": "fields"}

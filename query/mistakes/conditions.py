@@ -76,6 +76,11 @@ NO_CONDITION = Mistake(
             "Did you mean 'beach' in objects or label == 'beach'?",
         ),
         Example(
+            "images(⟦first_layer('dog')⟧)",
+            "Expected a condition on columns, such as label == 'beach'. Got first_layer('dog').",
+            "Did you mean first_layer('dog') >= 0?",
+        ),
+        Example(
             "first_layer('dog').where(⟦'layer < 5'⟧)",
             "Expected a condition on columns, such as label == 'beach'. Got 'layer < 5'.",
             "Did you mean layer < 5?",
@@ -91,12 +96,12 @@ NO_CONDITION = Mistake(
 NO_VALUE = Mistake(
     BadArgument,
     "Expected a column, a text or a number. Got {got}.",
-    "Answers are compared with each other outside of conditions: first_layer('ear') < first_layer('dog')",
+    "Answers are compared by themselves, or in images=: first_layer('ear') < first_layer('dog')",
     (
         Example(
             "first_layer('dog').where(layer < ⟦first_layer('ear')⟧)",
             "Expected a column, a text or a number. Got first_layer('ear').",
-            "Answers are compared with each other outside of conditions: first_layer('ear') < first_layer('dog')",
+            "Answers are compared by themselves, or in images=: first_layer('ear') < first_layer('dog')",
         ),
         Example(
             "images(label != ⟦['beach', 'snow']⟧)",
@@ -110,6 +115,42 @@ NO_VALUE = Mistake(
         ),
     ),
     near="Did you mean {near}?",
+)
+BESIDE_ANSWER = Mistake(
+    BadArgument,
+    "{got} is no answer: answers are compared with each other, and with numbers.",
+    "Rows of an answer are held against columns behind it: first_layer('dog').where(layer < width)",
+    (
+        Example(
+            "images(first_layer('dog') < ⟦width⟧)",
+            "width is no answer: answers are compared with each other, and with numbers.",
+            "Rows of an answer are held against columns behind it: first_layer('dog').where(layer < width)",
+        ),
+    ),
+)
+OF_COLUMNS = Mistake(
+    BadArgument,
+    "{got} is a condition on columns, and asks nothing by itself.",
+    "The images for which all of it holds: images({whole})",
+    (
+        Example(
+            "first_layer('dog') < 5 and ⟦label == 'beach'⟧",
+            "label == 'beach' is a condition on columns, and asks nothing by itself.",
+            "The images for which all of it holds: images(first_layer('dog') < 5 and label == 'beach')",
+        ),
+    ),
+)
+NOT_BY_IMAGE = Mistake(
+    BadArgument,
+    "{got} has a row for each {keys}, and not for each image.",
+    "Which images they are is said by answers that have a row for each: images=first_layer('dog') <= 5",
+    (
+        Example(
+            "first_layer('dog', images=⟦first_layer('ear', by='patch') < 3⟧)",
+            "first_layer('ear', by='patch') < 3 has a row for each image and patch, and not for each image.",
+            "Which images they are is said by answers that have a row for each: images=first_layer('dog') <= 5",
+        ),
+    ),
 )
 NO_NAME = Mistake(
     BadArgument,

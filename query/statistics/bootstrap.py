@@ -98,33 +98,35 @@ def share_difference(one: tuple[int, int], other: tuple[int, int]) -> dict[str, 
 def contrast(one: Group, other: Group) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The figures of both groups, and by how much the first one's are larger.
 
-    Of a group: `share`, `share_interval` and `median_interval`. Of the difference: these, and `median`.
+    Of a group: `share`, `share_interval` and `median_interval`, which are the same whatever it is held against. Of the
+    difference: these, and `median`.
     """
-    generator = np.random.default_rng(SEED)
-    (share_one, median_one), (share_other, median_other) = drawn(one, generator), drawn(other, generator)
+    sides = (one, other)
+    here, there = (drawn_layers(group) for group in sides)
+    # Both are drawn alike from the seed: in another order each draw stands beside one that has nothing to do with it.
+    apart = here - np.random.default_rng(SEED).permutation(there)
     difference = {
-        "share": one.matched / one.images - other.matched / other.images if one.images and other.images else None,
-        "share_interval": percentiles(share_one - share_other),
+        **share_difference((one.matched, one.images), (other.matched, other.images)),
         "median": one.median - other.median if one.matched and other.matched else None,
-        "median_interval": percentiles(median_one - median_other),
+        "median_interval": percentiles(apart),
     }
     figures = [
         {**share(group.matched, group.images), "median_interval": percentiles(medians)}
-        for group, medians in ((one, median_one), (other, median_other))
+        for group, medians in zip(sides, (here, there), strict=True)
     ]
     return figures[0], figures[1], difference
 
 
-def drawn(group: Group, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(resample,) the share and the median of each draw; NaN where there is none.
+def drawn_layers(group: Group) -> np.ndarray:
+    """(resample,) the median layer of each draw; NaN where there is none.
 
     Images of one kind are alike, so a draw is how often each kind comes up: multinomial.
     """
     if not group.images:
-        return np.full(RESAMPLES, np.nan), np.full(RESAMPLES, np.nan)
+        return np.full(RESAMPLES, np.nan)
     chances = np.append(group.counts, group.images - group.matched) / group.images
-    kinds = generator.multinomial(group.images, chances, RESAMPLES)  # (resample, kind)
-    return 1 - kinds[:, -1] / group.images, medians(kinds[:, :-1] @ group.found, group.layers)
+    kinds = np.random.default_rng(SEED).multinomial(group.images, chances, RESAMPLES)  # (resample, kind)
+    return medians(kinds[:, :-1] @ group.found, group.layers)
 
 
 def medians(rows: np.ndarray, layers: np.ndarray) -> np.ndarray:

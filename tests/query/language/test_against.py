@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from math import comb
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -28,7 +29,9 @@ from vlq.query.statistics.bootstrap import Group, contrast, ends, percentiles, s
 
 from ...brute import picked_layers
 from ...examples import examples
+from ...synthetic import make_cache, make_run
 from ..corpora import (
+    LABELS,
     SETTINGS,
     SNAPSHOTS,
     Case,
@@ -379,9 +382,28 @@ def test_intervals_are_those_of_images_drawn_one_by_one(name: str) -> None:
     check_interval(apart["share_interval"], drawn[4])
     check_interval(apart["median_interval"], drawn[5])
     assert contrast(one, other) == (*sides, apart)  # drawn from a fixed seed
-    alone = share_difference((one.matched, one.images), (other.matched, other.images))
-    assert alone["share"] == apart["share"]
-    check_interval(alone["share_interval"], drawn[4])
+
+
+def test_the_same_figure_of_the_same_images_has_the_same_interval(tmp_path: Path) -> None:
+    make_cache(tmp_path, make_run(grid=(1, 3)), images=50, columns={"label": [LABELS[i % 3] for i in range(50)]})
+    corpus = vlq.open(str(tmp_path))
+
+    def asked(side: str) -> list[dict[str, Any]]:
+        summaries = [
+            corpus.query(f"{start}, layers=[1, 2, 3], against=label {side} 'beach')").summary
+            for start in ("first_layer('dog'", "first_layer('dog', by='patch'", "readings('dog'", "emergence('dog'")
+        ]
+        # Of the one token that is asked for.
+        return [{**found, **found["tokens"]["dog"]} if "tokens" in found else found for found in summaries]
+
+    beach, elsewhere = asked("=="), asked("!=")
+    shares = {(found["share"], *found["difference"]["share_interval"]) for found in beach}
+    assert len(shares) == 1
+    for here, there in zip(beach[:3], elsewhere[:3], strict=True):
+        for one, other in ((here, there["against"]), (here["against"], there)):
+            assert 0 < one["share"] < 1
+            assert one["share_interval"] == other["share_interval"]
+            assert one["median_interval"] == other["median_interval"]
 
 
 def test_patches_of_one_image_are_no_independent_witnesses() -> None:

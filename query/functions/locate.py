@@ -14,7 +14,7 @@ from vlq.query.language.bind import Bound
 from vlq.query.language.compile import Compiler, Derived, Relation, Statement, indented
 from vlq.query.language.parameters import OneLayer, Parameter, every_layer
 from vlq.query.language.registry import Function
-from vlq.query.language.truth import OBJECTS, labelled_sql, masks_sql, named, truth_of
+from vlq.query.language.truth import HAS_BOX, OBJECTS, labelled_sql, masks_sql, named, truth_of
 from vlq.query.summary import Rows, Summary, count, placed
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def truth_sql(bound: Bound, compiler: Compiler) -> str:
         boxes = f"""truth AS (
   SELECT image_id AS image, transform, grid, object.box AS truth
   FROM (SELECT image_id, transform, grid, unnest({OBJECTS}) AS object FROM {compiler.table("images")})
-  WHERE {labelled_sql(labels, compiler)}\
+  WHERE {labelled_sql(labels, compiler)} AND {HAS_BOX}\
 {" AND object.mask_rle IS NULL" * truth.masks}
 ), """
         parts.append(f"""\

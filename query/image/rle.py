@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -190,7 +191,7 @@ def _covered_share(rows: list[dict[str, Any]]) -> float | None:
 
 
 def _is_placed(box: list[float] | None) -> bool:
-    return box is not None and len(box) == 4 and None not in box
+    return box is not None and len(box) == 4 and not any(edge is None or isnan(edge) for edge in box)
 
 
 def _clipped(box: list[float], height: int, width: int) -> np.ndarray:

@@ -26,6 +26,9 @@ OBJECTS = "objects"
 """The image column of what is truly there: a list of structs with a `label`, a `box` (x0, y0, x1, y1) in pixels, and a
 mask of pixels, `mask_rle` (see `rle`)."""
 
+HAS_BOX = "NOT isnan((object.box[1] + object.box[2] + object.box[3] + object.box[4])::DOUBLE)"
+"""SQL: whether an object's box has all its edges. One without, and without a mask, is nowhere in particular."""
+
 COVERED = 0.5
 """An object's patch is one that it covers by at least this share of what the patch shows of the image."""
 
@@ -188,7 +191,7 @@ FROM (
         FROM {compiler.table("images")} WHERE error IS NULL
       ) AS images
       WHERE {labelled}
-        AND object.box[1] + object.box[2] + object.box[3] + object.box[4] IS NOT NULL{unmasked}
+        AND {HAS_BOX}{unmasked}
     )
   )
 )

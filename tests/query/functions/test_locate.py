@@ -171,6 +171,20 @@ def test_without_ground_truth(tmp_path: Path) -> None:
     assert header == ["image", "layer", "patches", "box", "row", "col", "regions"]
 
 
+def test_objects_without_a_place_are_no_truth(tmp_path: Path) -> None:
+    placed = [0.0, 0.0, 112.0, 112.0]
+    boxes = [[None], [[0.0, 0.0, float("nan"), 112.0]], [[1.0, 2.0, 3.0]], [None, placed], [placed]]
+    objects = [[{"label": "dog", "box": box} for box in some] for some in boxes]
+    make_cache(tmp_path, make_run(k=4), images=len(boxes), columns={"objects": objects})
+    corpus = vlq.open(str(tmp_path))
+    result = corpus.query("locate('dog', rank=4)")
+    found = {row["image_id"]: (row["iou"] is None, row["pointing"]) for row in result.rows}
+    assert found == {0: (True, None), 1: (True, None), 2: (True, None), 3: (False, True), 4: (False, True)}
+    assert (result.summary["judged"], result.summary["pointing"]) == (2, 1.0)
+    areas = {row["image_id"]: row["area"] for row in corpus.query("prominence('dog')").rows}
+    assert areas == {0: None, 1: None, 2: None, 3: 1.0, 4: 1.0}
+
+
 def test_the_images_own_columns_may_have_any_name(cases: dict[str, Case], tmp_path: Path) -> None:
     case = cases["several shards"]
     own = {name: ["x"] * 10 for name in ("patch", "box", "row", "col", "shows", "regions", "truth", "layer")}

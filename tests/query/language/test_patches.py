@@ -137,6 +137,7 @@ def covered(folder: Path, *objects: tuple[str, Any], **options: Any) -> list[int
         ([("dog", [56.0, 56.0, 28.0, 0.0])], []),  # turned inside out
         ([("dog", [27.0, 55.0, 1.0, 1.0])], []),
         ([("dog", [float("nan"), 0.0, 28.0, 56.0])], []),
+        ([("dog", [0.0, 0.0, float("nan"), 56.0])], []),
         ([("dog", None)], []),
         ([(None, [0.0, 0.0, 28.0, 56.0])], []),
         ([], []),

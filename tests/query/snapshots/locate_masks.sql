@@ -52,7 +52,7 @@ FROM (WITH placed AS (
   ), truth AS (
     SELECT image_id AS image, transform, grid, object.box AS truth
     FROM (SELECT image_id, transform, grid, unnest(objects) AS object FROM read_parquet($images))
-    WHERE object.label IN (SELECT unnest($labels::VARCHAR[])) AND object.mask_rle IS NULL
+    WHERE object.label IN (SELECT unnest($labels::VARCHAR[])) AND NOT isnan((object.box[1] + object.box[2] + object.box[3] + object.box[4])::DOUBLE) AND object.mask_rle IS NULL
   ), judged AS (
     SELECT image, coalesce(max(iou), 0) AS iou, bool_or(inside) AS pointing
     FROM (

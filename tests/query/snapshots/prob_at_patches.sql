@@ -24,7 +24,7 @@ WITH mask AS MATERIALIZED (
             FROM read_parquet($images) WHERE error IS NULL
           ) AS images
           WHERE object.label IN (SELECT unnest($labels::VARCHAR[]))
-            AND object.box[1] + object.box[2] + object.box[3] + object.box[4] IS NOT NULL
+            AND NOT isnan((object.box[1] + object.box[2] + object.box[3] + object.box[4])::DOUBLE)
         )
       )
     )

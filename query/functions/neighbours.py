@@ -128,10 +128,13 @@ def headline(bound: Bound, summary: Summary) -> str:
     if summary["token"] is None:
         enough = f" in {count(bound['min_images'], 'image')} or more" if bound["min_images"] > 1 else ""
         return f"{around}: nothing is read{enough}, of {count(summary['images'], 'image')}{placed(summary)}"
-    most = named(summary["token"], summary["piece"])
+    most, layers = named(summary["token"], summary["piece"]), "all layers"
+    if bound["min_images"] > 1:
+        most = f"of what {count(bound['min_images'], 'image')} or more read at a layer {most}"
+        layers = "all such layers"
     return (
         f"{around}: {most} is read most, by {summary['patches'] / summary['adjacent']:.0%} of "
-        f"{count(summary['adjacent'], 'adjacent patch')}, all layers together; "
+        f"{count(summary['adjacent'], 'adjacent patch')}, {layers} together; "
         f"most at layer {summary['most_images_layer']}, "
         f"in {summary['most_images']:,} of {count(summary['images'], 'image')}{placed(summary)}"
     )

@@ -121,6 +121,13 @@ def test_the_sentence(cases: dict[str, Case]) -> None:
     result = corpus.query("neighbours('cat', layers=(1, 3), min_images=2)")
     found = result.summary
     assert result.headline == (
+        f"Around cat (layers 1 to 3): of what 2 images or more read at a layer {found['piece']} ({found['token']}) "
+        f"is read most, by {found['patches'] / found['adjacent']:.0%} of {found['adjacent']} adjacent patches, "
+        f"all such layers together; most at layer {found['most_images_layer']}, in {found['most_images']} of 8 images"
+    )
+    every = corpus.query("neighbours('cat', layers=(1, 3))")
+    found = every.summary
+    assert every.headline == (
         f"Around cat (layers 1 to 3): {found['piece']} ({found['token']}) is read most, by "
         f"{found['patches'] / found['adjacent']:.0%} of {found['adjacent']} adjacent patches, all layers together; "
         f"most at layer {found['most_images_layer']}, in {found['most_images']} of 8 images"

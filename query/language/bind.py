@@ -13,12 +13,14 @@ from vlq.query.errors import VlqError
 from vlq.query.image.geometry import READ
 from vlq.query.language.against import Split
 from vlq.query.language.compile import Compiler, Relation, Statement, default_columns, indented, quoted
-from vlq.query.language.nodes import Arithmetic, Call, Comparison, Literal, Logic, Method, Node, Not
+from vlq.query.language.nodes import Arithmetic, Call, Comparison, Literal, Logic, Method, Name, Node, Not
+from vlq.query.language.nodes import Sequence as SequenceNode
 from vlq.query.language.parameters import LayerSet
 from vlq.query.language.predicates import Predicate, is_asked
 from vlq.query.language.registry import Function, functions, methods
 from vlq.query.language.tokens import TokenSet, Vocabulary
 from vlq.query.mistakes.calls import NOTHING_ASKED
+from vlq.query.mistakes.combined import NO_ANSWER
 from vlq.query.mistakes.conditions import OF_COLUMNS
 from vlq.query.mistakes.table import Mistake
 from vlq.query.mistakes.values import RANK_ABOVE_K, RANK_UNTRACKED
@@ -353,8 +355,11 @@ def bind(node: Node, scope: Scope) -> Table:
 
 def _operand(node: Node, scope: Scope) -> Table | Literal:
     """A table, or a number that tables are held against."""
-    if isinstance(node, Literal) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        return node
+    match node:
+        case Literal(value=int() | float()) if not isinstance(node.value, bool):
+            return node
+        case Literal() | Name() | SequenceNode():
+            raise scope.error(NO_ANSWER, node)
     return bind(node, scope)
 
 

@@ -27,7 +27,6 @@ from vlq.query.language.nodes import (
 )
 from vlq.query.language.registry import functions
 from vlq.query.mistakes.conditions import (
-    BESIDE_ANSWER,
     KINDS,
     NO_COLUMN,
     NO_COLUMN_OF_ROWS,
@@ -311,9 +310,6 @@ def of_images(node: Node, scope: Scope) -> Predicate:
 
     answers = []
     for comparison in _comparisons(node):
-        for operand in comparison.operands:
-            if not is_asked(operand) and not isinstance(operand, Literal):
-                raise scope.error(BESIDE_ANSWER, operand)
         table = bind(comparison, scope)
         if table.keys != ("image",):
             raise scope.error(NOT_BY_IMAGE, comparison, keys=each(table.keys))

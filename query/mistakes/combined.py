@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlq.query.errors import BadArgument
+from vlq.query.errors import BadArgument, SyntaxMistake
 from vlq.query.mistakes.table import Example, Mistake
 
 KEYS = Mistake(
@@ -52,6 +52,20 @@ NOTHING_ASKED = Mistake(
     "{got} asks nothing.",
     "Such as first_layer('ear') < first_layer('dog')",
     (Example("(⟦1 < 2⟧)", "1 < 2 asks nothing.", "Such as first_layer('ear') < first_layer('dog')"),),
+)
+HELD_AGAINST = (
+    "Answers are held against each other and numbers. What is asked of columns stands in "
+    "first_layer('dog').where(layer in [5, 6] and label == 'beach'), or in images=label == 'beach'."
+)
+NO_ANSWER = Mistake(
+    SyntaxMistake,
+    "{got} asks nothing by itself.",
+    HELD_AGAINST,
+    (
+        Example("first_layer('dog') in ⟦[5, 6]⟧", "[5, 6] asks nothing by itself.", HELD_AGAINST),
+        Example("first_layer('dog') == ⟦None⟧", "None asks nothing by itself.", HELD_AGAINST),
+        Example("images(first_layer('dog') < ⟦width⟧)", "width asks nothing by itself.", HELD_AGAINST),
+    ),
 )
 AGAINST = Mistake(
     BadArgument,

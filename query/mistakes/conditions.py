@@ -116,18 +116,6 @@ NO_VALUE = Mistake(
     ),
     near="Did you mean {near}?",
 )
-BESIDE_ANSWER = Mistake(
-    BadArgument,
-    "{got} is no answer: answers are compared with each other, and with numbers.",
-    "Rows of an answer are held against columns behind it: first_layer('dog').where(layer < width)",
-    (
-        Example(
-            "images(first_layer('dog') < ⟦width⟧)",
-            "width is no answer: answers are compared with each other, and with numbers.",
-            "Rows of an answer are held against columns behind it: first_layer('dog').where(layer < width)",
-        ),
-    ),
-)
 OF_COLUMNS = Mistake(
     BadArgument,
     "{got} is a condition on columns, and asks nothing by itself.",

@@ -131,7 +131,7 @@ def test_in_python(cases: dict[str, Case]) -> None:
     [
         ("first_layer('dog', by='patch') < 3", "a row for each image and patch, and not for each image"),
         ("emergence('dog') > 3", "a row for each token and layer, and not for each image"),
-        ("first_layer('dog') < label", "label is no answer"),
+        ("first_layer('dog') < label", "label asks nothing by itself"),
         ("first_layer('dog') < 'beach'", "asks nothing"),
         ("'dog' in first_layer('dog')", "holds no items"),
         ("first_layer('dog', against=label == 'beach') < 3", "cannot be combined"),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from contextlib import suppress
+from functools import partial
+from itertools import chain, count, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import transformers
+import zarr
 
 from vlq.query.cache.reader import Cache
 from vlq.query.cache.tables import parquet_table
@@ -19,7 +24,6 @@ from vlq.query.errors import CacheMismatch, CorruptCache, StoreError
 from vlq.query.schema import Commit, Run, commit_key
 from vlq.workers.extract import read_shard
 from vlq.workers.indexing.index import Progress
-from vlq.workers.lens import Lens
 from vlq.workers.lenses import lens_of
 from vlq.workers.models import load
 from vlq.workers.models.base import LensModel
@@ -56,10 +60,17 @@ def rerun(cache: Cache, model: str | None, sample: int, seed: int, progress: Pro
         lens = lens_of(loaded, run, cache.store)
     except CorruptCache:
         return  # told of by `verify`
+    total, done = sum(len(rows) for _, rows in chosen), count(1)
+
+    def counted(rows: Sequence[int]) -> Iterator[int]:
+        for row in rows:
+            yield row
+            progress("reading images anew", next(done), total)
+
     with ThreadPoolExecutor(1) as decoder:
-        for done, (commit, row) in enumerate(chosen):
-            yield from _compare(cache, loaded, lens, commit, row, decoder)
-            progress("reading images anew", done + 1, len(chosen))
+        read = partial(read_shard, loaded, lens, run, decoders=decoder)
+        for commit, rows in chosen:
+            yield from _compare(cache, read, commit, counted(rows))
 
 
 def model_of(run: Run, model: str | None, cache: str, device: str | None = None) -> LensModel:
@@ -105,35 +116,74 @@ def check_hash(name: str, folder: Path, run: Run, cache: str) -> None:
         )
 
 
-def _chosen(cache: Cache, sample: int, seed: int) -> list[tuple[Commit, int]]:
-    """Shard and row of so many images, the same ones for the same seed."""
+def _chosen(cache: Cache, sample: int, seed: int) -> list[tuple[Commit, list[int]]]:
+    """Shards and rows of so many images, the same ones for the same seed."""
     images = [(commit, row) for commit in cache.snapshot().commits for row in range(commit.images)]
     order = np.random.default_rng(seed).permutation(len(images))[:sample]
-    return [images[i] for i in sorted(order)]
+    by_shard = groupby((images[i] for i in sorted(order)), itemgetter(0))
+    return [(commit, [row for _, row in of_shard]) for commit, of_shard in by_shard]
 
 
-def _compare(
-    cache: Cache, model: LensModel, lens: Lens, commit: Commit, row: int, decoder: ThreadPoolExecutor
-) -> Iterator[Finding]:
-    run, redo = cache.run, f"delete {commit_key(commit.shard)}, and {RUN_AGAIN}"
+Read = Callable[[pa.Table], tuple[dict[str, np.ndarray], pa.Table]]
+"""Arrays and image table of the plan's rows, as `read_shard` gives them."""
+
+
+def _compare(cache: Cache, read: Read, commit: Commit, rows: Iterable[int]) -> Iterator[Finding]:
+    """What differs of some of a shard's images, which are read alone. Half precision rounds by what else is in a batch:
+    where an image differs its shard is read, in the batches of the run, and what differs then, too, is told."""
+    run = cache.run
     try:
         for stored in commit.objects:
             cache.read(stored)
-        table = parquet_table(cache.read(commit.images_table)).slice(row, 1)
+        table = parquet_table(cache.read(commit.images_table))
     except CorruptCache:
         return
-    (image,) = table.to_pylist()
-    where = f"image {image['image_id']} ({image['image']})"
-    try:
-        asked = [name for name in (run.prompt_column, run.patches_column) if name is not None]
-        arrays, anew = read_shard(model, lens, run, table.select(["image_id", "image", "uri", *asked]), decoder)
-    except (OSError, StoreError) as error:
-        yield Finding(where, f"cannot be fetched: {reason(error)}", "make the images reachable from here")
-        return
-    (now,) = anew.to_pylist()
-    if now["sha256"] != image["sha256"]:
-        yield Finding(where, "the file is not the one that was read", f"bring {image['uri']} back, or cache it anew")
-        return
+    group, images = cache.group(commit.shard), table.to_pylist()
+    asked = [name for name in (run.prompt_column, run.patches_column) if name is not None]
+    plan = table.select(["image_id", "image", "uri", *asked])
+    found: dict[int, list[Finding]] = {}
+    for row in rows:
+        image = images[row]
+        try:
+            arrays, anew = read(plan.slice(row, 1))
+        except (OSError, StoreError) as error:
+            yield Finding(_name(image), f"cannot be fetched: {reason(error)}", "make the images reachable from here")
+            continue
+        (now,) = anew.to_pylist()
+        if now["sha256"] != image["sha256"]:
+            what = "the file is not the one that was read" if now["sha256"] else f"cannot be fetched: {now['error']}"
+            yield Finding(_name(image), what, f"bring {image['uri']} back, or cache it anew")
+            continue
+        found[row] = [*_differences(run, commit, group, row, image, arrays, 0, now)]
+    if any(found.values()):
+        fetched = [row for row, image in enumerate(images) if image["sha256"] is not None]
+        with suppress(OSError, StoreError, torch.cuda.OutOfMemoryError):
+            arrays, anew = read(plan.take(fetched))
+            # Of other images batches would be others: what was found holds then.
+            if anew["sha256"].equals(table.take(fetched)["sha256"]):
+                for at, (row, now) in enumerate(zip(fetched, anew.to_pylist(), strict=True)):
+                    if found.get(row):
+                        found[row] = [*_differences(run, commit, group, row, images[row], arrays, at, now)]
+    yield from chain.from_iterable(found.values())
+
+
+def _name(image: Mapping[str, Any]) -> str:
+    return f"image {image['image_id']} ({image['image']})"
+
+
+def _differences(
+    run: Run,
+    commit: Commit,
+    group: zarr.Group,
+    row: int,
+    image: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    at: int,
+    now: Mapping[str, Any],
+) -> Iterator[Finding]:
+    """In what an image that was read anew differs: its row of a shard's group and of the image table, and its place in
+    the new arrays and its row of their table."""
+    where, redo = _name(image), f"delete {commit_key(commit.shard)}, and {RUN_AGAIN}"
     more = (*(["prompt_ids"] if run.prompt_column else []), *(["patches_read"] if run.patches_column else []))
     more = (*more, *(("answer", "answer_ids") if run.answer else ()))
     for column in ("error", "width", "height", "transform", "grid", *more):
@@ -141,7 +191,6 @@ def _compare(
             yield Finding(where, f"{column} is {now[column]}, stored is {image[column]}", redo)
     if now["error"] is not None or image["error"] is not None:
         return
-    group = cache.group(commit.shard)
     for site in run.stored:
         names, layers = ["token", "logprob", "top1", "lse", "entropy"], list(run.read_layers)
         names += {"all": ["logit"], "residual": ["residual"]}.get(run.keep, [])
@@ -151,7 +200,7 @@ def _compare(
         if site in run.uneven:
             own = sorted({*positions_of(image, site)} & {*positions_of(now, site)})
         old = {name: np.asarray(group[f"{site}/{name}"][row])[layers][:, own] for name in names}  # type: ignore[index]
-        new = {name: arrays[f"{site}/{name}"][0][layers][:, own] for name in names}
+        new = {name: arrays[f"{site}/{name}"][at][layers][:, own] for name in names}
         cells = list(differing(run, old, new))
         for layer, place, what in islice(cells, SHOWN):
             position = place if isinstance(own, slice) else own[place]

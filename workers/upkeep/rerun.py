@@ -144,6 +144,8 @@ def _compare(cache: Cache, read: Read, commit: Commit, rows: Iterable[int]) -> I
     found: dict[int, list[Finding]] = {}
     for row in rows:
         image = images[row]
+        if image["sha256"] is None:  # it was never there, and its link may be as dead as it was
+            continue
         try:
             arrays, anew = read(plan.slice(row, 1))
         except (OSError, StoreError) as error:

@@ -38,6 +38,8 @@ from vlq.workers.worker import Setup, describe_run
 from ..conftest import make_model, save_images
 from ..models import zoo
 from ..models.tiny import make_llava_next
+from ..runs import Vlq, run_of
+from ..web import Server
 
 PROMPT = "USER: <image>\nWhat is the main object? ASSISTANT:"
 IMAGES = 5
@@ -137,6 +139,16 @@ def test_rounding_that_goes_by_the_batch(images: Path, tmp_path: Path, monkeypat
     gone, *alone = findings(sound)
     assert (gone.where, gone.what) == ("image 3 (0003.png)", "cannot be fetched: file not found")
     assert any(finding.what.startswith("logprob is") for finding in alone)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_links_that_were_dead(tmp_path: Path, tiny_model: Path, server: Server, vlq: Vlq) -> None:
+    """They are so still, and nothing of them was read that could be wrong."""
+    manifest, cache = tmp_path / "links.csv", tmp_path / "cache"
+    manifest.write_text("\n".join(["url", *(f"{server.url}/{name}" for name in ("a", "403", "b"))]))
+    assert "1 could not be" in vlq(*run_of(tiny_model, manifest, cache, "--skip-dead-links"))[1]
+    code, out, _ = vlq("verify", "--deep", "--cache", cache)
+    assert code == 0, out
 
 
 def test_some_layers(images: Path, tmp_path: Path, tiny_model: Path, model: LensModel) -> None:

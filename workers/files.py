@@ -193,8 +193,16 @@ def url_of(fs: Any, path: str, source: str) -> str:
     if is_local(fs):
         return f"file://{path}"
     # Of a chained URL (zip://...::s3://...) only the first link differs from file to file.
-    _, chain, rest = source.partition("::")
+    _, chain, rest = anchored(source, os.getcwd()).partition("::")
     return f"{fs.unstrip_protocol(path)}{chain}{rest}"
+
+
+def anchored(url: str, folder: str) -> str:
+    """A chained URL whose last link, if that is a path here, is not relative any more but in the folder."""
+    chain, mark, last = url.rpartition("::")
+    if not mark or "://" in last:
+        return url
+    return f"{chain}{mark}{os.path.normpath(os.path.join(folder, os.path.expanduser(last)))}"
 
 
 def has_magic(path: str) -> bool:

@@ -21,6 +21,7 @@ from vlq.query.schema import READ_COLUMNS
 from vlq.query.stores.location import ONE_SLASH, kind_of, refuse_secrets, with_slashes, without_options
 from vlq.workers.files import (
     EXTENSIONS,
+    anchored,
     common_folder,
     counted,
     has_magic,
@@ -289,7 +290,7 @@ def _resolver(manifest: str) -> Callable[[str], str]:
         if "://" in name:
             if kind_of(name):
                 refuse_secrets(name)
-            return name
+            return anchored(name, folder) if is_local(fs) else name
         if is_local(fs):
             return f"file://{os.path.normpath(os.path.join(folder, os.path.expanduser(name)))}"
         if kind_of(manifest):

@@ -148,6 +148,21 @@ def test_any_fsspec_url(tmp_path: Path) -> None:
     assert list_images(suggested)["image"].to_pylist() == ["in/one.png"]
 
 
+def test_a_relative_archive_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By workers, and whoever shows or reads the images later."""
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "all.zip", "w") as archive:
+        archive.writestr("x/one.png", b"one")
+        archive.writestr("x/list.csv", "image\none.png\n")
+    manifest = tmp_path / "in" / "list.csv"  # of which paths are relative to its folder
+    manifest.write_text("image\nzip://x/one.png::all.zip\nzip://x/one.png::http://host/all.zip\n")
+    monkeypatch.chdir(tmp_path)
+    one = f"zip://x/one.png::{tmp_path}/in/all.zip"
+    for source in ("zip://::in/all.zip", "zip://x/*.png::in/all.zip", "zip://x/list.csv::in/all.zip"):
+        assert list_images(source)["uri"].to_pylist() == [one], source
+    assert list_images(str(manifest))["uri"].to_pylist() == [one, "zip://x/one.png::http://host/all.zip"]
+
+
 def test_a_parquet_manifest_keeps_its_types(tmp_path: Path) -> None:
     boxes = pa.array([[{"label": "dog", "box": [1.0, 2.0]}], [], None])
     manifest = pa.table(

@@ -1,7 +1,7 @@
 """Whose states are put into an image's run: those of one image, of one that is drawn, or of one that a column names.
 
 scene-000.png      this image, by its name or number
-other              any other image, drawn
+other              any other image, drawn; another question about the same one is none
 other label        an image with another value in this column, drawn
 column partner     the image that this column names
 """
@@ -71,7 +71,7 @@ class _Drawn:
         self._places = {row["image_id"]: place for place, row in enumerate(every)}
         grids = [(row["rows"], row["columns"]) if one_grid else None for row in every]
         self._grids = np.array([hash(grid) for grid in grids])
-        own = [row["image_id"] if values is None else values[row["image_id"]] for row in every]
+        own = [row["sha256"] if values is None else values[row["image_id"]] for row in every]
         known = {value: code for code, value in enumerate(dict.fromkeys(own)) if value is not None}
         self._values = np.array([known.get(value, -1) for value in own])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +77,18 @@ def test_any_other_image(corpus: LocalCorpus) -> None:
         assert image not in seen
         assert {*seen} <= {*GOOD}
         assert len(seen) > len(GOOD) // 2  # of 60 draws of 18
+
+
+def test_another_question_is_no_other_image(tmp_path: Path) -> None:
+    """Its patches would be the image's own."""
+    names = [f"{i // 4}.png" for i in range(12)]  # whose bytes are the names' here
+    make_cache(tmp_path, make_run(), images=12, names=names)
+    corpus = vlq.open(str(tmp_path))
+    assert isinstance(corpus, LocalCorpus)
+    for seed in range(5):
+        table = paired(corpus, placed(corpus, Written.place(LAST)), "other", seed, one_grid=False)
+        assert table.num_rows == 12
+        assert all(row["sha256"] != row["source_sha256"] for row in table.to_pylist())
 
 
 def test_one_with_another_value(corpus: LocalCorpus) -> None:

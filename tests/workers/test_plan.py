@@ -34,6 +34,15 @@ def test_a_plan_that_is_extended() -> None:
     assert [(shard, rows.num_rows) for shard, rows in longer.rows()] == [(0, 2), (1, 1), (2, 2)]
 
 
+def test_nulls_in_lists_of_structs() -> None:
+    """As objects without masks are, in a JSON manifest: Arrow casts a part of such a column to no column."""
+    objects = [[{"label": "dog", "mask_rle": None}] * i for i in range(4)]
+    whole = corpus("a", "b", "c", "d", objects=objects)
+    longer = extended(first_plan(whole.slice(0, 2), 2), whole, 2)
+    assert longer.table["objects"].to_pylist() == objects
+    longer.table.validate(full=True)
+
+
 def test_the_same_images_are_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A million of them take the driver half a gigabyte and seconds."""
     asked = corpus("a", "b", "a", question=["x", "y", "z"])

@@ -44,7 +44,7 @@ class Cost:
     """What it takes to read the images that are missing, by what a sample of them took."""
 
     sample: Sample
-    image_bytes: float
+    image_bytes: float  # of one that can be read
     bytes: int  # that come into the cache
     weights: int  # bytes
     memory: int | None  # bytes of a worker; None where the system does not say
@@ -111,12 +111,13 @@ def estimate(options: RunOptions, tracker: Tracker) -> Estimate:
     sample = read_sample(model, reader, run, rows, setup.calls, fetching(options.skip_dead_links))
     workers, sizes = min(most(), len(missing)), sample.sizes
     need = None if loaded is None or sample.memory is None else loaded + round(sample.memory) + RAY
-    image_bytes = sizes.arrays + sizes.postings + sizes.index + sizes.shard * len(missing) / rows.num_rows
+    readable = rows.num_rows * sample.images / (sample.images + len(sample.errors))
+    image_bytes = sizes.arrays + sizes.postings + sizes.index + sizes.shard * len(missing) / readable
     shards = [plan.rows_of(shard).num_rows for shard in missing]
     cost = Cost(
         sample=sample,
         image_bytes=image_bytes,
-        bytes=round(image_bytes * rows.num_rows) + beside,
+        bytes=round(image_bytes * readable) + beside,
         weights=weights,
         memory=need,
         free_memory=free,

@@ -76,6 +76,19 @@ def test_a_cache_becomes_as_large_as_it_says(tiny_model: Path, images: Path, und
     assert min(seconds.values()) > 0
 
 
+@pytest.mark.usefixtures("no_ray")
+def test_images_that_cannot_be_read_take_no_room(
+    tiny_model: Path, image_folder: Callable[[int], Path], tmp_path: Path
+) -> None:
+    images, cache = image_folder(18), tmp_path / "cache"
+    for image in sorted(images.iterdir())[::3]:
+        image.write_bytes(b"")
+    asked = options(tiny_model, images, cache, batch_size=6, keep="all")
+    expected = told(asked)["estimates"]["bytes"]["total"]
+    run_job(asked, Silent())
+    assert expected == pytest.approx(size_of(cache), rel=0.1)
+
+
 def test_each_image_with_a_grid_of_its_own(tmp_path: Path) -> None:
     folder = make_llava_next(tmp_path / "model")
     images = tmp_path / "images"

@@ -10,9 +10,9 @@ from vlq.query.arrow import named_rows
 from vlq.query.cache.reader import EFFECTS
 from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import VlqError
-from vlq.query.functions.effect import layers_said, nats
+from vlq.query.functions.effect import nats
 from vlq.query.language.compile import Statement
-from vlq.query.language.effects import CHOSEN, done_in, measured, question
+from vlq.query.language.effects import CHOSEN, done_in, layers_said, measured, question
 from vlq.query.schema import RANDOM, Study
 from vlq.query.studies.ablated import REPLACEMENTS, taken
 from vlq.query.summary import Rows

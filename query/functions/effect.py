@@ -13,7 +13,7 @@ from vlq.query.functions.shared import AGAINST, IMAGES, PIECES
 from vlq.query.language.against import percent, unknown
 from vlq.query.language.bind import Bound, Others
 from vlq.query.language.compile import Compiler, Relation
-from vlq.query.language.effects import KINDS, SEEING, made_by, window_phrase
+from vlq.query.language.effects import KINDS, SEEING, layers_said, made_by
 from vlq.query.language.parameters import (
     AnswerTokens,
     Choice,
@@ -34,7 +34,7 @@ from vlq.query.schema import COMBINATIONS, MODES, TO
 from vlq.query.summary import Rows, Summary, count
 
 if TYPE_CHECKING:
-    from vlq.query.schema import Study, Window
+    from vlq.query.schema import Study
 
 MEASURED = "before, after, rank_before::BIGINT AS rank_before, rank_after::BIGINT AS rank_after"
 """SQL of what was measured, behind the effect."""
@@ -381,11 +381,6 @@ SELECT count(*) FROM (
 WHERE {of}{images}""")
     )
     return int(missing)
-
-
-def layers_said(window: Window) -> str:
-    """(5, 6) -> 'layers 5-6', (5, 5) -> 'layer 5'."""
-    return f"layer{'s' if window[0] < window[1] else ''} {window_phrase(window)}"
 
 
 EFFECT = Function(

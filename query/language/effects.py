@@ -73,6 +73,11 @@ def window_phrase(window: Window) -> str:
     return str(window[0]) if window[0] == window[1] else f"{window[0]}-{window[1]}"
 
 
+def layers_said(window: Window) -> str:
+    """(5, 6) -> 'layers 5-6', (5, 5) -> 'layer 5'."""
+    return f"layer{'s' if window[0] < window[1] else ''} {window_phrase(window)}"
+
+
 def span_of(study: Study) -> Window:
     """The first and the last of the layers that its windows are in."""
     return min(first for first, _ in study.windows), max(last for _, last in study.windows)
@@ -82,12 +87,12 @@ def in_layers(study: Study) -> str:
     """' in layers 1-8', ' in 7 windows of layers 1-8', ' in each of layers 1-8'; of an ablation nothing."""
     if not study.windows:
         return ""
-    layers = window_phrase(span_of(study))
+    layers = layers_said(span_of(study))
     if len(study.windows) == 1:
-        return f" in layer{'s' if '-' in layers else ''} {layers}"
+        return f" in {layers}"
     if all(first == last for first, last in study.windows):
-        return f" in each of layers {layers}"
-    return f" in {len(study.windows)} windows of layers {layers}"
+        return f" in each of {layers}"
+    return f" in {len(study.windows)} windows of {layers}"
 
 
 # --- the question ----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from propcache.api import cached_property
 from vlq.query.client.local import LocalCorpus
 from vlq.query.client.one import OneImage, one_image
 from vlq.query.errors import BadArgument, NotFound, ServiceError
-from vlq.query.language.effects import SEEING, usual_answer, window_phrase
+from vlq.query.language.effects import SEEING, layers_said, usual_answer, window_phrase
 from vlq.query.language.nodes import col
 from vlq.query.language.tokens import TokenSet
 from vlq.query.schema import TO
@@ -95,11 +95,13 @@ class Lab:
             }
             for where, outcome in zip(found, outcomes, strict=True)
         ]
-        most = max(rows, key=lambda row: row["effect"])
+        effects = [row["effect"] for row in rows]
+        gains = max(effects) < 0
+        most = min(effects) if gains else max(effects)
         which = f"all but {_count(some)}" if others else _count(some)
         said = (
-            f"{one.name}: {SEEING[to]} cut off from {which}, {ids.label} loses most in layers {most['layers']}: "
-            f"{most['effect']:.3f} nats"
+            f"{one.name}: {SEEING[to]} cut off from {which}, {ids.label} {'gains' if gains else 'loses'} most in "
+            f"{layers_said(found[effects.index(most)])}: {abs(most):.3f} nats"
         )
         return self._findings(f"knockout of {patches} in {one.name}", said, rows, ids, prompt, plain, {"patches": some})
 

@@ -51,6 +51,10 @@ def test_knockout(lab: Lab) -> None:
     assert by_number.rows == found.rows
     rest = lab.knockout(number, patches, "dog", others=True)
     assert [row["layers"] for row in rest.rows] == ["1-8"]
+    late = lab.knockout(number, patches, "dog", layers=(8, 8))
+    assert rest.rows[0]["effect"] < 0 < late.rows[0]["effect"]
+    assert rest.headline.endswith(f"dog gains most in layers 1-8: {-rest.rows[0]['effect']:.3f} nats")
+    assert late.headline.endswith(f"dog loses most in layer 8: {late.rows[0]['effect']:.3f} nats")
 
 
 def test_states_of_another_image(lab: Lab) -> None:

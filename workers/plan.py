@@ -315,21 +315,24 @@ def extended(plan: Plan, corpus: pa.Table, shard_size: int, prompt_column: str |
     added = added.set_column(0, "image_id", pa.array(range(first, first + len(new)), pa.uint32()))
     added = added.add_column(1, "shard", pa.array([shard + i // shard_size for i in range(len(new))], pa.uint32()))
     # Every shard's image table has the same columns: those of the first plan.
-    try:
-        table = pa.table([_as(field, added) for field in plan.table.schema], plan.table.schema)
-    except (pa.ArrowException, ValueError) as error:
-        raise InputError(
-            f"The new images' columns do not fit those of the images in the cache: {error}.", "Use another --cache."
-        ) from error
+    table = pa.table([_as(field, added) for field in plan.table.schema], plan.table.schema)
     return Plan(pa.concat_tables([plan.table, table]))
 
 
 def _as(field: pa.Field, table: pa.Table) -> pa.ChunkedArray:
-    """A table's column as it is in a plan; nulls where there is none."""
+    """A table's column as it is in a plan; nulls where there is none. Raises InputError if it is of another type."""
     if field.name not in table.column_names:
         return pa.nulls(table.num_rows, field.type)
     column = table[field.name]
-    return column if column.type == field.type else column.cast(field.type)  # Arrow makes no nulls of nulls in lists
+    if column.type == field.type:
+        return column  # Arrow makes no nulls of nulls in lists
+    try:
+        return column.cast(field.type)
+    except pa.ArrowException as error:
+        kinds = f"{column.type} of the new images, {field.type} of those in the cache"
+        raise InputError(
+            f"The column {field.name} does not fit. It is of type {kinds}: {error}.", "Use another --cache."
+        ) from error
 
 
 def _keys(table: pa.Table, prompt_column: str | None) -> Iterator[tuple[str, ...]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vlq.workers.models.base import LensModel
 
 FAMILIES = {
+    "apertus1p5": ("vlq.workers.models.codes", "Apertus"),
     "aya_vision": ("vlq.workers.models.tiles", "AyaVision"),
     "chameleon": ("vlq.workers.models.codes", "Chameleon"),
     "cohere2_vision": ("vlq.workers.models.tiles", "Cohere2Vision"),
@@ -68,6 +69,7 @@ FAMILIES = {
     "shieldgemma2": ("vlq.workers.models.shieldgemma2", "ShieldGemma2"),
     "smolvlm": ("vlq.workers.models.idefics3", "SmolVLM"),
     "step3p7": ("vlq.workers.models.step", "Step3p7"),
+    "unlimited_ocr": ("vlq.workers.models.unlimited", "UnlimitedOcr"),
     "video_llama_3": ("vlq.workers.models.merged", "VideoLlama3"),
 }
 """config.json's model_type -> module and class of the adapter."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.emu3.image_processing_emu3 import smart_resize
 
 from vlq.query.errors import ModelError
 from vlq.workers.models import PLACEHOLDER
@@ -15,6 +17,7 @@ from vlq.workers.models.base import LensModel, stretched
 from vlq.workers.models.encoded import Encoded, Layout
 from vlq.workers.models.llava import Llava
 from vlq.workers.models.merged import most_resized
+from vlq.workers.transfer import to_device
 
 
 class Coded(LensModel):
@@ -22,21 +25,28 @@ class Coded(LensModel):
 
     @torch.no_grad()
     def batch(self, images: Sequence[Encoded]) -> dict[str, Tensor]:
-        batch = super().batch(images)
-        pixels, ids = batch["pixel_values"], batch["input_ids"]
+        batch = super().batch([replace(image, values={}) for image in images])
+        ids = batch["input_ids"]
         # One by one: of codes that are as near the last bits choose, and these may depend on what is beside an image.
-        codes = torch.cat([self.codes(pixels[row], image) for row, image in enumerate(images)])
-        batch["input_ids"] = ids.masked_scatter(ids == self.image_token_id, codes.to(ids))
-        return {name: values for name, values in batch.items() if name not in images[0].values}
+        codes = torch.cat([self.codes(image) for image in images])
+        return batch | {"input_ids": ids.masked_scatter(ids == self.image_token_id, codes.to(ids))}
+
+    @property
+    def tower(self) -> Any:
+        """What gives the codes."""
+        return self.model.model.vqmodel
 
     @property
     def cell(self) -> int:
         """The side of what a code stands for, in pixels of the model's input."""
-        return int(2 ** (len(self.model.config.vq_config.channel_multiplier) - 1))
+        return int(2 ** (len(self.tower.config.channel_multiplier) - 1))
 
-    def codes(self, pixels: Tensor, image: Encoded) -> Tensor:
-        """(image position,) the tokens of an image's pixels (channel, row, column), which may be filled up."""
-        return self.model.model.get_image_tokens(pixels[None]).flatten()  # type: ignore[no-any-return]
+    def codes(self, image: Encoded) -> Tensor:
+        """(image position,) the tokens of an image."""
+        values = {name: to_device(given, self.device) for name, given in image.values.items()}
+        values["pixel_values"] = values["pixel_values"].to(next(self.tower.parameters()).dtype)
+        found: Tensor | list[Tensor] = self.model.model.get_image_tokens(**values)
+        return found[0] if isinstance(found, list) else found.flatten()
 
 
 class Chameleon(Coded, Llava):
@@ -72,8 +82,53 @@ class Chameleon(Coded, Llava):
         return logits.index_fill_(-1, self._never, torch.finfo(self.dtype).min)
 
 
-class Emu3(Coded):
-    """`Emu3ForConditionalGeneration`. An image keeps its shape, and rows of its codes end with a token."""
+class Resized(Coded):
+    """A model whose images keep their shape. Within an image its size is written, and rows end with a token."""
+
+    def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
+        super().__init__(model, processor, prompt)
+        images = processor.image_processor
+        if not images.do_resize or images.spatial_factor % self.cell or self._side != self.cell:
+            raise ModelError(
+                f"{self.family}: the processor resizes images to multiples of {images.spatial_factor} pixels and has a "
+                f"token for each {self._side}, the model has a code for each {self.cell}.",
+                "The processor's settings (do_resize, spatial_factor) do not fit the model.",
+            )
+
+    @property
+    @abstractmethod
+    def around(self) -> tuple[str, str]:
+        """The tokens around an image."""
+
+    @property
+    @abstractmethod
+    def _side(self) -> int:
+        """Of what the processor has a token for, in pixels."""
+
+    @property
+    @abstractmethod
+    def _pixels(self) -> tuple[int, int]:
+        """The least and the most of a resized image."""
+
+    @property
+    def most_patches(self) -> int:
+        return most_resized(*(pixels / self.cell**2 for pixels in self._pixels))
+
+    def layout(self, width: int, height: int) -> Layout:
+        images = self.processor.image_processor
+        resize = sys.modules[type(images).__module__].smart_resize
+        model_height, model_width = resize(height, width, images.spatial_factor, *self._pixels)
+        transform = stretched(width, height, model_width, model_height)
+        return Layout((model_height // self.cell, model_width // self.cell), transform)
+
+    def prompt_places(self, input_ids: Tensor) -> Tensor:
+        first, last = ((input_ids == id).nonzero()[0, 0] for id in self.tokenizer.convert_tokens_to_ids([*self.around]))
+        places = torch.arange(len(input_ids))
+        return places[(places <= first) | (places >= last)]
+
+
+class Emu3(Resized):
+    """`Emu3ForConditionalGeneration`. What ends a row is told of as a code is."""
 
     family = "Emu3ForConditionalGeneration"
 
@@ -81,43 +136,49 @@ class Emu3(Coded):
         # It would take an image that is one or three pixels high for one with its channels in front.
         processor.images_kwargs = {**getattr(processor, "images_kwargs", {}), "input_data_format": "channels_last"}
         super().__init__(model, processor, prompt)
-        images = processor.image_processor
-        if not images.do_resize or images.spatial_factor % self.cell or processor.downsample_ratio != self.cell:
-            raise ModelError(
-                f"{self.family}: the processor resizes images to multiples of {images.spatial_factor} pixels and has a "
-                f"token for each {processor.downsample_ratio}, the model has a code for each {self.cell}.",
-                "The processor's settings (do_resize, spatial_factor) do not fit the model.",
-            )
 
     @property
     def decoder(self) -> nn.Module:
         return self.model.model.text_model  # type: ignore[no-any-return]
 
     @property
-    def most_patches(self) -> int:
-        images = self.processor.image_processor
-        return most_resized(images.min_pixels / self.cell**2, images.max_pixels / self.cell**2)
+    def around(self) -> tuple[str, str]:
+        return self.processor.image_start_token, self.processor.image_end_token
+
+    @property
+    def _side(self) -> int:
+        return int(self.processor.downsample_ratio)
+
+    @property
+    def _pixels(self) -> tuple[int, int]:
+        return self.processor.image_processor.min_pixels, self.processor.image_processor.max_pixels
 
     def layout(self, width: int, height: int) -> Layout:
-        images = self.processor.image_processor
-        model_height, model_width = smart_resize(
-            height, width, images.spatial_factor, images.min_pixels, images.max_pixels
-        )
-        rows, columns = model_height // self.cell, model_width // self.cell
+        found = super().layout(width, height)
+        rows, columns = found.grid
         every = torch.arange(rows * (columns + 1)).view(rows, columns + 1)
-        transform = stretched(width, height, model_width, model_height)
-        return Layout((rows, columns), transform, every[:, :columns].flatten(), every.numel())
+        return replace(found, patches=every[:, :columns].flatten(), count=every.numel())
 
-    def prompt_places(self, input_ids: Tensor) -> Tensor:
-        # Within an image its size is written, and rows end.
-        around = self.tokenizer.convert_tokens_to_ids(
-            [self.processor.image_start_token, self.processor.image_end_token]
-        )
-        first, last = ((input_ids == id).nonzero()[0, 0] for id in around)
-        places = torch.arange(len(input_ids))
-        return places[(places <= first) | (places >= last)]
 
-    def codes(self, pixels: Tensor, image: Encoded) -> Tensor:
-        sizes = image.values["image_sizes"]  # (1, 2) height, width
-        height, width = sizes[0].tolist()
-        return self.model.model.get_image_tokens(pixels[None, :, :height, :width], sizes)  # type: ignore[no-any-return]
+class Apertus(Resized):
+    """`Apertus1p5ForConditionalGeneration`, whose tower computes in float32 whatever the model does. It is given no
+    sound."""
+
+    family = "Apertus1p5ForConditionalGeneration"
+
+    @property
+    def tower(self) -> Any:
+        return self.model.model.vision_tokenizer
+
+    @property
+    def around(self) -> tuple[str, str]:
+        return self.processor.boi_token, self.processor.eoi_token
+
+    @property
+    def _side(self) -> int:
+        return int(self.processor.image_processor.spatial_factor)
+
+    @property
+    def _pixels(self) -> tuple[int, int]:
+        size = self.processor.image_processor.size
+        return size["min_pixels"], size["max_pixels"]

@@ -57,7 +57,10 @@ def read(
 def inputs_of(model: LensModel, image: Image.Image) -> dict[str, Tensor]:
     """What the processor makes of an image and the prompt, in the model's dtype: some give half precision."""
     found = model.processor(images=[image], text=[model.prompt], return_tensors="pt")
-    return {name: values.to(model.dtype) if values.is_floating_point() else values for name, values in found.items()}
+    return {
+        name: values.to(model.dtype) if isinstance(values, Tensor) and values.is_floating_point() else values
+        for name, values in found.items()
+    }
 
 
 @torch.inference_mode()

@@ -87,7 +87,9 @@ def test_patches_are_where_they_say(model: LensModel, size: tuple[int, int]) -> 
 def test_codes_do_not_depend_on_what_is_beside_an_image(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a batch is rounded otherwise than an image alone, as on a GPU, another code may be the nearest."""
     own = model.model.model.get_image_tokens
-    monkeypatch.setattr(model.model.model, "get_image_tokens", lambda pixels: own(pixels) + len(pixels) - 1)
+    monkeypatch.setattr(
+        model.model.model, "get_image_tokens", lambda pixel_values: own(pixel_values) + len(pixel_values) - 1
+    )
     images = [model.encode(checks.noise(60, 40, seed=i)) for i in range(3)]
     together = model.batch(images)["input_ids"]
     assert torch.equal(together, torch.cat([model.batch([image])["input_ids"] for image in images]))

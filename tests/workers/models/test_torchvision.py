@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ from vlq.query.errors import ModelError
 from vlq.query.image.pictures import BadImage
 from vlq.workers.models import FAMILIES, load
 from vlq.workers.models.base import LensModel
+from vlq.workers.models.codes import Resized
 from vlq.workers.models.generic import Generic, GenericMerged
 from vlq.workers.models.merged import Merged
 from vlq.workers.models.processors import backend_of
@@ -78,7 +80,7 @@ def test_the_whole_image_once_more(model: LensModel) -> None:
     encoded = model.encode(checks.noise(90, 70))
     places = {*encoded.sites["patch"].tolist()}
     images = {*(encoded.tokens["input_ids"] == model.image_token_id).nonzero()[:, 0].tolist()}
-    if isinstance(model, Merged) or getattr(model.processor.image_processor, "use_thumbnail", True) is False:
+    if isinstance(model, Merged | Resized) or getattr(model.processor.image_processor, "use_thumbnail", True) is False:
         assert encoded.view is None
         assert images == places
         return
@@ -88,7 +90,12 @@ def test_the_whole_image_once_more(model: LensModel) -> None:
 
 
 def padding_of(model: LensModel, encoded: Any) -> set[int]:
-    """Image positions of LLaMA 4 and Inkling that show padding alone: those that are neither patch nor view."""
+    """Image positions of LLaMA 4 and Inkling that show padding alone: those that are neither patch nor view. Of
+    Unlimited-OCR those that end a row and an image."""
+    if type(model).__name__ == "UnlimitedOcr":
+        ends = [end for rows, columns in (encoded.grid, (6, 6)) for end in [*[False] * columns, True] * rows] + [True]
+        images = (encoded.tokens["input_ids"] == model.image_token_id).nonzero()[:, 0].tolist()
+        return {place for place, end in zip(images, ends, strict=True) if end}
     if type(model).__name__ not in ("Llama4", "Inkling"):
         return set()
     images = (encoded.tokens["input_ids"] == model.image_token_id).nonzero()[:, 0].tolist()
@@ -158,6 +165,39 @@ def test_a_narrow_image_is_filled_up_to_a_square(tmp_path: Path) -> None:
     assert encoded[0].view.grid == (1, 3)
     checks.reads_what_the_model_reads(model, images)
     checks.patches_are_where_they_say(model, images[0])
+
+
+def test_images_that_are_not_cut(tmp_path: Path) -> None:
+    """Unlimited-OCR's are put into the middle of the view, or stretched to a small one."""
+    images = [checks.noise(*size, seed=i) for i, size in enumerate([(64, 64), (96, 40), (35, 80), (20, 12)])]
+    for name, most, grids in (("filled", 0, [(6, 6), (4, 6), (6, 4), (4, 6)]), ("stretched", 48, [(6, 6)] * 4)):
+        folder = zoo.unlimited_ocr(tmp_path / name, cut=False, maximum_pad_value=most)
+        model = load(str(folder), answer=True)
+        assert [model.encode(image).grid for image in images] == grids
+        assert model.most_patches == 36
+        checks.reads_what_the_model_reads(model, images)
+        for image in images:
+            checks.patches_are_where_they_say(model, image)
+
+
+def test_a_view_that_is_not_of_whole_patches(tmp_path: Path) -> None:
+    folder = zoo.unlimited_ocr(tmp_path / "model")
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"size": {"height": 44, "width": 44}}))
+    with pytest.raises(ModelError, match=r"expected a view of a multiple of 8 pixels\. Got 44"):
+        load(str(folder))
+
+
+def test_an_images_own_tokens_are_the_same_in_half_precision(tmp_path: Path) -> None:
+    """Apertus' tower is in float32 whatever the model is, and is given what the processor gives."""
+    folder = zoo.apertus1p5(tmp_path / "model")
+    image = checks.noise(70, 50)
+    model, half = load(str(folder)), load(str(folder), dtype="bfloat16")
+    assert half.dtype == torch.bfloat16
+    whole = half.model.model.vision_tokenizer.encode(checks.inputs_of(model, image)["pixel_values"]).image_tokens
+    codes = half.batch([half.encode(image)])["input_ids"][0][half.encode(image).sites["patch"]]
+    assert torch.equal(codes, whole.flatten() + half.model.config.image_token_offset)
+    assert torch.equal(codes, model.batch([model.encode(image)])["input_ids"][0][model.encode(image).sites["patch"]])
 
 
 def test_slices_that_are_scaled_by_what_they_show(tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ def test_all_that_have_an_adapter_are_tried() -> None:
     elsewhere |= {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "shieldgemma2"}
     elsewhere |= {"cohere2_vision", "gemma4_unified", "kimi_k25", "lfm2_vl", "llama4", "molmo2"}  # torchvision
     elsewhere |= {
+        "apertus1p5",
         "inkling_mm_model",
         "minicpm_ocr",
         "muse_glimmer",
@@ -196,6 +197,7 @@ def test_all_that_have_an_adapter_are_tried() -> None:
         "nemotron_h_omni",
         "perception_lm",
         "step3p7",
+        "unlimited_ocr",
     }
     tried = {name.removeprefix("pixtral-").partition("-")[0] for name in MAKERS} | elsewhere
     assert {*FAMILIES} == tried - {*zoo.ALIKE}

@@ -11,7 +11,19 @@ import torch
 import transformers
 
 from ..conftest import PADDED, make_tokenizer
-from .zoo import PATCH, ids, make, minicpm, named, pixels, save, small, tokenizer_with
+from .zoo import (
+    CODES,
+    PATCH,
+    cells_apart,
+    ids,
+    make,
+    minicpm,
+    named,
+    pixels,
+    save,
+    small,
+    tokenizer_with,
+)
 
 
 def llama4(folder: Path, to_max: bool = False, tempered_from: int = 512) -> Path:
@@ -274,6 +286,68 @@ def step3p7(folder: Path) -> Path:
     return folder
 
 
+def apertus1p5(folder: Path) -> Path:
+    """Cells of 8 pixels, 12 to 48 of an image; the head has no rows for codes of images and of sound."""
+    tokens = {
+        "image_token": "<|image|>",
+        "audio_token": "<|audio|>",
+        "boi_token": "<|img_start|>",
+        "eoi_token": "<|img_end|>",
+        "image_wrapper_token": "<|img_token_start|>",
+        "eol_token": "<|img_end_of_row|>",
+        "boa_token": "<|audio_start|>",
+        "eoa_token": "<|audio_end|>",
+    }
+    rows = len(named(**tokens))
+    codes = {f"code_{code}": f"<|visual token {code}|>" for code in range(CODES)}
+    tokenizer = named(**tokens, **codes)
+    first, sound = tokenizer.convert_tokens_to_ids("<|visual token 0|>"), 8
+    assert first == rows
+    vision = {"channel_multiplier": [1, 1, 1, 1], "base_channels": 64, "num_res_blocks": 1, "attn_resolutions": []}
+    vision |= {"codebook_size": CODES, "embed_dim": 4, "latent_channels": 3}
+    audio = {"num_filters": 2, "hidden_size": 32, "codebook_dim": 32, "num_lstm_layers": 1, "codebook_size": sound}
+    model = make(
+        "Apertus1p5",
+        tokenizer,
+        {"vocab_size": first + CODES + sound, "output_vocab_size": rows},
+        vision,
+        audio_config={"model_type": "wavtokenizer_encoder"} | audio,
+        image_token_offset=first,
+        audio_token_offset=first + CODES,
+        **ids(tokenizer, image_token_id="<|image|>", audio_token_id="<|audio|>"),
+    )
+    images = transformers.Apertus1p5ImageProcessor(
+        spatial_factor=8, size={"min_pixels": 12 * 64, "max_pixels": 48 * 64}
+    )
+    save(folder, model, tokenizer, images, "Apertus1p5Processor", "<|image|>")
+    cells_apart(model, model.model.vision_tokenizer, range(first, first + CODES)).save_pretrained(folder)
+    return folder
+
+
+def unlimited_ocr(folder: Path, cut: bool = True, **settings: Any) -> Path:
+    """Tiles of 32 pixels and 4 x 4 cells, and a view of 48 pixels and 6 x 6."""
+    tokenizer = tokenizer_with("<image>")
+    kinds = {"mlp_layer_types": ["dense", "sparse", "sparse"], "layer_types": ["reference_sliding_attention"] * 3}
+    sam = {"patch_size": 2, "image_size": 32, "window_size": 4, "global_attn_indexes": [1], "num_hidden_layers": 2}
+    sam |= {"hidden_size": 32, "output_channels": 32, "downsample_channels": [32, 32], "mlp_dim": 64}
+    encoder = {"image_size": 16, "patch_size": 4, "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64}
+    heads = {"num_attention_heads": 2}
+    vision = {"sam_config": sam | heads, "encoder_config": encoder | heads}
+    model = make("UnlimitedOcr", tokenizer, kinds, vision, **ids(tokenizer, image_token_id="<image>"))
+    images = transformers.UnlimitedOcrImageProcessor(
+        size={"height": 48, "width": 48}, tile_size=32, max_patches=6, crop_to_patches=cut, **settings
+    )
+    own = {"patch_size": 2, "downsample_ratio": 4}
+    save(folder, model, tokenizer, images, "UnlimitedOcrProcessor", "<image>", own)
+    tower = model.model.vision_tower.sam_encoder
+    for convolution in (tower.proj.conv1, tower.proj.conv2):
+        convolution.weight.data[:, :, 0] = convolution.weight.data[..., 0] = 0  # they reach over a cell's edges there
+    centre = tower.neck.conv2.weight.data[..., 1, 1].clone()
+    tower.neck.conv2.weight.data.zero_()[..., 1, 1] = centre
+    model.save_pretrained(folder)
+    return folder
+
+
 def muse(folder: Path, name: str = "MuseGlimmer", text: Mapping[str, Any] | None = None) -> Path:
     """Cells of 8 pixels, up to 48."""
     names = ("patch", "image_start", "image_end", "video", "vid_frame_separator", "vid_start", "vid_end", "audio")
@@ -323,6 +397,7 @@ def nemotron_h_omni(folder: Path) -> Path:
 
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
+    "apertus1p5": apertus1p5,
     "cohere2_vision": cohere2_vision,
     "gemma4_unified": gemma4_unified,
     "inkling_mm_model": inkling,
@@ -342,4 +417,5 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "nemotron_h_omni": nemotron_h_omni,
     "perception_lm": perception_lm,
     "step3p7": step3p7,
+    "unlimited_ocr": unlimited_ocr,
 }

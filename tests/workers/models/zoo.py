@@ -108,9 +108,11 @@ def random_weights(model: Any) -> Any:
 
 
 @torch.no_grad()
-def cells_apart(model: Any) -> Any:
-    """A tokenizer of images whose codes are of a cell's own colours, and such as are alike enter the decoder alike."""
-    tower = model.model.vqmodel
+def cells_apart(model: Any, tower: Any, ids: Sequence[int]) -> Any:
+    """A tokenizer of images whose codes are of a cell's own colours, and such as are alike enter the decoder alike.
+
+    `ids` are the codes' tokens.
+    """
     for name, parameter in tower.named_parameters():
         if parameter.ndim == 1:
             if "time_conv" in name:
@@ -122,7 +124,7 @@ def cells_apart(model: Any) -> Any:
         elif "downsample" in name:  # what is added at the right and at the bottom is not seen
             parameter.zero_()[..., :2, :2] = torch.eye(len(parameter))[:, :, None, None] / 4
         elif "time_conv" in name or name.startswith("quant_conv"):  # the last frame, where it is
-            parameter.zero_().flatten(2)[..., -1 - parameter.shape[-1] ** 2 // 2] = torch.eye(len(parameter))
+            parameter.zero_().flatten(2)[..., -1 - parameter.shape[-1] ** 2 // 2] = torch.eye(*parameter.shape[:2])
         elif parameter.shape[-1] == 3:
             centre = parameter[..., 1, 1].clone().normal_()
             parameter.zero_()[..., 1, 1] = centre
@@ -134,11 +136,17 @@ def cells_apart(model: Any) -> Any:
         tower.encode(colours, **({"image_sizes": [(32, 32)] * len(colours)} if "Emu3" in type(model).__name__ else {}))
     channels = found[0].shape[-3]
     codebook = found[0].reshape(-1, channels, 16).transpose(1, 2).reshape(-1, channels)[::2][:CODES]
+    model.get_input_embeddings().weight[[*ids]] = (codebook - codebook.mean(0)) @ torch.randn(channels, 32)
+    if isinstance(tower.quantize.embedding, torch.nn.Linear):  # so that the largest product is the nearest one's
+        tower.quant_conv.bias[-1] = 1
+        codebook[:, -1] = -codebook.square().sum(-1) / 2
     tower.quantize.embedding.weight.copy_(codebook)
-    vocabulary = model.model.vocabulary_mapping.img2bpe
-    ids = torch.tensor([vocabulary[code] for code in range(CODES)])
-    model.get_input_embeddings().weight[ids] = (codebook - codebook.mean(0)) @ torch.randn(channels, 32)
     return model
+
+
+def mapped_apart(model: Any) -> Any:
+    """`cells_apart` of a model that has a map from codes to tokens."""
+    return cells_apart(model, model.model.vqmodel, [model.model.vocabulary_mapping.img2bpe[i] for i in range(CODES)])
 
 
 def save(
@@ -716,7 +724,7 @@ def chameleon(folder: Path, **more: Any) -> Path:
         vq_config=vision | {"num_embeddings": CODES, "embed_dim": 3, "latent_channels": 3},
         **more,
     )
-    model = cells_apart(random_weights(transformers.ChameleonForConditionalGeneration(config)))
+    model = mapped_apart(random_weights(transformers.ChameleonForConditionalGeneration(config)))
     model.save_pretrained(folder)
     images = transformers.ChameleonImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     transformers.ChameleonProcessor(images, tokenizer, image_seq_length=16).save_pretrained(folder)
@@ -741,7 +749,7 @@ def emu3(folder: Path) -> Path:
         vq_config=vision | {"codebook_size": CODES, "embed_dim": 3, "latent_channels": 3, "attn_resolutions": []},
         vocabulary_map=tokenizer.get_vocab(),
     )
-    model = cells_apart(random_weights(transformers.Emu3ForConditionalGeneration(config)))
+    model = mapped_apart(random_weights(transformers.Emu3ForConditionalGeneration(config)))
     images = transformers.Emu3ImageProcessor(min_pixels=12 * 64, max_pixels=48 * 64)
     model.save_pretrained(folder)
     template = TEMPLATE.replace("IMAGE", "<image>")

@@ -12,8 +12,8 @@ from vlq.query.errors import CacheMismatch, ModelError, StoreError
 from vlq.query.schema import READING, Run
 from vlq.query.store import Store, open_store
 from vlq.workers.lenses.choice import Choice, choose
-from vlq.workers.models import decoder_config, family_of
-from vlq.workers.models.files import may_be_elsewhere, model_hash, resolve
+from vlq.workers.models import decoder_config, folder_of
+from vlq.workers.models.files import may_be_elsewhere, model_hash
 from vlq.workers.patches import check_grid
 from vlq.workers.plan import (
     RunOptions,
@@ -109,12 +109,11 @@ def _check_new(options: RunOptions, lens: Choice) -> None:
     """
     is_elsewhere = "://" in options.cache
     try:
-        folder = resolve(options.model, revision=options.revision, download=not is_elsewhere)
+        folder = folder_of(options.model, revision=options.revision, download=not is_elsewhere)
     except ModelError:
         if is_elsewhere and may_be_elsewhere(options.model):
             return
         raise
-    family_of(options.model, folder)
     if options.layers:
         blocks = decoder_config(options.model, folder).num_hidden_layers
         read_layers(options.layers, blocks + 1)  # and the embedding

@@ -328,14 +328,15 @@ def load_model(setup: Setup) -> tuple[Any, Description]:
     import transformers
 
     from vlq.workers.lenses import lens_of
-    from vlq.workers.models.files import commit_of, resolve
+    from vlq.workers.models import folder_of
+    from vlq.workers.models.files import commit_of
     from vlq.workers.models.largest import trouble_with_largest
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are recorded with their reasons
     torch.set_num_threads(setup.threads)
     # From here on the same files, wherever the hub's branch goes.
-    setup = replace(setup, revision=commit_of(setup.model, resolve(setup.model, revision=setup.revision)))
+    setup = replace(setup, revision=commit_of(setup.model, folder_of(setup.model, revision=setup.revision)))
     on_gpu = setup.device == "cuda"
     model = loaded(setup, setup.batch_size if on_gpu else 1)
     description = describe(setup, model)

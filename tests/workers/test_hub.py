@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,18 @@ for model, revision in json.loads(sys.argv[1]):
     print(json.dumps(told))
 """
 """The client reads its environment when it is imported, so it gets a process of its own."""
+
+LOOK = """
+import sys
+from vlq.query.errors import ModelError
+from vlq.workers.models import load
+
+for model in sys.argv[1:]:
+    try:
+        load(model)
+    except ModelError as error:
+        print(error.message)
+"""
 
 RECORD = """
 import sys
@@ -110,6 +123,21 @@ def test_what_the_hub_refuses(hub: Hub, tmp_path: Path) -> None:
     assert "Something went wrong" in broken["message"]
     for told in (gated, missing, unknown, commit, forbidden, broken):
         assert "\n" not in told["message"] + told["hint"]
+
+
+def test_what_is_not_read_is_not_downloaded(hub: Hub, tiny_model: Path, tmp_path: Path) -> None:
+    for name, file, changes in (("foreign", "config.json", {"model_type": "llava_llama"}), ("bare", "params.json", {})):
+        folder = tmp_path / name
+        shutil.copytree(tiny_model, folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").unlink()
+        (folder / file).write_text(json.dumps(config | changes))
+        hub.models[f"acme/{name}"], hub.names[f"acme/{name}"] = [folder], {"main": 0}
+    said = called(LOOK, hub, tmp_path / "home", "acme/foreign", "acme/bare").splitlines()
+    assert "acme/foreign is of type llava_llama, which transformers" in said[0]
+    assert "acme/bare holds no config.json, but a model in Mistral's own layout" in said[1]
+    assert [file for file in hub.asked if "tokenizer" in file]
+    assert not [file for file in hub.asked if "safetensors" in file]
 
 
 def test_offline(hub: Hub, commits: list[Path], tmp_path: Path) -> None:

@@ -344,6 +344,52 @@ def test_missing_and_unfit_models(tiny_model: Path, tmp_path: Path) -> None:
         assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("config", "message", "hint"),
+    [
+        ({"model_type": "llava_llama", "mm_vision_tower": "clip"}, "of type llava_llama in the layout of", "llava-hf/"),
+        (
+            {"model_type": "llava", "mm_vision_tower": "clip"},
+            "of type llava in the layout of",
+            "llava-hf/llava-1.5-7b-hf",
+        ),
+        (
+            {"model_type": "multi_modality"},
+            "of type multi_modality in the layout of",
+            "deepseek-community/Janus-Pro-1B",
+        ),
+        ({"model_type": "internvl_chat", "vision_config": {}, "auto_map": {}}, "in the layout of", "InternVL3-1B-hf"),
+        ({"auto_map": {"AutoModel": "m.M"}}, "model comes with code of its own", "end in -hf"),
+        ({"model_type": "deepseek_vl_v2"}, r"transformers [\d.]+ does not know", "end in -hf"),
+        ({"architectures": ["A"]}, "names no model_type", "complete"),
+        ({"model_type": None}, "names no model_type", "complete"),
+        ({"model_type": "qwen2_5_omni"}, "also speaks", "transformers.Qwen2_5OmniThinkerForConditionalGeneration."),
+    ],
+    ids=str,
+)
+def test_models_in_other_layouts(tmp_path: Path, config: dict[str, Any], message: str, hint: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=message) as caught:
+        load(str(tmp_path / "model"))
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("file", "message", "hint"),
+    [
+        ("adapter_config.json", "but an adapter for another model", "merge_and_unload"),
+        ("params.json", "but a model in Mistral's own layout", "mistral-community/pixtral-12b"),
+        ("llava-Q4_K.gguf", "but GGUF files, which are not read", "that they were made of"),
+    ],
+)
+def test_folders_of_something_else(tmp_path: Path, file: str, message: str, hint: str) -> None:
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(ModelError, match=f"holds no config.json, {message}") as caught:
+        load(str(tmp_path))
+    assert hint in str(caught.value.hint)
+
+
 def test_a_processor_that_leaves_images_their_shape(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="expected a grid of 4 x 4 patches of every image"):
         load(str(make_model(tmp_path / "m", crop=False)))

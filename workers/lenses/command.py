@@ -77,8 +77,8 @@ def train(
     from vlq.workers.corpus import list_images
     from vlq.workers.lenses.train import Options
     from vlq.workers.lenses.train import train as train_lens
-    from vlq.workers.models import load
-    from vlq.workers.models.files import commit_of, model_hash, resolve
+    from vlq.workers.models import folder_of, load
+    from vlq.workers.models.files import commit_of, model_hash
     from vlq.workers.progress import steps as shown_steps
     from vlq.workers.upkeep.rerun import model_of
 
@@ -103,7 +103,7 @@ def train(
             else:
                 assert model is not None
                 check_images = batch_size if device == "cuda" else 1
-                folder_of_model = resolve(model, revision=revision)
+                folder_of_model = folder_of(model, revision=revision)
                 revision, hashed = commit_of(model, folder_of_model), model_hash(folder_of_model)
                 loaded = load(
                     model, revision=revision, prompt=prompt, device=device, dtype=dtype, check_images=check_images

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from vlq.workers.lenses import on
+from vlq.workers.models import folder_of
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.checks import check
-from vlq.workers.models.files import CONFIGURATION, resolve, weight_files
+from vlq.workers.models.files import CONFIGURATION, weight_files
 from vlq.workers.worker import Description, Setup, describe, loaded
 
 Phase = Callable[[str], None]
@@ -55,7 +56,7 @@ def release() -> None:
 
 def _weights_of(setup: Setup) -> tuple[Any, ...]:
     """What tells whether a model would be loaded as it was: a folder's files may have changed since."""
-    folder = resolve(setup.model, revision=setup.revision)
+    folder = folder_of(setup.model, revision=setup.revision)
     files = sorted({*weight_files(folder), *(file for pattern in CONFIGURATION for file in folder.glob(pattern))})
     how = (setup.model, setup.device, setup.dtype, setup.attention, setup.quantize)
     return *how, *map(_stamp, files)

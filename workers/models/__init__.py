@@ -106,6 +106,24 @@ REFUSED = {
 }
 """model_type -> why there is no lens at the patches of such a model."""
 
+CONVERTED = {
+    "Emu3": "Emu3-community/Emu3-Chat-hf",
+    "internvl_chat": "OpenGVLab/InternVL3-1B-hf",
+    "llava_qwen2": "KamilaMila/FastVLM-7B",
+    "multi_modality": "deepseek-community/Janus-Pro-1B and deepseek-community/deepseek-vl-7b-chat",
+    "ovis": "thisisiron/Ovis2-1B-hf",
+}
+"""model_type of those who made a model -> hub ids of such models in the layout of transformers."""
+
+LLAVAS = "llava-hf/llava-1.5-7b-hf, llava-hf/llava-v1.6-mistral-7b-hf and llava-hf/llava-onevision-qwen2-7b-ov-hf"
+"""The same of LLaVA, whose makers' models name the tower instead of having it."""
+
+THINKERS = {
+    "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
+    "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration",
+}
+"""model_type -> the class in transformers of the part that sees and writes, in a model that also speaks."""
+
 PLACEHOLDER = "<image>"
 """Where the image goes in a prompt, whatever a family's own token for it is."""
 
@@ -136,7 +154,7 @@ def load(
     how = Loading(device, dtype, attention, quantize, device_map, compiled)
     check_possible(how)
     check_torchvision()
-    folder = resolve(model, revision=revision)
+    folder = folder_of(model, revision=revision)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     generic = family_of(model, folder) == GENERIC
     try:
@@ -204,28 +222,57 @@ def _checked(
     return lens_model
 
 
+def folder_of(model: str, *, revision: str | None = None, download: bool = True) -> Path:
+    """A model's folder, as `resolve` finds it: of a hub's model that VLQ does not read no weights are downloaded.
+    Raises ModelError, as `family_of` does, too."""
+    family_of(model, resolve(model, revision=revision, download=download, weights=False))
+    return resolve(model, revision=revision, download=download)
+
+
 def family_of(model: str, folder: Path) -> tuple[str, str]:
     """An entry of FAMILIES for a model's folder, or GENERIC. Raises ModelError if the model reads no images."""
     config = read_config(folder)
     kind = str(config.get("model_type"))
+    names_tower = "mm_vision_tower" in config and "vision_config" not in config
+    if copies := CONVERTED.get(kind) or (LLAVAS if names_tower else None):
+        raise ModelError(
+            f"{model} is of type {kind} in the layout of those who made it, for code of their own, and VLQ runs none "
+            "but that of transformers.",
+            f"Give a copy in the layout of transformers, as the hub has it of such models: {copies}.",
+        )
     if isinstance(vision := config.get("vision_config"), dict):
         tower = (kind, str(vision.get("model_type")))
         if tower in TOWERS:
             return TOWERS[tower]
     if kind in FAMILIES:
         return FAMILIES[kind]
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     if kind in REFUSED:
         raise ModelError(f"{model} is of type {kind}, which VLQ does not read: {REFUSED[kind]}.", known_families())
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return GENERIC
-    if "auto_map" in config:
+    if kind in THINKERS:
         raise ModelError(
-            f"{model} is of type {kind}, which comes with code of its own, and VLQ runs none but that of transformers.",
-            f"There may be files for transformers itself, such as the hub's ids that end in -hf. {known_families()}",
+            f"{model} is of type {kind}, which also speaks. VLQ reads the part of it that sees and writes.",
+            f"Save that in a folder, and the processor's files beside it: transformers.{THINKERS[kind]}"
+            f".from_pretrained({model!r}).save_pretrained('FOLDER')",
         )
-    raise ModelError(f"{model} is of type {kind}: not an image-text-to-text model.", known_families())
+    elsewhere = (
+        "There may be a copy in the layout of transformers, such as the hub's ids that end in -hf or begin with the "
+        f"name of a community. {known_families()}"
+    )
+    if "auto_map" in config:
+        which = f"{model} is of type {kind}, which" if config.get("model_type") else model
+        raise ModelError(f"{which} comes with code of its own, and VLQ runs none but that of transformers.", elsewhere)
+    if config.get("model_type") is None:
+        raise ModelError(f"The config.json of {model} names no model_type.", "Is it a model's, and complete?")
+    if kind not in CONFIG_MAPPING_NAMES:
+        version = transformers.__version__
+        raise ModelError(f"{model} is of type {kind}, which transformers {version} does not know.", elsewhere)
+    raise ModelError(f"{model} is of type {kind}: not an image-text-to-text model of transformers.", known_families())
 
 
 def decoder_config(model: str, folder: Path) -> Any:

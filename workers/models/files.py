@@ -17,11 +17,11 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # ./model and ../model are folders
 CONFIGURATION = ("*.json", "*.jinja", "*.model", "*.txt")
 
 
-def resolve(model: str, *, revision: str | None = None, download: bool = True) -> Path:
+def resolve(model: str, *, revision: str | None = None, download: bool = True, weights: bool = True) -> Path:
     """The folder of a model: the one named, or the Hugging Face hub's copy of it on this machine.
 
     `revision` is a branch, tag or commit of a hub model. With `download` what is not here yet is fetched, and a branch
-    is followed to where it is now, unless $HF_HUB_OFFLINE is set. Raises ModelError.
+    is followed to where it is now, unless $HF_HUB_OFFLINE is set; without `weights` all but these. Raises ModelError.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -30,17 +30,33 @@ def resolve(model: str, *, revision: str | None = None, download: bool = True) -
                 f"{model} is a folder here, which has no revision {revision}.",
                 "Leave --revision out; or name a model of the Hugging Face hub, OWNER/NAME.",
             )
-        if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"{model} holds no config.json: it is not a model's folder.",
-                "Give the folder that save_pretrained wrote, or a Hugging Face hub id.",
-            )
+        _check_configured(model, folder)
         return folder
     if not HUB_ID.fullmatch(model) or folder.exists():
         raise ModelError(
             f"There is no model folder {model}.", "Give a folder that save_pretrained wrote, or a Hugging Face hub id."
         )
-    return _from_hub(model, revision, download)
+    folder = _from_hub(model, revision, download, weights)
+    _check_configured(model, folder)
+    return folder
+
+
+def _check_configured(model: str, folder: Path) -> None:
+    """Raises ModelError unless a folder has a config.json; with what it holds instead, where that is known."""
+    if (folder / "config.json").is_file():
+        return
+    found = ": it is not a model's folder"
+    hint = "Give the folder that save_pretrained wrote, or a Hugging Face hub id."
+    if (folder / "adapter_config.json").is_file():
+        found = ", but an adapter for another model (PEFT)"
+        hint = "Merge it into that model (merge_and_unload of peft), and save_pretrained both that and its processor."
+    elif (folder / "params.json").is_file():
+        found = ", but a model in Mistral's own layout"
+        hint = "Give a copy in that of transformers, as mistral-community/pixtral-12b is of Pixtral-12B-2409."
+    elif any(folder.glob("*.gguf")):
+        found = ", but GGUF files, which are not read"
+        hint = "Give the model that they were made of, in the layout of transformers."
+    raise ModelError(f"{model} holds no config.json{found}.", hint)
 
 
 def may_be_elsewhere(model: str) -> bool:
@@ -53,7 +69,7 @@ def commit_of(model: str, folder: Path) -> str | None:
     return None if Path(model).expanduser().is_dir() else folder.name  # the hub's cache names snapshots by commits
 
 
-def _from_hub(model: str, revision: str | None, download: bool) -> Path:
+def _from_hub(model: str, revision: str | None, download: bool, weights: bool) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -73,6 +89,8 @@ def _from_hub(model: str, revision: str | None, download: bool) -> Path:
         )
 
     try:
+        if not weights:
+            return snapshot(*CONFIGURATION)
         folder = snapshot(*CONFIGURATION, "*.safetensors")
         if not any(folder.glob("*.safetensors")):
             folder = snapshot(*CONFIGURATION, "*.bin")

@@ -140,6 +140,19 @@ def test_what_is_not_read_is_not_downloaded(hub: Hub, tiny_model: Path, tmp_path
     assert not [file for file in hub.asked if "safetensors" in file]
 
 
+def test_weights_are_downloaded_once(hub: Hub, tiny_model: Path, tmp_path: Path) -> None:
+    """Mistral's models have them in its own layout, too. A folder with all of it is the same model."""
+    folder = tmp_path / "both"
+    shutil.copytree(tiny_model, folder)
+    (folder / "original").mkdir()
+    for file in ("consolidated.safetensors", "original/model.safetensors"):
+        shutil.copy(tiny_model / "model.safetensors", folder / file)
+    hub.models["acme/both"], hub.names["acme/both"] = [folder], {"main": 0}
+    (told,) = tried(hub, tmp_path / "home", ("acme/both", None))
+    assert told["hash"] == model_hash(tiny_model) == model_hash(folder)
+    assert not [file for file in hub.asked if "consolidated" in file or "original" in file]
+
+
 def test_offline(hub: Hub, commits: list[Path], tmp_path: Path) -> None:
     (absent,) = tried(hub, tmp_path, (MODEL, None), HF_HUB_OFFLINE="1")
     what = f"The model {MODEL} is not here, or not all of it, and HF_HUB_OFFLINE is set: the Hugging Face hub is not"

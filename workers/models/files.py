@@ -16,6 +16,9 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # ./model and ../model are folders
 
 CONFIGURATION = ("*.json", "*.jinja", "*.model", "*.txt")
 
+NOT_WEIGHTS = ("consolidated*", "*/*.safetensors", "*/*.bin")
+"""Files of a hub's model that hold the same weights once more, in Mistral's own layout, or others' in subfolders."""
+
 
 def resolve(model: str, *, revision: str | None = None, download: bool = True, weights: bool = True) -> Path:
     """The folder of a model: the one named, or the Hugging Face hub's copy of it on this machine.
@@ -85,7 +88,13 @@ def _from_hub(model: str, revision: str | None, download: bool, weights: bool) -
 
     def snapshot(*patterns: str) -> Path:
         return Path(
-            snapshot_download(model, revision=revision, allow_patterns=list(patterns), local_files_only=not download)
+            snapshot_download(
+                model,
+                revision=revision,
+                allow_patterns=list(patterns),
+                ignore_patterns=list(NOT_WEIGHTS),
+                local_files_only=not download,
+            )
         )
 
     try:
@@ -156,7 +165,8 @@ def weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights, by name: safetensors, else PyTorch's. Raises ModelError if there are none."""
 
     def here(names: str) -> list[Path]:
-        return sorted(file for file in folder.glob(names) if file.is_file())  # a link may lead nowhere
+        found = (file for file in folder.glob(names) if not file.match(NOT_WEIGHTS[0]))
+        return sorted(file for file in found if file.is_file())  # a link may lead nowhere
 
     files = here("*.safetensors") or here("pytorch_model*.bin")
     if not files:

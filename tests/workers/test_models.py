@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vlq.query.errors import ModelError
+from vlq.query.errors import MissingExtra, ModelError
 from vlq.query.image.pictures import decode
 from vlq.workers.lenses import logit_lens
-from vlq.workers.models import load, load_processor
+from vlq.workers.models import load, load_processor, processors
 from vlq.workers.models.base import LensModel, compile_blocks
 from vlq.workers.models.checks import check
 from vlq.workers.models.files import model_hash
@@ -393,6 +393,17 @@ def test_folders_of_something_else(tmp_path: Path, file: str, message: str, hint
 def test_a_processor_that_leaves_images_their_shape(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="expected a grid of 4 x 4 patches of every image"):
         load(str(make_model(tmp_path / "m", crop=False)))
+
+
+def test_a_tokenizer_for_another_package(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "slow"
+    shutil.copytree(tiny_model, folder)
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    found = processors.find_spec
+    monkeypatch.setattr(processors, "find_spec", lambda name: None if name == "sentencepiece" else found(name))
+    with pytest.raises(MissingExtra, match=r"stored as tokenizer\.model alone, and sentencepiece") as caught:
+        load(str(folder))
+    assert caught.value.hint == "Run: pip install sentencepiece"
 
 
 def test_damaged_weights(tiny_model: Path, tmp_path: Path) -> None:

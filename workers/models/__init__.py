@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlq.query.errors import MissingExtra, ModelError, VlqError
 from vlq.workers.models.files import read_config, resolve
-from vlq.workers.models.processors import check_torchvision
+from vlq.workers.models.processors import check_torchvision, complete
 from vlq.workers.models.processors import load_processor as load_processor
 from vlq.workers.models.weights import Loading, check_possible, first_line, load_weights
 
@@ -192,6 +192,7 @@ def _checked(
     loaded = None
     try:
         loaded = load_weights(model, folder, adapter.family, how)
+        complete(processor, loaded)
         lens_model: LensModel = adapter(loaded, processor, prompt)
         if not how.compiled:  # which makes one kernel of a norm and what is around it
             quicken(lens_model)

@@ -260,7 +260,7 @@ class LensModel(ABC):
             raise ModelError(
                 f"{type(self.model).__name__}: {len(places)} image positions in the prompt, but {wanted} for a grid of "
                 f"{layout.grid[0]} x {layout.grid[1]}.",
-                "The processor's settings (patch_size, size, the feature select strategy) do not fit the model.",
+                "The processor's settings (patch_size, size, vision_feature_select_strategy) do not fit the model.",
             )
         patches = places if layout.patches is None else places[layout.patches]
         if len(patches) != cells or len(patches.unique()) != cells:

@@ -48,6 +48,13 @@ def load_processor(model: str, folder: Path) -> Any:
             f"{kind} with nothing else.",
             f"Run: {fitting_torchvision()}",
         )
+    is_slow = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file()
+    if is_slow and find_spec("sentencepiece") is None:
+        raise MissingExtra(
+            f"The tokenizer of {model} is stored as tokenizer.model alone, and sentencepiece, which reads that, is not "
+            "installed.",
+            "Run: pip install sentencepiece",
+        )
     try:
         processor = _class_of(folder).from_pretrained(folder, backend=backend)
     except Exception as error:
@@ -63,6 +70,23 @@ def load_processor(model: str, folder: Path) -> Any:
             "A newer version of transformers may have it.",
         )
     return processor
+
+
+def complete(processor: Any, model: Any) -> None:
+    """Fill in, from the model, what LLaVA's processors do not say that older versions of transformers saved: how large
+    the tower's patches are, which of its features are taken, and whether a class token is among them."""
+    if not hasattr(processor, "num_additional_image_tokens"):
+        return
+    if processor.patch_size is None:
+        processor.patch_size = model.config.vision_config.patch_size
+    if processor.vision_feature_select_strategy is None:
+        # VipLLaVA has no such setting: it always leaves the class token out.
+        strategy = getattr(model.config, "vision_feature_select_strategy", "default")
+        processor.vision_feature_select_strategy = strategy
+    if not processor.num_additional_image_tokens:
+        class_tokens = ("vision_tower.embeddings.class_embedding", "vision_tower.embeddings.cls_token")
+        has_one = any(name.endswith(class_tokens) for name, _ in model.named_parameters())
+        processor.num_additional_image_tokens = int(has_one)
 
 
 def backend_of(processor: Any) -> str:

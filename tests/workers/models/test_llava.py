@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from vlq.query.errors import ModelError
 from vlq.workers.models.base import LensModel
 
 from . import checks
-from .tiny import make_llava
+from .tiny import make_llava, make_llava_next, make_vipllava
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     # Whose norm behind the last block has another name than Llama's.
@@ -52,6 +53,23 @@ def test_the_class_token_is_neither_patch_nor_prompt(tmp_path: Path) -> None:
     assert len(images) == 17
     assert encoded.sites["patch"].tolist() == images[1:].tolist()
     assert not {*images.tolist()} & {*encoded.sites["prompt"].tolist()}
+
+
+@pytest.mark.parametrize("make", [make_llava, partial(make_llava, strategy="full"), make_llava_next, make_vipllava])
+@pytest.mark.parametrize("kept", [(), ("patch_size",), ("patch_size", "vision_feature_select_strategy")], ids=str)
+def test_processors_that_older_versions_saved(
+    tmp_path: Path, make: Callable[[Path], Path], kept: tuple[str, ...]
+) -> None:
+    """What they do not say is as the model has it: no settings but `kept` were there, one after the other."""
+    path = make(tmp_path / "model") / "processor_config.json"
+    image = checks.noise(90, 40)
+    expected = checks.loaded(path.parent).encode(image)
+    saved = json.loads(path.read_text())
+    said = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")
+    path.write_text(json.dumps({name: value for name, value in saved.items() if name in kept or name not in said}))
+    found = checks.loaded(path.parent).encode(image)
+    assert torch.equal(found.tokens["input_ids"], expected.tokens["input_ids"])
+    assert found.sites["patch"].tolist() == expected.sites["patch"].tolist()
 
 
 def test_a_decoder_without_a_known_norm_is_named(tmp_path: Path) -> None:

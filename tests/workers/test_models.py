@@ -144,6 +144,24 @@ def test_a_chat_template_places_the_image(tiny_model: Path, tmp_path: Path) -> N
     assert load(str(folder), prompt="<image> What is this?").prompt == "<image> What is this?"
 
 
+def test_a_chat_template_of_the_tokenizer_alone(tiny_model: Path, tmp_path: Path) -> None:
+    """It is the model's where it has a place for an image; those of language models know of text alone."""
+    of_images = (
+        "{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}<image> {% else %}{{ c.text }}"
+        "{% endif %}{% endfor %}{% endfor %} ASSISTANT:"
+    )
+    of_text = "{% for m in messages %}{{ 'USER: ' + m.content }}{% endfor %}"
+    writes_the_list = "{% for m in messages %}{{ m.content | trim }}{% endfor %}"
+    own = "USER: <image>\nWhat is this? ASSISTANT:"
+    for name, template, prompt in (
+        ("images", of_images, "<image> What is this? ASSISTANT:"),
+        ("text", of_text, own),
+        ("list", writes_the_list, own),
+    ):
+        folder = edited(tiny_model, tmp_path / name, "tokenizer_config.json", chat_template=template)
+        assert load(folder, prompt="What is this?").prompt == prompt
+
+
 @pytest.mark.parametrize("format", ["%Y-%m-%d", "%d %b %Y", "%A, %B %-d, %y"])
 def test_a_template_that_writes_the_date_writes_the_same_on_any_day(
     tiny_model: Path, tmp_path: Path, format: str

@@ -38,6 +38,8 @@ def full_prompt(processor: Any, prompt: str | None, image_text: str, template: s
         if places == 1:
             return prompt if image_text in prompt else prompt.replace(PLACEHOLDER, image_text)
     question = DEFAULT_QUESTION if prompt is None else prompt
+    if not processor.chat_template and processor.tokenizer.chat_template:
+        _take_tokenizers_template(processor)
     if not processor.chat_template:
         return template.format(image=image_text, question=question)
     if not hasattr(processor, "image_token"):  # what stands for an image is known to the template alone
@@ -45,6 +47,17 @@ def full_prompt(processor: Any, prompt: str | None, image_text: str, template: s
         if question.startswith(before) and question.endswith(behind):
             return question
     return in_template(processor, question)
+
+
+def _take_tokenizers_template(processor: Any) -> None:
+    """Give a processor its tokenizer's chat template, if that has a place for an image: those of language models know
+    of text alone, and are let go of."""
+    tokenizer = processor.tokenizer
+    processor.chat_template = tokenizer.chat_template
+    try:
+        in_template(processor, DEFAULT_QUESTION)
+    except ModelError:
+        processor.chat_template = tokenizer.chat_template = None
 
 
 def in_template(processor: Any, question: str) -> str:

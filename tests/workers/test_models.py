@@ -381,6 +381,7 @@ def test_missing_and_unfit_models(tiny_model: Path, tmp_path: Path) -> None:
         ({"model_type": "deepseek_vl_v2"}, r"transformers [\d.]+ does not know", "end in -hf"),
         ({"architectures": ["A"]}, "names no model_type", "complete"),
         ({"model_type": None}, "names no model_type", "complete"),
+        ({"model_type": "llava", "quantization": {"group_size": 64, "bits": 4}}, "for MLX", "that it was made of"),
         ({"model_type": "qwen2_5_omni"}, "also speaks", "transformers.Qwen2_5OmniThinkerForConditionalGeneration."),
     ],
     ids=str,
@@ -396,7 +397,6 @@ def test_models_in_other_layouts(tmp_path: Path, config: dict[str, Any], message
 @pytest.mark.parametrize(
     ("file", "message", "hint"),
     [
-        ("adapter_config.json", "but an adapter for another model", "merge_and_unload"),
         ("params.json", "but a model in Mistral's own layout", "mistral-community/pixtral-12b"),
         ("llava-Q4_K.gguf", "but GGUF files, which are not read", "that they were made of"),
     ],
@@ -406,6 +406,28 @@ def test_folders_of_something_else(tmp_path: Path, file: str, message: str, hint
     with pytest.raises(ModelError, match=f"holds no config.json, {message}") as caught:
         load(str(tmp_path))
     assert hint in str(caught.value.hint)
+
+
+def test_an_adapter_beside_its_model(tiny_model: Path, tmp_path: Path) -> None:
+    """Transformers would read the model, and without peft not a word of the adapter."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds an adapter for another model") as caught:
+        load(str(folder))
+    assert "merge_and_unload" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_pointers_in_place_of_files(tiny_model: Path, tmp_path: Path, file: str) -> None:
+    """The text is that of git-lfs' specification."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    said = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 4976698672\n"
+    (folder / file).write_text(said)
+    with pytest.raises(ModelError, match=f"{file} is a pointer of Git LFS") as caught:
+        load(str(folder))
+    assert caught.value.hint == "Run there: git lfs pull"
 
 
 def test_a_processor_that_leaves_images_their_shape(tmp_path: Path) -> None:

@@ -241,6 +241,12 @@ def family_of(model: str, folder: Path) -> tuple[str, str]:
             "but that of transformers.",
             f"Give a copy in the layout of transformers, as the hub has it of such models: {copies}.",
         )
+    quantized = config.get("quantization_config") or config.get("quantization")
+    if isinstance(quantized, dict) and "group_size" in quantized and "quant_method" not in quantized:
+        raise ModelError(
+            f"{model} is stored quantised for MLX, which transformers does not read.",
+            "Give the model that it was made of.",
+        )
     if isinstance(vision := config.get("vision_config"), dict):
         tower = (kind, str(vision.get("model_type")))
         if tower in TOWERS:

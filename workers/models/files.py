@@ -12,6 +12,9 @@ from pathlib import Path
 from vlq.query.errors import ModelError
 from vlq.query.schema import digest_of
 
+POINTER_BYTES = 1024
+"""No pointer of Git LFS is larger."""
+
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # ./model and ../model are folders
 
 CONFIGURATION = ("*.json", "*.jinja", "*.model", "*.txt")
@@ -45,21 +48,35 @@ def resolve(model: str, *, revision: str | None = None, download: bool = True, w
 
 
 def _check_configured(model: str, folder: Path) -> None:
-    """Raises ModelError unless a folder has a config.json; with what it holds instead, where that is known."""
+    """Raises ModelError unless a folder holds a model as transformers stores one; with what it holds instead, where
+    that is known."""
+    if (folder / "adapter_config.json").is_file():  # without peft transformers would read the model without it
+        raise ModelError(
+            f"{model} holds an adapter for another model (PEFT), which is not read.",
+            "Merge it into that model (merge_and_unload of peft), and save_pretrained both that and its processor in "
+            "a folder without adapter_config.json.",
+        )
+    pointers = (file for pattern in (*CONFIGURATION, "*.safetensors", "*.bin") for file in folder.glob(pattern))
+    if (pointer := next(filter(_is_pointer, pointers), None)) is not None:
+        raise ModelError(f"{pointer} is a pointer of Git LFS, and not the file itself.", "Run there: git lfs pull")
     if (folder / "config.json").is_file():
         return
     found = ": it is not a model's folder"
     hint = "Give the folder that save_pretrained wrote, or a Hugging Face hub id."
-    if (folder / "adapter_config.json").is_file():
-        found = ", but an adapter for another model (PEFT)"
-        hint = "Merge it into that model (merge_and_unload of peft), and save_pretrained both that and its processor."
-    elif (folder / "params.json").is_file():
+    if (folder / "params.json").is_file():
         found = ", but a model in Mistral's own layout"
         hint = "Give a copy in that of transformers, as mistral-community/pixtral-12b is of Pixtral-12B-2409."
     elif any(folder.glob("*.gguf")):
         found = ", but GGUF files, which are not read"
         hint = "Give the model that they were made of, in the layout of transformers."
     raise ModelError(f"{model} holds no config.json{found}.", hint)
+
+
+def _is_pointer(file: Path) -> bool:
+    """Whether a file is what `git clone` leaves in the place of a large one, without Git LFS."""
+    if not file.is_file() or file.stat().st_size > POINTER_BYTES:
+        return False
+    return file.read_bytes().startswith(b"version https://git-lfs")
 
 
 def may_be_elsewhere(model: str) -> bool:

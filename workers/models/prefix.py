@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PER_POSITION = {"inputs_embeds": 1, "position_ids": -1, "visual_pos_masks": -1, "vision_mask": 1, "cache_position": -1}
 """Of a decoder's arguments those that have a place for each position, and on which axis."""
 
-KEPT = ("full_attention", "sliding_attention", "chunked_attention")
+KEPT = ("full_attention", "sliding_attention", "chunked_attention", "reference_sliding_attention")
 """Kinds of blocks that keep a key and a value of each position, and nothing else."""
 
 LEAST_SHARE = 1 / 16

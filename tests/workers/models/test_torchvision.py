@@ -25,7 +25,7 @@ from vlq.workers.models.vocabulary import vocabulary_table
 from vlq.workers.worker import Setup, describe_run
 
 from ..conftest import make_model
-from . import checks
+from . import checks, test_zoo
 
 pytest.importorskip("torchvision")
 
@@ -165,6 +165,12 @@ def test_a_narrow_image_is_filled_up_to_a_square(tmp_path: Path) -> None:
     assert encoded[0].view.grid == (1, 3)
     checks.reads_what_the_model_reads(model, images)
     checks.patches_are_where_they_say(model, images[0])
+
+
+@pytest.mark.parametrize("make", [zoo.apertus1p5, zoo.unlimited_ocr])
+def test_a_changed_run_is_the_models_own(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    """Unlimited-OCR's blocks, too, see all of what is in front: its windows are of answers."""
+    test_zoo.test_a_changed_run_is_the_models_own(load(str(make(tmp_path / "model"))))
 
 
 def test_images_that_are_not_cut(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def family_of(model: str, folder: Path) -> tuple[str, str]:
     if kind in FAMILIES:
         return FAMILIES[kind]
     import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # type: ignore[attr-defined]
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     if kind in REFUSED:

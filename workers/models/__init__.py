@@ -107,7 +107,8 @@ REFUSED = {
 """model_type -> why there is no lens at the patches of such a model."""
 
 CONVERTED = {
-    "Emu3": "Emu3-community/Emu3-Chat-hf",
+    "Emu3": "BAAI/Emu3-Chat-hf",
+    "GOT": "stepfun-ai/GOT-OCR-2.0-hf",
     "internvl_chat": "OpenGVLab/InternVL3-1B-hf",
     "llava_qwen2": "KamilaMila/FastVLM-7B",
     "multi_modality": "deepseek-community/Janus-Pro-1B and deepseek-community/deepseek-vl-7b-chat",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor
 from transformers import Glm4vForConditionalGeneration
@@ -23,7 +24,7 @@ import vlq
 from vlq.query.errors import MissingExtra, ModelError
 from vlq.workers.intervene.changes import Change
 from vlq.workers.intervene.prompted import Prompted, Target
-from vlq.workers.models import FAMILIES, REFUSED, load, processors
+from vlq.workers.models import CONVERTED, FAMILIES, REFUSED, THINKERS, load, processors
 from vlq.workers.models.base import LensModel
 from vlq.workers.models.checks import check
 from vlq.workers.models.encoded import prompt_ids
@@ -226,6 +227,14 @@ def test_models_whose_patches_have_no_place(tmp_path: Path, kind: str, reason: s
     with pytest.raises(ModelError, match=f"is of type {kind}, which VLQ does not read: .*{reason}") as caught:
         load(bare(tmp_path / "model", kind))
     assert "adapters for these model types" in str(caught.value.hint)
+
+
+def test_what_is_said_of_makers_layouts_is_of_no_type_of_transformers() -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    assert {*CONVERTED}.isdisjoint(CONFIG_MAPPING_NAMES)
+    assert {*THINKERS} <= {*CONFIG_MAPPING_NAMES}
+    assert all(hasattr(transformers, kind) for kind in THINKERS.values())
 
 
 def test_what_is_refused_is_of_transformers() -> None:

@@ -352,6 +352,12 @@ def test_missing_and_unfit_models(tiny_model: Path, tmp_path: Path) -> None:
         "no adapter for models of type janus": edited(
             tiny_model, tmp_path / "janus", "config.json", model_type="janus"
         ),
+        "an image is token 7 by its configuration, which is ▁What of its tokenizer and not in the prompt": edited(
+            tiny_model, tmp_path / "other", "config.json", image_token_index=7
+        ),
+        "an image is token 54 by its configuration, which is none of its tokenizer": edited(
+            tiny_model, tmp_path / "beyond", "config.json", image_token_index=54
+        ),
         "image positions": edited(
             tiny_model, tmp_path / "grid", "processor_config.json", num_additional_image_tokens=2
         ),

@@ -255,6 +255,14 @@ class LensModel(ABC):
         layout = self.layout(*image.size)
         input_ids = tokens["input_ids"]
         places = (input_ids == self.image_token_id).nonzero()[:, 0]
+        if not len(places):
+            piece = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+            written = self.image_text_of(self.processor)
+            raise ModelError(
+                f"{type(self.model).__name__}: an image is token {self.image_token_id} by its configuration, which is "
+                f"{piece or 'none'} of its tokenizer and not in the prompt.",
+                f"Are the tokenizer and the model of one folder? The processor writes {written}.",
+            )
         cells = math.prod(layout.grid)
         if len(places) != (wanted := cells if layout.count is None else layout.count):
             raise ModelError(

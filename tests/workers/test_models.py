@@ -441,6 +441,28 @@ def test_a_processor_that_leaves_images_their_shape(tmp_path: Path) -> None:
         load(str(make_model(tmp_path / "m", crop=False)))
 
 
+@pytest.mark.parametrize("part", ["processor", "image_processor"])
+def test_a_processor_with_code_of_its_own(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """It is not run, and nobody is asked on a terminal whether it should be."""
+    folder, kind = tmp_path / "own", {"processor": "AutoProcessor", "image_processor": "AutoImageProcessor"}[part]
+    shutil.copytree(tiny_model, folder)
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n\nclass Own: pass\n")
+    saved = json.loads((folder / "processor_config.json").read_text())
+    own = saved if part == "processor" else saved["image_processor"]
+    own |= {f"{part}_class" if part == "processor" else f"{part}_type": "Own", "auto_map": {kind: "own.Own"}}
+    (folder / "processor_config.json").write_text(json.dumps(saved))
+
+    def ask(question: str) -> str:
+        raise AssertionError(question)
+
+    monkeypatch.setattr("builtins.input", ask)
+    with pytest.raises(ModelError, match=r"The processor of .* comes with code of its own"):
+        load(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_tokenizer_for_another_package(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "slow"
     shutil.copytree(tiny_model, folder)

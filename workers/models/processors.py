@@ -56,8 +56,14 @@ def load_processor(model: str, folder: Path) -> Any:
             "Run: pip install sentencepiece",
         )
     try:
-        processor = _class_of(folder).from_pretrained(folder, backend=backend)
+        # Where code of its own is all that there is, transformers would ask on the terminal whether to run it.
+        processor = _class_of(folder).from_pretrained(folder, backend=backend, trust_remote_code=False)
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"The processor of {model} comes with code of its own, and VLQ runs none but that of transformers.",
+                "Save the processor of another copy of this model in the folder: one of transformers' own.",
+            ) from error
         raise ModelError(
             f"The processor of {model} cannot be loaded: {first_line(error)}",
             "The model's folder must also hold what its processor's save_pretrained wrote.",

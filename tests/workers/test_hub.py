@@ -42,11 +42,11 @@ for model, revision in json.loads(sys.argv[1]):
 LOOK = """
 import sys
 from vlq.query.errors import ModelError
-from vlq.workers.models import load
+from vlq.workers.models import folder_of
 
 for model in sys.argv[1:]:
     try:
-        load(model)
+        folder_of(model)
     except ModelError as error:
         print(error.message)
 """

@@ -155,7 +155,7 @@ def load(
     how = Loading(device, dtype, attention, quantize, device_map, compiled)
     check_possible(how)
     check_torchvision()
-    folder = folder_of(model, revision=revision)
+    folder = resolve(model, revision=revision)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     generic = family_of(model, folder) == GENERIC
     try:

@@ -377,6 +377,7 @@ def test_missing_and_unfit_models(tiny_model: Path, tmp_path: Path) -> None:
             "of type llava in the layout of",
             "llava-hf/llava-1.5-7b-hf",
         ),
+        ({"model_type": "llava", "mm_image_tower": "clip"}, "of type llava in the layout of", "llava-hf/"),
         (
             {"model_type": "multi_modality"},
             "of type multi_modality in the layout of",

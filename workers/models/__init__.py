@@ -235,18 +235,18 @@ def family_of(model: str, folder: Path) -> tuple[str, str]:
     """An entry of FAMILIES for a model's folder, or GENERIC. Raises ModelError if the model reads no images."""
     config = read_config(folder)
     kind = str(config.get("model_type"))
-    names_tower = "mm_vision_tower" in config and "vision_config" not in config
-    if copies := CONVERTED.get(kind) or (LLAVAS if names_tower else None):
-        raise ModelError(
-            f"{model} is of type {kind} in the layout of those who made it, for code of their own, and VLQ runs none "
-            "but that of transformers.",
-            f"Give a copy in the layout of transformers, as the hub has it of such models: {copies}.",
-        )
     quantized = config.get("quantization_config") or config.get("quantization")
     if isinstance(quantized, dict) and "group_size" in quantized and "quant_method" not in quantized:
         raise ModelError(
             f"{model} is stored quantised for MLX, which transformers does not read.",
             "Give the model that it was made of.",
+        )
+    is_llavas = "vision_config" not in config and (kind == "llava" or "mm_vision_tower" in config)
+    if copies := CONVERTED.get(kind) or (LLAVAS if is_llavas else None):
+        raise ModelError(
+            f"{model} is of type {kind} in the layout of those who made it, for code of their own, and VLQ runs none "
+            "but that of transformers.",
+            f"Give a copy in the layout of transformers, as the hub has it of such models: {copies}.",
         )
     if isinstance(vision := config.get("vision_config"), dict):
         tower = (kind, str(vision.get("model_type")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -38,10 +39,11 @@ class LlavaNext(LensModel):
                 wrong,
             )
         theirs = [list(point) for point in model.config.image_grid_pinpoints]
-        if theirs != self._points or any(side % self._tile for point in theirs for side in point):
+        if theirs != self._points:
+            raise ModelError(f"{self.family}: expected image_grid_pinpoints {theirs}. Got {self._points}.", wrong)
+        if any(side % self._tile for point in theirs for side in point):
             raise ModelError(
-                f"{self.family}: expected image_grid_pinpoints {theirs}, in tiles of {self._tile}. Got {self._points}.",
-                wrong,
+                f"{self.family}: expected image_grid_pinpoints in whole tiles of {self._tile} pixels. Got {theirs}."
             )
 
     @property
@@ -118,11 +120,16 @@ class LlavaOnevision(LlavaNext):
 
     def __init__(self, model: Any, processor: Any, prompt: str | None) -> None:
         super().__init__(model, processor, prompt)
-        if processor.vision_aspect_ratio != model.config.vision_aspect_ratio:
+        ratio = processor.vision_aspect_ratio
+        if ratio != model.config.vision_aspect_ratio:
             raise ModelError(
-                f"{self.family}: expected vision_aspect_ratio {model.config.vision_aspect_ratio}. Got "
-                f"{processor.vision_aspect_ratio}.",
+                f"{self.family}: expected vision_aspect_ratio {model.config.vision_aspect_ratio}. Got {ratio}.",
                 "The processor's settings do not fit the model.",
+            )
+        if not re.fullmatch(r"anyres_max_\d+", ratio):
+            raise ModelError(
+                f"{self.family}: expected a vision_aspect_ratio such as anyres_max_9. Got {ratio}.",
+                "The model's class knows no other.",
             )
 
     @property

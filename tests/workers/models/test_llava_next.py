@@ -138,6 +138,20 @@ def test_processors_that_do_not_fit(
         load(str(folder))
 
 
+def test_grids_that_are_not_of_whole_tiles(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"image_grid_pinpoints in whole tiles of 32 pixels\. Got \[\[48, 64\]\]"):
+        load(str(make_llava_next(tmp_path / "model", points=[[48, 64]])))
+
+
+def test_an_aspect_ratio_that_the_class_does_not_know(tmp_path: Path) -> None:
+    folder = make_llava_onevision(tmp_path / "model")
+    for file in ("config.json", "processor_config.json"):
+        settings = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(settings | {"vision_aspect_ratio": "pad"}))
+    with pytest.raises(ModelError, match=r"a vision_aspect_ratio such as anyres_max_9\. Got pad"):
+        load(str(folder))
+
+
 def test_patches_that_are_not_of_whole_pixels(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="3/8 of the tower's patches of 4 pixels are no patches of whole pixels"):
         load(str(granite4_vision(tmp_path / "model", "3/8")))

@@ -131,12 +131,12 @@ OF_COLUMNS = Mistake(
 NOT_BY_IMAGE = Mistake(
     BadArgument,
     "{got} has a row for each {keys}, and not for each image.",
-    "Which images they are is said by answers that have a row for each: images=first_layer('dog') <= 5",
+    "Such as first_layer('dog') <= 5, or readings('dog').group(image).count() > 10",
     (
         Example(
             "first_layer('dog', images=⟦first_layer('ear', by='patch') < 3⟧)",
             "first_layer('ear', by='patch') < 3 has a row for each image and patch, and not for each image.",
-            "Which images they are is said by answers that have a row for each: images=first_layer('dog') <= 5",
+            "Such as first_layer('dog') <= 5, or readings('dog').group(image).count() > 10",
         ),
     ),
 )

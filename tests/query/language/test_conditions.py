@@ -118,6 +118,16 @@ def test_held_against_the_images_for_which_it_is_false(cases: dict[str, Case]) -
     assert narrower["images"] == sum(one is True and is_late for one, is_late in zip(known, late, strict=True))
 
 
+def test_by_what_is_counted_of_each_image(cases: dict[str, Case]) -> None:
+    case = cases["several shards"]
+    (rock,) = case.corpus.vocabulary.by_word("rock", pieces=False)
+    counts = ((case.sites["patch"].token[..., 0] == rock).sum((1, 2)) * case.good).tolist()
+    most = max(counts)
+    found = case.corpus.query(f"images(readings('rock').group(image).count() >= {most})").rows
+    assert {row["image_id"] for row in found} == {image for image, count in enumerate(counts) if count == most}
+    assert 0 < len(found) < sum(count > 0 for count in counts)
+
+
 def test_in_python(cases: dict[str, Case]) -> None:
     corpus: Corpus = cases["several shards"].corpus
     text = corpus.query("images(first_layer('rock') < 3 and label == 'beach')").rows

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -177,8 +178,8 @@ def is_hidden(name: str) -> bool:
 
 def common_folder(paths: Sequence[str]) -> str:
     """The folder that all of these lie in, or below; empty if they have none."""
-    folders = [path.rpartition("/")[0] for path in paths]
-    return os.path.commonpath(folders) if folders and all(folders) else ""
+    folders = [path.split("/")[:-1] for path in paths]
+    return "/".join(parts[0] for parts in takewhile(lambda parts: len({*parts}) == 1, zip(*folders, strict=False)))
 
 
 def is_local(fs: Any) -> bool:

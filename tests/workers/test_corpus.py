@@ -8,7 +8,10 @@ import os
 import re
 import zipfile
 from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from unittest.mock import patch
 
@@ -162,6 +165,24 @@ def test_a_relative_archive_is_found_from_elsewhere(tmp_path: Path, monkeypatch:
     for source in ("zip://::in/all.zip", "zip://x/*.png::in/all.zip", "zip://x/list.csv::in/all.zip"):
         assert list_images(source)["uri"].to_pylist() == [one], source
     assert list_images(str(manifest))["uri"].to_pylist() == [one, "zip://x/one.png::http://host/all.zip"]
+
+
+class Listing(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_names_below_a_web_servers_folder(folder: Path) -> None:
+    """The two slashes of a URL are part of the folder that a glob's files have in common."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Listing, directory=folder))
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        table = list_images(f"http://127.0.0.1:{server.server_port}/**/*.[jpw]*")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert table["image"].to_pylist() == ["b.png", "sub/c.webp"]
+    assert table["folder"].to_pylist() == [None, "sub"]
 
 
 def test_a_parquet_manifest_keeps_its_types(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ ARCHIVES = {".zip": "zip", ".tar": "tar"}
 
 SETS = {".tar": "Tars", ".parquet": "Parquet files"}
 """Endings of files that are a manifest each, of which data sets have many."""
+
+_BRACES = re.compile(r"\{(?:([^{}]*,[^{}]*)|([0-9]+)\.\.([0-9]+))\}")
+"""What stands for several names, as shells and WebDataset have it: {train,val}, {00000..00012}."""
 
 ENDINGS = 6
 """So many endings of files that were passed over are named, those that most of them have."""
@@ -108,8 +112,30 @@ def _where_else(source: str, root: str, others: Sequence[str]) -> str | None:
 
 
 def matching(fs: Any, root: str) -> list[str]:
-    """The paths of the files that a glob means."""
-    return [path for path, about in fs.glob(root, detail=True).items() if about["type"] != "directory"]
+    """The paths of the files that a glob means, each once. What braces alone name is meant even if it is not there."""
+    found: dict[str, None] = {}
+    for pattern in _without_braces(root):
+        if any(character in "*?[" for character in pattern):
+            matches = fs.glob(pattern, detail=True).items()
+            found |= dict.fromkeys(path for path, about in matches if about["type"] != "directory")
+        else:
+            found[pattern] = None
+    return list(found)
+
+
+def _without_braces(pattern: str) -> list[str]:
+    """'{a,b}/{08..10}.tar' -> what it stands for in a shell: a/08.tar, a/09.tar, a/10.tar, b/08.tar and so on."""
+    found = _BRACES.search(pattern)
+    if found is None:
+        return [pattern]
+    listed, *ends = found.groups()
+    if listed is None:
+        first, last = sorted(ends, key=int)
+        parts = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    else:
+        parts = listed.split(",")
+    head, rest = pattern[: found.start()], pattern[found.end() :]
+    return [without for part in parts for without in _without_braces(f"{head}{part}{rest}")]
 
 
 def _walk(fs: Any, root: str) -> Iterable[str]:
@@ -208,4 +234,5 @@ def anchored(url: str, folder: str) -> str:
 
 def has_magic(path: str) -> bool:
     """Whether a source is a glob."""
-    return any(character in without_options(path) for character in "*?[") and not os.path.exists(path)
+    plain = without_options(path)
+    return (any(character in plain for character in "*?[") or bool(_BRACES.search(plain))) and not os.path.exists(path)

@@ -104,6 +104,26 @@ def test_several_tars_are_one_corpus(tmp_path: Path) -> None:
     assert f"'{tmp_path}/**/*.tar'" in (caught.value.hint or "")
 
 
+def test_braces_name_several(tmp_path: Path) -> None:
+    """As WebDataset's users write them. What they stand for is bash's own word."""
+    for name in ("a/08.tar", "a/09.tar", "a/10.tar", "b/08.tar", "b/9.tar", "b/{x,y}.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(tar_of({"i.jpg": name.encode()}))
+    for braces in ("a/{08..10}.tar", "a/{10..08}.tar", "{a,b}/{08,08}.tar", "{a/{08,1{0,0}},b/{9..9}}.tar"):
+        named = subprocess.run(["bash", "-c", f"echo {braces}"], capture_output=True, text=True, check=True)
+        rows, _ = rows_of(f"{tmp_path}/{braces}")
+        assert [row["uri"].decode() for row in rows] == sorted({*named.stdout.split()})
+    assert rows_of(f"{tmp_path}/b/{{x,y}}.tar")[0] == [{"image": "{x,y}/i.jpg", "uri": b"b/{x,y}.tar"}]
+    rows, _ = rows_of(f"{tmp_path}/{{a,b,c}}/*{{8,9}}.tar")
+    assert [row["image"] for row in rows] == ["a/08/i.jpg", "a/09/i.jpg", "b/08/i.jpg", "b/9/i.jpg"]
+    with pytest.raises(InputError, match=rf"^There is no file {tmp_path}/a/11.tar\."):
+        list_images(f"{tmp_path}/a/{{08..11}}.tar")
+    memory = fsspec.filesystem("memory")
+    for name in ("00", "01", "02"):
+        memory.pipe(f"/braces-test/{name}.tar", tar_of({"i.jpg": name.encode()}))
+    assert [row["uri"] for row in rows_of("memory://braces-test/{00..01}.tar")[0]] == [b"00", b"01"]
+
+
 def test_who_waits_for_a_list_is_told(tmp_path: Path) -> None:
     for number in range(AT_ONCE + 1):
         (tmp_path / f"{number}.tar").write_bytes(tar_of({"a.jpg": b"%d" % number}))

@@ -8,6 +8,8 @@ from difflib import get_close_matches
 import pyarrow as pa
 
 from vlq.query.errors import InputError
+from vlq.query.image.embedded import SCHEME
+from vlq.query.image.members import MEMBER
 from vlq.query.image.tables import FORMATS, is_text
 from vlq.workers.files import folders_of, from_files
 from vlq.workers.manifests import DATA, from_manifests, is_manifest
@@ -22,8 +24,9 @@ def list_images(source: str, limit: int | None = None, say: Callable[[str], None
 
     A folder is listed with its subfolders, hidden files left out, in the order of the names, and where some images lie
     in subfolders the column `folder` has their paths; a manifest keeps its own order and its columns' types. `image` is
-    the path below the folder, or what the manifest says. What lies among the images of a folder or a tar and is none is
-    passed over, which `say` is told in a line. Raises InputError if there are no images or they cannot be listed.
+    the path below the folder, or what the manifest says, or the URI of an image inside a table or a tar. What lies
+    among the images of a folder or a tar and is none is passed over, which `say` is told in a line. Raises InputError
+    if there are no images or they cannot be listed.
     """
     if not source.strip():
         raise InputError("IMAGES is empty.", "Give a folder, a glob, an image, or a manifest.")
@@ -32,7 +35,7 @@ def list_images(source: str, limit: int | None = None, say: Callable[[str], None
     if is_manifest(source):
         table, _ = from_manifests(source, limit, say)
     else:
-        names, uris = from_files(source, say)
+        names, uris = ([source], [source]) if source.startswith((SCHEME, MEMBER)) else from_files(source, say)
         table = pa.table({"image": pa.array(names, pa.string()), "uri": pa.array(uris, pa.string())})
         if (folders := folders_of(names)) is not None:
             table = table.append_column("folder", folders)

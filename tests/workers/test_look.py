@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -19,10 +21,12 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 import vlq
 from vlq.query.errors import BadArgument, InputError, MissingExtra, ModelError, StoreError, UnknownToken
 from vlq.query.store import open_store
+from vlq.workers.corpus import list_images
 from vlq.workers.look import held
 from vlq.workers.models import load
 from vlq.workers.worker import loaded
 
+from ..tars import tar_of
 from .models.tiny import make_llava_next
 from .runs import Vlq
 
@@ -167,6 +171,31 @@ def test_images_in_memory(tiny_model: Path, picture: Path) -> None:
     shown = pixels(one.uri, one.sha256, one.size)
     assert shown is not None
     assert np.array_equal(shown, upright)
+
+
+def test_images_inside_tables_and_tars(tiny_model: Path, picture: Path, tmp_path: Path) -> None:
+    """By the URIs that a cache has of them."""
+    data = picture.read_bytes()
+    (tmp_path / "some.tar").write_bytes(tar_of({"a.txt": b"a dog", "a.jpg": data}))
+    pq.write_table(pa.table({"image": [{"bytes": data, "path": "a.jpg"}]}), tmp_path / "some.parquet")
+    expected = vlq.look(picture, tiny_model).rank(3).rows
+    for held_in in ("tar", "parquet"):
+        (uri,) = list_images(str(tmp_path / f"some.{held_in}"))["uri"].to_pylist()
+        corpus = vlq.look(uri, tiny_model)
+        assert [row | {"image": picture.name} for row in corpus.rank(3).rows] == expected
+        assert corpus.images().rows[0]["image"] == uri
+    wrong = {
+        "parquet://image/1::": "not in its table: there is no row 1.",
+        "parquet://image/::": "cannot be read: invalid literal",
+        "member://1536/9/0000beef::": "the tar is another one than when it was listed.\nPut the tar back",
+        "member://1/2/3::": "cannot be read: expected member://OFFSET/LENGTH/CHECK::URL.",
+    }
+    for place, why in wrong.items():
+        uri = f"{place}{tmp_path}/some.{'tar' if 'member' in place else 'parquet'}"
+        with pytest.raises(InputError) as caught:
+            vlq.look(uri, tiny_model)
+        told = str(caught.value)
+        assert (told.count(uri), why in told) == (1, True), told
 
 
 def test_grids_of_their_own(tmp_path: Path, run: Vlq) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vlq.query.errors import InputError
-from vlq.query.image.pictures import BadImage, check_size, decode, fetch, to_rgb, upright
+from vlq.query.image.pictures import BadImage, Unfetched, check_size, decode, fetch, to_rgb, upright
 from vlq.query.image.tables import reason
 from vlq.workers.corpus import list_images
 
@@ -38,7 +38,8 @@ def picture_of(image: Any) -> Picture:
     name = IN_MEMORY
     try:
         if isinstance(image, str | os.PathLike):
-            name, uri, data = _from_file(os.fspath(image))
+            name, uri = _one(os.fspath(image))
+            data = _fetched(uri)
             return Picture(name, uri, data, decode(data))
         if not isinstance(image, Image.Image):
             image = _from_array(image)
@@ -51,19 +52,25 @@ def picture_of(image: Any) -> Picture:
     return Picture(name, None, _as_png(pixels), pixels)
 
 
-def _from_file(source: str) -> tuple[str, str, bytes]:
-    """Name, URI and bytes."""
+def _one(source: str) -> tuple[str, str]:
+    """Name and URI. Raises InputError."""
     try:
         table = list_images(source, 2)
     except InputError as error:
         raise InputError(error.message, HOW) from error
     if table.num_rows > 1:
         raise InputError(f"{source} holds several images.", "Give one of them. vlq run reads many into a cache.")
-    (row,) = table.to_pylist()
+    return table["image"][0].as_py(), table["uri"][0].as_py()
+
+
+def _fetched(uri: str) -> bytes:
+    """The file's bytes. Raises BadImage, InputError, StoreError."""
     try:
-        return row["image"], row["uri"], fetch(row["uri"])
+        return fetch(uri)
+    except Unfetched as error:
+        raise InputError(f"{error}.", error.hint) from error
     except OSError as error:
-        raise InputError(f"{row['uri']} cannot be read: {reason(error)}.") from error
+        raise InputError(f"{uri} cannot be read: {reason(error)}.") from error
 
 
 def _from_array(image: Any) -> Image.Image:

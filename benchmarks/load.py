@@ -74,7 +74,7 @@ def served(cache: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A server of a cache, in a process of its own."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "vlq.query.cli", "serve", "--cache", f"load={cache}", "--port", str(port)]
+    command = [sys.executable, "-m", "vlq", "serve", "--cache", f"load={cache}", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:

@@ -271,7 +271,3 @@ def _run(commands: Mapping[str, Load], arguments: Sequence[str]) -> None:
         else:
             app.command(name, cls=Command)(command)
     app(arguments, prog_name="vlq", standalone_mode=True)
-
-
-if __name__ == "__main__":
-    main()

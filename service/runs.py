@@ -96,7 +96,7 @@ class Here(Launcher):
     def start(self, run: Run) -> None:
         with self._log(run).open("wb") as log:
             self._processes[run.id] = subprocess.Popen(
-                [sys.executable, "-m", "vlq.query.cli", *run.command[1:]],
+                [sys.executable, "-m", "vlq", *run.command[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -141,7 +141,7 @@ def test_help_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
 @pytest.mark.parametrize("arguments", ["'foo()'", "info --cache none"])
 def test_a_mistake_that_cannot_be_told(arguments: str, stderr: str) -> None:
-    command = f"{sys.executable} -m vlq.query.cli {arguments} {stderr}"
+    command = f"{sys.executable} -m vlq {arguments} {stderr}"
     assert subprocess.run(["sh", "-c", command], stdout=subprocess.DEVNULL, check=False).returncode == 2
 
 
@@ -318,7 +318,7 @@ def test_a_full_disk_behind_stdout_is_said(
     cache: str, monkeypatch: pytest.MonkeyPatch, unbuffered: str, asked: str
 ) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
-    command = f"{sys.executable} -m vlq.query.cli {asked} --cache {cache} > /dev/full"
+    command = f"{sys.executable} -m vlq {asked} --cache {cache} > /dev/full"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("vlq: No space left on device: ")
@@ -326,7 +326,7 @@ def test_a_full_disk_behind_stdout_is_said(
 
 
 def test_nobody_need_read_what_is_printed(cache: str) -> None:
-    command = f'{sys.executable} -m vlq.query.cli "images()" --cache {cache} >&-'
+    command = f'{sys.executable} -m vlq "images()" --cache {cache} >&-'
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -339,19 +339,19 @@ def test_who_has_seen_enough_is_no_error(
     """As `grep -q` has."""
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     monkeypatch.setenv("VLQ_CACHE", cache)
-    script = f"set -o pipefail; {sys.executable} -m vlq.query.cli {asked} | true"
+    script = f"set -o pipefail; {sys.executable} -m vlq {asked} | true"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_letters_that_a_locale_lacks_are_told_by_their_numbers(cache: str) -> None:
-    command = [sys.executable, "-m", "vlq.query.cli", "first_layer('dog')", "--cache", cache]
+    command = [sys.executable, "-m", "vlq", "first_layer('dog')", "--cache", cache]
     done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)
     assert b"\\u2581dog" in done.stdout
 
 
 def test_a_closed_pipe_is_no_error(cache: str) -> None:
-    command = f"{sys.executable} -m vlq.query.cli \"first_layer('dog', by='patch')\" --format csv | head -1"
+    command = f"{sys.executable} -m vlq \"first_layer('dog', by='patch')\" --format csv | head -1"
     done = subprocess.run(
         command, shell=True, capture_output=True, text=True, env={**os.environ, "VLQ_CACHE": cache}, check=True
     )

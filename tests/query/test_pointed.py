@@ -66,7 +66,7 @@ def test_the_command_line_goes_by_its_terminal(tmp_path_factory: pytest.TempPath
     pid, terminal = pty.fork()
     if pid == 0:
         fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 50, 0, 0))
-        os.execv(sys.executable, [sys.executable, "-m", "vlq.query.cli", query, "--cache", str(cache)])
+        os.execv(sys.executable, [sys.executable, "-m", "vlq", query, "--cache", str(cache)])
     shown, end = b"", time.monotonic() + 60
     try:
         while b"^^^" not in shown and time.monotonic() < end:

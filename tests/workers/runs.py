@@ -37,7 +37,7 @@ class Silent:
 
 def vlq(*arguments: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """A command of `vlq` that was begun."""
-    command = [sys.executable, "-m", "vlq.query.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "vlq", *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True)
 

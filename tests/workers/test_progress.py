@@ -176,7 +176,7 @@ def test_work_goes_on_where_nobody_is_told_of_it(tmp_path: Path, lost: str) -> N
     make_cache(tmp_path / "cache", images=6)
     path = next((tmp_path / "cache").glob("images/*"))
     path.write_bytes(path.read_bytes()[:-1])
-    script = f"{sys.executable} -m vlq.query.cli repair --cache {tmp_path / 'cache'} {lost}"
+    script = f"{sys.executable} -m vlq repair --cache {tmp_path / 'cache'} {lost}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "> >(true)" in lost.removeprefix("2> >(true)") or "1 mended, 0 not" in done.stdout

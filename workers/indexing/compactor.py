@@ -56,7 +56,7 @@ class Compactor:
         if self._stopped or not self._due or self._due[0] > self._covered:
             return False
         shards = self._due.pop(0)
-        command = [sys.executable, "-m", "vlq.query.cli", "compact", "--cache", self._url, "--shards", str(shards)]
+        command = [sys.executable, "-m", "vlq", "compact", "--cache", self._url, "--shards", str(shards)]
         command += ["--processes", "1"]  # the others are the workers'
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self._indexing = threading.Thread(target=self._wait, args=(self._process, shards), daemon=True)

@@ -236,7 +236,7 @@ def test_killed_at_any_moment_and_called_again(growing: Path, finished: Path) ->
 def test_a_real_kill(growing: Path, finished: Path) -> None:
     for shard in range(SHARDS):
         commit(growing, finished, shard)
-    command = [sys.executable, "-m", "vlq.query.cli", "compact", "--cache", str(growing)]
+    command = [sys.executable, "-m", "vlq", "compact", "--cache", str(growing)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not [*growing.glob("index/*/*")]:
         time.sleep(0.002)

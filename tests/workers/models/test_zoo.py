@@ -273,7 +273,7 @@ def test_a_torchvision_that_cannot_be_imported(tmp_path: Path) -> None:
     (tmp_path / "torchvision-0.1.2.dist-info" / "METADATA").write_text("Name: torchvision\nVersion: 0.1.2\n")
     Image.new("RGB", (64, 64)).save(tmp_path / "one.png")
     model = Path(vlq.__file__).parents[1] / "workers" / "demo" / "model"
-    look = [sys.executable, "-m", "vlq.query.cli", "look", "one.png", "--model", str(model)]
+    look = [sys.executable, "-m", "vlq", "look", "one.png", "--model", str(model)]
     paths = os.pathsep.join([str(tmp_path), str(model.parents[2])])
     found = subprocess.run(
         look, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=120

@@ -16,6 +16,9 @@ from typing import Any, Protocol
 LINE_EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
 
+BAR, NARROW = 20, 80
+"""Columns of a bar, and of the terminal below which there is none."""
+
 READING = "reading"
 """What a run does to images."""
 
@@ -158,19 +161,21 @@ def seldom(shown: Tracker) -> Callable[[str, int, int], None]:
 
 
 class _Bar:
-    """A bar with images/s, errors so far and time left."""
+    """A bar with images/s, errors so far and time left. A narrow terminal has the words alone, in lines that fit."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
+        console = Console(stderr=True)
+        is_narrow = console.width < NARROW
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
+            *([] if is_narrow else [BarColumn(BAR)]),
+            TextColumn("{task.description} {task.fields[figures]}", table_column=Column(no_wrap=False)),
+            *([] if is_narrow else [TimeElapsedColumn()]),
+            console=console,
             transient=True,
         )
         self._rate = _Rate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from datetime import datetime
@@ -88,6 +89,25 @@ def test_what_is_done_to_images_has_a_rate_of_its_own(clock: Clock, capsys: pyte
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@pytest.mark.parametrize("columns", [30, 40, 79, 80, 200])
+def test_a_bar_leaves_no_figure_out(clock: Clock, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with tracker() as shown:
+        shown.images(96, 118287, 0, 0)
+        clock.now += 2
+        shown.images(118272, 118287, 1234, 1)
+        before = len(screen.getvalue())
+        shown._progress.refresh()  # type: ignore[attr-defined]
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in screen.getvalue()[before:].splitlines()]
+    assert max(map(len, lines)) <= columns
+    words = " ".join(" ".join(lines).replace("0:00:00", "").split())  # the time beside them is none of theirs
+    assert "reading 118,272 of 118,287 images, 0.5 images/s, 30 s left, 1,234 errors" in words
+    assert ("━" in words) == (columns >= 80)
 
 
 def test_a_bar_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,9 @@ ROOT = ("--help", "-h", "--version", "--install-completion", "--show-completion"
 EXPLAINED = ("table", "json")
 """In which formats --explain says how an answer comes about."""
 
+INTERRUPTED = 130
+"""The exit code of what SIGINT ends, as Ctrl-C sends it."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk or somebody's part of it is full."""
 
@@ -77,6 +80,8 @@ def _main(arguments: list[str]) -> NoReturn:
                 _command(arguments)
         except SystemExit as ended:  # as commands end
             code = ended.code
+        if code == INTERRUPTED:  # which the command framework makes of Ctrl-C
+            raise KeyboardInterrupt
         print(end="", flush=True)  # at Python's own end nobody would be told of what that meets
     except VlqError as error:
         width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else None
@@ -97,7 +102,8 @@ def _main(arguments: list[str]) -> NoReturn:
         _complain(f"{error.strerror}: {where}.\nFree some, and do the same again.")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _complain("Stopped. The same command begins anew.")  # what goes on where it was says so itself
+        sys.exit(INTERRUPTED)
     sys.exit(code)
 
 

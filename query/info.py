@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.cache.copies import unreadable
+from vlq.query.cache.reader import UNINDEXED
 from vlq.query.cache.records import check_there
 from vlq.query.errors import printable
 from vlq.query.image.geometry import READ
@@ -176,7 +177,8 @@ def as_text(values: dict[str, Any]) -> str:
     text = [f"{name:<8} {value}" for name, value in lines]
     text += [f"  {printable(error['image'])}: {error['reason']}" for error in values["errors"]]
     if values["state"] != "complete":
-        text.append("The run is not complete: the same `vlq run` goes on where it stopped.")
+        is_read = 0 < values["cached"] == values["images"]
+        text.append(UNINDEXED if is_read else "The run is not complete: the same `vlq run` goes on where it stopped.")
     return "\n".join(text)
 
 

@@ -55,6 +55,11 @@ if TYPE_CHECKING:
 
     from vlq.query.cache.unembed import Tensors, Unembedding
 
+UNINDEXED = (
+    "The run is not complete: all images are cached, and the same `vlq run`, or `vlq compact`, makes the index of them."
+)
+"""What is to be said of a run that was stopped as late as that."""
+
 EFFECTS = "effects"
 """What the table of all studies' effects is called."""
 
@@ -157,6 +162,8 @@ class Snapshot:
         """What answers from it must say."""
         if self.sealed:
             return []
+        if 0 < self.cached == self.planned:
+            return [UNINDEXED]
         return [f"The run is not complete: {self.cached:,} of {self.planned:,} images are cached."]
 
     @property

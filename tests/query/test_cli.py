@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,9 @@ import pytest
 
 import vlq
 from vlq.query.cli import is_query, main
+from vlq.query.client import local
 from vlq.query.language.registry import functions, methods
+from vlq.service import command as serving
 
 from ..synthetic import make_cache, make_run
 
@@ -323,6 +326,19 @@ def test_a_full_disk_behind_stdout_is_said(
     assert done.returncode == 2
     assert done.stderr.startswith("vlq: No space left on device: ")
     assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("asked", ["images()", "info", "serve"])
+def test_who_stops_it_is_told_what_becomes_of_it(
+    asked: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local, "open", stop)
+    monkeypatch.setattr(serving, "check_address", stop)
+    assert run(asked) == 130
+    assert capsys.readouterr().err == "vlq: Stopped. The same command begins anew.\n"
 
 
 def test_nobody_need_read_what_is_printed(cache: str) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 import vlq
-from vlq.query.cache.reader import Cache
+from vlq.query.cache.reader import UNINDEXED, Cache
 from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import CorruptCache
 from vlq.query.info import as_bytes, as_text
+from vlq.query.status import as_text as status_text
 from vlq.query.status import status_of
 from vlq.workers.upkeep.gc import leftovers
 
@@ -90,6 +91,14 @@ def test_a_cache_in_the_making(tmp_path: Path) -> None:
     text = as_text(info)
     assert "6 cached so far" in text
     assert "The run is not complete: the same `vlq run` goes on where it stopped." in text
+
+
+def test_what_is_left_of_a_run_is_its_index(tmp_path: Path) -> None:
+    make_cache(tmp_path, seal=False)
+    corpus = vlq.open(str(tmp_path))
+    assert as_text(corpus.info()).endswith(f"\n{UNINDEXED}")
+    assert status_text(status_of(Cache.open(str(tmp_path)))).endswith(f"missing  none\n{UNINDEXED}")
+    assert corpus.images().notes == [UNINDEXED]
 
 
 def test_nothing_cached_yet(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,9 +108,6 @@ def train(
                     model, revision=revision, prompt=prompt, device=device, dtype=dtype, check_images=check_images
                 )
             trained = train_lens(loaded, rows, options, progress, kept)
-    except KeyboardInterrupt:
-        print("Stopped. Nothing was written.", file=sys.stderr)
-        raise typer.Exit(130) from None
     except torch.cuda.OutOfMemoryError as error:
         raise RunError(
             "The lens does not fit into the GPU's memory beside the model.",

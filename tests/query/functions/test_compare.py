@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import vlq
 from vlq.query.answers import result as result_module
+from vlq.query.cache.reader import UNINDEXED
 from vlq.query.client.corpus import Corpus
 from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadArgument, NoCache, UnknownName, UnknownToken, VlqError
@@ -370,9 +371,7 @@ def test_what_is_to_be_known(caches: dict[str, Made]) -> None:
 def test_an_unfinished_run_and_other_files_of_the_same_name(caches: dict[str, Made], tmp_path: Path) -> None:
     a = caches["small"]
     make_cache(tmp_path / "begun", make_run(), images=12, names=a.names, seal=False)
-    assert a.corpus.compare(str(tmp_path / "begun"), "first_layer('dog')").notes[-1] == (
-        "In b: The run is not complete: 12 of 12 images are cached."
-    )
+    assert a.corpus.compare(str(tmp_path / "begun"), "first_layer('dog')").notes[-1] == f"In b: {UNINDEXED}"
     make_cache(tmp_path / "changed", make_run(), images=12, names=a.names)
     (path,) = (tmp_path / "changed").glob("index/*/images-000.parquet")
     table = pq.read_table(path)

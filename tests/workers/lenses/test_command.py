@@ -83,7 +83,7 @@ def test_what_is_stopped_leaves_nothing(
 
     monkeypatch.setattr(training.Learner, "learn", stop)
     code, _, said = vlq("lens", "train", images, "--model", tiny_model, "--out", tmp_path / "lens")
-    assert (code, said.splitlines()[-1]) == (130, "Stopped. Nothing was written.")
+    assert (code, said.splitlines()[-1]) == (130, "vlq: Stopped. The same command begins anew.")
     assert list(tmp_path.iterdir()) == []
 
 

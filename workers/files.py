@@ -25,7 +25,7 @@ EXTENSIONS = (
 
 COMPANIONS = (
     "", ".arrow", ".cfg", ".csv", ".html", ".json", ".jsonl", ".license", ".log", ".md", ".npy", ".npz", ".parquet",
-    ".pdf", ".pkl", ".py", ".rst", ".tsv", ".txt", ".xml", ".yaml", ".yml",
+    ".pdf", ".pkl", ".py", ".rst", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
 )  # fmt: skip
 """Endings of what often lies beside images: captions, labels, licences. Nobody takes these for images."""
 

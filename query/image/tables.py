@@ -133,10 +133,10 @@ def _read_text(suffix: str, data: bytes) -> pa.Table:
     """The rows of a CSV, of JSON lines or of JSON."""
     data.decode()  # of what is no UTF-8 Arrow makes columns of bytes
     if suffix == ".csv":
-        table = _exact(_csv, data)
-        if table.num_columns == 1 and (mark := re.search(r"[;\t|]", table.column_names[0])):
+        names = data.partition(b"\n")[0].decode()
+        if "," not in names and (mark := re.search(r"[;\t|]", names)):
             raise pa.ArrowInvalid(f"its columns seem to be parted by {mark[0]!r}")
-        return table
+        return _without_empty_rows(_exact(_csv, data))
     if suffix == ".json" and (value := _whole_json(data)) is not None:
         return _table_of_json(value)
     return _exact(_json_lines, data)
@@ -163,6 +163,14 @@ def _csv(data: bytes, types: Types) -> pa.Table:
     convert = pyarrow.csv.ConvertOptions(column_types=types)
     options = pyarrow.csv.ReadOptions(block_size=_block(data))
     return pyarrow.csv.read_csv(pa.BufferReader(data), options, convert_options=convert)
+
+
+def _without_empty_rows(table: pa.Table) -> pa.Table:
+    """The table without rows in which no column has anything, as spreadsheets leave them below the others."""
+    filled = pa.array(np.zeros(table.num_rows, bool))
+    for column in table.columns:
+        filled = pc.or_(filled, pc.fill_null(pc.not_equal(column.cast(pa.string()), ""), False))
+    return table.filter(filled)
 
 
 def _json_lines(data: bytes, types: Types) -> pa.Table:

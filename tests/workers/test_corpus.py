@@ -313,11 +313,12 @@ def test_what_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "numbers.csv").write_text("image\n1\n")
     (tmp_path / "phone").mkdir()
     (tmp_path / "phone" / "1.HEIC").write_bytes(b"x")
-    for name in ("captions.json", "captions.TSV", "captions.yaml"):
+    for name in ("captions.json", "captions.TSV", "captions.yaml", "captions.xlsx"):
         (tmp_path / name).write_text("image\ta.png\n")
     expected = {
         "captions.json": "it is no JSON",
         "captions.yaml": "is neither an image nor a manifest",
+        "captions.xlsx": "is neither an image nor a manifest",
         "captions.TSV": "is neither an image nor a manifest",
         "empty": r"There are no images in \S+/empty\.$",
         "phone": r"There are no images in \S+/phone, but 1 \.heic\.$",
@@ -525,14 +526,26 @@ def test_what_a_table_looks_like_is_told_of_one_that_is_none(tmp_path: Path, nam
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"])
 def test_a_csv_without_commas_is_told_so(tmp_path: Path, mark: str) -> None:
-    (tmp_path / "m.csv").write_text(f"image{mark}label\na.png{mark}x\n")
-    with pytest.raises(
-        InputError, match=re.escape(f"cannot be read: its columns seem to be parted by {mark!r}")
-    ) as caught:
-        list_images(str(tmp_path / "m.csv"))
-    assert "A CSV is UTF-8, with commas" in (caught.value.hint or "")
+    told = re.escape(f"cannot be read: its columns seem to be parted by {mark!r}")
+    for row in ("x", '"a dog,\n and 1,5 more"'):
+        (tmp_path / "m.csv").write_text(f"image{mark}label\na.png{mark}{row}\n")
+        with pytest.raises(InputError, match=told) as caught:
+            list_images(str(tmp_path / "m.csv"))
+        assert "A CSV is UTF-8, with commas" in (caught.value.hint or "")
     (tmp_path / "m.csv").write_text("picture\na.png\n")
     with pytest.raises(InputError, match=r"Got picture\.$"):
+        list_images(str(tmp_path / "m.csv"))
+
+
+def test_empty_rows_of_a_csv_are_none(tmp_path: Path) -> None:
+    """Spreadsheets write them for what was deleted below a table."""
+    rows = ["image,n,at,text", "a.png,1,2026-01-02,x", ",,,", "", "b.png,,,", '"",,,""', ",,,"]
+    (tmp_path / "m.csv").write_text("\r\n".join(rows))
+    found = list_images(str(tmp_path / "m.csv"))
+    assert found["image"].to_pylist() == ["a.png", "b.png"]
+    assert found["n"].to_pylist() == [1, None]
+    (tmp_path / "m.csv").write_text("\r\n".join([*rows, ",3,,"]))
+    with pytest.raises(InputError, match=r"^Row 2 of \S+ has no image\."):
         list_images(str(tmp_path / "m.csv"))
 
 

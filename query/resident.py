@@ -117,14 +117,14 @@ class Resident:
         where = ""
         if keys is not None:
             where = f" WHERE token IN ({', '.join(f'{key:d}' for key in sorted(keys))})"
-        elif sum(map(os.path.getsize, files)) > LARGEST:
-            return False
         try:
+            if keys is None and sum(map(os.path.getsize, files)) > LARGEST:
+                return False
             cursor.execute(
                 f"CREATE TABLE {name} AS SELECT * FROM read_parquet($files){where} LIMIT {MOST_ROWS + 1}", parameters
             )
             ((rows,),) = cursor.execute(f"SELECT count(*) FROM {name}").fetchall()
-        except duckdb.OutOfMemoryException:
+        except (duckdb.OutOfMemoryException, FileNotFoundError):  # who reads what is gone says what became of it
             return False
         if rows > MOST_ROWS:
             cursor.execute(f"DROP TABLE {name}")

@@ -117,7 +117,8 @@ def path_here(url: str) -> str | None:
 
 def kind_of(url: str) -> str | None:
     """s3, gs or az; None if the URL is of none of them."""
-    return SCHEMES.get(urlsplit(url).scheme.lower()) if "://" in url else None
+    scheme, mark, _ = url.partition("://")  # of a glob with brackets urllib says that it is no URL
+    return SCHEMES.get(scheme.lower()) if mark else None
 
 
 def without_options(url: str) -> str:

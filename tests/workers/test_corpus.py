@@ -150,6 +150,7 @@ def test_any_fsspec_url(tmp_path: Path) -> None:
         list_images(str(tmp_path / "all.zip"))
     _, _, suggested = str(caught.value.hint).rpartition(": ")
     assert list_images(suggested)["image"].to_pylist() == ["in/one.png"]
+    assert list_images(f"zip://[hi]n/*.png::{tmp_path}/all.zip")["uri"] == table["uri"]
 
 
 def test_a_relative_archive_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

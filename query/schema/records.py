@@ -13,7 +13,7 @@ from vlq.query.errors import CorruptCache, NewerFormat, OlderFormat
 
 FORMAT = 3
 
-NEWER = "Install a newer VLQ: pip install --upgrade vlq"
+NEWER = "Install a newer VLQ: git pull in its clone, and pip install it from there again."
 
 _CHECKSUM = re.compile(rb'(?<=\n) "checksum": "[0-9a-f]{64}",\n')
 """The line of a record that `to_json` writes of it: those of what is in the record stand further in."""

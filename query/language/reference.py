@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlq.query.language.registry import REQUIRED, Signature, functions, methods, nearest
 from vlq.query.mistakes import CHAPTERS, mistakes_of
-from vlq.query.mistakes.calls import NO_FUNCTION
+from vlq.query.mistakes.calls import NO_FUNCTION, NO_FUNCTION_BUT_ARGUMENT
 from vlq.query.mistakes.table import DEMO, Example, Mistake
 from vlq.query.pointed import pointed
 
@@ -36,6 +36,9 @@ def help_text(name: str = "") -> str:
         lines += [f"{'.' + entry.name:<{wide}}{entry.documentation}" for entry in methods().values()]
         return "\n".join([*lines, "", "vlq help NAME says more of one."])
     bare = name.lstrip(".").partition("(")[0]
+    having = [entry.name for entry in entries.values() if any(bare == part.name for part in entry.parameters)]
+    if bare not in entries and having:
+        raise NO_FUNCTION_BUT_ARGUMENT.error(name=bare, functions=", ".join(having))
     if bare not in entries:
         raise NO_FUNCTION.error(name=bare, near=nearest(bare, entries), known=", ".join(entries))
     entry = entries[bare]

@@ -18,6 +18,18 @@ NO_FUNCTION = Mistake(
     ),
     near="Did you mean {near}?",
 )
+NO_FUNCTION_BUT_ARGUMENT = Mistake(
+    UnknownName,
+    "{name} is no function, but an argument.",
+    "vlq help tells of it with each that has it: {functions}.",
+    (
+        Example(
+            "$ vlq help min_prob",
+            "min_prob is no function, but an argument.",
+            "vlq help tells of it with each that has it: first_layer, last_layer, peak_layer, ...",
+        ),
+    ),
+)
 NO_METHOD = Mistake(
     UnknownName,
     "There is no method {name}.",

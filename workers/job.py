@@ -134,6 +134,7 @@ def run_job(options: RunOptions, tracker: Tracker) -> Outcome:
                 head = seal(store, run, head, tracker)
             return _outcome(store, run, head, 0)
         check_writable(store, run)
+    tracker.phase("waiting for Ray")
     with Pool(options.ray_address) as pool, interruptible():  # Ray sets signal handlers of its own
         tracker.phase("loading the model")
         setup, room = arrange(options, lens, run, pool)

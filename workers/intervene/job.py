@@ -138,6 +138,7 @@ def run_study(options: Asked, tracker: Tracker) -> Outcome:
     if (outcome := _there(found)) is not None:
         return outcome
     run = check_model(found)
+    tracker.phase("waiting for Ray")
     with Pool(options.ray_address) as pool, interruptible():
         if found.study.device == "cuda" and options.ray_address is None and not pool.gpus():
             raise RunError("There is no GPU.", "Run with --device cpu: that is a study of its own.")

@@ -234,7 +234,7 @@ def test_a_saved_look_is_a_cache(tiny_model: Path, picture: Path, tmp_path: Path
     corpus = vlq.look(Image.open(picture), tiny_model, prompt=PROMPT, save=cache)
     assert vlq.open(str(cache)).rank(3).rows == corpus.rank(3).rows
     code, out, said = run("verify", "--cache", cache, "--deep")
-    assert (code, "All is well: 1 images" in out) == (0, True), said
+    assert (code, "All is well: 1 image, " in out) == (0, True), said
     with pytest.raises(StoreError, match="is there already, and not an empty folder"):
         vlq.look(picture, tiny_model, save=cache)
     before = sorted(entry.key for entry in open_store(str(cache)).list())

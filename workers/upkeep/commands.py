@@ -66,10 +66,13 @@ def verify(
 
     Every object against its checksum, missing shards, and whether the index agrees with the arrays.
     """
+    from vlq.query.summary import count
     from vlq.workers.progress import steps
     from vlq.workers.upkeep import verify as checks
 
     opened = Cache.open(cache or default_url())
+    if deep:
+        from vlq.workers.upkeep.rerun import rerun  # an extra that is missing shows before the checks, which take long
     found = 0
     repairable = False
     with steps() as progress:
@@ -78,8 +81,6 @@ def verify(
             repairable = repairable or finding.mend == checks.REPAIR
             print(finding)
         if deep:
-            from vlq.workers.upkeep.rerun import rerun
-
             for finding in rerun(opened, model or None, sample, seed, progress):
                 found += 1
                 print(finding)
@@ -89,9 +90,11 @@ def verify(
             print(f"Run: {checks.REPAIR} --cache {shell(opened.url)}")
         raise typer.Exit(1)
     snapshot = opened.snapshot()
-    print(f"All is well: {snapshot.cached:,} images, every object as written, the index agrees with the arrays.")
+    images = count(snapshot.cached, "image")
+    print(f"All is well: {images}, every object as written, the index agrees with the arrays.")
     if deep:
-        print(f"{min(sample, snapshot.cached)} images read anew say what is stored.")
+        anew = min(sample, snapshot.cached)
+        print(f"{count(anew, 'image')} read anew {'says' if anew == 1 else 'say'} what is stored.")
 
 
 def repair(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import vlq.workers.indexing.index as index_module
 import vlq.workers.upkeep.verify as verify_module
 from vlq.query.cache.reader import Cache
 from vlq.query.cache.tables import parquet_bytes
+from vlq.query.cli import main
 from vlq.query.errors import CacheError
 from vlq.workers.indexing.index import rebuild
 from vlq.workers.indexing.postings import postings_bytes
@@ -296,3 +298,14 @@ def test_a_cache_that_is_older_than_a_table(cache: Path) -> None:
     replace_object(cache, manifest, key.relative_to(cache).as_posix(), postings_bytes(rows.slice(1)))
     (finding,) = findings(cache)
     assert (finding.where, finding.mend) == (key.relative_to(cache).as_posix(), "vlq repair")
+
+
+def test_what_a_deep_check_lacks_shows_at_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "vlq.workers.upkeep.rerun", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "--deep", "--cache", str(cache)])
+    told = "vlq: This needs transformers, which is not installed.\nRun: pip install 'vlq[workers]'\n"
+    assert (ended.value.code, *capsys.readouterr()) == (2, "", told)

@@ -16,7 +16,7 @@ from vlq.query.errors import QueryError
 from vlq.query.language.nodes import INTEGERS, Call, Comparison, Literal, Name, Node, node_of
 from vlq.query.language.predicates import Column
 from vlq.query.language.registry import call
-from vlq.query.language.shown import Shown
+from vlq.query.language.shown import AREA_SQL, Shown
 from vlq.query.schema import READ_COLUMNS
 from vlq.query.summary import Rows
 from vlq.service.narrow import (
@@ -63,6 +63,7 @@ class Facet:
 
     column: str
     counts: str  # what is counted: rows, images, rows of each token by itself
+    said: str  # what its values are, where its name does not say it
     numbers: bool  # whether the bars are those of a histogram
     bars: tuple[Bar, ...]
     more: bool  # whether there are further values
@@ -204,7 +205,7 @@ class _Tokens:
             for label, count, query in zip(self.labels, counts, self.queries, strict=True)
         ]
         bars.sort(key=lambda bar: -bar.count)
-        return Facet("token", "rows of each by itself", False, tuple(bars), False)
+        return Facet("token", "rows of each by itself", "", False, tuple(bars), False)
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,7 @@ class _Parted:
                 bars.append(self._bar(label, row[count], None if value is None else listed))
             else:
                 bars.append(self._bar(label, row[count], condition))
-        return Facet(self.name, self.counts, False, tuple(bars), len(rows) > MOST_VALUES)
+        return Facet(self.name, self.counts, "", False, tuple(bars), len(rows) > MOST_VALUES)
 
     def _histogram(self, rows: Rows, without_number: Rows | None = None) -> Facet:
         bars = []
@@ -301,7 +302,8 @@ class _Parted:
                 least, most = (int(edge) if self.column.is_whole else float(edge) for edge in edges)
                 label = f"{_figure(least)} to {_figure(most)}"
                 bars.append(self._bar(label, count, self._between(least, most), low, high))
-        return Facet(self.name, self.counts, True, tuple(bars), False)
+        said = "share of the image's patches" if self.column.sql == AREA_SQL else ""
+        return Facet(self.name, self.counts, said, True, tuple(bars), False)
 
     def _outside(self, count: int, missing: int) -> list[Bar]:
         """Rows in no range: those without a number, and those with one that is not finite, or far too large."""

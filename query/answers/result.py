@@ -164,7 +164,7 @@ class Result(Asked):
     def _totals(self) -> Totals:
         """What is to be known of all rows where they may be many."""
         wanted = {"rows": "count(*)"}
-        if "censored" in self._columns:
+        if self._tells_edges:
             wanted["censored"] = "bool_or(censored)"
         if self.table.whole is self.table:
             wanted |= self.table.totals()
@@ -184,7 +184,14 @@ class Result(Asked):
 
     @property
     def is_censored(self) -> bool:
-        return bool(self._totals.get("censored")) if self._may_be_many else super().is_censored
+        if self._may_be_many:
+            return bool(self._totals.get("censored"))
+        return self._tells_edges and any(row["censored"] for row in self.rows)
+
+    @cached_property
+    def _tells_edges(self) -> bool:
+        """Whether its rows say if they are at the edge of the layers that were looked at."""
+        return "censored" in {*self._columns} - self.table.columns_of_images
 
     @cached_property
     def summary(self) -> Summary:

@@ -142,6 +142,12 @@ class Compare(Table):
         return free_name(name, self.a.relation.keys)
 
     @property
+    def columns_of_images(self) -> frozenset[str]:
+        found = self.a.table.columns_of_images & {*self.a.relation.keys}
+        sides = [(side, name) for side in (self.a, self.b) for name in side.table.columns_of_images]
+        return found | {self.column(f"{name}_{side.name}") for side, name in sides}
+
+    @property
     def difference(self) -> str:
         """The answer's column that holds by how much the values differ."""
         return self.column("difference")

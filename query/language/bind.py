@@ -24,7 +24,7 @@ from vlq.query.mistakes.combined import NO_ANSWER
 from vlq.query.mistakes.conditions import OF_COLUMNS
 from vlq.query.mistakes.table import Mistake
 from vlq.query.mistakes.values import RANK_ABOVE_K, RANK_UNTRACKED
-from vlq.query.schema import Run
+from vlq.query.schema import READ_COLUMNS, Run
 from vlq.query.summary import Rows, Summary, Totals
 
 if TYPE_CHECKING:
@@ -114,6 +114,11 @@ class Table(ABC):
     def keys(self) -> tuple[str, ...]:
         """What there is a row for: of image, patch, layer, token; nothing if there is one row."""
         return self.shape.keys
+
+    @property
+    def columns_of_images(self) -> frozenset[str]:
+        """Which of its keys and columns came with the images: they tell nothing of readings, however called."""
+        return frozenset()
 
     @property
     def whole(self) -> Table:
@@ -248,6 +253,10 @@ class Bound(Table):
     def relation(self, compiler: Compiler) -> Relation:
         assert self.function.compile is not None
         return self.function.compile(self, compiler)
+
+    @property
+    def columns_of_images(self) -> frozenset[str]:
+        return frozenset(self.shape.columns) - READ_COLUMNS.keys() if self.function.name == "images" else frozenset()
 
     @property
     def population(self) -> Predicate | None:

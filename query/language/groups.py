@@ -70,6 +70,11 @@ class OfGroups(Shown):
         """A name for a column of the answer: another one if a group's column has it."""
         return free_name(name, self.names)
 
+    @property
+    def columns_of_images(self) -> frozenset[str]:
+        found = super().columns_of_images
+        return frozenset(name for name, part in zip(self.names, self.parted_by, strict=True) if part in found)
+
     @cached_property
     def grouped(self) -> Relation:
         """The table whose rows are taken together, to see what it has."""

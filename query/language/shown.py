@@ -19,6 +19,7 @@ from vlq.query.language.predicates import Column, Predicate, find_column, image_
 from vlq.query.language.registry import methods
 from vlq.query.language.tokens import TokenSet
 from vlq.query.mistakes.values import EXPECTED
+from vlq.query.schema import READ_COLUMNS
 from vlq.query.summary import Rows, Summary, Totals
 
 AREA = "area"
@@ -67,6 +68,12 @@ class Shown(Table):
     node: Method
     table: Table
     scope: Scope
+
+    @property
+    def columns_of_images(self) -> frozenset[str]:
+        named, known = self.columns(self.table.shape), image_columns(self.scope)
+        others = {name for name, column in named.items() if column == known.get(name)} - READ_COLUMNS.keys()
+        return self.table.columns_of_images | others
 
     def counts(self, compiler: Compiler) -> dict[str, str]:
         return {**self.table.counts(compiler), **super().counts(compiler)}

@@ -80,6 +80,7 @@ class AFacet(BaseModel):
         description="What is counted: rows of the answer, images that are asked, or rows of each token by itself.",
         examples=["rows"],
     )
+    said: str = Field(description="What the values are, where the name does not say it.", examples=[""])
     numbers: bool = Field(description="Whether the bars are those of a histogram.")
     bars: list[ABar]
     more: bool = Field(description="Whether there are further values.")

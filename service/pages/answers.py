@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -202,7 +202,8 @@ def answer(
         names = shown_columns(result)
         heads = _heads(result, names, rows)
         names = [head.name for head in heads]
-        lines = tuple(_line(corpus, row, names) for row in rows)
+        others = result.table.columns_of_images
+        lines = tuple(_line(corpus, row, names, others) for row in rows)
     elif view == "images" and has_images:
         found, of = _images(result, place.start)
         size = len(found)
@@ -264,8 +265,9 @@ def _groups(result: Result) -> list[Choice]:
 
 
 def _heads(result: Result, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[Head, ...]:
-    if any(isinstance(row.get("token"), int) for row in rows[:1]):
-        names = [name for name in names if name not in ("piece", "text")]
+    others = result.table.columns_of_images
+    if any(isinstance(row.get("token"), int) for row in rows[:1]) and "token" not in others:
+        names = [name for name in names if name not in {"piece", "text"} - others]
     columns = columns_of(result)
     by = order(result.node)
     heads = []
@@ -279,23 +281,26 @@ def _heads(result: Result, names: Sequence[str], rows: Sequence[Mapping[str, Any
         if column is not None and (not column.is_nested):
             way = {"": False, "ascending": True, "descending": None}[direction]
             follows = str(ordered(result.node, name, way))
-        unit = UNITS.get(name.removesuffix("_a").removesuffix("_b"), "")
-        heads.append(Head(name, unit, is_number and name != "token", follows, direction))
+        unit = "" if name in others else UNITS.get(name.removesuffix("_a").removesuffix("_b"), "")
+        is_token = name == "token" and name not in others
+        heads.append(Head(name, unit, is_number and not is_token, follows, direction))
     return tuple(heads)
 
 
-def _line(corpus: LocalCorpus, row: Mapping[str, Any], names: Sequence[str]) -> Line:
+def _line(corpus: LocalCorpus, row: Mapping[str, Any], names: Sequence[str], others: Set[str]) -> Line:
+    """`others` are columns that came with the images."""
+    own = {name: value for name, value in row.items() if name not in others}
     image = row.get("image_id") if "image" in row else None
     name = str(row.get("image") or "")
     cells = []
     for column in names:
         value = row[column]
         if column == "image" and image is not None:
-            cells.append(Cell(clean(name), "image", link=link(image, layer_of(row), patches_of(row)), title=name))
-        elif column == "token" and isinstance(value, int):
+            cells.append(Cell(clean(name), "image", link=link(image, layer_of(own), patches_of(own)), title=name))
+        elif column == "token" and isinstance(own.get(column), int):
             cells.append(Cell("", "token", Chip.of(corpus.vocabulary.token(value))))
         else:
-            cells.append(cell(as_seen(column, value)))
+            cells.append(cell(as_seen(column, value) if column in own else value))
     return Line(image, clean(name), tuple(cells))
 
 
@@ -384,7 +389,8 @@ def _images(result: Result, start: int) -> tuple[dict[int, Found], int]:
 
 def _with_one_row(result: Result, start: int) -> tuple[dict[int, Found], int]:
     """Of an answer with a row for each image, in its order."""
-    rows = result.part(start, CARDS)[0]
+    others = result.table.columns_of_images
+    rows = [{name: row[name] for name in row if name not in others} for row in result.part(start, CARDS)[0]]
     at = _layers_of_readings(result, [row["image_id"] for row in rows])
     found = {}
     for row in rows:
@@ -402,10 +408,12 @@ def _with_rows(result: Result, start: int) -> tuple[dict[int, Found], int]:
     rows = {row["image_id"]: row["count"] for row in listed.part(start, CARDS)[0]}
     here = result.node.where(listed_in([*rows]))
     places: dict[int, set[int]] = {}
-    if "patch" in result.table.keys:
+    table = result.table
+    own = {*table.keys, *table.shape.columns} - table.columns_of_images
+    if "patch" in own & {*table.keys}:
         for row in corpus.query(here.group([Name("image_id"), Name("patch")]).count()).rows:
             places.setdefault(row["image_id"], set()).add(row["patch"])
-    at = _by_layer(corpus, here) if "layer" in columns_of(result) else {}
+    at = _by_layer(corpus, here) if "layer" in own else {}
     found = {}
     for image, of_image in rows.items():
         outlined = (frozenset(places[image]),) if image in places else ()

@@ -54,6 +54,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "first_layer": [f"{LONG}{i}" for i in range(6)],
         "nested": [{"a": i, "b": {"c": [LONG]}} for i in range(6)],
         "nothing": [None, "x", None, None, "x", None],
+        LONG: ["under a long name"] * 6,
         "score": [1e300, None, float("nan"), -1e250, float("inf"), 0.5],
         "when": [datetime(2024, 1, 2 + i, 12, 30) for i in range(6)],
         "talk": ["many words of a long caption " * 60] * 6,

@@ -33,8 +33,22 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
 
     if pa.types.is_string(column.type):
         return [text for chunk in column.dictionary_encode().chunks for text in _texts(chunk)]
-    values: list[Any] = column.to_pylist(maps_as_pydicts="strict" if "map<" in str(column.type) else None)
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":  # finer than Python's own
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    try:
+        values: list[Any] = column.to_pylist(maps_as_pydicts="strict" if "map<" in str(column.type) else None)
+    except OverflowError:  # before the year 1 or after 9999, of which DuckDB gives texts
+        return _with_texts(column)
     return values
+
+
+def _with_texts(column: pa.ChunkedArray) -> list[Any]:
+    """A column's values as DuckDB itself gives them."""
+    import duckdb
+    import pyarrow as pa
+
+    with duckdb.connect() as connection:
+        return [value for (value,) in connection.from_arrow(pa.table({"value": column})).fetchall()]
 
 
 def _texts(column: pa.DictionaryArray) -> Iterator[str | None]:

@@ -41,6 +41,26 @@ def test_an_arrow_table_has_the_rows_that_the_database_gives() -> None:
     assert expected[2]["day"] == date(2024, 1, 3)
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, 2**62, None, -(2**62)], "TIMESTAMP_NS"),
+        ([0, 10**18, None, -7 * 10**16], "TIMESTAMP"),
+        ([0, 10**18, None, -7 * 10**16], "TIMESTAMPTZ"),
+        ([19_000, 10**7, None, -800_000], "DATE"),
+    ],
+)
+def test_times_are_those_that_the_database_gives(values: list[int | None], kind: str) -> None:
+    """Nanoseconds are none of Python's; what is before the year 1 or after 9999 is a text."""
+    made = {"TIMESTAMP_NS": "make_timestamp_ns(v)", "DATE": "DATE '1970-01-01' + v::INTEGER"}
+    sql = f"SELECT {made.get(kind, f'make_timestamp(v)::{kind}')} AS at FROM (SELECT unnest($1::BIGINT[]) AS v)"
+    with duckdb.connect() as connection:
+        expected = [value for (value,) in connection.execute(sql, [values]).fetchall()]
+        found = [row["at"] for row in rows_of(connection.sql(sql, params=[values]).to_arrow_table())]
+    assert found == expected
+    assert [*map(type, found)] == [*map(type, expected)]
+
+
 def test_sums_of_whole_numbers_are_such() -> None:
     found = duckdb.sql("SELECT sum(i) AS total, sum(i * 1000000000000000000::HUGEINT) AS long FROM range(50) AS r(i)")
     (row,) = rows_of(whole_numbers(found.to_arrow_table()))

@@ -38,6 +38,9 @@ SLACK = 256 * 2**20
 
 ROWS_AT_ONCE = 10_000
 
+AS_TEXT = ("INTERVAL", "UNION(")
+"""Types that neither Parquet files nor data frames have: what holds them is given as DuckDB writes it."""
+
 QUERIES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE"}
 SOURCES = {"BASE_TABLE", "SUBQUERY", "JOIN", "TABLE_FUNCTION", "EXPRESSION_LIST", "EMPTY", "PIVOT", "SHOW_REF"}
 SORTED = {"ORDER_MODIFIER", "LIMIT_MODIFIER", "DISTINCT_MODIFIER", "ORDER_DEFAULT", "ASCENDING", "DESCENDING"}
@@ -243,10 +246,6 @@ def answer(request: Mapping[str, Any], sink: BinaryIO) -> None:
     bound_time(connection, limits["timeout"])
     check(connection, request["sql"], request["tables"])
     reader = selected(connection, request["sql"])
-    names = reader.schema.names
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise Refused("sql", f"Several columns are named {', '.join(repeated)}.", "Name them apart with AS.")
     rows = size = 0
     with pa.ipc.new_stream(sink, reader.schema) as writer:
         for batch in reader:
@@ -260,12 +259,22 @@ def answer(request: Mapping[str, Any], sink: BinaryIO) -> None:
 
 
 def selected(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.RecordBatchReader:
-    """The statement's rows, as they come. Raises duckdb.Error, which says where the mistake is if it can."""
+    """The statement's rows, as they come. Raises duckdb.Error, which says where the mistake is if it can; Refused."""
     try:
-        return connection.sql(sql).to_arrow_reader(ROWS_AT_ONCE)
+        found = connection.sql(sql)
     except (duckdb.BinderException, duckdb.CatalogException):
         connection.execute(sql)  # fails in the same way, but its error knows the place
         raise
+    names = found.columns
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise Refused("sql", f"Several columns are named {', '.join(repeated)}.", "Name them apart with AS.")
+    rare = [any(name in str(kind) for name in AS_TEXT) for kind in found.types]
+    if any(rare):
+        columns = ['"' + name.replace('"', '""') + '"' for name in names]
+        shown = (f"{name}::VARCHAR AS {name}" if text else name for name, text in zip(columns, rare, strict=True))
+        found = found.project(", ".join(shown))
+    return found.to_arrow_reader(ROWS_AT_ONCE)
 
 
 def said(error: duckdb.Error) -> dict[str, Any]:

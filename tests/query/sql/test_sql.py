@@ -16,7 +16,7 @@ import pytest
 
 import vlq
 from vlq.query.answers.answer import Answer
-from vlq.query.answers.render import to_json
+from vlq.query.answers.render import save, to_json
 from vlq.query.cache.reader import Cache
 from vlq.query.cli import main
 from vlq.query.client.local import LocalCorpus
@@ -270,6 +270,21 @@ def test_values(corpus: LocalCorpus) -> None:
         "nothing": None,
         "none": None,
     }
+
+
+def test_what_no_file_has_is_text(corpus: LocalCorpus, tmp_path: Path) -> None:
+    """Intervals, as those between two times, and unions: as DuckDB writes them, in every format."""
+    answer = corpus.sql(
+        'SELECT TIMESTAMP \'2024-03-01 12:00:00\' - TIMESTAMP \'2024-02-28\' AS "a ""b""", [INTERVAL 1 MONTH] AS list, '
+        "union_value(k := 1) AS either, 5 AS five"
+    )
+    expected = {'a "b"': "2 days 12:00:00", "list": "[1 month]", "either": "1", "five": 5}
+    assert answer.rows == [expected]
+    assert answer.df().to_dict("records") == answer.polars().to_dicts() == [expected]
+    for form in ("parquet", "arrow"):
+        save(answer, form, str(tmp_path / form))
+    assert pq.read_table(tmp_path / "parquet").to_pylist() == [expected]
+    assert json.loads(to_json(answer))["rows"] == [expected]
 
 
 def test_a_table_for_a_person(corpus: LocalCorpus) -> None:

@@ -153,8 +153,6 @@ class Predicate:
                 return " AND ".join(self._comparison(operator, a, b, compiler) for operator, a, b in pairs)
             case Name() if (column := self._column(node)).kind == "truth":
                 return column.sql
-            case Literal(value=bool(value)):
-                return str(value).lower()
         near = None
         if isinstance(node, Sequence) and node.is_list and node.items:
             near = f"image in {node}"
@@ -162,8 +160,11 @@ class Predicate:
             near = self._condition_of(node, node.value)
         elif isinstance(node, Call | Method) and is_asked(node):
             near = f"{node} >= 0"
-        if near is not None and not self.scope.spans_are_places:  # in Python a column's name by itself means nothing
-            near = f'vlq.parse("{near}")'
+        if not self.scope.spans_are_places:  # in Python a column's name by itself means nothing
+            if near is not None:
+                near = f'vlq.parse("{near}")'
+            elif isinstance(node, Literal) and isinstance(node.value, bool):
+                near = "vlq.col('label') == 'beach'"
         raise self.scope.error(NO_CONDITION, node, near=near)
 
     def _condition_of(self, node: Node, text: str) -> str:

@@ -90,6 +90,11 @@ NO_CONDITION = Mistake(
             "Expected a condition on columns, such as label == 'beach'. Got \"label == 'beach'\".",
             "Did you mean vlq.parse(\"label == 'beach'\")?",
         ),
+        Example(
+            ">>> corpus.first_layer('dog', images='label' == 'beach').rows",
+            "Expected a condition on columns, such as label == 'beach'. Got False.",
+            "Did you mean vlq.col('label') == 'beach'?",
+        ),
     ),
     near="Did you mean {near}?",
 )

@@ -21,7 +21,7 @@ from contextlib import redirect_stderr
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
-from vlq.query.errors import VlqError
+from vlq.query.errors import VlqError, printable
 from vlq.query.extras import missing_extra
 from vlq.query.mistakes import elsewhere, syntax
 from vlq.query.options import OPTIONS
@@ -109,7 +109,8 @@ def _main(arguments: list[str]) -> NoReturn:
 
 def _complain(text: str) -> None:
     """Say on stderr what is wrong."""
-    print(f"vlq: {text}", file=sys.stderr, flush=True)
+    lines = map(printable, f"vlq: {text}".split("\n"))
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
 def _let_go_of_stdout() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vlq.query.answers.render import aligned
+from vlq.query.errors import printable
 from vlq.query.functions.effect import nats, of_kind
 from vlq.query.language.effects import CHOSEN, KINDS, asked_of
 from vlq.query.language.nodes import Literal, Sequence
@@ -165,7 +167,7 @@ def _line(kind: str, found: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _example(row: Mapping[str, Any]) -> tuple[str, ...]:
     rank = f"{row['rank_before']} -> {row['rank_after']}"
-    return row["image"], nats(row["effect"]), rank, repr(row["answer_before"]), repr(row["answer"])
+    return printable(row["image"]), nats(row["effect"]), rank, repr(row["answer_before"]), repr(row["answer"])
 
 
 def _between(ends: Interval) -> str:
@@ -173,5 +175,4 @@ def _between(ends: Interval) -> str:
 
 
 def _aligned(rows: Items[Items[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return aligned([*map(list, rows)], [False] * len(rows[0]))

@@ -373,3 +373,10 @@ def test_a_closed_pipe_is_no_error(cache: str) -> None:
     )
     assert done.stderr == ""
     assert done.stdout == "image,patch,layer,patches,logprob,censored,image_id\n"
+
+
+def test_a_name_in_a_mistake_does_not_turn_a_terminals_colours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("images()", "--cache", "a\x1b[31m.b") == 2
+    err = capsys.readouterr().err
+    assert "a�[31m.b" in err
+    assert err.replace("\n", "").isprintable()

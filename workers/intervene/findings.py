@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.answers.answer import Answer
+from vlq.query.errors import printable
 from vlq.query.summary import Rows, Summary
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Findings(Answer):
 
     @property
     def headline(self) -> str:
-        return self.said
+        return printable(self.said)
 
     @property
     def tokens(self) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import pytest
 
 from vlq.query.cache.studies import EFFECTS
 from vlq.query.language.tokens import Token, TokenSet
+from vlq.query.pointed import places
 from vlq.query.schema import Study
 from vlq.query.studies.ablated import as_text, query_of, subject, summary_of
 
@@ -116,3 +117,11 @@ def test_text_for_a_person() -> None:
     assert "3 images, 12 sets of patches taken" in text
     assert "Chosen minus random, image by image: 2.00 nats (95% -2.00 to 3.00)" in text
     assert "zero.png  4.00    1 -> 4  'a rock'  'a dog'" in text
+
+
+def test_names_stand_in_columns_whatever_they_hold() -> None:
+    names = {0: "a\x1b[31m\tb.png", 2: "名前.png", 5: "five.png"}
+    text = as_text(summary_of(STUDY, TOKENS, pa.Table.from_pylist(ROWS, EFFECTS), names))
+    assert text.replace("\n", "").isprintable()
+    lines = [line for line in text.splitlines() if "'a rock'" in line]
+    assert len({places(line.partition("1 -> 4")[0]) for line in lines}) == 1

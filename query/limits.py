@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass
+from operator import index
 from typing import Any
 
 from vlq.query.mistakes.elsewhere import LIMIT, SIZE
@@ -31,9 +33,20 @@ class Limits:
         """The limits by name, sizes in bytes. Raises BadArgument."""
         values = asdict(self) | {"memory": size_of("memory", self.memory), "temp": size_of("temp", self.temp)}
         for name, (least, most) in RANGES.items():
-            if values[name] is not None and not least <= values[name] <= most:
+            if name == "threads" and self.threads is None:
+                continue
+            values[name] = _number(name, values[name])
+            if not least <= values[name] <= most:
                 raise LIMIT.error(name=name, least=least, most=most, got=getattr(self, name))
         return values
+
+
+def _number(name: str, value: Any) -> float:
+    """A limit as a number of Python's own, all but seconds whole; NaN if it is none."""
+    try:
+        return float(value) if name == "timeout" and not isinstance(value, str) else index(value)
+    except TypeError:
+        return math.nan
 
 
 def shown_size(size: int) -> str:

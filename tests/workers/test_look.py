@@ -443,6 +443,12 @@ def test_mistakes_in_python(picture: Path, tiny_model: Path, tmp_path: Path) -> 
         corpus.first_layer("dig")
 
 
+def test_numbers_may_be_numpys(tiny_model: Path, picture: Path) -> None:
+    given: dict[str, Any] = {"answer": np.int64(2), "k": np.uint8(3)}
+    run = vlq.look(picture, tiny_model, **given).cache.run
+    assert (run.answer, run.k) == (2, 3)
+
+
 def test_without_the_workers_extra(monkeypatch: pytest.MonkeyPatch, picture: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtra) as caught:

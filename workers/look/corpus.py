@@ -7,6 +7,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,8 @@ def read(
     phase: Callable[[str], None],
 ) -> LocalCorpus:
     """`look` into a folder, or for None into a temporary one, which tells what it is doing."""
-    _check_number("answer", answer, 0, None)
-    _check_number("k", k, 1, MOST_K)
+    answer = _whole("answer", answer, 0, None)
+    k = _whole("k", k, 1, MOST_K)
     _check_choice("device", device, DEVICES)
     _check_choice("dtype", dtype, DTYPES)
     try:
@@ -104,10 +105,12 @@ def read(
     return corpus
 
 
-def _check_number(name: str, value: Any, least: int, most: int | None) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
+def _whole(name: str, value: Any, least: int, most: int | None) -> int:
+    is_whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
         upto = f"from {least} to {most}" if most is not None else f"of at least {least}"
         raise BadArgument(f"{name}: expected a whole number {upto}. Got {value!r}.")
+    return index(value)
 
 
 def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -391,9 +391,17 @@ def test_sizes(size: int | str, expected: int) -> None:
         (Limits(timeout=float("nan")), "timeout: expected 0.001 to 1e+08. Got nan."),
         (Limits(max_rows=-1), "max_rows: expected 1 to 1e+15. Got -1."),
         (Limits(threads=0), "threads: expected 1 to 1024. Got 0."),
+        (Limits(threads=1.5), "threads: expected 1 to 1024. Got 1.5."),  # type: ignore[arg-type]
+        (Limits(max_rows=None), "max_rows: expected 1 to 1e+15. Got None."),  # type: ignore[arg-type]
+        (Limits(timeout="10"), "timeout: expected 0.001 to 1e+08. Got 10."),  # type: ignore[arg-type]
     ],
 )
 def test_limits_that_are_none(limits: Limits, message: str) -> None:
     with pytest.raises(BadArgument) as caught:
         limits.checked()
     assert caught.value.message == message
+
+
+def test_limits_may_be_numpys(corpus: LocalCorpus) -> None:
+    given: dict[str, Any] = {"max_rows": np.int64(5), "threads": np.uint8(1), "timeout": np.float32(9)}
+    assert corpus.sql("SELECT 1 AS a", **given).rows == [{"a": 1}]

@@ -148,6 +148,8 @@ class Compiler:
     """
 
     parameters: dict[str, Any] = field(default_factory=dict)
+    placed: dict[tuple[str, type, Any] | None, str] = field(default_factory=dict)  # texts' and numbers' names, by value
+    numbers: dict[str, int] = field(default_factory=dict)  # how many of these each name has
     tables: dict[str, Keys] = field(default_factory=dict)
     loaded: dict[str, Loader | Derived] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
@@ -162,11 +164,18 @@ class Compiler:
 
     def value(self, name: str, value: Any) -> str:
         """A placeholder for a value: `$name`, or `$name_2` if that stands for another one."""
-        free, number = name, 1
+        plain = (name, type(value), value) if isinstance(value, str | int | float) else None
+        if plain in self.placed:
+            return f"${self.placed[plain]}"
+        # A condition may list thousands of values, each of which is looked for behind the one before.
+        number = 1 if plain is None else self.numbers.get(name, 1)
+        free = name if number == 1 else f"{name}_{number}"
         while free in self.parameters and not _same(self.parameters[free], value):
             number += 1
             free = f"{name}_{number}"
         self.parameters[free] = value
+        if plain is not None:
+            self.placed[plain], self.numbers[name] = free, number
         return f"${free}"
 
     def table(self, name: str, tokens: Sequence[int] | None = None) -> str:

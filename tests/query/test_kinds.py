@@ -18,6 +18,7 @@ import vlq
 from vlq.query.client.corpus import Corpus
 from vlq.query.client.local import LocalCorpus
 from vlq.query.errors import BadArgument, VlqError
+from vlq.query.language import compile
 
 from ..synthetic import make_cache
 
@@ -278,3 +279,14 @@ def test_rows_of_patches_have_the_values_that_the_database_gives(corpus: LocalCo
     assert kinds == [[type(value) for value in row] for row in expected]
     if column in COLUMNS:
         assert all(row[column] == COLUMNS[column][row["image_id"]] for row in result.rows)
+
+
+def test_thousands_of_names_are_listed(odd: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each value is held against few others: the time goes by their number, and not by its square."""
+    held = []
+    monkeypatch.setattr(compile, "_same", lambda a, b: held.append(a) or (type(a) is type(b) and a == b))
+    names = [row["image"] for row in odd.images().rows]
+    others = [f"other-{i}.png" for i in range(3_000)]
+    found = odd.images(vlq.col("image").isin([*others, *names[1:], *others]))
+    assert [row["image"] for row in found.rows] == names[1:]
+    assert len(held) < 10 * len(others)

@@ -14,7 +14,7 @@ from keyword import iskeyword
 from typing import Any, NoReturn, Protocol
 from unicodedata import normalize
 
-from vlq.query.mistakes.elsewhere import HALF_TEXT, NO_IN, NO_TRUTH, NUMBER, TYPE
+from vlq.query.mistakes.elsewhere import COLUMN, HALF_TEXT, NO_IN, NO_TRUTH, NUMBER, TYPE
 
 Scalar = str | int | float | bool | None
 
@@ -354,7 +354,9 @@ def walk(node: Node) -> Iterator[Node]:
 
 def col(name: str) -> Name:
     """A column by its name, for conditions built in Python: `col("label") == "beach"`, `col("label").isin(["beach",
-    "snow"])`, `col("objects").contains("dog")`."""
+    "snow"])`, `col("objects").contains("dog")`. Raises BadArgument."""
+    if not isinstance(name, str):
+        raise COLUMN.error(got=name)
     return Name(name)
 
 

@@ -258,6 +258,12 @@ TYPE = Mistake(
         ),
     ),
 )
+COLUMN = Mistake(
+    BadArgument,
+    "A column's name is a text. Got {got!r}.",
+    "Such as vlq.col('label')",
+    (Example(">>> vlq.col(3)", "A column's name is a text. Got 3.", "Such as vlq.col('label')"),),
+)
 IMAGE = Mistake(
     BadArgument,
     "image: expected a number or a name. Got {got!r}.",

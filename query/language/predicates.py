@@ -119,9 +119,7 @@ class Predicate:
     node: Node
     columns: Mapping[str, Column]
     scope: Scope
-    answers: tuple[
-        tuple[Node, Table], ...
-    ] = ()  # comparisons of answers in it, and what they are, a row for each image
+    answers: tuple[tuple[Node, Table], ...] = ()  # comparisons of answers in it, which have a row for each image
 
     @property
     def token_sets(self) -> tuple[TokenSet, ...]:

@@ -33,11 +33,13 @@ FOR_WORKERS = (
     "folders",
     "options",
     "shell",
+    "summary",
     "language.tokens",
     "language.truth",
 )
 """Of query: its schema, its reader, with what that says of a run, its images, what words mean and objects cover, its
-errors, folders that are made, how commands and their options are typed, and the pause of Python's collector."""
+errors, folders that are made, how commands and their options are typed, how figures are written, and the pause of
+Python's collector."""
 
 
 def imports(file: Path) -> set[str]:

@@ -14,6 +14,7 @@ from vlq.query.errors import printable
 from vlq.query.info import as_bytes, kept
 from vlq.query.schema import LENS, LensSpec, Run, layers_phrase
 from vlq.query.store import Store
+from vlq.query.summary import count
 from vlq.workers.beginning import beginning_of
 from vlq.workers.images import fetching
 from vlq.workers.indexing.compactor import FIRST
@@ -282,7 +283,7 @@ def as_text(values: dict[str, Any]) -> str:
     which += [f"on {values['device']}"]
     lines = [
         ("cache", f"{values['cache']}: {f'{cached:,} images are cached' if cached else 'nothing is cached yet'}"),
-        ("images", f"{values['images']:,}, in {_count(values['shards'], 'shard')} of {values['shard_size']} at most"),
+        ("images", f"{values['images']:,}, in {count(values['shards'], 'shard')} of {values['shard_size']} at most"),
         ("model", f"{values['model']} ({', '.join(filter(None, which))})"),
         ("prompt", repr(values["prompt"])),
         ("lens", str(LensSpec.of(values["lens"]))),
@@ -303,7 +304,7 @@ def as_text(values: dict[str, Any]) -> str:
     if errors:
         text.append(f"{len(errors)} of {tried['images'] + len(errors)} images that were tried cannot be read:")
         text += [f"  {printable(error['image'])}: {error['reason']}" for error in errors[:SHOWN_ERRORS]]
-    text.append(f"Sizes, memory and time are estimates from {_count(tried['images'], 'image')}. Nothing was written.")
+    text.append(f"Sizes, memory and time are estimates from {count(tried['images'], 'image')}. Nothing was written.")
     return "\n".join(text)
 
 
@@ -328,8 +329,8 @@ def _estimates(values: dict[str, Any], found: dict[str, Any]) -> list[tuple[str,
     if need["gpu"] is not None:
         held += f"; {as_bytes(need['gpu'])} on its GPU"
     free = "" if need["free"] is None else f" and {as_bytes(need['free'])} of free memory"
-    gpus = f"{_count(workers['gpus'], 'GPU')}, " if workers["gpus"] else ""
-    started = f"{workers['started']} on this machine, with {gpus}{_count(workers['cores'], 'core')}{free}"
+    gpus = f"{count(workers['gpus'], 'GPU')}, " if workers["gpus"] else ""
+    started = f"{workers['started']} on this machine, with {gpus}{count(workers['cores'], 'core')}{free}"
     if workers["fitting"] < workers["started"]:
         started += f". Only {workers['fitting']} fit: use --workers {workers['fitting']}"
     each = f"{1000 * seconds['image']:.3g} ms" if seconds["image"] < 1 else f"{seconds['image']:.3g} s"
@@ -341,7 +342,3 @@ def _estimates(values: dict[str, Any], found: dict[str, Any]) -> list[tuple[str,
         ("workers", started),
         ("time", time),
     ]
-
-
-def _count(number: int, of: str) -> str:
-    return f"{number:,} {of}{'' if number == 1 else 's'}"

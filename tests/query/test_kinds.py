@@ -281,6 +281,7 @@ def test_rows_of_patches_have_the_values_that_the_database_gives(corpus: LocalCo
         assert all(row[column] == COLUMNS[column][row["image_id"]] for row in result.rows)
 
 
+@pytest.mark.here("a query longer than a service takes")
 def test_thousands_of_names_are_listed(odd: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each value is held against few others: the time goes by their number, and not by its square."""
     held = []

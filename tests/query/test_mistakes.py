@@ -127,7 +127,15 @@ def agrees(hint: str, expected: str) -> bool:
     return hint.startswith(expected[:-3]) if expected.endswith("...") else hint == expected
 
 
-@pytest.mark.parametrize(("name", "mistake", "example"), EXAMPLES, ids=[f"{n}: {e.text:.60}" for n, _, e in EXAMPLES])
+def asked(name: str, mistake: Mistake, example: Example) -> Any:
+    """A test's arguments. A service names corpora and commands otherwise, and knows nothing of what Python writes."""
+    is_of_here = name in ("values.NO_STUDY", "values.EMPTY_CACHE")
+    is_of_here |= name == "conditions.NO_CONDITION" and example.text.startswith(">>> ")
+    marks = [pytest.mark.here("what a cache and its commands are called")] if is_of_here else []
+    return pytest.param(name, mistake, example, id=f"{name}: {example.text:.60}", marks=marks)
+
+
+@pytest.mark.parametrize(("name", "mistake", "example"), [asked(*example) for example in EXAMPLES])
 def test_an_example(
     name: str,
     mistake: Mistake,

@@ -67,6 +67,7 @@ def test_the_same_as_of_rows(cases: dict[str, Case], query: str) -> None:
     assert long or (query.endswith(")") and "limit" in query)
 
 
+@pytest.mark.here("the engine of this process")
 def test_what_python_makes_is_made_once(cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     arrow = Engine.arrow

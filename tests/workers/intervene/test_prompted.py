@@ -26,7 +26,7 @@ from ..models import checks, test_answers, test_zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-MIXED = ("dots3_note", "lfm3_vl", "minicpmv4_7", "qwen3_5")
+MIXED = ("dots3_note", "qwen3_5")
 """Models whose blocks are of several kinds, of which some keep something else than keys and values."""
 
 MAKERS = {**test_answers.MAKERS, **{family: test_zoo.MAKERS[family] for family in MIXED}}

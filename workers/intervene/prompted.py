@@ -284,8 +284,7 @@ class Prompted:
             if self._kinds and (kind := self._kinds[layer - 1]) not in KEPT:
                 attends = [str(number) for number, one in enumerate(self._kinds, 1) if one in KEPT]
                 raise ModelError(
-                    f"{type(self.model.model).__name__}: what makes layer {layer} is {kind}, which has no attention "
-                    "that can be cut.",
+                    f"{type(self.model.model).__name__}: layer {layer} is made by {kind}, where no attention is cut.",
                     f"Layers whose attention can be cut: {', '.join(attends) or 'none'}.",
                 )
         if not layers:

@@ -225,7 +225,7 @@ def test_attention_is_cut_where_there_is_some(tmp_path: Path) -> None:
     model = model_of("qwen3_5", tmp_path)
     prompted = Prompted(model, model.encode(checks.noise(60, 40)))
     cut = Change(blocked=(Block((prompted.length - 1,), tuple(prompted.patches.tolist()), (1, 2)),))
-    with pytest.raises(ModelError, match="what makes layer 1 is linear_attention, which has no attention") as caught:
+    with pytest.raises(ModelError, match="layer 1 is made by linear_attention, where no") as caught:
         prompted.outcomes([cut], TARGETS)
     assert caught.value.hint == "Layers whose attention can be cut: 2."
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlq.query.cache.copies import unreadable
-from vlq.query.cache.reader import UNINDEXED
+from vlq.query.cache.reader import incomplete
 from vlq.query.cache.records import check_there
 from vlq.query.errors import printable
 from vlq.query.image.geometry import READ
@@ -177,8 +177,8 @@ def as_text(values: dict[str, Any]) -> str:
     text = [f"{name:<8} {value}" for name, value in lines]
     text += [f"  {printable(error['image'])}: {error['reason']}" for error in values["errors"]]
     if values["state"] != "complete":
-        is_read = 0 < values["cached"] == values["images"]
-        text.append(UNINDEXED if is_read else "The run is not complete: the same `vlq run` goes on where it stopped.")
+        some = "The run is not complete: the same `vlq run` goes on where it stopped."
+        text.append(incomplete(values["cached"], values["images"], some))
     return "\n".join(text)
 
 

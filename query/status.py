@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vlq.query.cache.reader import UNINDEXED, Cache
+from vlq.query.cache.reader import Cache, incomplete
 from vlq.query.cache.records import committed_shards
 from vlq.query.cache.studies import Underway, underway
 from vlq.query.info import as_bytes
@@ -111,7 +111,6 @@ def as_text(values: dict[str, Any]) -> str:
     if any(one["command"] is None for one in values["studies"]):
         text.append("The same command goes on with a study that was stopped.")
     if values["state"] != "complete":
-        is_read = 0 < values["cached"] == values["images"]
         missing = "The same `vlq run` reads what is missing; why a shard was given up, its output and its log say."
-        text.append(UNINDEXED if is_read else missing)
+        text.append(incomplete(values["cached"], values["images"], missing))
     return "\n".join(text)

@@ -69,6 +69,11 @@ SERVICES = ("http://", "https://")
 HOW_TO_MAKE = "Make one: `make demo` for the demo's, or `vlq run IMAGES --model MODEL --cache URL` for your own."
 
 
+def incomplete(cached: int, planned: int, otherwise: str) -> str:
+    """What is to be said of a run that is not complete: if it lacks the index alone that, else something else."""
+    return UNINDEXED if 0 < cached == planned else otherwise
+
+
 def default_url() -> str:
     """`$VLQ_CACHE`, else the demo's cache if it was made. Raises NoCache."""
     if url := os.environ.get("VLQ_CACHE"):
@@ -162,9 +167,8 @@ class Snapshot:
         """What answers from it must say."""
         if self.sealed:
             return []
-        if 0 < self.cached == self.planned:
-            return [UNINDEXED]
-        return [f"The run is not complete: {self.cached:,} of {self.planned:,} images are cached."]
+        some = f"The run is not complete: {self.cached:,} of {self.planned:,} images are cached."
+        return [incomplete(self.cached, self.planned, some)]
 
     @property
     def annotations(self) -> tuple[Annotation, ...]:

@@ -40,6 +40,7 @@ IMAGES = Function(
     positional=1,
     documentation="The images that have readings, with their sizes, answers, and the columns that came with them.",
     example="images(label == 'beach')",
+    shows_images=True,
     compile=compile_images,
     summarise=summarise,
     headline=headline,

@@ -21,6 +21,7 @@ from vlq.query.schema import COMBINATIONS, INTERVENTIONS, LAST, RANDOM
 from vlq.query.summary import count
 
 if TYPE_CHECKING:
+    from vlq.query.language.tokens import TokenSet
     from vlq.query.schema import Study, Window
 
 LISTED = 4
@@ -117,12 +118,17 @@ def fitting(bound: Bound) -> list[Study]:
     return sorted(found, key=place)
 
 
+def _measured(bound: Bound) -> frozenset[int]:
+    """The ids of the word that is measured, wherever they are in an answer; none of the source's own."""
+    on: TokenSet | None = bound["on"] or bound["steer"]
+    return frozenset() if on is None else on.anywhere
+
+
 def _fits(bound: Bound, study: Study) -> bool:
     what = done(bound)
     if study.intervention != what or study.prompt != bound["prompt"]:
         return False
-    on = bound["on"] if what != "steer" or bound["on"] is not None else bound["steer"]
-    if study.anywhere != (frozenset() if on is None else on.anywhere):
+    if study.anywhere != _measured(bound):
         return False
     if bound["combinations"] not in (None, study.combinations) or bound["kind"] not in (None, *kinds_of(study)):
         return False
@@ -160,8 +166,7 @@ def study_of(bound: Bound) -> Study:
         return found[-1]
     scope, what = bound.scope, done(bound)
     target = bound.call.get("on")
-    on = bound["on"] or bound["steer"]
-    ids = frozenset() if on is None else on.anywhere
+    ids = _measured(bound)
     nearest = sorted(scope.snapshot.studies, key=lambda one: one.study.anywhere == ids)
     others = list(dict.fromkeys(filter(None, (question(one.study) for one in reversed(nearest)))))
     known = "".join(f"\nThere is {text}" for text in others[:LISTED])

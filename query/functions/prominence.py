@@ -111,8 +111,8 @@ def _chooses(study: Study, word: Word, scope: Scope) -> bool | None:
 def _pairs(words: Sequence[Word], what: str, compiler: Compiler) -> str:
     """SELECT of each word, as `object`, with each of its labels, its tokens, or those that say it only `first`."""
     column, kind = ("label", "VARCHAR[]") if what == "label" else ("token", "UINTEGER[]")
-    own = {"label": lambda word: word.labels, "token": lambda word: word.ids, "first": lambda word: word.only_first}
-    pairs = [(word.name, item) for word in words for item in own[what](word)]
+    own = [(word.name, {"label": word.labels, "token": word.ids, "first": word.only_first}[what]) for word in words]
+    pairs = [(name, item) for name, items in own for item in items]
     names, items = [name for name, _ in pairs], [item for _, item in pairs]
     return (
         f"SELECT unnest({compiler.value('objects', names)}::VARCHAR[]) AS object, "

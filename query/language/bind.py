@@ -256,7 +256,7 @@ class Bound(Table):
 
     @property
     def columns_of_images(self) -> frozenset[str]:
-        return frozenset(self.shape.columns) - READ_COLUMNS.keys() if self.function.name == "images" else frozenset()
+        return frozenset(self.shape.columns) - READ_COLUMNS.keys() if self.function.shows_images else frozenset()
 
     @property
     def population(self) -> Predicate | None:

@@ -93,6 +93,7 @@ class Function(Signature):
     subject: Callable[[Bound], str] | None = None  # what it is about, in words; by default the call itself
     contrast: Callable[[Bound, Summary, Rows, Others], Summary] | None = None  # what `against=` makes of a summary
     shows_others: bool = False  # whether the rows tell of the images that they are held against, too
+    shows_images: bool = False  # whether its columns are those that came with the images
     notes: Callable[[Bound], list[str]] | None = None  # what the answer cannot know
     patches: Callable[[Bound, Compiler], str] | None = None  # image and positions, where patches are asked for
     at: str | None = None  # the site that it is about, where it has no argument for that

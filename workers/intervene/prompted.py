@@ -223,15 +223,7 @@ class Prompted:
         """The keys and values of the plain run in front of a position, for so many rows. At the first one there is
         nothing, and room for what the decoder's blocks keep."""
         if not start:
-            config: Any = self.model.decoder.config
-            cache = DynamicCache(config=None if self._keeps_keys else config)
-            # A window's would forget keys, which masks know of.
-            kinds = zip(self._kinds, cache.layers, strict=False)
-            cache.layers = [
-                DynamicLayer() if kind in KEPT else layer  # type: ignore[no-untyped-call]
-                for kind, layer in kinds
-            ]
-            return cache
+            return DynamicCache() if self._keeps_keys else self._room()
         if self._cache is None:
             self._cache = DynamicCache()
             with self._adding([Change()], 0):
@@ -239,6 +231,17 @@ class Prompted:
         return DynamicCache(
             for_rows([(of.keys[:, :, :start], of.values[:, :, :start]) for of in self._cache.layers], rows)
         )
+
+    def _room(self) -> DynamicCache:
+        """An empty cache for a decoder whose blocks keep something else than keys and values."""
+        config: Any = self.model.decoder.config
+        cache = DynamicCache(config=config)
+        # A window's layer would forget keys, which masks know of.
+        cache.layers = [
+            DynamicLayer() if kind in KEPT else layer  # type: ignore[no-untyped-call]
+            for kind, layer in zip(self._kinds, cache.layers, strict=False)
+        ]
+        return cache
 
     # --- changes -----------------------------------------------------------------------------------------------
 
